@@ -1,0 +1,37 @@
+# Every target makes .venv and installs what it needs. Nothing is installed outside this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install bench test lint format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[quick,dev]'
+	@touch $@
+
+# ARGS passes options on: make bench ARGS="--set seeds=[0,1,2] --out runs/three-seeds"
+bench: $(STAMP)
+	$(BIN)/resnet-bk bench quick $(ARGS)
+
+# The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.
+test: $(STAMP)
+	$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report= $(ARGS)
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

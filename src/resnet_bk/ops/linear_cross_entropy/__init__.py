@@ -1,0 +1,114 @@
+"""Cross-entropy of a linear head, fused so that the full logits matrix never exists."""
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops.linear_cross_entropy.chunked import cross_entropy_sum, cross_entropy_tokens
+
+__all__ = ["linear_cross_entropy"]
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Equal to `F.cross_entropy(F.linear(input, weight, bias), target, ...)` in memory linear in tokens + vocabulary.
+
+    Under autocast the matmuls take the autocast dtype and everything else stays in float32. The first derivative is
+    supported; a second one raises.
+
+    Args:
+        input: hidden states, float [..., D].
+        weight: float [V, D]; may be the embedding matrix itself (tied weights).
+        target: int64 [...], word indices in [0, V) or `ignore_index`.
+        bias: float [V] or None.
+        ignore_index: target value of tokens that take no part.
+        label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
+        reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
+
+    Returns:
+        Loss in nats, 0-d, or [...] for "none"; float64 for float64 input, else float32.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction.
+    """
+    _check(input, weight, target, bias, ignore_index, label_smoothing, reduction)
+    matmul_dtype = input.dtype
+    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+        matmul_dtype = torch.get_autocast_dtype(input.device.type)
+    flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    # Autocast would otherwise round the operands of the sums inside.
+    with torch.autocast(input.device.type, enabled=False):
+        if reduction == "none":
+            losses = cross_entropy_tokens(
+                flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype
+            )
+            return losses.view(target.shape)
+        with_gradients = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+        )
+        total, *_ = cross_entropy_sum(
+            flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype, with_gradients
+        )
+        return total if reduction == "sum" else total / (flat_target != ignore_index).sum()
+
+
+def _check(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    reduction: str,
+) -> None:
+    if not input.is_floating_point() or not weight.is_floating_point():
+        raise ValueError(
+            f"input and weight must be floating point, but got {input.dtype} and {weight.dtype}; "
+            "convert them, for example with .float()"
+        )
+    if torch.float64 in (input.dtype, weight.dtype) and input.dtype != weight.dtype:
+        raise ValueError(
+            f"input and weight must both be float64 or neither, but got {input.dtype} and {weight.dtype}; "
+            "convert one of them"
+        )
+    if weight.ndim != 2 or input.ndim < 1 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"weight must be [V, D] with D the last dimension of input, but got weight {tuple(weight.shape)} "
+            f"and input {tuple(input.shape)}; pass the weight of nn.Linear(D, V)"
+        )
+    if target.shape != input.shape[:-1]:
+        raise ValueError(
+            f"target must have the shape of input without its last dimension, {tuple(input.shape[:-1])}, "
+            f"but got {tuple(target.shape)}; shift or flatten both alike"
+        )
+    if target.dtype != torch.int64:
+        raise ValueError(f"target must be int64 word indices, but got {target.dtype}; convert it with .long()")
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
+        raise ValueError(
+            f"bias must be floating point of shape ({weight.shape[0]},), one value a word, but got {bias.dtype} "
+            f"{tuple(bias.shape)}; pass the bias of nn.Linear(D, V) or None"
+        )
+    devices = {str(tensor.device) for tensor in (input, weight, target, bias) if tensor is not None}
+    if len(devices) > 1:
+        raise ValueError(f"input, weight, target and bias must share a device, but got {sorted(devices)}; move them")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}")
+    # Values can be read without a wait only on the CPU; elsewhere the gather inside reports a bad index.
+    if target.device.type == "cpu" and not torch.compiler.is_compiling() and target.numel():
+        wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
+        if wrong.numel():
+            raise ValueError(
+                f"target must hold indices in [0, {weight.shape[0]}) or ignore_index={ignore_index}, "
+                f"but got {wrong[0].item()}; check the tokenizer against the size of the head"
+            )

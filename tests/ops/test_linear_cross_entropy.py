@@ -1,0 +1,159 @@
+"""The fused head against `F.cross_entropy(F.linear(...))`."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from resnet_bk.ops.linear_cross_entropy import linear_cross_entropy
+from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
+
+VOCABULARY, WIDTH = 53, 12
+
+
+def problem(tokens: int, *, bias: bool, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(tokens)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    target = torch.randint(0, VOCABULARY, (tokens,), generator=generator)
+    target[::5] = -100
+    return {
+        "input": draw(tokens, WIDTH),
+        "weight": draw(VOCABULARY, WIDTH),
+        "target": target,
+        "bias": draw(VOCABULARY) if bias else None,
+    }
+
+
+def unfused(input, weight, target, bias=None, **options):
+    return F.cross_entropy(F.linear(input, weight, bias), target, **options)
+
+
+@pytest.mark.parametrize("tokens", [1, CHUNK["cpu"] - 1, CHUNK["cpu"], CHUNK["cpu"] + 1, 3 * CHUNK["cpu"] + 7])
+@pytest.mark.parametrize("bias", [False, True], ids=["no-bias", "bias"])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_equals_unfused(tokens, bias, label_smoothing, reduction):
+    case = problem(tokens, bias=bias)
+    case["target"][0] = 3  # at least one token takes part
+    leaves = [case[name] for name in ("input", "weight", "bias") if case[name] is not None]
+    options = {"label_smoothing": label_smoothing, "reduction": reduction}
+    cotangent = torch.linspace(0.5, 2.0, tokens, dtype=torch.float64) if reduction == "none" else torch.tensor(1.7)
+    results = []
+    for function in (linear_cross_entropy, unfused):
+        loss = function(**case, **options)
+        results.append((loss, torch.autograd.grad((loss * cotangent).sum(), leaves)))
+    # float64 rounding of sums over at most 200 tokens of size 10: errors stay below 1e-12 relative.
+    torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-11)
+
+
+# One unit in the last place of the operands, 2^-24 and 2^-8, times the random-walk growth of a sum over 12 products.
+@pytest.mark.parametrize(("autocast", "tolerance"), [(None, 1e-6), (torch.bfloat16, 2e-2)])
+def test_precision(autocast, tolerance):
+    case = problem(300, bias=True, dtype=torch.float32)
+    exact = {name: value.double() if value.is_floating_point() else value for name, value in case.items()}
+    with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
+        loss = linear_cross_entropy(**case)
+    assert loss.dtype == torch.float32
+    reference = unfused(**exact)
+    leaves = ("input", "weight", "bias")
+    gradients = torch.autograd.grad(loss, [case[name] for name in leaves])
+    expected = torch.autograd.grad(reference, [exact[name] for name in leaves])
+    assert abs(loss.item() - reference.item()) <= tolerance * reference.item()
+    for name, got, want in zip(leaves, gradients, expected, strict=True):
+        assert got.dtype == torch.float32
+        assert (got - want).norm() <= tolerance * want.norm(), name
+
+
+def test_bfloat16_tensors_give_bfloat16_gradients_and_a_float32_loss():
+    case = problem(20, bias=True, dtype=torch.bfloat16)
+    loss = linear_cross_entropy(**case)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert {case[name].grad.dtype for name in ("input", "weight", "bias")} == {torch.bfloat16}
+
+
+def test_tied_weights_and_leading_dimensions():
+    embedding = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64, requires_grad=True)
+    words = torch.randint(0, VOCABULARY, (2, 5))
+    losses = [function(embedding[words], embedding, words) for function in (linear_cross_entropy,)]
+    losses.append(unfused(embedding[words].flatten(0, 1), embedding, words.flatten()))
+    gradients = [torch.autograd.grad(loss, embedding)[0] for loss in losses]
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradcheck(reduction):
+    case = problem(7, bias=True)
+
+    def function(input, weight, bias):
+        return linear_cross_entropy(input, weight, case["target"], bias, label_smoothing=0.2, reduction=reduction)
+
+    assert torch.autograd.gradcheck(function, (case["input"], case["weight"], case["bias"]))
+
+
+def test_a_second_derivative_raises():
+    case = problem(7, bias=False)
+    (gradient,) = torch.autograd.grad(linear_cross_entropy(**case), case["input"], create_graph=True)
+    with pytest.raises(RuntimeError):
+        gradient.sum().backward()
+
+
+def test_all_ignored():
+    case = problem(4, bias=True)
+    case["target"][:] = -100
+    assert linear_cross_entropy(**case, reduction="sum").item() == 0.0
+    assert linear_cross_entropy(**case).isnan()  # 0 / 0, as in PyTorch
+
+
+def test_no_tokens():
+    case = problem(4, bias=True)
+    case["input"], case["target"] = case["input"][:0], case["target"][:0]
+    loss = linear_cross_entropy(**case, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, case["weight"])
+    assert loss.item() == 0.0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_large_and_small_inputs_are_finite(scale):
+    case = problem(70, bias=False, dtype=torch.float32)
+    loss = linear_cross_entropy(case["input"] * scale, case["weight"], case["target"])
+    gradients = torch.autograd.grad(loss, [case["input"], case["weight"]])
+    assert all(tensor.isfinite().all() for tensor in (loss, *gradients))
+
+
+def test_opcheck():
+    case = problem(9, bias=True)
+    arguments = (case["input"], case["weight"], case["target"], case["bias"], -100, 0.1, torch.float64)
+    torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True))
+    torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)
+
+
+def test_compiles_without_graph_breaks():
+    case = problem(9, bias=True)
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**case), linear_cross_entropy(**case))
+
+
+INVALID = [
+    ({"input": torch.zeros(4, WIDTH, dtype=torch.int64)}, "floating point.*int64"),
+    ({"input": torch.zeros(4, WIDTH, dtype=torch.float32)}, "both be float64"),
+    ({"weight": torch.zeros(VOCABULARY, WIDTH + 1, dtype=torch.float64)}, r"weight must be \[V, D\].*\(53, 13\)"),
+    ({"target": torch.zeros(5, dtype=torch.int64)}, r"target must have the shape.*\(4,\).*\(5,\)"),
+    ({"target": torch.zeros(4, dtype=torch.int32)}, "int64.*int32"),
+    ({"target": torch.tensor([0, 1, VOCABULARY, 2])}, r"\[0, 53\).*got 53"),
+    ({"target": torch.tensor([0, -1, 2, 2])}, "got -1"),
+    ({"bias": torch.zeros(2, dtype=torch.float64)}, r"bias must be.*\(53,\).*\(2,\)"),
+    ({"bias": torch.zeros(VOCABULARY, dtype=torch.float64, device="meta")}, "share a device.*meta"),
+    ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
+    ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), INVALID)
+def test_invalid_arguments(change, message):
+    with pytest.raises(ValueError, match=message):
+        linear_cross_entropy(**(problem(4, bias=True) | change))
