@@ -1,0 +1,132 @@
+"""What a corpus is: named splits, each a stream of documents.
+
+Readers hand documents on in *pieces*, so that one document may be larger than memory. A piece is a pair
+`(text, last)`; `last` is true for the piece that ends its document. Pieces are cut where whitespace follows a
+character that is no whitespace. No pre-tokenizer of this package makes a token across such a place, so the tokens
+of the pieces are exactly the tokens of the whole document.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+SPLITS = ("train", "validation", "test")
+PIECE_CHARACTERS = 4_096
+
+Piece = tuple[str, bool]
+Reader = Callable[[], Iterator[Piece]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text in splits, read as a stream.
+
+    name: short name for reports.
+    fingerprint: hash of the content (hexadecimal); equal fingerprints mean equal documents in equal splits.
+    description: where the text comes from, with its licence or credit line where known.
+    readers: for each split a function that starts a new pass over its documents.
+    """
+
+    name: str
+    fingerprint: str
+    description: str
+    readers: Mapping[str, Reader] = field(repr=False, compare=False)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, train, validation and test first."""
+        ordered = [name for name in SPLITS if name in self.readers]
+        return (*ordered, *sorted(name for name in self.readers if name not in SPLITS))
+
+    def pieces(self, split: str) -> Iterator[Piece]:
+        """Start a pass over a split, document by document, long documents in pieces. Blank documents are left out.
+
+        Raises ValueError where the split does not exist, and at its end where it held no text.
+        """
+        if split not in self.readers:
+            raise ValueError(
+                f"data: {self.name!r} has no split {split!r}, only {', '.join(self.splits)}; add a file or folder "
+                f"named {split!r}, or give one set without split names, which is divided 90/5/5 by document"
+            )
+        return self._pieces(split)
+
+    def _pieces(self, split: str) -> Iterator[Piece]:
+        empty = True
+        for piece in self.readers[split]():
+            empty = False
+            yield piece
+        if empty:
+            raise ValueError(
+                f"data: split {split!r} of {self.name!r} holds no text (no document, or only blank ones); "
+                f"give more documents, or name the files of each split ({', '.join(SPLITS)}) yourself"
+            )
+
+    def documents(self, split: str) -> Iterator[str]:
+        """Start a pass over the whole documents of a split. Raises ValueError as `pieces` does."""
+        return _join(self.pieces(split))
+
+
+def _join(pieces: Iterator[Piece]) -> Iterator[str]:
+    parts: list[str] = []
+    for text, last in pieces:
+        parts.append(text)
+        if last:
+            yield "".join(parts)
+            parts.clear()
+
+
+def document_pieces(chunks: Iterable[str]) -> Iterator[Piece]:
+    """Pieces of one document that arrives in chunks of any size. A blank document has no pieces."""
+    buffer = ""
+    started = False
+    size = PIECE_CHARACTERS
+    for chunk in chunks:
+        buffer += chunk
+        start = 0
+        while len(buffer) - start > size:
+            end = _cut(buffer, start, start + size)
+            if end == start:  # one long word, or only whitespace: look further
+                size *= 2
+                continue
+            yield buffer[start:end], False
+            started, start, size = True, end, PIECE_CHARACTERS
+        buffer = buffer[start:]
+    if started or not is_blank(buffer):
+        yield buffer, True
+
+
+def _cut(text: str, start: int, stop: int) -> int:
+    """Last place in text[start:stop] with whitespace after and none before; start if there is none."""
+    end = max(text.rfind(" ", start, stop), text.rfind("\n", start, stop))
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return max(end, start)
+
+
+def is_blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
+def split_of(key: str) -> str:
+    """Split of a document by a fixed hash of its key: 90% train, 5% validation, 5% test."""
+    share = int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()) / 2**64
+    return "train" if share < 0.90 else "validation" if share < 0.95 else "test"
+
+
+def hash_split(read_all: Reader) -> dict[str, Reader]:
+    """Readers of the three splits of a set without splits, by a fixed hash of each document's first piece.
+
+    The key is content, so renaming or reordering files moves nothing and exact duplicates stay in one split.
+    """
+
+    def read(split: str) -> Iterator[Piece]:
+        starts, keep = True, False
+        for text, last in read_all():
+            if starts:
+                keep = split_of(text) == split
+            if keep:
+                yield text, last
+            starts = last
+
+    return {split: partial(read, split) for split in SPLITS}

@@ -1,0 +1,37 @@
+"""Words in buckets by how often training saw them, for perplexity by frequency."""
+
+import numpy as np
+import torch
+
+UNKNOWN_BUCKET = "<unk>"
+# Bucket i holds counts from EDGES[i - 1] (0 for the first) to EDGES[i] - 1; the last has no upper end.
+EDGES = (10, 100, 1_000, 10_000)
+CHUNK = 1 << 22
+
+
+def frequency_buckets(train_tokens: np.ndarray, vocab_size: int, unk_id: int | None) -> tuple[torch.Tensor, list[str]]:
+    """Bucket of every token id by its count in train_tokens, and the buckets' names.
+
+    train_tokens: [N] integers below vocab_size, read in chunks.
+    unk_id: id of `<unk>`, which has a bucket of its own, the first; None where the tokenizer has none.
+
+    Returns bucket_of_token, int64 [vocab_size] on the CPU, and names; bucket_of_token indexes names.
+
+    Raises ValueError for a token or unk_id outside the vocabulary.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(train_tokens), CHUNK):
+        found = np.bincount(train_tokens[start : start + CHUNK], minlength=vocab_size)
+        if len(found) > vocab_size:
+            raise ValueError(f"train_tokens holds token {len(found) - 1}, but vocab_size is {vocab_size}")
+        counts += found
+    lows = (0, *EDGES)
+    names = [f"{low:,}-{high - 1:,}" for low, high in zip(lows, EDGES, strict=False)] + [f"{EDGES[-1]:,}+"]
+    buckets = np.digitize(counts, EDGES)
+    if unk_id is not None:
+        if not 0 <= unk_id < vocab_size:
+            raise ValueError(f"unk_id {unk_id} must be at least 0 and below vocab_size {vocab_size}")
+        buckets += 1
+        buckets[unk_id] = 0
+        names = [UNKNOWN_BUCKET, *names]
+    return torch.from_numpy(buckets.astype(np.int64)), names

@@ -1,0 +1,133 @@
+"""Corpora from the Hugging Face hub, through `datasets.load_dataset` (memory-mapped arrow files).
+
+The hub is asked once, with a deadline, before `datasets` is, because `datasets` retries for about half a minute
+where there is no network. With HF_HUB_OFFLINE=1 nothing is asked and only the cache of `datasets` is read.
+"""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from resnet_bk.data import readers
+from resnet_bk.data.corpus import Corpus, Piece, Reader, hash_split
+from resnet_bk.data.local import LAYOUT, SPLIT_NAMES
+
+WIKITEXT = "Salesforce/wikitext"
+# Both spellings of each: the plain names mean the raw text, in which rare words are not replaced by <unk>.
+WIKITEXT_CONFIGS = {
+    "wikitext-2": "wikitext-2-raw-v1",
+    "wikitext-103": "wikitext-103-raw-v1",
+    **{config: config for config in ("wikitext-2-raw-v1", "wikitext-103-raw-v1", "wikitext-2-v1", "wikitext-103-v1")},
+}
+NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^/:]+)?")
+DEADLINE_SECONDS = 10.0
+
+
+def hub_name(name: str) -> tuple[str, str | None] | None:
+    """Repository and config of a hub name (`owner/name`, `owner/name:config`, a WikiText alias); None if it is none."""
+    wikitext = re.sub(r"^(Salesforce/)?wikitext[:/]", "", name)
+    if wikitext in WIKITEXT_CONFIGS:
+        return WIKITEXT, WIKITEXT_CONFIGS[wikitext]
+    if not NAME.fullmatch(name):
+        return None
+    repository, _, config = name.partition(":")
+    return repository, config or None
+
+
+def load_hub(name: str, repository: str, config: str | None) -> Corpus:
+    """Corpus of a hub data set with a column `text`; a set with a single split is divided 90/5/5 by document.
+
+    Raises ValueError, within seconds, where the hub cannot be reached or has no such set.
+    """
+    licence = _ask(name, repository)
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(repository, config)
+    except ConnectionError as error:
+        raise ValueError(_unreachable(name, error)) from error
+    except Exception as error:  # `datasets` raises errors of many libraries; each means that this set cannot be had
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"data {name!r}: the hub's data set {repository!r} cannot be loaded ({reason}); "
+            f"write owner/name:config for one of its configs, or give a local folder with {LAYOUT}"
+        ) from error
+    for part in loaded.values():
+        if readers.COLUMN not in part.column_names:
+            raise ValueError(
+                f"data {name!r}: no column {readers.COLUMN!r}, only {', '.join(part.column_names)}; "
+                f"save its text as parquet files with that column and give their folder"
+            )
+    sets: dict[str, Reader] = {SPLIT_NAMES.get(key, key): partial(_read, part) for key, part in loaded.items()}
+    divided = len(sets) == 1  # `datasets` calls the only set "train", whatever its publisher meant
+    if divided:
+        sets = hash_split(next(iter(sets.values())))
+    files = {
+        key: [readers.sha256_of(Path(file["filename"])) for file in part.cache_files] for key, part in loaded.items()
+    }
+    return Corpus(
+        name=name,
+        fingerprint=hashlib.sha256(json.dumps(["hub-1", files], sort_keys=True).encode()).hexdigest(),
+        description=(
+            f"{repository}{f' ({config})' if config else ''} from the Hugging Face hub, licence: {licence}"
+            f"{', divided 90/5/5 by document' if divided else ''}"
+        ),
+        readers=sets,
+    )
+
+
+def _read(part: Any) -> Iterator[Piece]:
+    return readers.row_pieces(_rows(part))
+
+
+def _rows(part: Any) -> Iterator[str]:
+    for table in part.select_columns([readers.COLUMN]).with_format("arrow").iter(batch_size=readers.ROWS):
+        for value in table.column(0):
+            yield value.as_py() or ""
+
+
+def _ask(name: str, repository: str) -> str:
+    """Make sure that the hub answers and has the data set; return its licence."""
+    import datasets
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
+        return "see its page"
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answer.append(HfApi().dataset_info(repository, timeout=DEADLINE_SECONDS / 2))
+        except Exception as error:  # handed to the caller, which tells the kinds apart
+            answer.append(error)
+
+    # A thread, because the look-up of the host's name obeys no timeout.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_SECONDS)
+    outcome = answer[0] if answer else TimeoutError(f"no answer in {DEADLINE_SECONDS:.0f} s")
+    if isinstance(outcome, HfHubHTTPError) and outcome.response.status_code in (401, 403, 404):
+        raise ValueError(
+            f"data {name!r}: there is no such local path, and the hub has no data set {repository!r} that you may "
+            f"read; check the spelling, log in with `hf auth login` if it is private, or give a local path"
+        ) from outcome
+    if isinstance(outcome, Exception):
+        raise ValueError(_unreachable(name, outcome)) from outcome
+    card = outcome.card_data
+    return str(card.get("license") or "see its page") if card else "see its page"
+
+
+def _unreachable(name: str, error: Exception) -> str:
+    from huggingface_hub import constants
+
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"data {name!r}: there is no such local path, and the Hugging Face hub at {constants.ENDPOINT} cannot be "
+        f"reached ({reason}); go online, or give a local folder with {LAYOUT}"
+    )

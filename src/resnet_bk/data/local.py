@@ -1,0 +1,193 @@
+"""Corpora from local files: text, parquet, jsonl, WikiText token files.
+
+Layouts of a folder, found at any depth, hidden files left out:
+
+- split folders: `train/`, `validation/`, `test/` with files of one format in them
+- split files: `train*.txt`, `validation.parquet`, `train-00000-of-00002.parquet`, `wiki.valid.tokens` ...
+- neither: one set, divided 90/5/5 by a fixed hash of each document
+
+A file given by itself is one set whatever its name. Documents are files (text), rows (parquet, jsonl) or articles
+(WikiText, in token files or one line a row). A single text file is one document and is divided by position, as is
+usual for such files.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import Path, PurePath
+
+from resnet_bk.data import readers
+from resnet_bk.data.corpus import SPLITS, Corpus, Piece, Reader, document_pieces, hash_split
+
+LAYOUT = (
+    "train.parquet, validation.parquet and test.parquet with a column 'text', or wiki.train.tokens, wiki.valid.tokens "
+    "and wiki.test.tokens, or folders train, validation and test of .txt files"
+)
+FORMATS = {".txt": "text", ".parquet": "parquet", ".jsonl": "jsonl", ".tokens": "wikitext", ".raw": "wikitext"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# Files that come with a corpus and are no part of its text.
+NOT_TEXT = {"readme", "license", "licence", "copying", "credits", "notice", "changelog", "requirements"}
+SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?=[-_.\d])", re.IGNORECASE)
+SHARD = re.compile(r"(?P<set>.*)-(?P<index>\d+)-of-(?P<count>\d+)")
+# A single text file is cut at the end of the line nearest after the share, looked for within this many bytes.
+CUT_BYTES = 65_536
+
+
+def load_local(path: Path) -> Corpus:
+    """Corpus of an existing file or folder.
+
+    Raises ValueError for a folder without text, a mix of formats, file names of which only some name a split,
+    missing shards, and for files that are empty, damaged, not UTF-8 or without a text column.
+    """
+    if path.is_dir():
+        files = _find(path)
+    elif path.suffix.lower() in FORMATS:
+        files = [path]
+    else:
+        raise ValueError(f"data: {path} has the suffix {path.suffix!r}, which is none of {', '.join(FORMATS)}")
+    kinds = {FORMATS[file.suffix.lower()]: file for file in files}
+    if len(kinds) > 1:
+        mixed = " and ".join(str(file) for file in kinds.values())
+        raise ValueError(f"data: {path} mixes formats ({mixed}); keep one, or give the folder or file that you mean")
+    kind = next(iter(kinds))
+    splits = _by_split(path, files)
+    if kind == "parquet":
+        for split, members in splits.items():
+            if not sum(readers.check_parquet(member) for member in members):
+                raise ValueError(
+                    f"data: {members[0]} ({split or 'all'}) is empty: it has no rows; give a file with text"
+                )
+    checksum = readers.sha256_of if kind == "parquet" else readers.sha256_of_text
+    content = {split: [checksum(member) for member in members] for split, members in splits.items()}
+    counts = [f"{split or 'not divided'}: {len(members)}" for split, members in splits.items()]
+    divided = "" in splits
+    single = kind == "text" and divided and len(files) == 1
+    if single:
+        sets = _divide_by_position(files[0])
+    elif divided:
+        sets = hash_split(partial(READERS[kind], splits[""]))
+    else:
+        sets = {split: partial(READERS[kind], members) for split, members in splits.items()}
+    how = f", divided 90/5/5 by {'position' if single else 'document'}" if divided else ""
+    return Corpus(
+        name=path.resolve().name,
+        fingerprint=hashlib.sha256(json.dumps(["local-1", kind, content], sort_keys=True).encode()).hexdigest(),
+        description=f"local {kind} files ({', '.join(counts)}){how}",
+        readers=sets,
+    )
+
+
+def _find(folder: Path) -> list[Path]:
+    """Files of a known format under a folder, in the order of their paths."""
+    found: list[Path] = []
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths = [Path(parent, name) for name in names if not name.startswith(".")]
+            found += [path for path in paths if path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_TEXT]
+    except OSError as error:
+        raise ValueError(f"data: {error.filename} cannot be read ({error.strerror})") from error
+    if not found:
+        raise ValueError(f"data: the folder {folder} holds no text; it needs {LAYOUT}")
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def split_name(path: PurePath) -> str:
+    """Split that a relative path names by a folder or at the start of its file name; "" for none."""
+    for part in path.parts[:-1]:
+        if part.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[part.lower()]
+    match = SPLIT_FILE.match(path.name)
+    return SPLIT_NAMES[match[1].lower()] if match else ""
+
+
+def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by split, train first, or all under "" where no name tells."""
+    if not root.is_dir():
+        return {"": list(files)}
+    splits: dict[str, list[Path]] = {}
+    sets: set[str] = set()
+    for file in files:
+        relative = file.relative_to(root)
+        splits.setdefault(split_name(relative), []).append(file)
+        above = takewhile(lambda part: part.lower() not in SPLIT_NAMES, relative.parts[:-1])
+        sets.add(str(PurePath(*above)))
+    if len(splits) > 1 and "" in splits:
+        named = next(members[0] for split, members in splits.items() if split)
+        raise ValueError(
+            f"data: in {root} some file names tell their split ({named.name}) and others do not "
+            f"({splits[''][0].name}); use {LAYOUT}, or take the odd files away"
+        )
+    if "" not in splits and len(sets) > 1:
+        raise ValueError(
+            f"data: {root} holds several data sets ({', '.join(sorted(sets))}); give the folder of one of them"
+        )
+    for members in splits.values():
+        _check_shards(members)
+    return {split: splits[split] for split in ("", *SPLITS) if split in splits}
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    shards: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        if match := SHARD.fullmatch(file.stem):
+            key = str(file.with_name(match["set"])), int(match["count"])
+            shards.setdefault(key, set()).add(int(match["index"]))
+    for (name, count), present in shards.items():
+        if missing := sorted(set(range(count)) - present):
+            raise ValueError(
+                f"data: {len(missing)} of the {count} shards of {name} are missing (the first is number {missing[0]}); "
+                f"fetch the whole set"
+            )
+
+
+def _divide_by_position(path: Path) -> dict[str, Reader]:
+    size = path.stat().st_size
+    first, second = (_line_end(path, int(share * size), size) for share in (0.90, 0.95))
+    bounds = {"train": (0, first), "validation": (first, second), "test": (second, size)}
+    return {split: partial(_read_range, path, start, stop) for split, (start, stop) in bounds.items()}
+
+
+def _line_end(path: Path, offset: int, size: int) -> int:
+    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        window = file.read(CUT_BYTES)
+    if (place := window.find(b"\n")) >= 0:
+        return offset + place + 1
+    if (place := window.find(b" ")) >= 0:
+        return offset + place
+    return size
+
+
+def _read_range(path: Path, start: int, stop: int) -> Iterator[Piece]:
+    if start < stop:
+        yield from document_pieces(readers.read_text(path, start, stop))
+
+
+def _parquet(paths: Sequence[Path]) -> Iterator[Piece]:
+    return readers.row_pieces(readers.parquet_rows(paths))
+
+
+def _jsonl(paths: Sequence[Path]) -> Iterator[Piece]:
+    return readers.row_pieces(readers.jsonl_rows(paths))
+
+
+READERS: dict[str, Callable[[Sequence[Path]], Iterator[Piece]]] = {
+    "text": readers.text_pieces,
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+    "wikitext": readers.wikitext_pieces,
+}

@@ -1,0 +1,50 @@
+"""Cached folders: built once, under a lock, and seen by others only when they are whole."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[[Path], None]) -> T:
+    """What `load` reads from the folder at path; where it reads None, `build` writes the folder anew first.
+
+    The folder is built under another name and renamed when it is whole, so a killed build leaves nothing that could
+    be taken for a result. A lock, freed by the operating system when its holder dies, lets one process build while
+    others wait for it. A valid folder is read without writing anything.
+
+    Raises ValueError naming the folder where it cannot be written.
+    """
+    found = load(path)
+    if found is not None:
+        return found
+    temporary = path.with_name(f".{path.name}.building")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            found = load(path)  # another process may have built it meanwhile
+            if found is not None:
+                return found
+            if path.exists():
+                logger.warning("%s is damaged and is built again", path)
+                shutil.rmtree(path)
+            shutil.rmtree(temporary, ignore_errors=True)  # of a build that was killed
+            temporary.mkdir()
+            try:
+                build(temporary)
+                temporary.rename(path)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise ValueError(
+            f"cache_dir {str(path.parent)!r} cannot be written ({error.strerror or error}); name a folder that can"
+        ) from error
+    found = load(path)
+    assert found is not None, f"{path} is damaged right after it was built"
+    return found

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+import torch
+
+from resnet_bk.data import frequency, frequency_buckets
+
+
+def test_words_are_put_in_buckets_by_their_training_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frequency, "CHUNK", 1000)
+    counts = {0: 50, 1: 9, 2: 10, 3: 99, 4: 100, 5: 999, 6: 1000, 7: 9_999, 8: 10_000, 9: 0}
+    tokens = np.repeat(np.array(list(counts), dtype=np.uint16), list(counts.values()))
+    buckets, names = frequency_buckets(np.random.default_rng(0).permutation(tokens), 10, unk_id=0)
+    assert names == ["<unk>", "0-9", "10-99", "100-999", "1,000-9,999", "10,000+"]
+    assert buckets.dtype == torch.int64
+    assert buckets.tolist() == [0, 1, 2, 2, 3, 3, 4, 4, 5, 1]
+
+
+def test_without_unk_there_is_no_bucket_for_it() -> None:
+    buckets, names = frequency_buckets(np.array([1] * 10 + [2]), 3, unk_id=None)
+    assert names[0] == "0-9"
+    assert buckets.tolist() == [0, 1, 0]
+
+
+def test_tokens_outside_the_vocabulary_are_errors() -> None:
+    with pytest.raises(ValueError, match="train_tokens holds token 7, but vocab_size is 5"):
+        frequency_buckets(np.array([1, 7]), 5, unk_id=0)
+    with pytest.raises(ValueError, match="unk_id 5 must be at least 0 and below vocab_size 5"):
+        frequency_buckets(np.array([1]), 5, unk_id=5)

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from resnet_bk.data import load as load_module
+from resnet_bk.data import load_corpus
+from tests.data.conftest import write_splits
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Repositories and configs that the hub is asked for; it refuses each."""
+    calls: list[tuple[str, str | None]] = []
+
+    def refuse(name: str, repository: str, config: str | None) -> None:
+        calls.append((repository, config))
+        raise ValueError(f"data {name!r}: refused")
+
+    monkeypatch.setattr(load_module, "load_hub", refuse)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no/such/folder",
+        "./missing",
+        "/missing",
+        "~/missing-folder",
+        "missing",
+        "texts/missing.txt",
+        "a/b.parquet",
+        "a/",
+    ],
+)
+def test_a_path_that_does_not_exist_is_an_error_and_the_hub_is_not_asked(
+    name: str, asked: list[tuple[str, str | None]]
+) -> None:
+    with pytest.raises(
+        ValueError, match=r"no such file or folder; data is 'embedded', .* owner/name or owner/name:config"
+    ):
+        load_corpus(name)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("wikitext-2", ("Salesforce/wikitext", "wikitext-2-raw-v1")),
+        ("wikitext-103", ("Salesforce/wikitext", "wikitext-103-raw-v1")),
+        ("wikitext-2-raw-v1", ("Salesforce/wikitext", "wikitext-2-raw-v1")),
+        ("wikitext-103-v1", ("Salesforce/wikitext", "wikitext-103-v1")),
+        ("Salesforce/wikitext:wikitext-2-v1", ("Salesforce/wikitext", "wikitext-2-v1")),
+        ("wikitext:wikitext-103-raw-v1", ("Salesforce/wikitext", "wikitext-103-raw-v1")),
+        ("roneneldan/TinyStories", ("roneneldan/TinyStories", None)),
+        ("allenai/c4:en", ("allenai/c4", "en")),
+    ],
+)
+def test_hub_names(name: str, target: tuple[str, str | None], asked: list[tuple[str, str | None]]) -> None:
+    with pytest.raises(ValueError, match="refused"):
+        load_corpus(name)
+    assert asked == [target]
+
+
+def test_a_path_object_never_means_the_hub(asked: list[tuple[str, str | None]]) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load_corpus(Path("owner/name"))
+    assert asked == []
+
+
+def test_an_existing_folder_wins_over_a_hub_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, str | None]]
+) -> None:
+    write_splits(tmp_path / "owner/name")
+    monkeypatch.chdir(tmp_path)
+    assert load_corpus("owner/name").name == "name"
+    assert asked == []
+
+
+def test_a_folder_of_an_aliass_name_is_pointed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[tuple[str, str | None]]
+) -> None:
+    write_splits(tmp_path / "wikitext-2")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"refused; for the local folder of this name write \./wikitext-2"):
+        load_corpus("wikitext-2")
+    assert load_corpus("./wikitext-2").name == "wikitext-2"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_an_error(name: str) -> None:
+    with pytest.raises(ValueError, match="is empty; data is 'embedded'"):
+        load_corpus(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b"])
+def test_names_that_no_file_can_have_are_errors_too(name: str) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load_corpus(name)

@@ -1,0 +1,255 @@
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from resnet_bk.data import load_corpus
+from resnet_bk.data.local import split_name
+from tests.data.conftest import make_documents, write_parquet, write_splits
+
+
+def documents(path: Path) -> dict[str, list[str]]:
+    corpus = load_corpus(path)
+    return {split: list(corpus.documents(split)) for split in corpus.splits}
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train.txt", "train"),
+        ("train-00000-of-00002.parquet", "train"),
+        ("train_part.txt", "train"),
+        ("train2.txt", "train"),
+        ("Training.txt", "train"),
+        ("wiki.train.tokens", "train"),
+        ("wiki.valid.raw", "validation"),
+        ("dev.jsonl", "validation"),
+        ("val/x.txt", "validation"),
+        ("data/test-00000-of-00001.parquet", "test"),
+        ("en/Test/a/x.txt", "test"),
+        ("trains of Europe.txt", ""),
+        ("night-train.txt", ""),
+        ("testament.txt", ""),
+    ],
+)
+def test_split_names_in_paths(path: str, split: str) -> None:
+    assert split_name(Path(path)) == split
+
+
+def test_split_files_of_text(tmp_path: Path) -> None:
+    texts = write_splits(tmp_path)
+    (tmp_path / "README.txt").write_text("not part of it")
+    (tmp_path / ".hidden.txt").write_text("nor this")
+    assert documents(tmp_path) == {split: [text] for split, text in texts.items()}
+
+
+def test_split_folders_hold_one_document_a_file_in_order_of_names(tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for name in ("b.txt", "a/z.txt", "c.txt"):
+            file = tmp_path / split / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{split} {name}")
+    assert documents(tmp_path)["validation"] == ["valid a/z.txt", "valid b.txt", "valid c.txt"]
+
+
+def test_a_folder_of_text_files_is_divided_by_document(tmp_path: Path) -> None:
+    texts = make_documents(200, 1)
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i:03}.txt").write_text(text)
+    found = documents(tmp_path)
+    assert sorted(text for split in found.values() for text in split) == sorted(texts)
+    assert len(found["train"]) > 160
+    assert found["validation"]
+    assert found["test"]
+    assert "divided 90/5/5 by document" in load_corpus(tmp_path).description
+
+
+def test_a_single_text_file_is_divided_by_position_at_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"  # the name of a file given by itself says nothing
+    path.write_text("".join(f"line {i} with 宮\n" for i in range(1000)), encoding="utf-8")
+    found = documents(path)
+    assert {split: len(texts) for split, texts in found.items()} == {"train": 1, "validation": 1, "test": 1}
+    whole = "".join(texts[0] for texts in found.values())
+    assert whole == path.read_text(encoding="utf-8")
+    assert [texts[0].count("\n") for texts in found.values()] == pytest.approx([900, 50, 50], abs=8)
+    assert "by position" in load_corpus(path).description
+
+
+def test_a_single_line_is_divided_at_a_space(tmp_path: Path) -> None:
+    path = tmp_path / "text8.txt"
+    path.write_text("word " * 1000)
+    found = documents(path)
+    assert "".join(texts[0] for texts in found.values()) == "word " * 1000
+    assert found["train"][0].endswith("word")
+
+
+def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("oneword")
+    corpus = load_corpus(path)
+    assert list(corpus.documents("train")) == ["oneword"]
+    with pytest.raises(ValueError, match=r"split 'validation' of 'one\.txt' holds no text"):
+        list(corpus.documents("validation"))
+
+
+@pytest.mark.parametrize("folder", ["", "data"])
+def test_parquet_shards_in_the_layout_of_the_hub(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / folder
+    write_parquet(root / "train-00000-of-00002.parquet", ["a", "b"])
+    write_parquet(root / "train-00001-of-00002.parquet", ["c", None])
+    write_parquet(root / "validation-00000-of-00001.parquet", ["d"])
+    assert documents(tmp_path) == {"train": ["a", "b", "c"], "validation": ["d"]}
+
+
+def test_wikitext_lines_in_parquet_become_articles_across_shards(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-00000-of-00002.parquet", ["", " = One = \n", "", " text\n"])
+    write_parquet(tmp_path / "train-00001-of-00002.parquet", [" more\n", "", " = Two = \n", "", " end\n"])
+    assert documents(tmp_path)["train"] == [" = One = \n\n text\n more\n\n", " = Two = \n\n end\n"]
+
+
+@pytest.mark.parametrize("suffix", ["tokens", "raw"])
+def test_wikitext_token_files(tmp_path: Path, suffix: str) -> None:
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"wiki.{split}.{suffix}").write_text(f" \n = {split} one = \n \n a <unk> \n \n = two = \n \n b \n")
+    found = documents(tmp_path)
+    assert list(found) == ["train", "validation", "test"]
+    assert [len(texts) for texts in found.values()] == [2, 2, 2]
+    assert found["validation"][0].startswith(" = valid one = ")
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        lines = [json.dumps({"text": f"{split} {i} 宮"}, ensure_ascii=i % 2 == 0) for i in range(3)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert documents(tmp_path)["test"] == ["test 0 宮", "test 1 宮", "test 2 宮"]
+
+
+def test_the_fingerprint_follows_content_and_splits_not_names(tmp_path: Path) -> None:
+    write_splits(tmp_path / "one")
+    write_splits(tmp_path / "two")
+    (tmp_path / "two/train.txt").rename(tmp_path / "two/train-new.txt")
+    first = load_corpus(tmp_path / "one").fingerprint
+    assert load_corpus(tmp_path / "two").fingerprint == first
+    (tmp_path / "two/test.txt").rename(tmp_path / "two/dev.txt")
+    (tmp_path / "two/validation.txt").rename(tmp_path / "two/test.txt")
+    assert load_corpus(tmp_path / "two").fingerprint != first
+    (tmp_path / "one/train.txt").write_text("other text")
+    assert load_corpus(tmp_path / "one").fingerprint != first
+
+
+def test_a_missing_split_names_those_that_are_there(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    (tmp_path / "validation.txt").unlink()
+    corpus = load_corpus(tmp_path)
+    assert corpus.splits == ("train", "test")
+    with pytest.raises(ValueError, match="has no split 'validation', only train, test; add a file or folder named"):
+        corpus.documents("validation")
+
+
+def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
+    for content in (b"", b" \n\n"):
+        path = tmp_path / "empty.txt"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"empty\.txt is empty; give a file with text"):
+            load_corpus(path)
+    write_splits(tmp_path / "folder")
+    (tmp_path / "folder/validation.txt").write_text("")
+    with pytest.raises(ValueError, match=r"validation\.txt is empty"):
+        load_corpus(tmp_path / "folder")
+
+
+def test_parquet_without_rows_is_an_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", ["a"])
+    write_parquet(tmp_path / "test.parquet", [])
+    with pytest.raises(ValueError, match=r"test\.parquet \(test\) is empty: it has no rows"):
+        load_corpus(tmp_path)
+
+
+def test_a_file_that_is_not_utf8_is_an_error_before_anything_is_read(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    (tmp_path / "test.txt").write_bytes(b"caf\xe9 noir")
+    with pytest.raises(ValueError, match=r"test\.txt is not UTF-8 at byte 3 "):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, -1, -20])
+def test_truncated_parquet_is_an_error(tmp_path: Path, keep: int) -> None:
+    path = write_parquet(tmp_path / "train.parquet", list(make_documents(50, 1)))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"train\.parquet is truncated or no parquet file \(.+\); fetch it again"):
+        load_corpus(tmp_path)
+
+
+def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "train.parquet", ["a"], column="body")
+    with pytest.raises(ValueError, match=r"train\.parquet has no column 'text', only title, body; rename"):
+        load_corpus(path)
+
+
+def test_a_column_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"column 'text' of .*train\.parquet holds int64, not strings"):
+        load_corpus(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_splits(tmp_path / "texts")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "texts":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ValueError, match=r"texts cannot be read \(Permission denied\)"):
+        load_corpus(tmp_path)
+
+
+def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / "LICENSE.txt").write_text("terms")
+    with pytest.raises(ValueError, match=r"holds no text; it needs train\.parquet, validation\.parquet"):
+        load_corpus(tmp_path)
+
+
+def test_a_file_of_an_unknown_format_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "text.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match=r"has the suffix '\.zip', which is none of \.txt, \.parquet"):
+        load_corpus(path)
+
+
+def test_a_mix_of_formats_is_an_error(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    write_parquet(tmp_path / "train.parquet", ["a"])
+    with pytest.raises(ValueError, match=r"mixes formats \(.*\.txt and .*train\.parquet\); keep one"):
+        load_corpus(tmp_path)
+
+
+def test_a_mix_of_named_and_other_files_is_an_error(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    (tmp_path / "essay.txt").write_text("an essay")
+    with pytest.raises(ValueError, match=r"tell their split \(t.*\.txt\) and others do not \(essay\.txt\)"):
+        load_corpus(tmp_path)
+
+
+def test_several_data_sets_in_one_folder_are_an_error(tmp_path: Path) -> None:
+    for name in ("wikitext-103-v1", "wikitext-2-v1"):
+        write_parquet(tmp_path / name / "train-00000-of-00001.parquet", ["a"])
+    with pytest.raises(
+        ValueError, match=r"several data sets \(wikitext-103-v1, wikitext-2-v1\); give the folder of one"
+    ):
+        load_corpus(tmp_path)
+
+
+def test_missing_shards_are_an_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train-00001-of-00003.parquet", ["a"])
+    with pytest.raises(ValueError, match=r"2 of the 3 shards of .*train are missing \(the first is number 0\)"):
+        load_corpus(tmp_path)

@@ -1,0 +1,117 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnet_bk.data import TokenStream, held_out_batches
+
+
+def tokens(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint16)
+
+
+@given(batch=st.integers(1, 5), length=st.integers(1, 7), extra=st.integers(0, 60))
+@settings(deadline=None)
+def test_an_epoch_covers_each_row_without_gaps(batch: int, length: int, extra: int) -> None:
+    data = tokens(batch * length + 1 + extra)
+    stream = TokenStream(data, batch, length)
+    row = (len(data) - 1) // batch
+    batches = [stream.next_batch() for _ in range(stream.steps_per_epoch)]
+    inputs = torch.cat([inputs for inputs, _ in batches], dim=1)
+    targets = torch.cat([targets for _, targets in batches], dim=1)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert all(part.shape == (batch, length) and part.is_contiguous() for pair in batches for part in pair)
+    for b in range(batch):
+        expected = torch.arange(b * row, b * row + stream.steps_per_epoch * length)
+        assert torch.equal(inputs[b], expected)
+        assert torch.equal(targets[b], expected + 1)
+    assert row - inputs.shape[1] < length  # what is left out
+
+
+def test_steps_of_the_published_protocols() -> None:
+    data = np.broadcast_to(np.uint16(0), 10_000_000)
+    assert 2 * TokenStream(data, 16, 128).steps_per_epoch == 9_764
+
+
+def test_epochs_wrap_and_say_where_they_start() -> None:
+    stream = TokenStream(tokens(3 * 4 * 5 + 1), 3, 4)
+    assert stream.steps_per_epoch == 5
+    assert not stream.starts_epoch
+    seen = []
+    for _ in range(12):
+        inputs, _ = stream.next_batch()
+        seen.append((stream.epoch, stream.starts_epoch, int(inputs[0, 0])))
+    assert seen == [(i // 5, i % 5 == 0, i % 5 * 4) for i in range(12)]
+
+
+@pytest.mark.parametrize("done", [0, 1, 5, 7])
+def test_a_stream_goes_on_where_it_was_saved(done: int) -> None:
+    stream = TokenStream(tokens(61), 3, 4)
+    for _ in range(done):
+        stream.next_batch()
+    state = stream.state_dict()
+    resumed = TokenStream(tokens(61), 3, 4)
+    resumed.load_state_dict(state)
+    assert (resumed.epoch, resumed.starts_epoch) == (stream.epoch, stream.starts_epoch)
+    for _ in range(8):
+        assert all(map(torch.equal, stream.next_batch(), resumed.next_batch()))
+        assert (resumed.epoch, resumed.starts_epoch) == (stream.epoch, stream.starts_epoch)
+
+
+@pytest.mark.parametrize("other", [(60, 3, 4), (61, 4, 4), (61, 3, 5)])
+def test_a_state_of_another_shape_is_an_error(other: tuple[int, int, int]) -> None:
+    count, batch, length = other
+    state = TokenStream(tokens(61), 3, 4).state_dict()
+    with pytest.raises(ValueError, match=r"saved token stream is of shape .*'tokens': 61.*start a new run"):
+        TokenStream(tokens(count), batch, length).load_state_dict(state)
+
+
+def test_too_little_text_names_what_is_needed() -> None:
+    TokenStream(tokens(13), 3, 4)
+    for count in (0, 1, 12):
+        with pytest.raises(
+            ValueError, match=rf"data has {count} tokens, too few .* 3 x 4, which takes 13; give more text or a larger"
+        ):
+            TokenStream(tokens(count), 3, 4)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True])
+@pytest.mark.parametrize("name", ["batch_size", "sequence_length"])
+def test_bad_shapes_are_errors(name: str, value: Any) -> None:
+    shape = {"batch_size": 2, "sequence_length": 2, name: value}
+    with pytest.raises(ValueError, match=rf"{name} .* must be a positive integer"):
+        TokenStream(tokens(50), **shape)
+    with pytest.raises(ValueError, match=rf"{name} .* must be a positive integer"):
+        held_out_batches(tokens(50), **shape)
+
+
+@given(count=st.integers(2, 80), batch=st.integers(1, 6), length=st.integers(1, 9))
+@settings(deadline=None)
+def test_held_out_predicts_every_token_but_the_first_exactly_once(count: int, batch: int, length: int) -> None:
+    data = tokens(count)
+    batches = list(held_out_batches(data, batch, length))
+    assert all(part.shape == (batch, length) and part.dtype == torch.int64 for pair in batches for part in pair)
+    inputs = torch.cat([inputs for inputs, _ in batches], dim=1)
+    targets = torch.cat([targets for _, targets in batches], dim=1)
+    counted = targets != -100
+    # In the order of the rows: each token follows from the one before it, and rows have padding at their ends alone.
+    assert targets[counted].tolist() == list(range(1, count))
+    assert torch.equal(inputs[counted], targets[counted] - 1)
+    assert torch.equal(counted, counted.cummin(dim=1).values)
+    assert torch.all(inputs[~counted] == 0)
+    assert all((targets != -100).any() for _, targets in batches)
+
+
+def test_held_out_needs_two_tokens() -> None:
+    with pytest.raises(ValueError, match="data has 1 held-out tokens; 2 are the least"):
+        held_out_batches(tokens(1), 2, 2)
+
+
+def test_batches_are_put_on_the_device() -> None:
+    inputs, targets = TokenStream(tokens(20), 2, 3, device="meta").next_batch()
+    assert inputs.device.type == targets.device.type == "meta"
+    inputs, _ = next(held_out_batches(tokens(20), 2, 3, device="meta"))
+    assert inputs.device.type == "meta"
