@@ -21,7 +21,7 @@ bench: $(STAMP)
 # The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.
 test: $(STAMP)
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --cov --cov-report= $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
 
 lint: $(STAMP)

@@ -25,9 +25,14 @@ CHUNK = {"cpu": 64}
 DEFAULT_CHUNK = 1024
 
 
-def _matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
-    """Product of operands rounded to `dtype`, returned in the precision of accumulation."""
-    return torch.mm(left.to(dtype), right.to(dtype)).to(torch.promote_types(dtype, torch.float32))
+def _add_matmul(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, keep: bool) -> None:
+    """out = left @ right, or out += left @ right if `keep`, with operands rounded to `dtype`."""
+    if dtype == out.dtype:
+        torch.addmm(out, left, right, beta=int(keep), out=out)
+    elif keep:
+        out += torch.mm(left.to(dtype), right.to(dtype))
+    else:
+        out.copy_(torch.mm(left.to(dtype), right.to(dtype)))
 
 
 def sweep(
@@ -73,11 +78,14 @@ def sweep(
     scale_all = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
     mean_row = weight.to(accumulate).mean(0) if label_smoothing else None
     mean_bias = bias_row.mean() if label_smoothing and bias_row is not None else None
+    # One buffer for the logits of all chunks: a new one each time would be mapped and unmapped by the allocator.
+    buffer = x_all.new_empty((min(chunk, tokens), vocabulary))
 
     for start in range(0, tokens, chunk):
         rows = slice(start, min(start + chunk, tokens))
         x, y, scale = x_all[rows], label[rows], scale_all[rows]
-        logits = _matmul(x, operand.t(), matmul_dtype)
+        logits = buffer[: x.shape[0]]
+        _add_matmul(logits, x, operand.t(), matmul_dtype, keep=False)
         if bias_row is not None:
             logits += bias_row
         at_target = logits.gather(1, y[:, None])[:, 0]
@@ -92,8 +100,9 @@ def sweep(
         if not with_gradients:
             continue
         inverse = scale / total
-        grad_input[rows] = _matmul(exponentials, operand, matmul_dtype) * inverse[:, None]
-        grad_weight += _matmul(exponentials.t(), x * inverse[:, None], matmul_dtype)
+        _add_matmul(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
+        grad_input[rows] *= inverse[:, None]
+        _add_matmul(grad_weight, exponentials.t(), x * inverse[:, None], matmul_dtype, keep=True)
         if bias_row is not None:
             grad_bias += torch.mv(exponentials.t(), inverse)
 

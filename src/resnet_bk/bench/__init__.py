@@ -1,0 +1,1 @@
+"""The benchmark: protocols, audit, runs and reports. Imports nothing heavy by itself."""

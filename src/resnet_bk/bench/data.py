@@ -1,0 +1,125 @@
+"""The data of a protocol: corpus, tokenizer, tokens of the splits, word-frequency buckets."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from resnet_bk.bench.protocol import Protocol
+from resnet_bk.data import (
+    Corpus,
+    TokenCache,
+    TokenStream,
+    cached_tokenizer,
+    frequency_buckets,
+    held_out_batches,
+    load_corpus,
+    token_cache,
+)
+from resnet_bk.data.tokenizer import tokenizer_fingerprint
+from resnet_bk.training.progress import counter
+
+# Of every tokenizer of resnet_bk.data. A document starts where the one before ended: `<eos>` is also the beginning.
+SPECIAL_IDS: dict[str, int | None] = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
+
+
+def default_cache_dir() -> Path:
+    """Where tokenizers and tokens are kept: the environment's RESNET_BK_CACHE, else .cache/resnet-bk of the home."""
+    return Path(os.environ.get("RESNET_BK_CACHE") or Path.home() / ".cache" / "resnet-bk")
+
+
+def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validation")) -> Corpus:
+    """The corpus of a protocol, which must have `splits`.
+
+    Raises:
+        ValueError: it is not there or cannot be used; the message names --data.
+    """
+    try:
+        corpus = load_corpus(protocol.dataset)
+        for split in splits:
+            if split not in corpus.splits:
+                raise ValueError(f"data: {corpus.name!r} has no split {split!r}, only {', '.join(corpus.splits)}")
+    except ValueError as error:
+        raise ValueError(f"{error} (give other text with --data)") from error
+    return corpus
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training and evaluation read.
+
+    Attributes:
+        bucket_of_token: int64 [V], see `resnet_bk.data.frequency_buckets`.
+        bucket_names: name of each bucket.
+    """
+
+    protocol: Protocol
+    corpus: Corpus
+    tokenizer: PreTrainedTokenizerFast
+    cache_dir: Path
+    train: TokenCache
+    validation: TokenCache
+    bucket_of_token: Tensor = field(repr=False)
+    bucket_names: list[str]
+
+    def split(self, name: str) -> TokenCache:
+        """Tokens of a split, all of them (training is cut at `data_limit`)."""
+        if name == "train":
+            return self.train
+        return self.validation if name == "validation" else split_tokens(self, name)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the text, of the tokenizer and of the tokens."""
+        return {
+            "corpus": self.corpus.fingerprint,
+            "tokenizer": tokenizer_fingerprint(self.tokenizer),
+            "train_tokens": self.train.fingerprint,
+            "validation_tokens": self.validation.fingerprint,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "name": self.corpus.name,
+            "description": self.corpus.description,
+            "fingerprints": self.fingerprints(),
+            "vocab_size": len(self.tokenizer),
+            "train_tokens": len(self.train.tokens),
+            "train_unk_rate": self.train.unknown_rate,
+            "validation_tokens": len(self.validation.tokens),
+            "validation_characters": self.validation.characters,
+            "validation_unk_rate": self.validation.unknown_rate,
+            "bucket_names": self.bucket_names,
+        }
+
+
+def split_tokens(prepared: Prepared, name: str) -> TokenCache:
+    with counter(f"tokens of {prepared.corpus.name}, {name}") as progress:
+        return token_cache(prepared.corpus, name, prepared.tokenizer, cache_dir=prepared.cache_dir, progress=progress)
+
+
+def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
+    """Tokenizer and tokens, from the cache or made now.
+
+    Raises:
+        ValueError: text that cannot be read, or too little of it for one batch.
+    """
+    tokenizer = cached_tokenizer(
+        corpus,
+        kind=protocol.tokenizer,
+        vocab_size=protocol.vocab_size,
+        pre_tokenizer=protocol.pre_tokenizer,
+        cache_dir=cache_dir,
+    )
+    caches = {}
+    for split, limit in (("train", protocol.data_limit), ("validation", None)):
+        with counter(f"tokens of {corpus.name}, {split}") as progress:
+            caches[split] = token_cache(corpus, split, tokenizer, cache_dir=cache_dir, limit=limit, progress=progress)
+    TokenStream(caches["train"].tokens, protocol.batch_size, protocol.sequence_length)  # is there enough for a batch?
+    held_out_batches(caches["validation"].tokens, protocol.batch_size, protocol.sequence_length)
+    buckets, names = frequency_buckets(caches["train"].tokens, len(tokenizer), tokenizer.unk_token_id)
+    return Prepared(protocol, corpus, tokenizer, cache_dir, caches["train"], caches["validation"], buckets, names)

@@ -1,0 +1,62 @@
+"""On what a run was made: versions, machine, commit."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import resnet_bk
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "numba", "triton", "safetensors")
+
+
+def environment() -> dict[str, Any]:
+    """Everything that a reader needs to judge or repeat a time, JSON-able."""
+    commit = _git("rev-parse", "HEAD")
+    return {
+        "resnet_bk": resnet_bk.__version__,
+        "git_commit": commit,
+        "git_dirty": None if commit is None else bool(_git("status", "--porcelain")),
+        "python": sys.version.split()[0],
+        "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the checkout that this package is imported from; None outside of one."""
+    package = Path(__file__).parents[1]
+    # An installed copy may lie in a virtual environment inside some other repository.
+    if not (package.parents[1] / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,48 @@
+"""Text from a trained model, streamed."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
+
+from resnet_bk.bench.inspect_model import longest_text
+from resnet_bk.bench.run import load_model
+
+
+def stream_text(folder: Path, prompt: str, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+    """Print the prompt and its continuation, as it is produced.
+
+    Words of the prompt that the model does not know show as `<unk>`; it writes none itself. `<eos>` ends a document.
+
+    Args:
+        folder: run folder.
+        prompt: the text to continue; empty for a new document.
+        max_new_tokens: at most; the end of the document ends it sooner.
+        temperature: 0 takes the likeliest word.
+        top_k: draw from the k likeliest words; 0 from all.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no finished run, or more tokens than the model has positions for.
+    """
+    model = load_model(folder / "model").eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
+    longest = longest_text(model)
+    if longest is not None and len(ids) + max_new_tokens > longest:
+        raise ValueError(
+            f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
+            f"ask for at most {longest - len(ids)}"
+        )
+    set_seed(seed)
+    drawing = (
+        {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
+    )
+    model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        max_new_tokens=max_new_tokens,
+        suppress_tokens=[tokenizer.unk_token_id, tokenizer.pad_token_id],
+        streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
+        **drawing,
+    )

@@ -1,0 +1,124 @@
+"""Models by whatever name the command line gives: for `eval`, `generate`, `flops` and `audit`."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs
+from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
+from resnet_bk.bench.run import load_model, split_batches
+from resnet_bk.bench.run_folder import read_json
+from resnet_bk.data import token_cache
+from resnet_bk.training import evaluate, training_device
+from resnet_bk.training.loss import choose_head
+from resnet_bk.training.progress import counter
+
+# Shape of a model of transformers that is only audited, under the common names of the fields.
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 128,
+    **SPECIAL_IDS,
+}
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder that `path` is.
+
+    Raises:
+        ValueError: it is none; if there are runs below it, they are named.
+    """
+    if (path / "run.json").exists():
+        return path
+    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
+    hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
+    raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
+
+
+def protocol_config(protocol: Protocol, name: str) -> Any:
+    """Configuration of a model of the protocol, or of a known model that it does not have, sized to it."""
+    if name not in protocol.models:
+        protocol = protocol.model_copy(update={"models": protocol.models | {name: ModelEntry()}})
+    wanted = {key: protocol.models[key] for key in protocol.models if key in (next(iter(protocol.models)), name)}
+    protocol = protocol.model_copy(update={"models": wanted})
+    return resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)[name]
+
+
+def find_model(name: str, protocol: Protocol, seed: int = 0) -> Any:
+    """A model by name in the protocol, known name, run folder, saved model, or model type of transformers.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if name in protocol.models or name in KNOWN:
+        return build_model(protocol_config(protocol, name), seed)
+    path = Path(name)
+    if path.is_dir():
+        return load_model(path / "model" if (path / "run.json").exists() else path)
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        try:
+            return build_model(config_template(name, SMALL, {})({}), seed)
+        except Exception as error:  # any of a hundred architectures may want more than a small shape
+            raise ValueError(
+                f"model {name!r}: transformers cannot build it small ({type(error).__name__}: {error}); "
+                "save one with save_pretrained and give its folder"
+            ) from error
+    raise ValueError(
+        f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
+        f"({', '.join(KNOWN)}), no folder with a saved model, and no causal LM type of transformers"
+    )
+
+
+def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
+    """Perplexity of a finished run over a whole split.
+
+    Args:
+        folder: run folder.
+        split: "validation", "test" or another split of the data.
+        data: other text than that of the run; the run's tokenizer reads it.
+
+    Raises:
+        ValueError: no finished run, no such data or split.
+    """
+    record = read_json(folder / "run.json")
+    protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
+    corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    model = load_model(folder / "model").to(training_device(protocol.device))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    limit = protocol.data_limit if split == "train" else None
+    with counter(f"tokens of {corpus.name}, {split}") as progress:
+        tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
+    batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
+    first, _ = next(iter(split_batches(tokens, protocol.batch_size, protocol.sequence_length)))
+    carry = protocol.models[record["model"]].carry_state
+    found = evaluate(
+        model, batches, head=choose_head(model, first.to(model.device)), carry_state=carry, dtype=protocol.dtype
+    )
+    return {
+        "model_name": record["model"],
+        "dataset_name": corpus.name,
+        "split": split,
+        "perplexity": found.perplexity,
+        "loss": found.loss,
+        "bits_per_character": found.nll / math.log(2) / tokens.characters,
+        "tokens": found.tokens,
+        "unk_rate": tokens.unknown_rate,
+        "carry_state": carry,
+    }
+
+
+def longest_text(model: Any) -> int | None:
+    """Tokens that a model with learned positions takes; None for any number."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    words = model.get_input_embeddings()
+    return longest if any(table is not words and table.num_embeddings == longest for table in tables) else None

@@ -1,0 +1,201 @@
+"""From the names in a protocol to models of equal size.
+
+Every model is a configuration of a `transformers` causal language model, ours included. The protocol's shape (width,
+layers, heads, vocabulary, length) goes into the fields that the configuration has under its own names, dropout is
+off, and one field (`size_by`, usually the width of the feed-forward network) is solved for so that the parameters match
+those of the first model of the protocol. A model's `config` in the protocol overrides any field.
+
+Both counts of parameters, with embeddings and without (see `resnet_bk.bench.sizing`), must lie within
+`parameter_tolerance` of the reference.
+"""
+
+import inspect
+from difflib import get_close_matches
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+import resnet_bk.models  # noqa: F401, registers resnet_bk with the Auto classes
+from resnet_bk.bench.protocol import ModelEntry, Protocol
+from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
+
+# name -> (model type of transformers, field that is solved for)
+KNOWN = {
+    "resnet-bk": ("resnet_bk", "intermediate_size"),
+    "gpt2": ("gpt2", "n_inner"),
+    "llama": ("llama", "intermediate_size"),
+    "mamba2": ("mamba2", "state_size"),
+}
+# A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
+# Where that leaves a smaller state than this, there are fewer blocks.
+MAMBA2_STATE = 8
+
+
+def build_model(config: PreTrainedConfig, seed: int) -> Any:
+    """A freshly initialised causal LM; the same seed gives the same weights."""
+    set_seed(seed)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, int | None]) -> dict[str, Any]:
+    """The configuration of every model of the protocol, sized.
+
+    Args:
+        protocol: the protocol.
+        vocab_size: words that the tokenizer has.
+        special_ids: pad_token_id, bos_token_id, eos_token_id.
+
+    Raises:
+        ValueError: one line with the problems of all models.
+    """
+    configs: dict[str, Any] = {}
+    problems: list[str] = []
+    reference: ParameterCount | None = None  # of the first model
+    for name, entry in protocol.models.items():
+        try:
+            template = _template(name, entry, protocol, vocab_size, special_ids)
+            if reference is None:
+                configs[name] = template({})
+                reference = count_config(configs[name])
+            elif not entry.match_parameters:
+                configs[name] = template({})
+            else:
+                configs[name] = _match(name, entry, template, protocol, reference)
+            if entry.carry_state and configs[name].model_type != "resnet_bk":
+                raise ValueError("carry_state=true: only resnet-bk has a state to carry; set it to false")
+        except ValueError as error:
+            problems.append(f"models.{name}: {error}")
+            if reference is None:  # the others cannot be sized
+                break
+    if problems:
+        raise ValueError(f"protocol {protocol.name}: {'; '.join(problems)}")
+    return configs
+
+
+def _template(
+    name: str, entry: ModelEntry, protocol: Protocol, vocab_size: int, special_ids: dict[str, int | None]
+) -> Template:
+    """A function from further fields to a configuration."""
+    model_type = _model_type(name, entry)
+    shape = {
+        "vocab_size": vocab_size,
+        "hidden_size": protocol.hidden_size,
+        "num_hidden_layers": protocol.num_layers,
+        "num_attention_heads": protocol.num_heads,
+        "max_position_embeddings": protocol.sequence_length,
+        "tie_word_embeddings": protocol.tie_word_embeddings,
+        **special_ids,
+    }
+    if model_type == "resnet_bk":
+        shape["num_heads"] = protocol.num_heads
+    if model_type == "mamba2":
+        shape |= _mamba2_shape(protocol)
+    return config_template(model_type, shape, entry.config)
+
+
+def _model_type(name: str, entry: ModelEntry) -> str:
+    if entry.transformers is None:
+        if name not in KNOWN:
+            close = get_close_matches(name, KNOWN, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ValueError(
+                f"unknown model{hint}; known are {', '.join(KNOWN)}, any other needs `transformers: <model type>`"
+            )
+        return KNOWN[name][0]
+    if entry.transformers not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and entry.transformers != "resnet_bk":
+        close = get_close_matches(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"transformers={entry.transformers!r}: no causal LM of transformers{hint}")
+    return entry.transformers
+
+
+def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str, Any]) -> Template:
+    """A function from further fields to a configuration of `model_type`.
+
+    Args:
+        model_type: of a causal LM of `transformers`.
+        shape: fields under their common names; those that the configuration lacks are left out.
+        overrides: fields that must exist.
+
+    Raises:
+        ValueError: an override that the configuration does not have.
+    """
+    default = AutoConfig.for_model(model_type)
+    names = _fields(default)
+    for key in overrides:
+        if key not in names:
+            close = get_close_matches(key, names, n=1)
+            raise ValueError(
+                f"config.{key}: {model_type} has no such field{f' (did you mean {close[0]}?)' if close else ''}"
+            )
+    base = {key: value for key, value in shape.items() if key in names}
+    base |= {
+        key: 0.0 for key in names if key.endswith(("dropout", "_pdrop", "dropout_prob")) and _is_float(default, key)
+    }
+    if "num_key_value_heads" in names and "num_attention_heads" in shape:
+        base["num_key_value_heads"] = shape["num_attention_heads"]
+    if "head_dim" in names and model_type != "mamba2" and "num_attention_heads" in shape:
+        base["head_dim"] = shape["hidden_size"] // shape["num_attention_heads"]
+
+    def make(further: dict[str, Any]) -> Any:
+        # The common name and the model's own name of a field are one field.
+        own = {default.attribute_map.get(key, key): value for key, value in base.items()}
+        own |= {default.attribute_map.get(key, key): value for key, value in (overrides | further).items()}
+        try:
+            return AutoConfig.for_model(model_type, **own)
+        except (ValueError, TypeError) as error:
+            raise ValueError(str(error)) from error
+        except Exception as error:  # transformers' strict validation has its own classes
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    return make
+
+
+def _fields(config: PreTrainedConfig) -> set[str]:
+    own = set(inspect.signature(type(config).__init__).parameters) | set(config.to_dict())
+    return {name for name in own | set(config.attribute_map) if not name.startswith("_") and name != "self"}
+
+
+def _is_float(config: PreTrainedConfig, key: str) -> bool:
+    return isinstance(getattr(config, key, None), float)
+
+
+def _mamba2_shape(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "num_heads": 2 * protocol.num_heads,
+        "head_dim": protocol.hidden_size // protocol.num_heads,
+        "expand": 2,
+        "n_groups": 1,
+        "num_hidden_layers": 2 * protocol.num_layers,
+    }
+
+
+def _match(
+    name: str, entry: ModelEntry, template: Template, protocol: Protocol, reference: ParameterCount
+) -> PreTrainedConfig:
+    """Solve for the size field, or check the size where it is given."""
+    size_by = entry.size_by or (KNOWN[name][1] if entry.transformers is None else None)
+    if size_by is None and "intermediate_size" in _fields(template({})):
+        size_by = "intermediate_size"
+    if size_by is None or size_by in entry.config:
+        config, way_out = template({}), "change its config"
+    else:
+        config, way_out = template({size_by: solve_size(template, size_by, reference)}), f"no {size_by} fits"
+        blocks = config.num_hidden_layers
+        while config.model_type == "mamba2" and config.state_size < MAMBA2_STATE and blocks > 1:
+            blocks -= 1
+            shallower = _with(template, num_hidden_layers=blocks)
+            config = shallower({size_by: solve_size(shallower, size_by, reference)})
+    count = count_config(config)
+    if count.deviation(reference) > protocol.parameter_tolerance:
+        raise ValueError(
+            f"{count} parameters do not match the {reference} of {next(iter(protocol.models))} within "
+            f"parameter_tolerance={protocol.parameter_tolerance}; {way_out}: change the shape, raise the tolerance, "
+            f"or set models.{name}.match_parameters=false"
+        )
+    return config
+
+
+def _with(template: Template, **fields: Any) -> Template:
+    return lambda further: template(fields | further)

@@ -1,0 +1,323 @@
+"""Protocols: what a comparison is made of, as a flat YAML file that a user can copy and change.
+
+A protocol is a shipped name (`quick`, `seed-local`) or a path to a `.yaml` file. `--set key=value` changes a key;
+`models.<name>.<key>` reaches into a model's entry. What a key means stands at its field here.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SHIPPED = files("resnet_bk.bench") / "protocols"
+# Keys that do not change what a run computes (the text does, and is compared by its content); a run may be resumed or
+# skipped under other values of these.
+NOT_OF_A_RUN = ("name", "description", "dataset", "models", "seeds", "learning_rates", "checkpoint_seconds")
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class ModelEntry(_Strict):
+    """One model of the comparison. How names become models: `resnet_bk.bench.peers`.
+
+    Attributes:
+        config: fields of the model's configuration beside those that the protocol sets.
+        transformers: model type of `transformers`, for a name that is not known here.
+        carry_state: hand the state from segment to segment in training and validation (models with such a state).
+        learning_rate: peak rate, where the protocol has no grid `learning_rates`.
+        learning_rate_source: the command that found it.
+        size_by: the field of the configuration that is solved for, so that the parameters match the first model's.
+        match_parameters: False lets the parameters differ; the report then says so.
+    """
+
+    config: dict[str, Any] = {}
+    transformers: str | None = None
+    carry_state: bool = False
+    learning_rate: Rate | None = None
+    learning_rate_source: str | None = None
+    size_by: str | None = None
+    match_parameters: bool = True
+
+
+class Protocol(_Strict):
+    """A comparison.
+
+    Attributes:
+        name, description: for people.
+        dataset: a corpus of `resnet_bk.data.load_corpus`: "embedded", a name on the hub, or a local path.
+        data_limit: tokens of the training split that are used; null for all.
+        tokenizer: "word" or "bpe".
+        pre_tokenizer: "words" (words and punctuation marks apart) or "whitespace".
+        vocab_size: words of the vocabulary at most, special tokens included.
+        sequence_length: tokens of a segment.
+        batch_size: segments of a step.
+        epochs: passes over the training tokens.
+        steps: optimizer steps; null for `epochs` epochs.
+        evaluations: evaluations over the whole validation split in the course of training, evenly spaced; the last one
+            is at the end.
+        hidden_size, num_layers, num_heads: shape that all models share.
+        tie_word_embeddings: whether head and embedding share a matrix, in all models.
+        parameter_tolerance: how far a model's parameters may lie from the first model's, as a share.
+        learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
+            the other seeds. null: each model's `learning_rate`.
+        weight_decay, betas: of AdamW.
+        clip: largest gradient norm; null for none.
+        warmup_steps: steps of linear warm-up, before the cosine; null for 5% of the steps.
+        final_lr_ratio: last learning rate over the peak.
+        seeds: one run each.
+        dtype: "float32" or "bfloat16" (mixed precision).
+        device: "auto", "cpu" or "cuda".
+        log_interval: steps between two log lines.
+        checkpoint_seconds: seconds of training between two checkpoints.
+        models: name -> entry. The first one is the reference for the number of parameters.
+    """
+
+    name: Name
+    description: str = ""
+    dataset: Annotated[str, Field(min_length=1)]
+    data_limit: Count | None = None
+    tokenizer: Literal["word", "bpe"] = "word"
+    pre_tokenizer: Literal["words", "whitespace"] = "words"
+    vocab_size: Annotated[int, Field(ge=4)] = 30000  # three special tokens and a word
+    sequence_length: Annotated[int, Field(ge=2)] = 128
+    batch_size: Count = 16
+    epochs: Count = 1
+    steps: Count | None = None
+    evaluations: Count = 5
+    hidden_size: Count = 64
+    num_layers: Count = 4
+    num_heads: Count = 4
+    tie_word_embeddings: bool = False
+    parameter_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = None
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
+    clip: Rate | None = 1.0
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    final_lr_ratio: Share = 0.1
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [42]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    log_interval: Count = 10
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+
+    def rates(self, model: str) -> list[float]:
+        """Peak learning rates that a model tries."""
+        if self.learning_rates is not None:
+            return self.learning_rates
+        rate = self.models[model].learning_rate
+        assert rate is not None  # checked when the protocol was read
+        return [rate]
+
+    def shared_settings(self) -> dict[str, Any]:
+        """What all runs share, by key."""
+        return {key: value for key, value in self.model_dump().items() if key not in NOT_OF_A_RUN}
+
+    def run_settings(self, model: str) -> dict[str, Any]:
+        """What determines a run of `model` beside its learning rate and seed, as flat keys."""
+        settings = self.shared_settings()
+        entry = self.models[model].model_dump(exclude={"learning_rate", "learning_rate_source"})
+        reference = next(iter(self.models))
+        if reference != model and entry["match_parameters"]:
+            settings[f"models.{reference}.config"] = self.models[reference].config
+        return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of version 1.2: PyYAML takes 1e-3 (no dot) for a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML as Python values.
+
+    Raises:
+        ValueError: malformed YAML, with the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
+
+
+def shipped_protocols() -> list[str]:
+    """Names of the protocols that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir() if path.name.endswith(".yaml"))
+
+
+def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | None = None) -> Protocol:
+    """Read a protocol, apply `--set` settings and `--data`, and check the whole.
+
+    Args:
+        name_or_path: a shipped name, or a path that ends in .yaml or .yml.
+        settings: "key=value" each, values in YAML.
+        data: takes the place of `dataset`.
+
+    Raises:
+        ValueError: one line with every problem found.
+    """
+    raw = _read(name_or_path)
+    for setting in settings:
+        _apply(raw, setting)
+    if data is not None:
+        raw["dataset"] = data
+    return check_protocol(raw, name_or_path)
+
+
+def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
+    """A protocol from plain values; `where` stands in front of the problems.
+
+    Raises:
+        ValueError: one line with every problem found.
+    """
+    protocol, problems = None, []
+    wrong: set[str] = set()
+    try:
+        protocol = Protocol.model_validate(raw)
+    except ValidationError as error:
+        for item in error.errors():
+            problems.append(_describe(dict(item)))
+            wrong.add(str(item["loc"][0]))
+    problems += _cross_checks(raw, wrong)
+    if problems or protocol is None:
+        raise ValueError(f"protocol {where}: {'; '.join(problems)}")
+    if protocol.learning_rates is not None:
+        # The grid decides; a rate beside it would be a key that nothing reads.
+        for entry in protocol.models.values():
+            entry.learning_rate = entry.learning_rate_source = None
+    return protocol
+
+
+def select_models(protocol: Protocol, names: Iterable[str] | None) -> list[str]:
+    """The models to run, in the protocol's order; None for all.
+
+    Raises:
+        ValueError: a name that the protocol does not have.
+    """
+    known = list(protocol.models)
+    if names is None:
+        return known
+    wanted = list(names)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(
+                f"model {name!r} is not in protocol {protocol.name}, which has {', '.join(known)}{_hint(name, known)}; "
+                f"add it with --set models.{name}.learning_rate=3e-3"
+            )
+    return [name for name in known if name in wanted]
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    names = shipped_protocols()
+    if name_or_path in names:
+        text, where = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8"), name_or_path
+    else:
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ValueError(
+                f"unknown protocol {name_or_path!r}{_hint(name_or_path, names)}; "
+                f"shipped are {', '.join(names)}, or give a path to a .yaml file"
+            )
+        try:
+            text, where = path.read_text(encoding="utf-8"), name_or_path
+        except FileNotFoundError:
+            raise ValueError(f"protocol {path} does not exist; shipped protocols are {', '.join(names)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"protocol {path} cannot be read: {error}") from None
+    raw = parse_yaml(text, f"protocol {where}")
+    if not isinstance(raw, dict):
+        raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ValueError(f"--set {setting}: must be key=value, for example --set steps=100")
+    value = parse_yaml(text, f"--set {key}")
+    place = raw
+    for depth, part in enumerate(path[:-1], start=1):
+        if place.get(part) is None:
+            place[part] = {}
+        if not isinstance(place[part], dict):
+            raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys")
+        place = place[part]
+    place[path[-1]] = value
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _describe(item: dict[str, Any]) -> str:
+    loc = [str(part) for part in item["loc"] if part != "[key]"]
+    where = ".".join(loc)
+    if item["type"] == "extra_forbidden":
+        known = ModelEntry.model_fields if loc[0] == "models" else Protocol.model_fields
+        return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
+    if item["type"] == "missing":
+        return f"{where}: missing"
+    message = item["msg"]
+    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}"
+
+
+def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
+    """Rules between keys, each looked at only where its keys are right by themselves."""
+
+    def value(key: str) -> Any:
+        field = Protocol.model_fields[key]
+        return raw.get(key, field.default)
+
+    def right(*keys: str) -> bool:
+        return not wrong.intersection(keys) and all(key in raw or key != "models" for key in keys)
+
+    problems = []
+    if right("hidden_size", "num_heads") and value("hidden_size") % value("num_heads"):
+        size, heads = value("hidden_size"), value("num_heads")
+        above = heads * math.ceil(size / heads)
+        problems.append(
+            f"hidden_size={size}: must be divisible by num_heads={heads}; take {above}, or change num_heads"
+        )
+    if right("steps", "warmup_steps") and None not in (value("steps"), value("warmup_steps")):
+        steps, warmup = value("steps"), value("warmup_steps")
+        if warmup >= steps:
+            problems.append(f"warmup_steps={warmup}: must be below steps={steps}; lower it, or null takes 5%")
+    for key in ("seeds", "learning_rates"):
+        if right(key) and value(key) and len(set(value(key))) < len(value(key)):
+            problems.append(f"{key}={value(key)}: holds a value twice; name each once")
+    if right("models", "learning_rates") and value("learning_rates") is None:
+        for name, entry in raw["models"].items():
+            if entry.get("learning_rate") is None:
+                problems.append(
+                    f"models.{name}.learning_rate: missing; set it, or a grid for all: learning_rates=[1e-3,3e-3,1e-2]"
+                )
+    return problems

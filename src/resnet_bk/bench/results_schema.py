@@ -1,0 +1,158 @@
+"""The shape of ``results.json`` as the table and the report read it, and its check.
+
+The runner records more than is read here (extra keys are kept, not refused). What a comparison cannot do without is
+required; the rest may be null or absent and is then shown as missing.
+"""
+
+import math
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+MAX_PROBLEMS = 8  # the message stays one readable line
+
+T = TypeVar("T")
+# A list that the runner may leave null.
+OptionalList = Annotated[list[T], BeforeValidator(lambda value: [] if value is None else value)]
+
+
+class Bucket(BaseModel):
+    """Held-out tokens of one range of training counts."""
+
+    name: str
+    tokens: int = Field(ge=0)
+    perplexity: float | None  # null where the bucket holds no token
+
+
+class LogPoint(BaseModel):
+    """One logged step: training loss in nats a token, seconds of training so far (warm-up not counted)."""
+
+    step: int
+    seconds: float
+    loss: float | None
+
+
+class ValidationPoint(BaseModel):
+    """One validation in the course of training."""
+
+    step: int
+    seconds: float
+    perplexity: float | None
+
+
+class TriedRate(BaseModel):
+    """One learning rate of the grid and what it reached."""
+
+    learning_rate: float
+    held_out_perplexity: float | None
+
+
+class Run(BaseModel):
+    """One trained model: one seed at one learning rate."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model_name: str = Field(min_length=1)
+    seed: int
+    audit: Literal["causal", "leaks"]
+    held_out_perplexity: float | None
+    learning_rate: float = Field(gt=0)
+    parameters: int = Field(gt=0)
+    parameters_without_embeddings: int = Field(gt=0)
+    steps: int = Field(gt=0)
+    total_tokens: int = Field(gt=0)
+
+    audit_detail: str | None = None
+    carry_state: bool | None = None
+    held_out_perplexity_without_carry: float | None = None
+    test_perplexity: float | None = None
+    bits_per_character: float | None = None
+    unk_rate: float | None = None
+    seconds_per_step: float | None = None
+    tokens_per_second: float | None = None
+    training_time: float | None = None
+    peak_memory_mb: float | None = None
+    total_flops_per_step: float | None = None
+    device: str | None = None
+    backend: dict[str, Any] | str | None = None
+    head: str | None = None
+    final_loss: float | None = None
+    learning_rates_tried: OptionalList[TriedRate] = []
+    buckets: OptionalList[Bucket] = []
+    log: OptionalList[LogPoint] = []
+    validation_log: OptionalList[ValidationPoint] = []
+
+    @field_validator("held_out_perplexity", "held_out_perplexity_without_carry")
+    @classmethod
+    def _at_least_one(cls, value: float | None) -> float | None:
+        # Not-a-number and infinity are what a diverged run reports; the report says so.
+        if value is not None and math.isfinite(value) and value < 1.0:
+            raise ValueError("a perplexity is 1 or more, or null")
+        return value
+
+    @model_validator(mode="after")
+    def _leaks_have_no_perplexity(self) -> "Run":
+        if self.audit == "leaks" and self.held_out_perplexity is not None:
+            raise ValueError("a run whose audit is 'leaks' must have held_out_perplexity null")
+        return self
+
+    @property
+    def perplexity(self) -> float | None:
+        """Held-out perplexity, or None where the run leaks or diverged."""
+        value = self.held_out_perplexity
+        return value if value is not None and math.isfinite(value) else None
+
+    @property
+    def perplexity_without_carry(self) -> float | None:
+        """Held-out perplexity with the state reset at each segment, or None where nothing is carried."""
+        value = self.held_out_perplexity_without_carry
+        return value if value is not None and math.isfinite(value) and self.audit == "causal" else None
+
+
+class Results(BaseModel):
+    """The whole of ``results.json``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    protocol: dict[str, Any]
+    environment: dict[str, Any]
+    data: dict[str, Any]
+    runs: list[Run] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> "Results":
+        seen: set[tuple[str, int, float]] = set()
+        for run in self.runs:
+            key = (run.model_name, run.seed, run.learning_rate)
+            if key in seen:
+                raise ValueError(f"two runs have model_name={key[0]!r}, seed={key[1]} and learning_rate={key[2]:g}")
+            seen.add(key)
+        return self
+
+
+def parse_results(results: dict[str, Any]) -> Results:
+    """Check a results dict and give it attributes.
+
+    Raises:
+        ValueError: one line that names each key that is missing or wrong.
+    """
+    try:
+        return Results.model_validate(results)
+    except ValidationError as error:
+        problems = [_describe(dict(item)) for item in error.errors()]
+    shown = "; ".join(problems[:MAX_PROBLEMS])
+    more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+    raise ValueError(f"results: {shown}{more}. `resnet-bk bench` writes a complete results.json.")
+
+
+def _describe(item: dict[str, Any]) -> str:
+    where = ""
+    for part in item["loc"]:
+        where += f"[{part}]" if isinstance(part, int) else f".{part}"
+    where = where.removeprefix(".") or "results"
+    if item["type"] == "missing":
+        return f"{where} is missing"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error" and isinstance(item["input"], dict):
+        return f"{where}: {message}"
+    return f"{where}={item['input']!r:.60}: {message}"

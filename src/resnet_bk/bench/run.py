@@ -1,0 +1,248 @@
+"""One run: audit, training, evaluation, and the record of all that was measured."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
+
+from resnet_bk.bench.audit import Audit, audit_causality
+from resnet_bk.bench.data import Prepared
+from resnet_bk.bench.environment import environment
+from resnet_bk.bench.flops import step_flops
+from resnet_bk.bench.peers import build_model
+from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.run_folder import Run, settings_of, write_json
+from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.data import TokenCache, TokenStream, held_out_batches
+from resnet_bk.training import Evaluation, RunSpec, TrainingResult, evaluate, perplexity, train, training_device
+from resnet_bk.training.loss import Head
+from resnet_bk.training.memory import MIB
+from resnet_bk.training.threads import same_threads
+
+WARMUP_SHARE = 0.05
+
+
+def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None]) -> None:
+    """Carry out a run, or go on with one that was stopped, and write its result.
+
+    Args:
+        run: which, and where.
+        protocol: the protocol.
+        prepared: its data.
+        config: configuration of the model.
+        say: prints a line.
+
+    Raises:
+        NonFiniteLossError: the loss is not a number; what was saved is kept.
+    """
+    model = build_model(config, run.seed).to(training_device(protocol.device))
+    with same_threads():
+        audit = audit_causality(model, len(prepared.tokenizer), lengths=audit_lengths(protocol.sequence_length))
+        flops = step_flops(model, protocol.batch_size, protocol.sequence_length)
+    if audit.verdict == "leaks":
+        say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
+    stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
+    spec = run_spec(protocol, run, stream.steps_per_epoch)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / "run.json", run_record(run, protocol, prepared, config, spec))
+
+    def held_out(model: Any, head: Head, carry_state: bool, split: TokenCache) -> Evaluation:
+        batches = split_batches(split, protocol.batch_size, protocol.sequence_length)
+        return evaluate(
+            model,
+            batches,
+            head=head,
+            carry_state=carry_state,
+            bucket_of_token=prepared.bucket_of_token,
+            bucket_count=len(prepared.bucket_names),
+            dtype=protocol.dtype,
+        )
+
+    def validate(model: Any, head: Head) -> float:
+        return held_out(model, head, spec.carry_state, prepared.validation).perplexity
+
+    causal = audit.verdict == "causal"
+    trained = train(
+        model,
+        stream,
+        spec,
+        run.folder,
+        validate=validate if causal else None,
+        validation_steps=validation_steps(spec.steps, protocol.evaluations),
+    )
+    full = held_out(model, trained.head, spec.carry_state, prepared.validation) if causal else None  # type: ignore[arg-type]
+    without = None
+    if causal and spec.carry_state:
+        without = held_out(model, trained.head, False, prepared.validation)  # type: ignore[arg-type]
+
+    disable_progress_bar()  # of transformers, which would draw into ours
+    model.save_pretrained(run.folder / "model")
+    prepared.tokenizer.save_pretrained(run.folder / "model")
+    result = (
+        _training_part(run, protocol, prepared, model, trained)
+        | flops.as_dict()
+        | {"total_training_flops": flops.total_flops_per_step * trained.steps}
+        | _held_out_part(prepared, trained, full, without)
+        | _audit_part(audit)
+    )
+    write_json(run.folder / "result.json", result)
+    reached = f"held-out perplexity {full.perplexity:.2f}" if full is not None else "no perplexity (leaks)"
+    say(f"{run.title}: {reached}, {trained.steps} steps in {trained.seconds:.0f} s")
+
+
+def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
+    """Settings of the training loop."""
+    steps = protocol.steps if protocol.steps is not None else protocol.epochs * steps_per_epoch
+    warmup = round(WARMUP_SHARE * steps) if protocol.warmup_steps is None else protocol.warmup_steps
+    return RunSpec(
+        name=run.title,
+        steps=steps,
+        learning_rate=run.learning_rate,
+        weight_decay=protocol.weight_decay,
+        betas=(protocol.betas[0], protocol.betas[1]),
+        clip=protocol.clip,
+        warmup_steps=warmup,
+        final_lr_ratio=protocol.final_lr_ratio,
+        seed=run.seed,
+        dtype=protocol.dtype,
+        device=protocol.device,
+        carry_state=protocol.models[run.model].carry_state,
+        log_interval=protocol.log_interval,
+        checkpoint_seconds=protocol.checkpoint_seconds,
+    )
+
+
+def validation_steps(steps: int, evaluations: int) -> list[int]:
+    """Evenly spaced steps at which to validate, without the last step: that evaluation is made after training."""
+    return sorted({round(steps * i / evaluations) for i in range(1, evaluations)} - {0, steps})
+
+
+def audit_lengths(longest: int) -> list[int]:
+    """Lengths to audit a model that takes at most `longest` tokens."""
+    return sorted({min(length, longest) for length in (2, 17, 65, longest)})
+
+
+def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return held_out_batches(split.tokens, batch_size, sequence_length)
+
+
+def run_record(run: Run, protocol: Protocol, prepared: Prepared, config: Any, spec: RunSpec) -> dict[str, Any]:
+    """run.json: everything that is needed to repeat the run."""
+    return {
+        "model": run.model,
+        "seed": run.seed,
+        "learning_rate": run.learning_rate,
+        "grid": protocol.learning_rates is not None,
+        "settings": settings_of(protocol, run, prepared.corpus.fingerprint),
+        "training": dataclasses.asdict(spec),
+        "config": config_dict(config),
+        "data": prepared.summary(),
+        "environment": environment(),
+        "protocol": protocol.model_dump(),
+    }
+
+
+def config_dict(config: Any) -> dict[str, Any]:
+    """A configuration without what only the program needs."""
+    kept = config.to_dict()
+    return {key: value for key, value in kept.items() if not key.startswith("_") and key != "transformers_version"}
+
+
+def load_model(folder: Path) -> Any:
+    """The trained model of a run folder.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no model; is the run finished? `resnet-bk bench` again resumes it")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error}") from error
+
+
+def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:
+    """Read the test split once and put `test_perplexity` into the result of a finished run."""
+    result = run.result()
+    if result["audit"] != "causal" or result["test_perplexity"] is not None:
+        return
+    model = load_model(run.folder / "model").to(result["device"])
+    carry = protocol.models[run.model].carry_state
+    batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
+    found = evaluate(model, batches, head=result["head"], carry_state=carry, dtype=protocol.dtype)
+    write_json(run.folder / "result.json", result | {"test_perplexity": found.perplexity})
+    say(f"{run.title}: test perplexity {found.perplexity:.2f}")
+
+
+def _training_part(
+    run: Run, protocol: Protocol, prepared: Prepared, model: Any, trained: TrainingResult
+) -> dict[str, Any]:
+    """The keys of the earlier report (losses and perplexities of training) and what was measured beside them."""
+    count = count_parameters(model)
+    losses = trained.epoch_losses
+    tensors = [*model.parameters(), *model.buffers()]
+    return {
+        "model_name": run.model,
+        "dataset_name": prepared.corpus.name,
+        "config": config_dict(model.config),
+        "seed": run.seed,
+        "learning_rate": run.learning_rate,
+        "carry_state": protocol.models[run.model].carry_state,
+        "parameters": count.total,
+        "parameters_without_embeddings": count.without_embeddings,
+        "vocab_size": len(prepared.tokenizer),
+        "steps": trained.steps,
+        "total_tokens": trained.tokens,
+        "training_time": trained.seconds,
+        "seconds_per_step": trained.seconds / trained.steps,
+        "tokens_per_second": trained.tokens / trained.seconds,
+        "final_loss": losses[-1],
+        "final_perplexity": perplexity(losses[-1]),
+        "best_perplexity": perplexity(min(losses)),
+        "epoch_losses": losses,
+        "epoch_perplexities": [perplexity(loss) for loss in losses],
+        "epoch_times": trained.epoch_seconds,
+        "peak_memory_mb": trained.peak_memory_mb,
+        "model_size_mb": sum(tensor.nbytes for tensor in tensors) / MIB,
+        "device": trained.device,
+        "backend": trained.backend,
+        "head": trained.head,
+        "profile": trained.profile,
+        "log": [{key: line[key] for key in ("step", "seconds", "loss")} for line in trained.log],
+    }
+
+
+def _held_out_part(
+    prepared: Prepared, trained: TrainingResult, full: Evaluation | None, without: Evaluation | None
+) -> dict[str, Any]:
+    validation = prepared.validation
+    shared = {"unk_rate": validation.unknown_rate, "test_perplexity": None}
+    if full is None:
+        return shared | {
+            "held_out_perplexity": None,
+            "held_out_loss": None,
+            "held_out_perplexity_without_carry": None,
+            "bits_per_character": None,
+            "buckets": [],
+            "validation_log": [],
+        }
+    buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
+    last = {"step": trained.steps, "seconds": trained.seconds, "perplexity": full.perplexity}
+    return shared | {
+        "held_out_perplexity": full.perplexity,
+        "held_out_loss": full.loss,
+        "held_out_perplexity_without_carry": None if without is None else without.perplexity,
+        "bits_per_character": full.nll / math.log(2) / validation.characters,
+        "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
+        "validation_log": [*trained.validation_log, last],
+    }
+
+
+def _audit_part(audit: Audit) -> dict[str, Any]:
+    return {"audit": audit.verdict, "audit_detail": audit.detail, "first_leak": audit.first_leak}

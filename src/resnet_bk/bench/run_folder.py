@@ -1,0 +1,157 @@
+"""Files of a benchmark: where a run lives, what it was started with, whether it is finished.
+
+OUT/protocol.yaml                          the protocol as it was run
+OUT/<model>/seed-<s>/                      a run; in a grid OUT/<model>/lr-<rate>/seed-<s>/
+    run.json                               everything to repeat it
+    log.jsonl, tensorboard/, checkpoint/   while it trains
+    model/                                 weights, configuration, tokenizer
+    result.json                            written last: a run is finished if it has one
+OUT/results.json, report.html, plots/      of all finished runs
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_bk.bench.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a protocol and its folder."""
+
+    model: str
+    learning_rate: float
+    seed: int
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}  lr {self.learning_rate:g}  seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        """The run's result.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        return read_json(self.folder / "result.json")
+
+
+def run_of(protocol: Protocol, out: Path, model: str, learning_rate: float, seed: int) -> Run:
+    """The run of a model at a rate with a seed; in a grid each rate has a folder."""
+    rate = f"lr-{learning_rate!r}" if protocol.learning_rates is not None else ""
+    return Run(model, learning_rate, seed, out / model / rate / f"seed-{seed}")
+
+
+def check_writable(out: Path) -> None:
+    """Nothing is written.
+
+    Raises:
+        ValueError: the folder could not be made or written to.
+    """
+    place = out.absolute()
+    while not place.exists() and not place.is_symlink() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"--out {out}: {place} is not a folder; name a folder, or one that can be made")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
+
+
+def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) -> None:
+    """Whether the runs that are in `out` belong to this protocol. Nothing is written.
+
+    Raises:
+        ValueError: naming the keys that differ.
+    """
+    for file in sorted(out.glob("*/**/run.json")):
+        record = read_json(file)
+        here, there = _comparable(protocol, out, record, corpus_fingerprint), record["settings"]
+        if here is None:
+            # A model that the protocol no longer has: its data and budget must still be those of the others.
+            here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
+            there = {key: value for key, value in there.items() if key in here}
+        different = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+        if different:
+            shown = ", ".join(
+                f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)" for key in different
+            )
+            raise ValueError(
+                f"--out {out} holds {file.parent.relative_to(out)}, run with other settings: {shown}; "
+                "give another folder with --out"
+            )
+
+
+def settings_of(protocol: Protocol, run: Run, corpus_fingerprint: str) -> dict[str, Any]:
+    """What determines a run, as flat keys: what must be equal for a run to be skipped or resumed."""
+    chosen = {"seed": run.seed, f"models.{run.model}.learning_rate": run.learning_rate}
+    return protocol.run_settings(run.model) | chosen | {"corpus": corpus_fingerprint}
+
+
+def _comparable(protocol: Protocol, out: Path, record: dict[str, Any], corpus: str) -> dict[str, Any] | None:
+    """The settings that this protocol gives the run of `record`; None if it has no such model."""
+    if record["model"] not in protocol.models:
+        return None
+    run = Run(record["model"], record["learning_rate"], record["seed"], out)
+    if protocol.learning_rates is None and not record["grid"]:
+        run = Run(run.model, protocol.rates(run.model)[0], run.seed, out)
+    return settings_of(protocol, run, corpus)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_protocol(protocol: Protocol, out: Path) -> None:
+    """OUT/protocol.yaml, which can be given to `resnet-bk bench` again."""
+    text = yaml.safe_dump(protocol.model_dump(), sort_keys=False, allow_unicode=True)
+    _replace(out / "protocol.yaml", text)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: no such file, or not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; is {path.parent} a folder that resnet-bk wrote?") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove it and run again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object; remove it and run again")
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Written under another name and renamed, so that a reader never sees half a file. NaN and infinity become null."""
+    _replace(path, json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

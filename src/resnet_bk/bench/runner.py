@@ -1,0 +1,201 @@
+"""The benchmark: every run of a protocol, then one results.json, one report.
+
+Nothing is trained before protocol, models, data and output folder have been checked. Finished runs are skipped, a
+broken one is resumed from its checkpoint.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
+from resnet_bk.bench.environment import environment
+from resnet_bk.bench.peers import resolve_configs
+from resnet_bk.bench.protocol import Protocol, select_models
+from resnet_bk.bench.run import add_test, execute
+from resnet_bk.bench.run_folder import Run, check_same_protocol, check_writable, run_of, write_json, write_protocol
+from resnet_bk.training import NonFiniteLossError, training_device
+
+
+def bench(
+    protocol: Protocol,
+    out: Path,
+    *,
+    models: Sequence[str] | None = None,
+    test: bool = False,
+    report: bool = True,
+    cache_dir: Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Run a protocol and return what is then in OUT/results.json.
+
+    Args:
+        protocol: from `load_protocol`.
+        out: folder of the results; runs that are in it are skipped or resumed.
+        models: the models to run, None for all; the report covers all finished runs of the protocol.
+        test: read the test split too, once a run.
+        report: write results.json and the report, and print the table.
+        cache_dir: of tokenizers and tokens, by default `default_cache_dir()`.
+        console: where lines go, by default standard output.
+
+    Raises:
+        ValueError: anything that is wrong with the protocol, the models, the data or the folder, before training
+            starts; a loss that is not a number, with all that was saved kept.
+    """
+    console = console or standard_output()
+    say = _speaker(console)
+    chosen = select_models(protocol, models)
+    training_device(protocol.device)
+    check_writable(out)
+    resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    corpus = open_corpus(protocol)
+    if test and "test" not in corpus.splits:
+        raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}")
+    check_same_protocol(protocol, out, corpus.fingerprint)
+    prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
+    configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out), deterministic():
+        write_protocol(protocol, out)
+        for model in chosen:
+            _run_model(model, protocol, prepared, configs[model], out, test, say)
+        results = collect(protocol, prepared, out)
+        if report:
+            write_json(out / "results.json", results)
+            publish(results, out, console)
+    return results
+
+
+def _run_model(
+    model: str, protocol: Protocol, prepared: Prepared, config: Any, out: Path, test: bool, say: Callable[[str], None]
+) -> None:
+    """All rates with the first seed, the best one with the other seeds."""
+    diverged: list[str] = []
+    rates = protocol.rates(model)
+    for rate in rates:
+        run = run_of(protocol, out, model, rate, protocol.seeds[0])
+        try:
+            _run(run, protocol, prepared, config, say)
+        except NonFiniteLossError as error:
+            if len(rates) == 1:
+                raise
+            diverged.append(str(error))
+            say(f"{run.title}: out of the grid. {error}")
+    best = best_rate(protocol, out, model)
+    if best is None:
+        raise ValueError(f"{model}: no rate of the grid {rates} could be trained. {diverged[0]}")
+    for seed in protocol.seeds:
+        run = run_of(protocol, out, model, best, seed)
+        _run(run, protocol, prepared, config, say, again=seed == protocol.seeds[0])
+        if test:
+            add_test(run, protocol, prepared, say)
+
+
+def _run(
+    run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None], again: bool = False
+) -> None:
+    if not run.finished:
+        execute(run, protocol, prepared, config, say)
+    elif not again:
+        say(f"finished: {run.title} ({run.folder})")
+
+
+def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
+    """The rate with the lowest held-out perplexity at the first seed; of a model that leaks, the lowest training loss.
+
+    None if no rate has a finished run.
+    """
+    tried = {}
+    for rate in protocol.rates(model):
+        run = run_of(protocol, out, model, rate, protocol.seeds[0])
+        if run.finished:
+            result = run.result()
+            reached = result["final_loss"] if result["audit"] == "leaks" else result["held_out_perplexity"]
+            tried[rate] = math.inf if reached is None else reached  # JSON has no infinity
+    return min(tried, key=lambda rate: tried[rate], default=None)
+
+
+def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]:
+    """Contents of results.json: the finished runs of the protocol, each model at its best rate."""
+    runs = []
+    for model in protocol.models:
+        best = best_rate(protocol, out, model)
+        if best is None:
+            continue
+        tried = []
+        for rate in protocol.rates(model):
+            run = run_of(protocol, out, model, rate, protocol.seeds[0])
+            reached = run.result()["held_out_perplexity"] if run.finished else None
+            tried.append({"learning_rate": rate, "held_out_perplexity": reached})
+        for seed in protocol.seeds:
+            run = run_of(protocol, out, model, best, seed)
+            if run.finished:
+                further = {"learning_rates_tried": tried, "run_folder": str(run.folder.relative_to(out))}
+                runs.append(run.result() | further)
+    return {
+        "protocol": protocol.model_dump(),
+        "environment": environment(),
+        "data": prepared.summary(),
+        "runs": runs,
+    }
+
+
+def publish(results: dict[str, Any], out: Path, console: Console) -> None:
+    """The table on the terminal, the report beside results.json."""
+    # matplotlib takes a second to import: not before it is needed.
+    from resnet_bk.bench.report import write_report
+    from resnet_bk.bench.table import results_table
+
+    page = write_report(results, out)
+    console.print(results_table(results))
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Same numbers in every run of the same command on the same machine. Operators of the GPU that have no
+    deterministic form warn."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fill: Any = torch.utils.deterministic
+    filled = fill.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Filling every new tensor with NaN finds bugs, and costs time in every step.
+    fill.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        fill.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"--out {out}: another resnet-bk is running there; wait for it or name another folder"
+        ) from None
+    except PermissionError as error:
+        raise ValueError(f"--out {out}: {error}; name another folder") from None
+
+
+def standard_output() -> Console:
+    """Wide enough for the table where nobody says how wide."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def _speaker(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,75 @@
+"""The table of results on the terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """One row a model, means over seeds, the best perplexity bold; 100 columns wide at most for usual names.
+
+    A model that failed the causality audit shows ``leaks`` in the place of its perplexity.
+
+    Raises:
+        ValueError: one line that names what ``results`` lacks.
+    """
+    parsed = parse_results(results)
+    models = summarize(parsed)
+    order = ranked(models)
+    best = order[0].name if len(order) > 1 else None
+
+    table = Table(
+        title=Text(f"{parsed.protocol.get('name', 'bench')} on {parsed.data.get('name', 'its data')}"),
+        caption=Text(_caption(models)),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        collapse_padding=True,
+        show_edge=False,
+    )
+    table.add_column("model", overflow="fold", min_width=9)
+    headers = ("perplexity", "without\ncarry", "bits/\nchar", "params\nno emb.", "steps", "lr")
+    for header in (*headers, "s/step", "tok/s", "time", "peak\nMiB"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("audit", no_wrap=True)
+    for model in models:
+        table.add_row(*_row(model), style="bold" if model.name == best else "")
+    return table
+
+
+def _row(model: ModelSummary) -> list[Text]:
+    first = model.runs[0]
+    leaks = model.state == "leaks"
+    figure = fmt.spread(model.perplexity) if model.state == "ranked" else model.state
+    bits = fmt.decimal(model.mean("bits_per_character"), 3) if model.state == "ranked" else fmt.MISSING
+    return [
+        Text(model.name),
+        Text(figure, style="red" if model.state != "ranked" else ""),
+        Text(fmt.perplexity(model.without_carry.mean if model.without_carry else None)),
+        Text(bits),
+        Text(f"{fmt.short_count(first.parameters)}\n{fmt.short_count(first.parameters_without_embeddings)}"),
+        Text(fmt.count(first.steps)),
+        Text(fmt.rates(model.learning_rates)),
+        Text(fmt.significant(model.mean("seconds_per_step"))),
+        Text(fmt.short_count(model.mean("tokens_per_second"))),
+        Text(fmt.clock(model.mean("training_time"))),
+        Text(fmt.count(model.mean("peak_memory_mb"))),
+        Text("leaks" if leaks else "causal", style="red" if leaks else ""),
+    ]
+
+
+def _caption(models: list[ModelSummary]) -> str:
+    counts = {len(model.runs) for model in models}
+    if counts == {1}:
+        seeds = "one seed, no spread"
+    else:
+        shown = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        seeds = f"mean ± sample standard deviation over {shown} seeds"
+    return f"Held-out perplexity over the whole split ({seeds}); lower is better."

@@ -1,0 +1,56 @@
+"""Checkpoints that a kill at any moment leaves usable.
+
+A checkpoint is written into a hidden folder and renamed when it is whole, `step-<n>`; only then is the one before it
+removed. So at every moment the folder holds at least one whole checkpoint (once there was a first).
+"""
+
+import shutil
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+class Checkpoints:
+    """The checkpoints of one run, of which the newest is kept.
+
+    What is saved is what was prepared by or registered with the accelerator, and the states of the random number
+    generators.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.folder = folder
+        self.accelerator = accelerator
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint."""
+        return max(self.folder.glob("step-*"), default=None)
+
+    def save(self, step: int) -> None:
+        """Write the state after `step` steps and remove the older ones."""
+        target = self.folder / f"step-{step:09d}"
+        if not target.exists():
+            unfinished = self.folder / ".unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self.accelerator.save_state(str(unfinished))
+            unfinished.rename(target)
+        for other in self.folder.glob("step-*"):
+            if other != target:
+                shutil.rmtree(other)
+
+    def load_latest(self) -> bool:
+        """Put the newest checkpoint back, if there is one.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        latest = self.latest()
+        if latest is None:
+            return False
+        try:
+            self.accelerator.load_state(str(latest))
+        except Exception as error:  # any library under load_state may raise its own kind
+            raise ValueError(
+                f"checkpoint {latest} cannot be read ({type(error).__name__}: {error}); "
+                f"remove {self.folder} to start this run again"
+            ) from error
+        return True

@@ -1,0 +1,99 @@
+"""Perplexity over a whole split.
+
+Shape legend: B batch, T tokens, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_bk.training.loss import Head, causal_lm_loss
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats a token; infinite where a float cannot hold it."""
+    return math.exp(loss) if loss < 709 else math.inf
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket."""
+
+    nll: float
+    tokens: int
+    bucket_nll: tuple[float, ...] = ()
+    bucket_tokens: tuple[int, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nll / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+    @property
+    def bucket_perplexities(self) -> list[float | None]:
+        """None where a bucket holds no token."""
+        pairs = zip(self.bucket_nll, self.bucket_tokens, strict=True)
+        return [perplexity(nll / tokens) if tokens else None for nll, tokens in pairs]
+
+
+@torch.no_grad()
+def evaluate(
+    model: Any,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    head: Head,
+    carry_state: bool = False,
+    bucket_of_token: Tensor | None = None,
+    bucket_count: int = 1,
+    dtype: str = "float32",
+) -> Evaluation:
+    """Sum the loss of every target of `batches`.
+
+    Losses are summed in float64; logits exist for a chunk of tokens at a time (head "fused").
+
+    Args:
+        model: a causal LM of `transformers`; its train/eval mode is restored.
+        batches: (input_ids, targets), int64 [B, T] each, targets -100 where there is nothing to predict. With
+            `carry_state`, row b of a batch must continue row b of the batch before it.
+        head: from `choose_head`.
+        carry_state: hand the model's state from batch to batch; else every segment starts afresh.
+        bucket_of_token: int64 [V], the bucket in which the loss of a target word is counted.
+        bucket_count: number of buckets.
+        dtype: "bfloat16" for autocast.
+
+    Raises:
+        ValueError: there is nothing to predict.
+    """
+    device = next(model.parameters()).device
+    buckets = 1 if bucket_of_token is None else bucket_count
+    lookup = None if bucket_of_token is None else bucket_of_token.to(device)
+    nll = torch.zeros(buckets, dtype=torch.float64, device=device)
+    count = torch.zeros(buckets, dtype=torch.int64, device=device)
+    state = None
+    was_training = model.training
+    model.eval()
+    for input_ids, targets in batches:
+        input_ids, targets = input_ids.to(device), targets.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            losses, _, state = causal_lm_loss(
+                model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
+            )
+        kept = targets != -100
+        target = targets[kept]
+        bucket = torch.zeros_like(target) if lookup is None else lookup[target]
+        nll += torch.bincount(bucket, losses[kept].double(), buckets)
+        count += torch.bincount(bucket, minlength=buckets)
+    model.train(was_training)
+    tokens = int(count.sum())
+    if tokens == 0:
+        raise ValueError("the split to evaluate on has fewer than two tokens; give more text or another split")
+    by_bucket = (tuple(nll.tolist()), tuple(count.tolist())) if bucket_of_token is not None else ((), ())
+    return Evaluation(float(nll.sum()), tokens, *by_bucket)

@@ -1,0 +1,258 @@
+"""The training loop: one for every model.
+
+    tokens -> loss -> gradients -> clip -> AdamW -> schedule        (every step)
+    log line (JSON and TensorBoard) | validation | checkpoint       (now and then, checkpoints by wall time)
+
+A run lives in a folder: `log.jsonl`, `tensorboard/`, `checkpoint/`. Called again for the same folder, the loop goes on
+from the newest checkpoint and ends (on a CPU, with as many threads) with bitwise the weights and losses of a run that
+was never stopped.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration, set_seed
+from torch import Tensor
+
+from resnet_bk.ops import record_backends
+from resnet_bk.training.checkpoint import Checkpoints
+from resnet_bk.training.loss import Head, causal_lm_loss, choose_head
+from resnet_bk.training.memory import peak_memory_mb, reset_peak_memory
+from resnet_bk.training.optimizer import build_optimizer, build_schedule
+from resnet_bk.training.progress import TrainingProgress, training_progress
+from resnet_bk.training.spec import RunSpec, TrainingResult, training_device
+from resnet_bk.training.state import Stream, TrainState
+from resnet_bk.training.stopwatch import Stopwatch
+from resnet_bk.training.threads import same_threads
+
+
+def train(
+    model: Any,
+    stream: Stream,
+    spec: RunSpec,
+    folder: Path,
+    *,
+    validate: Callable[[Any, Head], float] | None = None,
+    validation_steps: Sequence[int] = (),
+    progress: Callable[[str, int, int], TrainingProgress] = training_progress,
+) -> TrainingResult:
+    """Train `model` in place, going on from `folder` if a run was stopped there.
+
+    Args:
+        model: a causal LM of `transformers`.
+        stream: batches (input_ids, targets), int64 [B, T].
+        spec: the settings.
+        folder: of the run; made if it is not there.
+        validate: (model, head) -> perplexity; called after each step of `validation_steps`, off the clock.
+        progress: (name, steps, steps done) -> progress display.
+
+    Raises:
+        NonFiniteLossError: the loss is not a number; the checkpoint before it is kept.
+        ValueError: a checkpoint that cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = make_accelerator(spec, folder)
+    device = accelerator.device
+    model.to(device).train()
+    state = TrainState(stream)
+    checkpoints = Checkpoints(folder / "checkpoint", accelerator)
+
+    batch = _peek(stream, device)
+    started = time.perf_counter()
+    with same_threads():
+        head = choose_head(model, batch[0])
+        _warm_up(model, batch, head, spec, accelerator)
+    warm_up_seconds = time.perf_counter() - started
+
+    optimizer = build_optimizer(model, spec)
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, build_schedule(optimizer, spec))
+    accelerator.register_for_checkpointing(state)
+    set_seed(spec.seed)
+    resumed_from = state.step if checkpoints.load_latest() else None
+    state.carried = _to_device(state.carried, device)
+    # Lines of steps after the checkpoint are gone: those steps are done again.
+    log_file = folder / "log.jsonl"
+    log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log))
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": state.step + 1}})
+
+    reset_peak_memory(device)
+    watch = Stopwatch(state.seconds, state.phases, device)
+    saved_at = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved_at
+        with watch.paused("checkpoints"):
+            state.seconds = watch.seconds
+            state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(device))
+            checkpoints.save(state.step)
+        saved_at = time.monotonic()
+
+    try:
+        with progress(spec.name, spec.steps, state.step) as display, record_backends() as backends:
+            while state.step < spec.steps:
+                input_ids, targets = (tensor.to(device) for tensor in stream.next_batch())
+                if stream.starts_epoch:
+                    state.carried = None
+                watch.lap("data")
+
+                with accelerator.autocast():
+                    loss, auxiliary, carried = causal_lm_loss(
+                        model, input_ids, targets, head, carry_state=spec.carry_state, state=state.carried
+                    )
+                watch.lap("forward")
+                accelerator.backward(loss if auxiliary is None else loss + auxiliary)
+                watch.lap("backward")
+                grad_norm = _clip(accelerator, model, spec.clip)
+                rate = schedule.get_last_lr()[0]
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                state.carried = None if carried is None else carried.detach()
+                state.pending.append(loss.detach())
+                state.step += 1
+                watch.lap("optimizer")
+
+                last = state.step == spec.steps
+                epoch_ends = state.step % stream.steps_per_epoch == 0
+                log_now = last or state.step % spec.log_interval == 0
+                validate_now = validate is not None and state.step in validation_steps
+                save_now = last or time.monotonic() - saved_at >= spec.checkpoint_seconds
+                if log_now or validate_now or save_now or epoch_ends:
+                    state.settle(spec)
+                    state.seconds = watch.read()
+                    state.close_epoch()
+                    _note_backends(state, backends)
+                if log_now:
+                    line = _log_line(state, input_ids.numel(), rate, float(grad_norm))
+                    with log_file.open("a") as file:
+                        file.write(json.dumps(line) + "\n")
+                    accelerator.log({key: line[key] for key in LOGGED}, step=state.step)
+                if validate_now and validate is not None:
+                    with watch.paused("validation"):
+                        reached = validate(model, head)
+                    point = {"step": state.step, "seconds": state.seconds, "perplexity": reached}
+                    state.validation_log.append(point)
+                    accelerator.log({"validation_perplexity": reached}, step=state.step)
+                if save_now:
+                    save()
+                newest = state.log[-1] if state.log else {}
+                display.update(state.step, newest.get("loss"), newest.get("tokens_per_second"), state.seconds)
+                watch.lap("logging")
+    finally:
+        accelerator.end_training()
+
+    return TrainingResult(
+        steps=state.step,
+        tokens=state.step * batch[0].numel(),
+        seconds=state.seconds,
+        epoch_losses=state.epoch_losses(),
+        epoch_seconds=state.epoch_seconds(),
+        log=state.log,
+        validation_log=state.validation_log,
+        peak_memory_mb=state.peak_memory_mb,
+        head=head,
+        backend={name: "+".join(sorted(ran)) for name, ran in sorted(state.backend.items())} or "torch",
+        device=str(device),
+        profile=_profile(state, warm_up_seconds),
+        resumed_from=resumed_from,
+    )
+
+
+LOGGED = ("loss", "lr", "grad_norm", "tokens_per_second")
+
+
+def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
+    """An accelerator for one process on the device of `spec`."""
+    # One process may train several models one after another; accelerate keeps the first one's settings otherwise.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=training_device(spec.device).type == "cpu",
+        mixed_precision="bf16" if spec.dtype == "bfloat16" else "no",
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"training runs in one process, but accelerate started {accelerator.num_processes}; "
+            "call resnet-bk without `accelerate launch`"
+        )
+    return accelerator
+
+
+def _peek(stream: Stream, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The next batch, left in the stream."""
+    position = stream.state_dict()
+    input_ids, targets = stream.next_batch()
+    stream.load_state_dict(position)
+    return input_ids.to(device), targets.to(device)
+
+
+def _warm_up(model: Any, batch: tuple[Tensor, Tensor], head: Head, spec: RunSpec, accelerator: Accelerator) -> None:
+    """Two steps of a copy of the model, so that first-call costs (compilation, allocator) stay off the clock.
+
+    The second step takes a carried state. Weights and random numbers of the run are left as they were.
+    """
+    device = accelerator.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        twin = copy.deepcopy(model)
+        optimizer = build_optimizer(twin, spec)
+        carried = None
+        for _ in range(2):
+            with accelerator.autocast():
+                loss, auxiliary, carried = causal_lm_loss(
+                    twin, *batch, head, carry_state=spec.carry_state, state=carried
+                )
+            (loss if auxiliary is None else loss + auxiliary).backward()
+            _clip(accelerator, twin, spec.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            carried = None if carried is None else carried.detach()
+
+
+def _clip(accelerator: Accelerator, model: Any, limit: float | None) -> Tensor:
+    """Scale the gradients down to a global norm of `limit`; returns the norm before."""
+    return accelerator.clip_grad_norm_(model.parameters(), float("inf") if limit is None else limit)
+
+
+def _log_line(state: TrainState, batch_tokens: int, rate: float, grad_norm: float) -> dict[str, Any]:
+    """Append the line of this step to `state.log`."""
+    steps, seconds = state.step - state.line_step, state.seconds - state.line_seconds
+    line = {
+        "step": state.step,
+        "tokens": state.step * batch_tokens,
+        "seconds": state.seconds,
+        "loss": sum(state.interval) / len(state.interval),
+        "lr": rate,
+        "grad_norm": grad_norm,
+        "tokens_per_second": steps * batch_tokens / seconds,
+    }
+    state.log.append(line)
+    state.interval, state.line_seconds, state.line_step = [], state.seconds, state.step
+    return line
+
+
+def _profile(state: TrainState, warm_up_seconds: float) -> dict[str, dict[str, float]]:
+    """Seconds a step by phase, and seconds in all of what the clock leaves out."""
+    outside = ("validation", "checkpoints")
+    return {
+        "seconds_per_step": {name: spent / state.step for name, spent in state.phases.items() if name not in outside},
+        "seconds_outside": {"warm_up": warm_up_seconds}
+        | {name: state.phases[name] for name in outside if name in state.phases},
+    }
+
+
+def _note_backends(state: TrainState, seen: dict[str, set[str]]) -> None:
+    for name, ran in seen.items():
+        state.backend.setdefault(name, set()).update(ran)
+
+
+def _to_device(carried: Any, device: torch.device) -> Any:
+    """A carried state is loaded on the CPU."""
+    return carried if carried is None or device.type == "cpu" else carried.to(device)

@@ -1,0 +1,112 @@
+"""Next-token loss of any causal language model, through one code path.
+
+The head of a language model is usually a plain linear map of the last hidden state. Then the loss is computed by
+`resnet_bk.ops.linear_cross_entropy`, which never holds all logits. Some models do more (soft-capped or scaled logits,
+an auxiliary loss outside the base model); for them the model's own logits are used. `choose_head` finds out which.
+
+Shape legend: B batch, T tokens, D width, V vocabulary.
+"""
+
+import copy
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnet_bk.ops import linear_cross_entropy
+
+Head = Literal["fused", "model"]
+
+# A float32 matmul over a few thousand terms agrees with another order of summation to about 1e-6 of the largest value;
+# a soft cap or a scale moves logits of this size by percents.
+HEAD_TOLERANCE = 1e-4
+HEAD_LOGITS = 30.0  # size of the logits under test: a soft cap does not show on the small ones of a fresh model
+
+
+class Loss(NamedTuple):
+    """value: loss by reduction, in nats; auxiliary: what training adds to it, or None; state: to hand on, or None."""
+
+    value: Tensor
+    auxiliary: Tensor | None
+    state: Any
+
+
+def causal_lm_loss(
+    model: Any,
+    input_ids: Tensor,
+    targets: Tensor,
+    head: Head,
+    *,
+    carry_state: bool = False,
+    state: Any = None,
+    reduction: str = "mean",
+) -> Loss:
+    """Cross-entropy of the words that come next.
+
+    Args:
+        model: a causal LM of `transformers`.
+        input_ids: int64 [B, T].
+        targets: int64 [B, T], the word after each input word; -100 takes no part.
+        head: "fused" or "model", from `choose_head`.
+        carry_state: start from `state` and return the state after the segment.
+        state: what an earlier call returned for the same rows, or None for the start of a text.
+        reduction: "mean", "sum" or "none" ([B, T]).
+    """
+    options: dict[str, Any] = {"use_cache": carry_state}
+    if carry_state and state is not None:
+        options["past_key_values"] = state
+    if head == "fused":
+        output = model.base_model(input_ids=input_ids, **options)
+        layer = model.get_output_embeddings()
+        value = linear_cross_entropy(
+            output.last_hidden_state, layer.weight, targets, getattr(layer, "bias", None), reduction=reduction
+        )
+    else:
+        output = model(input_ids=input_ids, **options)
+        value = F.cross_entropy(output.logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
+        if reduction == "none":
+            value = value.view(targets.shape)
+    auxiliary = getattr(output, "aux_loss", None)
+    coefficient = getattr(model.config, "router_aux_loss_coef", 0.0)
+    return Loss(
+        value,
+        None if auxiliary is None or not coefficient else coefficient * auxiliary,
+        output.past_key_values if carry_state else None,
+    )
+
+
+@torch.no_grad()
+def choose_head(model: Any, input_ids: Tensor) -> Head:
+    """ "fused" if the model's logits are its head applied to the last hidden state, else "model".
+
+    Looked at on a disturbed copy of the model whose logits are large: at the small logits of a fresh model a soft cap
+    would not show.
+
+    Args:
+        model: a causal LM of `transformers`.
+        input_ids: int64 [B, T]; a corner of it is enough.
+    """
+    layer = model.get_output_embeddings()
+    if not isinstance(layer, torch.nn.Linear):
+        return "model"
+    ids = input_ids[:2, :32]
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        probe = copy.deepcopy(model).eval()
+        for parameter in probe.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        hidden = probe.base_model(input_ids=ids, use_cache=False)
+        head = probe.get_output_embeddings()
+        logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
+        head.weight.mul_(HEAD_LOGITS / logits.std())
+        # Once more, for the input embedding may be the same matrix.
+        hidden = probe.base_model(input_ids=ids, use_cache=False)
+        logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
+        output = probe(input_ids=ids, use_cache=False)
+    has_aux = getattr(output, "aux_loss", None) is not None
+    if has_aux and getattr(hidden, "aux_loss", None) is None:
+        return "model"
+    same = (output.logits.float() - logits.float()).abs().amax() <= HEAD_TOLERANCE * logits.abs().amax()
+    return "fused" if same else "model"

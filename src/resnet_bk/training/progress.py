@@ -1,0 +1,119 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_SECONDS = 10.0  # between two plain lines
+
+
+class TrainingProgress(Protocol):
+    """What the loop calls."""
+
+    def __enter__(self) -> "TrainingProgress": ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
+        """After each step; loss and speed are those of the last log line, seconds the time of training so far."""
+
+
+def clock(seconds: float) -> str:
+    """7 -> 00:07, 3607 -> 1:00:07"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def describe(loss: float | None, tokens_per_second: float | None) -> str:
+    """'loss 5.312  18,204 tokens/s', with what is known."""
+    parts = [] if loss is None else [f"loss {loss:.3f}"]
+    if tokens_per_second is not None:
+        parts.append(f"{tokens_per_second:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+def training_progress(name: str, steps: int, done: int = 0, console: Console | None = None) -> TrainingProgress:
+    """Progress of the run `name` that has done `done` of `steps` steps; to `console`, by default standard error."""
+    console = console or Console(stderr=True)
+    return Bar(name, steps, done, console) if console.is_terminal else Lines(name, steps, done, console)
+
+
+class Bar:
+    """A live bar of rich: step, loss, tokens a second, time left."""
+
+    def __init__(self, name: str, steps: int, done: int, console: Console) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[measured]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            expand=True,
+        )
+        self.task = self.bar.add_task(name, total=steps, completed=done, measured="")
+
+    def __enter__(self) -> "Bar":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
+        self.bar.update(self.task, completed=step, measured=describe(loss, tokens_per_second))
+
+
+class Lines:
+    """A line every few seconds, and one at the end: for logs and pipes."""
+
+    def __init__(self, name: str, steps: int, done: int, console: Console) -> None:
+        self.name, self.steps, self.console = name, steps, console
+        self.first_step, self.first_seconds = done, None if done else 0.0
+        self.printed = time.monotonic()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
+        if self.first_seconds is None:  # a resumed run: its speed is that of this call
+            self.first_step, self.first_seconds = step, seconds
+        if step < self.steps and time.monotonic() - self.printed < LINE_SECONDS:
+            return
+        self.printed = time.monotonic()
+        done = max(step - self.first_step, 1)
+        left = (seconds - self.first_seconds) / done * (self.steps - step)
+        end = f"{clock(left)} left" if step < self.steps else f"done in {clock(seconds)}"
+        line = f"{self.name}  step {step}/{self.steps}  {describe(loss, tokens_per_second)}  {end}"
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def counter(name: str, console: Console | None = None) -> Iterator[Callable[[int], None]]:
+    """Shows a growing count of which the end is not known; silent if it is never called."""
+    console = console or Console(stderr=True)
+    started = shown = time.monotonic()
+    count = 0
+
+    def update(total: int) -> None:
+        nonlocal count, shown
+        count = total
+        if time.monotonic() - shown >= (0.2 if console.is_terminal else LINE_SECONDS):
+            shown = time.monotonic()
+            console.print(f"{name}: {total:,}", end="\r" if console.is_terminal else "\n", highlight=False)
+
+    yield update
+    if count:
+        console.print(f"{name}: {count:,} in {clock(time.monotonic() - started)}", highlight=False)

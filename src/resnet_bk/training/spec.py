@@ -1,0 +1,94 @@
+"""What a training run is given and what it gives back."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything of one training run but the model and the tokens.
+
+    Attributes:
+        name: shown in the progress line and in errors.
+        steps: optimizer steps, each over one batch of the stream.
+        learning_rate: peak rate of AdamW.
+        weight_decay: on matrices only (see `training.optimizer`).
+        betas: of AdamW.
+        clip: largest global gradient norm; None leaves gradients alone.
+        warmup_steps: steps of linear warm-up; the cosine takes the rest.
+        final_lr_ratio: last learning rate over peak learning rate.
+        seed: of dropout and whatever else draws numbers while training (weights are drawn before).
+        dtype: "float32", or "bfloat16" for mixed precision with float32 weights.
+        device: "cpu", "cuda", or "auto": the GPU if there is one.
+        carry_state: hand the state of a row's segment to its next segment (the model must take `past_key_values`).
+        log_interval: steps between two log lines.
+        checkpoint_seconds: seconds of training between two checkpoints.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = 1.0
+    warmup_steps: int = 0
+    final_lr_ratio: float = 0.1
+    seed: int = 42
+    dtype: str = "float32"
+    device: str = "auto"
+    carry_state: bool = False
+    log_interval: int = 10
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What was measured. Losses are in nats a token; times are seconds of training, without warm-up, validation and
+    checkpoints.
+
+    Attributes:
+        steps, tokens: done in all, over every call that resumed the run.
+        seconds: time of training.
+        epoch_losses, epoch_seconds: mean training loss and time of each epoch (the last may be a part of one).
+        log: one dict a log line: step, tokens, seconds, loss (mean since the line before), lr, grad_norm,
+            tokens_per_second.
+        validation_log: one dict a validation: step, seconds, perplexity.
+        peak_memory_mb: see `training.memory`.
+        head: "fused" or "model" (see `training.loss`).
+        backend: operator -> backend that ran, or "torch" where no operator of ours took part.
+        device: for example "cpu".
+        profile: "seconds_per_step" by phase (data, forward, backward, optimizer, logging; on a CPU only) and
+            "seconds_outside" the clock in all (warm_up, validation, checkpoints).
+        resumed_from: step of the checkpoint that this call continued; None for a fresh run.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    epoch_losses: list[float]
+    epoch_seconds: list[float]
+    log: list[dict[str, Any]]
+    validation_log: list[dict[str, Any]]
+    peak_memory_mb: float
+    head: str
+    backend: dict[str, str] | str
+    device: str
+    profile: dict[str, dict[str, float]] = field(default_factory=dict)
+    resumed_from: int | None = None
+
+
+def training_device(name: str) -> torch.device:
+    """The device that "auto", "cpu" or "cuda" means on this machine.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: PyTorch sees no CUDA GPU here; set device=auto or device=cpu")
+    return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+class NonFiniteLossError(ValueError):
+    """The training loss stopped being a number."""

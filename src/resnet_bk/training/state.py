@@ -1,0 +1,102 @@
+"""The part of a run beside weights, optimizer and random numbers: counters, logs, place in the data, carried state."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from resnet_bk.training.spec import NonFiniteLossError, RunSpec
+
+
+class Stream(Protocol):
+    """What the loop needs of `resnet_bk.data.TokenStream`."""
+
+    steps_per_epoch: int
+
+    @property
+    def starts_epoch(self) -> bool: ...
+    def next_batch(self) -> tuple[Tensor, Tensor]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """Registered with the accelerator, so that it is saved and loaded with the weights.
+
+    Attributes:
+        stream: the tokens; its position is saved, not the tokens.
+        step: steps done.
+        seconds: time of training so far.
+        carried: state of the model after the last segment of each row, or None.
+        pending: losses of the steps since they were last looked at (never saved: `settle` empties it first).
+        interval: losses since the last log line.
+        line_seconds, line_step: time and step of the last log line.
+        epoch_sums: sum of losses, number of steps and seconds at the last of them, one entry an epoch.
+        phases: seconds by phase.
+        peak_memory_mb: of all calls.
+        backend: operator -> backends that ran.
+    """
+
+    stream: Stream
+    step: int = 0
+    seconds: float = 0.0
+    carried: Any = None
+    pending: list[Tensor] = field(default_factory=list)
+    interval: list[float] = field(default_factory=list)
+    line_seconds: float = 0.0
+    line_step: int = 0
+    epoch_sums: list[list[float]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    validation_log: list[dict[str, Any]] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    peak_memory_mb: float = 0.0
+    backend: dict[str, set[str]] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the tokens and the (empty) list of pending losses."""
+        kept = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("stream", "pending")}
+        return kept | {"stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.stream.load_state_dict(state["stream"])
+        for name, value in state.items():
+            if name != "stream":
+                setattr(self, name, value)
+
+    def settle(self, spec: RunSpec) -> None:
+        """Look at the pending losses and count them.
+
+        Losses are added one by one in step order, so that the sums do not depend on when this is called.
+
+        Raises:
+            NonFiniteLossError: one of them is not a finite number.
+        """
+        losses = torch.stack(self.pending).tolist() if self.pending else []
+        self.pending = []
+        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(
+                    f"{spec.name}: the training loss is {loss} at step {step} of {spec.steps}, with learning rate "
+                    f"{spec.learning_rate:g}, clip {spec.clip} and {spec.warmup_steps} warm-up steps; try a smaller "
+                    "learning rate, a smaller clip or a longer warm-up. What was saved before is kept."
+                )
+            epoch = (step - 1) // self.stream.steps_per_epoch
+            if epoch == len(self.epoch_sums):
+                self.epoch_sums.append([0.0, 0, 0.0])
+            self.epoch_sums[epoch][0] += loss
+            self.epoch_sums[epoch][1] += 1
+            self.interval.append(loss)
+
+    def close_epoch(self) -> None:
+        """Note the time at which the epoch in progress has got this far."""
+        self.epoch_sums[-1][2] = self.seconds
+
+    def epoch_losses(self) -> list[float]:
+        return [total / steps for total, steps, _ in self.epoch_sums]
+
+    def epoch_seconds(self) -> list[float]:
+        ends = [end for _, _, end in self.epoch_sums]
+        return [end - start for start, end in zip([0.0, *ends], ends, strict=False)]

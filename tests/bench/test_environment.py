@@ -1,0 +1,39 @@
+"""On what a run was made."""
+
+import json
+import subprocess
+
+import resnet_bk
+from resnet_bk.bench import environment as module
+
+
+def test_environment_is_json_and_complete():
+    found = module.environment()
+    assert json.loads(json.dumps(found)) == found
+    assert found["resnet_bk"] == resnet_bk.__version__
+    assert {"torch", "transformers", "accelerate", "numpy"} <= set(found["versions"])
+    assert found["threads"] >= 1
+    assert found["cpu"]
+
+
+def test_commit_of_a_checkout(monkeypatch, tmp_path):
+    package = tmp_path / "src" / "resnet_bk"
+    (package / "bench").mkdir(parents=True)
+    file = package / "bench" / "environment.py"
+    file.write_text("")
+    monkeypatch.setattr(module, "__file__", str(file))
+    assert module.environment()["git_commit"] is None  # no checkout: whatever lies above is not asked
+
+    def git(*arguments):
+        options = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *options, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    assert module.environment()["git_commit"] is None  # nothing committed yet
+    git("add", ".")
+    git("commit", "-m", "x")
+    found = module.environment()
+    assert len(found["git_commit"]) == 40
+    assert found["git_dirty"] is False
+    file.write_text("changed")
+    assert module.environment()["git_dirty"] is True

@@ -1,0 +1,183 @@
+import math
+from typing import Any
+
+import pytest
+
+from resnet_bk.bench.findings import Findings, find, rate_sources, reference_model
+from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.statistics import summarize
+from tests.bench.report_samples import sample_results, sample_run
+
+
+def findings(results: dict[str, Any]) -> Findings:
+    parsed = parse_results(results)
+    return find(parsed, summarize(parsed))
+
+
+def with_runs(*runs: dict[str, Any]) -> dict[str, Any]:
+    return sample_results() | {"runs": list(runs)}
+
+
+def notes(results: dict[str, Any], *, warning: bool) -> str:
+    return " ".join(note.text for note in findings(results).notes if note.warning == warning)
+
+
+def test_a_win_names_figures_ratio_and_the_one_seed() -> None:
+    assert findings(sample_results()).answer == (
+        "resnet-bk beats llama, the better of two others: held-out perplexity 99.2 against 102.1, 2.8% lower "
+        "(ratio 0.972; one seed, no spread)."
+    )
+
+
+def test_a_loss_comes_first() -> None:
+    results = with_runs(
+        sample_run("resnet-bk", perplexity=105.0),
+        sample_run("llama", perplexity=100.0),
+        sample_run("gpt2", perplexity=143.0),
+    )
+    assert findings(results).answer == (
+        "resnet-bk loses to llama: held-out perplexity 105.0 against 100.0, 5.0% higher (ratio 1.050; one seed, no "
+        "spread), though ahead of gpt2."
+    )
+
+
+def test_a_win_by_the_carry_alone_says_so() -> None:
+    results = with_runs(
+        sample_run("resnet-bk", perplexity=99.2, held_out_perplexity_without_carry=102.5), sample_run("llama")
+    )
+    found = findings(results)
+    assert found.answer.endswith("with its state reset at each segment it has 102.5 and does not.")
+    assert "Without the carry it would not be ahead of llama." in notes(results, warning=True)
+
+
+def test_a_carry_without_its_figure_is_a_warning() -> None:
+    results = with_runs(sample_run("resnet-bk", held_out_perplexity_without_carry=None), sample_run("llama"))
+    assert "no figure without it" in notes(results, warning=True)
+
+
+def test_a_carry_that_changes_no_order_is_no_warning() -> None:
+    assert "reset at each segment it has 101.0" in notes(sample_results(), warning=False)
+
+
+def test_level() -> None:
+    results = with_runs(sample_run("resnet-bk", perplexity=100.0), sample_run("llama", perplexity=100.01))
+    assert findings(results).answer.startswith("resnet-bk and llama are level: held-out perplexity 100.0 against 100.0")
+
+
+def seeds(name: str, *values: float) -> list[dict[str, Any]]:
+    return [
+        sample_run(name, seed=seed) | {"held_out_perplexity": value, "held_out_perplexity_without_carry": value * 1.01}
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_a_difference_within_the_spread_is_no_win() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, 103.0, 101.0), *seeds("llama", 102.0, 100.0, 103.0))
+    answer = findings(results).answer
+    assert answer.startswith("resnet-bk and llama cannot be told apart over 3 seeds: held-out perplexity 101.0 ± 2.0")
+    assert "paired p = 0." in answer
+
+
+def test_a_difference_beyond_the_spread_is_one() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, 100.0, 101.0), *seeds("llama", 102.0, 103.1, 104.0))
+    found = findings(results)
+    assert found.answer.startswith("resnet-bk beats llama: ")
+    assert "3 seeds, paired p " in found.answer
+    assert "no spread" not in found.answer
+    (comparison,) = found.comparisons
+    assert (comparison.reference, comparison.other, comparison.test.count) == ("resnet-bk", "llama", 3)
+
+
+def test_our_leak_comes_first_and_the_rest_is_compared() -> None:
+    results = with_runs(sample_run("resnet-bk", audit="leaks"), sample_run("llama"), sample_run("gpt2"))
+    answer = findings(results).answer
+    assert answer.startswith("resnet-bk fails the causality audit")
+    assert "llama beats gpt2" in answer
+    assert "resnet-bk fails the causality audit" in notes(results, warning=True)
+
+
+def test_our_divergence_comes_first() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, math.nan), *seeds("llama", 101.0, 102.0))
+    assert findings(results).answer.startswith(
+        "resnet-bk has no finite perplexity for 1 of 2 seeds and is not ranked. "
+    )
+
+
+def test_nothing_to_rank() -> None:
+    results = with_runs(sample_run("resnet-bk-seed", audit="leaks"))
+    assert findings(results).answer.startswith("No perplexity to report: resnet-bk-seed fails the causality audit")
+    assert findings(results).comparisons == ()
+
+
+def test_one_model_alone() -> None:
+    found = findings(sample_results("resnet-bk"))
+    assert found.answer.endswith("(one seed, no spread); there is no other perplexity to compare it with.")
+    assert found.budget == "1,024,000 tokens in 500 steps, 1,490,112 parameters."
+
+
+def test_without_ours_the_best_is_compared_with_the_next() -> None:
+    assert findings(sample_results("gpt2", "llama")).answer.startswith("llama beats gpt2: ")
+
+
+def test_reference_is_ours_though_it_loses() -> None:
+    parsed = parse_results(with_runs(sample_run("llama"), sample_run("resnet-bk", perplexity=150.0)))
+    reference = reference_model(summarize(parsed))
+    assert reference is not None
+    assert reference.name == "resnet-bk"
+
+
+def test_equal_budget_is_computed() -> None:
+    # 1,493,760 / 1,478,208 and 213,760 / 198,208, less one.
+    assert findings(sample_results()).budget == (
+        "Equal budget: each model saw 1,024,000 tokens in 500 steps; parameters lie within 1.1% of each other with "
+        "embeddings, 7.8% without."
+    )
+
+
+def test_unequal_parameters() -> None:
+    results = with_runs(sample_run("resnet-bk", parameters=1_600_000), sample_run("llama"))
+    assert findings(results).budget.startswith("Same tokens and steps (1,024,000 in 500), unequal parameters")
+    assert "Parameters differ by 8.2%, more than the rule of 2%." in notes(results, warning=True)
+
+
+def test_unequal_tokens() -> None:
+    results = with_runs(sample_run("resnet-bk", total_tokens=2_048_000, steps=1000), sample_run("llama"))
+    assert findings(results).budget.startswith("Unequal budget: 1,024,000 to 2,048,000 tokens in 500 to 1,000 steps")
+    assert "no comparison on an equal budget" in notes(results, warning=True)
+
+
+def test_other_warnings() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, 100.0), *seeds("llama", 101.0), sample_run("gpt2", device="cuda"))
+    results["environment"]["git_dirty"] = True
+    told = notes(results, warning=True)
+    assert "not trained on the same seeds (resnet-bk: 0, 1; llama: 0; gpt2: 0)" in told
+    assert "different devices" in told
+    assert "not committed" in told
+    assert "One seed" not in told
+
+
+def test_no_warning_without_cause() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, 100.0, 101.0), *seeds("llama", 102.0, 103.1, 104.0))
+    assert notes(results, warning=True) == ""
+    assert "One seed, no spread" in notes(sample_results(), warning=True)
+
+
+def test_rates_that_no_search_found_are_a_warning() -> None:
+    results = sample_results("resnet-bk", "llama", learning_rates_tried=[])
+    assert "Fewer than 3 learning rates were tried for resnet-bk and llama" in notes(results, warning=True)
+    for entry in results["protocol"]["models"].values():
+        entry["learning_rate_source"] = "resnet-bk bench quick --set learning_rates=[1e-3,3e-3,1e-2]"
+    assert "learning rates" not in notes(results, warning=True)
+
+
+def test_unequal_grids_are_a_warning() -> None:
+    results = sample_results("resnet-bk", "llama")
+    results["runs"][1]["learning_rates_tried"].append({"learning_rate": 3e-2, "held_out_perplexity": 300.0})
+    assert "did not try the same learning rates" in notes(results, warning=True)
+
+
+@pytest.mark.parametrize("shared", ["a search", {"llama": "a search"}])
+def test_rate_source_of_the_whole_protocol(shared: Any) -> None:
+    results = sample_results("llama")
+    results["protocol"]["learning_rate_source"] = shared
+    assert rate_sources(parse_results(results)) == {"llama": "a search"}

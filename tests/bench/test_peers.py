@@ -1,0 +1,116 @@
+"""Models of equal size from the names in a protocol."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from resnet_bk.bench.peers import build_model, resolve_configs
+from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.bench.sizing import count_config, count_parameters
+
+SPECIAL = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
+BASE = {"name": "p", "dataset": "x", "learning_rates": [1e-3], "vocab_size": 500, "sequence_length": 32}
+
+
+def configs(models, **settings):
+    protocol = check_protocol(BASE | settings | {"models": models}, "p")
+    return resolve_configs(protocol, protocol.vocab_size, SPECIAL)
+
+
+def test_parameters_with_and_without_embeddings():
+    config = GPT2Config(
+        vocab_size=50, n_positions=12, n_embd=16, n_layer=2, n_head=2, n_inner=24, tie_word_embeddings=False
+    )
+    count = count_parameters(AutoModelForCausalLM.from_config(config))
+    layer = 2 * 2 * 16 + (16 * 48 + 48) + (16 * 16 + 16) + (16 * 24 + 24) + (24 * 16 + 16)
+    assert count.without_embeddings == 2 * layer + 2 * 16
+    assert count.total == count.without_embeddings + 50 * 16 + 12 * 16 + 50 * 16  # words, positions, head
+    assert count == count_config(config)
+
+
+def test_a_tied_head_is_counted_once():
+    config = GPT2Config(vocab_size=50, n_positions=12, n_embd=16, n_layer=1, n_head=2, tie_word_embeddings=True)
+    count = count_config(config)
+    assert count.total - count.without_embeddings == 50 * 16 + 12 * 16
+
+
+@pytest.mark.parametrize("shape", [{}, {"hidden_size": 32, "num_layers": 2, "num_heads": 2}, {"vocab_size": 10000}])
+@pytest.mark.parametrize("ours", [{}, {"state": "vector"}, {"num_experts": 4, "intermediate_size": 32}])
+def test_peers_match_within_the_tolerance(shape, ours):
+    settings = shape | {"sequence_length": 16}
+    found = configs({"resnet-bk": {"config": ours}, "gpt2": {}, "llama": {}, "mamba2": {}}, **settings)
+    reference = count_config(found["resnet-bk"])
+    for name in ("gpt2", "llama", "mamba2"):
+        assert count_config(found[name]).deviation(reference) <= 0.02, name
+
+
+def test_the_shape_reaches_every_model():
+    found = configs({"resnet-bk": {}, "gpt2": {}, "llama": {}}, hidden_size=32, num_layers=2, num_heads=2)
+    for config in found.values():
+        assert config.vocab_size == 500
+        assert config.hidden_size == 32
+        assert config.num_hidden_layers == 2
+        assert config.tie_word_embeddings is False
+        assert (config.pad_token_id, config.eos_token_id) == (2, 1)
+    assert found["gpt2"].n_positions == 32
+    assert (found["gpt2"].resid_pdrop, found["gpt2"].attn_pdrop, found["gpt2"].embd_pdrop) == (0.0, 0.0, 0.0)
+    assert found["llama"].num_key_value_heads == 2
+
+
+def test_any_other_model_of_transformers():
+    entry = {"transformers": "gpt_neox", "config": {"hidden_act": "relu"}}
+    found = configs({"resnet-bk": {}, "neox": entry})
+    assert found["neox"].model_type == "gpt_neox"
+    assert count_config(found["neox"]).deviation(count_config(found["resnet-bk"])) <= 0.02
+
+
+def test_experts_get_sizes_that_grouped_matmuls_take():
+    entry = {"transformers": "mixtral", "config": {"num_local_experts": 2}, "match_parameters": True}
+    found = configs({"resnet-bk": {}, "mixtral": entry}, parameter_tolerance=0.1)
+    assert found["mixtral"].intermediate_size % 8 == 0
+
+
+def test_the_same_seed_gives_the_same_weights():
+    config = configs({"resnet-bk": {}})["resnet-bk"]
+    first, again, other = build_model(config, 1), build_model(config, 1), build_model(config, 2)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_a_size_that_is_given_is_checked():
+    models = {"resnet-bk": {}, "llama": {"config": {"intermediate_size": 8}}}
+    with pytest.raises(ValueError, match=r"models.llama: [\d,]+ \([\d,]+ without embeddings\) parameters do not match"):
+        configs(models)
+    models["llama"]["match_parameters"] = False
+    assert configs(models)["llama"].intermediate_size == 8
+
+
+def test_a_size_that_cannot_be_reached():
+    # A vocabulary of few words: the learned positions of GPT-2 alone are more than 2%.
+    with pytest.raises(ValueError, match=r"models.gpt2: .*no n_inner fits.*raise the tolerance"):
+        configs({"resnet-bk": {}, "gpt2": {}}, vocab_size=4, sequence_length=1000)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({"resnet-bk": {}, "gtp2": {}}, r"models.gtp2: unknown model \(did you mean gpt2\?\)"),
+        ({"resnet-bk": {}, "x": {"transformers": "lama"}}, r"transformers='lama': no causal LM.*did you mean llama"),
+        ({"resnet-bk": {}, "gpt2": {"config": {"n_layr": 1}}}, r"config.n_layr: gpt2 has no such field.*n_layer"),
+        ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
+        ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: only resnet-bk"),
+        ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"models.gpt2: "),
+        (
+            {"resnet-bk": {}, "llama": {"size_by": "max_position_embeddings"}},
+            r"size_by=max_position_embeddings.*does not grow",
+        ),
+    ],
+)
+def test_what_cannot_be_built(models, message):
+    with pytest.raises(ValueError, match=f"^protocol p: .*{message}"):
+        configs(models)
+
+
+def test_all_problems_in_one_error():
+    with pytest.raises(ValueError, match=r"models.nope: unknown.*; models.gpt2: config.typo"):
+        configs({"resnet-bk": {}, "nope": {}, "gpt2": {"config": {"typo": 1}}})

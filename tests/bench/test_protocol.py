@@ -1,0 +1,142 @@
+"""Protocol files, --set, and errors that name the key and the way out."""
+
+import pytest
+
+from resnet_bk.bench.protocol import load_protocol, parse_yaml, select_models, shipped_protocols
+
+MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_protocols())
+def test_shipped_protocols_are_right(name):
+    protocol = load_protocol(name)
+    assert protocol.name == name
+    assert protocol.description
+    assert next(iter(protocol.models)) == "resnet-bk"
+    if protocol.learning_rates is not None:
+        assert len(protocol.learning_rates) >= 3
+    else:
+        assert all(entry.learning_rate_source for entry in protocol.models.values())
+
+
+def test_seed_local_is_the_earlier_run():
+    protocol = load_protocol("seed-local")
+    shape = (protocol.hidden_size, protocol.num_layers, protocol.sequence_length, protocol.batch_size)
+    assert shape == (64, 4, 128, 16)
+    assert (protocol.vocab_size, protocol.data_limit, protocol.epochs) == (30000, 10_000_000, 2)
+    assert (protocol.weight_decay, protocol.clip, protocol.final_lr_ratio) == (0.01, 0.5, 0.1)
+    assert protocol.seeds == [42]
+
+
+def test_a_file_of_the_user(file):
+    assert load_protocol(str(file)).models["gpt2"].learning_rate == 1e-3
+
+
+def test_settings_and_data(file):
+    settings = [
+        "steps=7",
+        "models.gpt2.learning_rate=3e-4",
+        "models.gpt2.config.n_inner=9",
+        "clip=null",
+        "seeds=[1, 2]",
+    ]
+    protocol = load_protocol(str(file), settings, data="other")
+    assert (protocol.steps, protocol.clip, protocol.seeds, protocol.dataset) == (7, None, [1, 2], "other")
+    assert protocol.models["gpt2"].learning_rate == 3e-4
+    assert protocol.models["gpt2"].config == {"n_inner": 9}
+
+
+def test_a_grid_takes_the_place_of_the_rates(file):
+    protocol = load_protocol(str(file), ["learning_rates=[1e-3, 1]"])
+    assert protocol.rates("gpt2") == [1e-3, 1.0]
+    assert protocol.models["gpt2"].learning_rate is None
+    assert load_protocol(str(file)).rates("gpt2") == [1e-3]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("3E+2", 300.0), (".5", 0.5), ("1.", 1.0), ("-.inf", float("-inf")), ("7", 7), ("1e", "1e")],
+)
+def test_numbers_of_yaml(text, value):
+    assert parse_yaml(text, "x") == value
+    assert type(parse_yaml(text, "x")) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("hidden_sise=3", r"hidden_sise: unknown key \(did you mean hidden_size\?\)"),
+        ("qqq=3", r"qqq: unknown key; known are name, description"),
+        ("models.gpt2.lr=3", r"models.gpt2.lr: unknown key"),
+        ("vocab_size=0", r"vocab_size=0: input should be greater than or equal to 4"),
+        ("steps=1.5", r"steps=1.5: "),
+        ("steps=true", r"steps=True: "),
+        ("hidden_size=65", r"hidden_size=65: must be divisible by num_heads=4; take 68"),
+        ("dtype=float16", r"dtype='float16': "),
+        ("learning_rates=[]", r"learning_rates=\[\]: "),
+        ("learning_rates=[1e-3, 0.001]", r"learning_rates=\[0.001, 0.001\]: holds a value twice"),
+        ("seeds=[1, 1]", r"seeds=\[1, 1\]: holds a value twice"),
+        ("models.gpt2.learning_rate=null", r"models.gpt2.learning_rate: missing; set it, or a grid"),
+        ("models.gpt2.learning_rate=-1", r"models.gpt2.learning_rate=-1: "),
+        ("models.gpt2.learning_rate=.nan", r"models.gpt2.learning_rate=nan: "),
+        ("models={}", r"models=\{\}: "),
+        ("name=a/b", r"name='a/b': "),
+        ("steps", r"--set steps: must be key=value"),
+        ("=3", r"--set =3: must be key=value"),
+        ("steps.x=3", r"steps=\{'x': 3\}: "),
+        ("name.x=3", r"--set name.x=3: name is a value, it has no keys"),
+        ("steps=[3", r"--set steps, line 1: not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(file, setting, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_protocol(str(file), [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_warm_up_must_end(file):
+    with pytest.raises(ValueError, match="warmup_steps=5: must be below steps=5"):
+        load_protocol(str(file), ["steps=5", "warmup_steps=5"])
+
+
+def test_all_problems_at_once(file):
+    with pytest.raises(ValueError, match=r"vocab_size=0.*typo: unknown key.*hidden_size=65: must be divisible"):
+        load_protocol(str(file), ["vocab_size=0", "typo=1", "hidden_size=65"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\nb: 2", r"line 2: not valid YAML"),
+        (b"- 1\n- 2", r"must be `key: value` lines, but holds a list"),
+        (b"", r"holds a NoneType"),
+        (b"name: \xff", r"cannot be read"),
+    ],
+)
+def test_files_that_are_none(tmp_path, content, message):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_protocol(str(path))
+
+
+def test_protocols_that_do_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped are quick, seed"):
+        load_protocol("quik")
+    with pytest.raises(ValueError, match="does not exist; shipped protocols are quick"):
+        load_protocol(str(tmp_path / "no.yaml"))
+
+
+def test_models_to_run():
+    protocol = load_protocol("quick")
+    assert select_models(protocol, None) == list(protocol.models)
+    assert select_models(protocol, ["llama", "resnet-bk"]) == ["resnet-bk", "llama"]
+    with pytest.raises(ValueError, match=r"model 'lama' is not in protocol quick.*did you mean llama.*--set models"):
+        select_models(protocol, ["lama"])

@@ -1,0 +1,56 @@
+"""Files of a benchmark."""
+
+import json
+import os
+
+import pytest
+
+from resnet_bk.bench.run_folder import check_writable, read_json, write_json
+
+
+def test_folders_that_can_be_made(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_cannot_be_made(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    for out in (file, file / "below" / "deep"):
+        with pytest.raises(ValueError, match=rf"--out .*{file} is not a folder"):
+            check_writable(out)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="link is not a folder"):
+        check_writable(tmp_path / "link" / "out")
+    assert file.read_text() == "text"
+
+
+def test_folders_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write everywhere
+    with pytest.raises(ValueError, match="no permission to write"):
+        check_writable(tmp_path / "out")
+
+
+def test_json_is_written_whole_and_finite(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": float("nan"), "b": [1.5, float("inf")], 3: (1, {"c": "é"})})
+    assert read_json(path) == {"a": None, "b": [1.5, None], "3": [1, {"c": "é"}]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path)["a"] is None
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), ("{", "cannot be read"), ("[1]", "no JSON object")]
+)
+def test_json_that_is_none(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "x.json")
+
+
+def test_what_is_written_is_json(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

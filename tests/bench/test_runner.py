@@ -1,0 +1,257 @@
+"""A benchmark from a protocol to results.json."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from resnet_bk.bench import run as run_module
+from resnet_bk.bench import runner
+from resnet_bk.bench.protocol import check_protocol, load_protocol
+from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.run import audit_lengths, validation_steps
+from resnet_bk.bench.runner import bench, deterministic
+from resnet_bk.training import NonFiniteLossError
+from tests.bench.tiny_bench import settings, write_text
+
+REPORT_KEYS = """
+    model_name dataset_name config final_loss final_perplexity best_perplexity training_time total_tokens vocab_size
+    forward_flops backward_flops optimizer_flops total_flops_per_step total_training_flops peak_memory_mb
+    model_size_mb epoch_losses epoch_perplexities epoch_times
+""".split()  # noqa: SIM905
+OUR_KEYS = """
+    seed parameters parameters_without_embeddings held_out_perplexity test_perplexity tokens_per_second
+    seconds_per_step steps backend device audit profile learning_rate learning_rates_tried carry_state
+    held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
+    validation_log run_folder
+""".split()  # noqa: SIM905
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
+
+
+@pytest.fixture
+def run(text, tmp_path, tmp_path_factory):
+    """Runs a protocol without the report, and returns results and printed lines."""
+
+    def call(out="out", only=None, test=False, **changes):
+        paper = Console(file=io.StringIO(), width=200)
+        protocol = check_protocol(settings(text, **changes), "tiny")
+        cache = tmp_path_factory.getbasetemp() / "cache"
+        results = bench(protocol, tmp_path / out, models=only, test=test, report=False, cache_dir=cache, console=paper)
+        return results, paper.file.getvalue().splitlines()
+
+    return call
+
+
+def test_a_run_records_everything(run, text, tmp_path):
+    results, lines = run(test=True)
+    assert set(results) == {"protocol", "environment", "data", "runs"}
+    parse_results(results)
+    json.dumps(results, allow_nan=False)
+    ours, gpt2 = results["runs"]
+    assert (ours["model_name"], gpt2["model_name"]) == ("resnet-bk", "gpt2")
+    for found in (ours, gpt2):
+        assert set(REPORT_KEYS + OUR_KEYS) <= set(found)
+        assert found["audit"] == "causal"
+        assert (found["steps"], found["total_tokens"]) == (12, 12 * 4 * 16)
+        assert found["total_flops_per_step"] == sum(
+            found[f"{part}_flops"] for part in ("forward", "backward", "optimizer")
+        )
+        assert found["total_training_flops"] == 12 * found["total_flops_per_step"]
+        assert found["final_loss"] == found["epoch_losses"][-1]
+        assert found["final_perplexity"] == pytest.approx(math.exp(found["final_loss"]))
+        assert found["held_out_perplexity"] == pytest.approx(math.exp(found["held_out_loss"]))
+        assert [point["step"] for point in found["validation_log"]] == [4, 8, 12]
+        assert found["validation_log"][-1]["perplexity"] == found["held_out_perplexity"]
+        assert [line["step"] for line in found["log"]] == [4, 8, 12]
+        assert sum(bucket["tokens"] for bucket in found["buckets"]) == results["data"]["validation_tokens"] - 1
+        assert 1 < found["test_perplexity"] < 64
+        assert found["learning_rates_tried"] == [
+            {"learning_rate": found["learning_rate"], "held_out_perplexity": found["held_out_perplexity"]}
+        ]
+        bits = found["held_out_loss"] * (results["data"]["validation_tokens"] - 1) / math.log(2)
+        assert found["bits_per_character"] == pytest.approx(bits / results["data"]["validation_characters"])
+    assert ours["backend"].keys() == {"propagate"}
+    assert gpt2["backend"] == "torch"
+    assert ours["held_out_perplexity_without_carry"] not in (None, ours["held_out_perplexity"])
+    assert gpt2["held_out_perplexity_without_carry"] is None
+    assert gpt2["config"]["n_positions"] == 16
+    assert sum("held-out perplexity" in line for line in lines) == 2
+
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    assert gpt2["run_folder"] == "gpt2/seed-42"
+    present = {path.name for path in folder.iterdir()}
+    assert present >= {"run.json", "log.jsonl", "tensorboard", "checkpoint", "model", "result.json"}
+    record = json.loads((folder / "run.json").read_text())
+    assert set(record["data"]["fingerprints"]) == {"corpus", "tokenizer", "train_tokens", "validation_tokens"}
+    assert record["environment"]["threads"] == torch.get_num_threads()
+    # The resolved protocol can be run again.
+    again = load_protocol(str(tmp_path / "out" / "protocol.yaml"))
+    assert again.model_dump() == results["protocol"] == yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())
+
+
+def test_finished_runs_are_skipped_and_others_added(run, monkeypatch):
+    first, _ = run(only=["resnet-bk"])
+    assert [found["model_name"] for found in first["runs"]] == ["resnet-bk"]
+    second, lines = run()
+    assert [found["model_name"] for found in second["runs"]] == ["resnet-bk", "gpt2"]
+    assert second["runs"][0] == first["runs"][0]
+    assert sum(line.startswith("finished: resnet-bk") for line in lines) == 1
+    monkeypatch.setattr(runner, "execute", None)  # nothing is trained from here on
+    third, lines = run()
+    assert third["runs"] == second["runs"]
+    assert len(lines) == 2
+    assert all(line.startswith("finished: ") for line in lines)
+
+
+def test_the_best_rate_of_the_grid_trains_every_seed(run, tmp_path):
+    results, _ = run(learning_rates=[1e-5, 1e-2, 1e-4], seeds=[1, 2])
+    for found in results["runs"]:
+        tried = {point["learning_rate"]: point["held_out_perplexity"] for point in found["learning_rates_tried"]}
+        assert list(tried) == [1e-5, 1e-2, 1e-4]
+        assert found["learning_rate"] == min(tried, key=tried.get) == 1e-2
+        assert found["run_folder"] == f"{found['model_name']}/lr-0.01/seed-{found['seed']}"
+    assert [found["seed"] for found in results["runs"]] == [1, 2, 1, 2]
+    assert results["runs"][0]["held_out_perplexity"] != results["runs"][1]["held_out_perplexity"]
+    seeds = sorted(path.name for path in (tmp_path / "out" / "gpt2").glob("lr-1e-05/*"))
+    assert seeds == ["seed-1"]  # only the first seed chooses
+
+
+def test_a_model_that_leaks_gets_no_perplexity(run):
+    results, lines = run(models={"bert": {"transformers": "bert", "learning_rate": 1e-2}}, test=True)
+    (found,) = results["runs"]
+    assert found["audit"] == "leaks"
+    assert found["first_leak"] == 0
+    assert "moves the logits at 0" in found["audit_detail"]
+    for key in ("held_out_perplexity", "held_out_loss", "test_perplexity", "bits_per_character"):
+        assert found[key] is None
+    assert found["buckets"] == found["validation_log"] == []
+    assert found["final_loss"] > 0
+    assert any("LEAKS" in line for line in lines)
+    parse_results(results)
+
+
+def exploding(monkeypatch, *rates):
+    """Training at these rates breaks down."""
+    train = run_module.train
+
+    def breaks_down(model, stream, spec, folder, **options):
+        if spec.learning_rate in rates:
+            raise NonFiniteLossError("the training loss is nan at step 3 of 12")
+        return train(model, stream, spec, folder, **options)
+
+    monkeypatch.setattr(run_module, "train", breaks_down)
+
+
+def test_a_rate_that_breaks_down_is_out_of_the_grid(run, monkeypatch):
+    exploding(monkeypatch, 1e-2)
+    results, lines = run(only=["gpt2"], learning_rates=[1e-2, 1e-4])
+    assert results["runs"][0]["learning_rate"] == 1e-4
+    assert results["runs"][0]["learning_rates_tried"][0] == {"learning_rate": 1e-2, "held_out_perplexity": None}
+    assert any("out of the grid. the training loss is nan at step 3" in line for line in lines)
+
+
+def test_no_rate_is_left(run, monkeypatch):
+    exploding(monkeypatch, 3e-3, 1e-2)
+    with pytest.raises(NonFiniteLossError, match="nan at step 3"):
+        run(only=["gpt2"])
+    with pytest.raises(
+        ValueError, match=r"gpt2: no rate of the grid \[0.003, 0.01\] could be trained. the training loss"
+    ):
+        run("grid", only=["gpt2"], learning_rates=[3e-3, 1e-2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"hidden_size": 16}, r"hidden_size \(32 there, 16 now\)"),
+        ({"steps": 13}, r"steps \(12 there, 13 now\)"),
+        ({"models": {"gpt2": {"learning_rate": 1e-2}}}, r"models.gpt2.learning_rate \(0.003 there, 0.01 now\)"),
+        ({"models": {"gpt2": {"config": {"n_inner": 8}, "learning_rate": 3e-3}}}, r"models.gpt2.config \(\{\} there"),
+        ({"models": {"llama": {"learning_rate": 3e-3}}, "batch_size": 2}, r"batch_size \(4 there, 2 now\)"),
+    ],
+)
+def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key):
+    gpt2 = {"gpt2": {"learning_rate": 3e-3}}
+    run(models=gpt2)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    with pytest.raises(ValueError, match=rf"holds gpt2/seed-42, run with other settings: .*{key}.*--out"):
+        run(**({"models": gpt2} | changes))
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+
+
+def test_what_changes_no_run_may_change(run):
+    models = {"gpt2": {"learning_rate": 3e-3}}
+    run(models=models)
+    more = {"gpt2": {"learning_rate": 3e-3, "learning_rate_source": "a grid"}, "llama": {"learning_rate": 3e-3}}
+    more["llama"]["match_parameters"] = False  # so small that GPT-2's positions are more than 2%
+    results, lines = run(models=more, seeds=[42, 43], checkpoint_seconds=5.0, description="other words")
+    assert sum(line.startswith("finished: gpt2") for line in lines) == 1
+    assert [(found["model_name"], found["seed"]) for found in results["runs"]] == [
+        ("gpt2", 42),
+        ("gpt2", 43),
+        ("llama", 42),
+        ("llama", 43),
+    ]
+
+
+def test_other_text_is_another_run(run, text, tmp_path):
+    models = {"gpt2": {"learning_rate": 3e-3}}
+    run(models=models)
+    other = write_text(tmp_path / "text.txt", documents=200)
+    with pytest.raises(ValueError, match=r"other settings: corpus \("):
+        run(models=models, dataset=str(other))
+
+
+def test_nothing_is_written_before_everything_is_checked(run, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    for changes, message in [
+        ({"dataset": "no/such/folder"}, "no/such/folder.*--data"),
+        ({"dataset": str(tmp_path / "empty.txt")}, "empty.txt"),
+        ({"batch_size": 10_000}, "too few for one batch"),
+        ({"models": {"gpt2": {"learning_rate": 1e-3}, "nope": {"learning_rate": 1e-3}}}, "models.nope: unknown model"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            run(**changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_without_the_splits(run, tmp_path):
+    for split in ("train", "validation"):
+        write_text(tmp_path / f"{split}.txt")
+    with pytest.raises(ValueError, match=r"--test: .* has no test split"):
+        run(test=True, dataset=str(tmp_path))
+
+
+def test_one_benchmark_at_a_time(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    with runner._locked(tmp_path / "out"), pytest.raises(ValueError, match="another resnet-bk is running there"):
+        run()
+
+
+def test_deterministic_is_for_a_while():
+    assert not torch.are_deterministic_algorithms_enabled()
+    with deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_steps_at_which_to_validate():
+    assert validation_steps(100, 5) == [20, 40, 60, 80]
+    assert validation_steps(100, 1) == []
+    assert validation_steps(2, 5) == [1]
+    assert validation_steps(1, 5) == []
+
+
+def test_lengths_to_audit():
+    assert audit_lengths(128) == [2, 17, 65, 128]
+    assert audit_lengths(12) == [2, 12]

@@ -1,0 +1,274 @@
+"""The command line: what each command prints and its exit code; every bad call one line and exit code 2."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from resnet_bk import cli
+from resnet_bk.bench import inspect_model
+from resnet_bk.bench import runner as runner_module
+from tests.bench.tiny_bench import settings, write_text
+
+pytestmark = pytest.mark.xdist_group("cli")  # one finished benchmark for all of them
+PROGRAM = [sys.executable, "-c", "from resnet_bk.cli import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with text and protocol, and its own cache."""
+    folder = tmp_path_factory.mktemp("home")
+    text = write_text(folder / "text.txt")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text), sort_keys=False))
+    os.environ["RESNET_BK_CACHE"] = str(folder / "cache")
+    yield folder
+    del os.environ["RESNET_BK_CACHE"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    """OUT of a benchmark that is done."""
+    done = call("bench", home / "tiny.yaml", "--out", home / "out")
+    assert done.exit_code == 0, done.output
+    assert "resnet-bk" in done.stdout
+    assert "gpt2" in done.stdout
+    return home / "out"
+
+
+def test_bench_writes_results_and_report(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert [run["model_name"] for run in results["runs"]] == ["resnet-bk", "gpt2"]
+    assert (finished / "report.html").stat().st_size > 1000
+    assert list((finished / "plots").glob("*.png"))
+
+
+def test_a_second_call_skips_and_rebuilds_the_report(finished, home):
+    before = (finished / "gpt2" / "seed-42" / "result.json").stat().st_mtime_ns
+    (finished / "report.html").unlink()
+    done = call("bench", home / "tiny.yaml", "--out", finished)
+    assert done.exit_code == 0
+    assert done.stdout.count("finished: ") == 2
+    assert (finished / "report.html").exists()
+    assert (finished / "gpt2" / "seed-42" / "result.json").stat().st_mtime_ns == before
+
+
+def test_train_is_one_model_without_a_report(finished, home, tmp_path):
+    done = call("train", home / "tiny.yaml", "--model", "gpt2", "--out", tmp_path, "--set", "steps=2")
+    assert done.exit_code == 0
+    assert str(tmp_path / "gpt2" / "seed-42") in done.stdout.splitlines()
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_eval_repeats_the_benchmarks_figure(finished):
+    for model in ("resnet-bk", "gpt2"):
+        folder = finished / model / "seed-42"
+        done = call("eval", folder, "--json")
+        assert done.exit_code == 0
+        found, result = json.loads(done.stdout), json.loads((folder / "result.json").read_text())
+        assert found["perplexity"] == pytest.approx(result["held_out_perplexity"], rel=1e-6)
+        assert found["bits_per_character"] == pytest.approx(result["bits_per_character"], rel=1e-6)
+    done = call("eval", folder, "--split", "test")
+    assert "gpt2 on text.txt, test: perplexity" in done.stdout
+
+
+def test_eval_on_other_text(finished, home, tmp_path):
+    for split in ("train", "validation"):
+        write_text(tmp_path / f"{split}.txt", documents=40)
+    done = call("eval", finished / "gpt2" / "seed-42", "--data", tmp_path, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["dataset_name"] == tmp_path.name
+
+
+@pytest.mark.parametrize("model", ["resnet-bk", "gpt2"])
+def test_generate_continues_the_prompt(finished, model):
+    arguments = ("generate", finished / model / "seed-42", "--prompt", "w2 nonsense w2", "--max-new-tokens", 8)
+    first, again, other = call(*arguments), call(*arguments), call(*arguments, "--seed", 5)
+    assert first.exit_code == 0, first.output
+    assert first.stdout.startswith("w2 <unk> w2 ")
+    assert first.stdout.count("<unk>") == 1  # what it writes are words
+    assert first.stdout == again.stdout != other.stdout
+    greedy = call(*arguments, "--temperature", 0)
+    assert greedy.exit_code == 0
+    assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
+
+
+def test_generate_beyond_the_positions(finished):
+    done = call("generate", finished / "gpt2" / "seed-42", "--prompt", "w1", "--max-new-tokens", 16)
+    assert_bad_call(done, "has 16 positions; ask for at most 15")
+
+
+def test_flops_of_a_protocol(finished, home):
+    result = json.loads((finished / "gpt2" / "seed-42" / "result.json").read_text())
+    found = json.loads(call("flops", home / "tiny.yaml", "--set", "vocab_size=64", "--json").stdout)
+    assert set(found) == {"resnet-bk", "gpt2"}
+    assert found["gpt2"]["total_flops_per_step"] == result["total_flops_per_step"]
+    table = call("flops", home / "tiny.yaml", "--models", "gpt2").stdout
+    assert f"{found['gpt2']['forward_flops']:,}" in table
+    assert "resnet-bk" not in table
+
+
+def test_audit_of_everything_that_has_a_name(finished, home):
+    protocol = ("--protocol", home / "tiny.yaml")
+    for name in (
+        "gpt2",
+        "llama",
+        finished / "resnet-bk" / "seed-42",
+        finished / "gpt2" / "seed-42" / "model",
+        "mistral",
+    ):
+        done = call("audit", name, *protocol)
+        assert done.exit_code == 0, done.output
+        assert "causal" in done.stdout
+    done = call("audit", "bert", *protocol)
+    assert done.exit_code == 1
+    assert "bert: leaks. changing token 1 moves the logits at 0" in done.stdout
+
+
+def test_report_from_results(finished):
+    (finished / "report.html").unlink()
+    done = call("report", finished)
+    assert done.exit_code == 0
+    assert (finished / "report.html").exists()
+
+
+def assert_bad_call(done, *parts):
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["bench", "quick", "--data", "no/such/folder"], ["no/such/folder", "--data"]),
+        (["bench", "quik"], ["unknown protocol 'quik'", "did you mean quick"]),
+        (["bench", "quick", "--set", "vocab_size=0"], ["vocab_size=0"]),
+        (["bench", "quick", "--set", "hidden_size=65"], ["hidden_size=65", "num_heads=4", "take 68"]),
+        (["bench", "quick", "--set", "hidden_sise=64"], ["hidden_sise: unknown key", "did you mean hidden_size"]),
+        (["bench", "quick", "--models", "lama"], ["'lama'", "did you mean llama"]),
+        (["bench", "quick", "--set", "models.lama.learning_rate=1"], ["models.lama: unknown model", "llama"]),
+        (["bench", "quick", "--set", "steps=[1"], ["--set steps", "not valid YAML"]),
+        (["bench", "seed-local", "--set", "dataset=../no/such/place"], ["../no/such/place", "--data"]),
+        (["train", "quick", "--model", "lama"], ["'lama'"]),
+        (["flops", "quick", "--models", "lama"], ["'lama'"]),
+        (["audit", "no-such-model"], ["'no-such-model'", "no folder"]),
+        (["eval", "no/such/run"], ["no/such/run is no run folder"]),
+        (["generate", "no/such/run", "--prompt", "x"], ["no/such/run is no run folder"]),
+        (["report", "no/such/out"], ["results.json does not exist"]),
+    ],
+    ids=lambda value: " ".join(value[:4]) if value[0] in ("bench", "train", "flops") else None,
+)
+def test_bad_calls(home, tmp_path, monkeypatch, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    assert_bad_call(call(*arguments), *parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00 not UTF-8 \xff"], ids=["empty", "bytes"])
+def test_bad_text(home, tmp_path, content):
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    assert_bad_call(call("bench", home / "tiny.yaml", "--data", path, "--out", tmp_path / "out"), "text.txt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_protocol_file(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("name: x\n  models: [")
+    assert_bad_call(call("bench", path), "broken.yaml", "line 2: not valid YAML")
+
+
+def test_unwritable_out(home):
+    text = (home / "text.txt").read_bytes()
+    assert_bad_call(call("bench", home / "tiny.yaml", "--out", home / "text.txt" / "out"), "--out", "is not a folder")
+    assert (home / "text.txt").read_bytes() == text
+
+
+def test_out_of_another_protocol(finished, home):
+    done = call("bench", home / "tiny.yaml", "--out", finished, "--set", "steps=13")
+    assert_bad_call(done, "steps (12 there, 13 now)", "--out")
+
+
+def test_run_folder_that_is_the_folder_above(finished):
+    assert_bad_call(call("eval", finished), "is no run folder", "gpt2/seed-42")
+
+
+def test_a_run_that_is_not_finished(finished, tmp_path):
+    shutil.copy(finished / "gpt2" / "seed-42" / "run.json", tmp_path)
+    for command in (["eval", tmp_path], ["generate", tmp_path, "--prompt", "w2"]):
+        assert_bad_call(call(*command), "holds no model", "resumes it")
+
+
+def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
+    def refuses(config, seed):
+        raise KeyError("rope")
+
+    monkeypatch.setattr(inspect_model, "build_model", refuses)
+    assert_bad_call(call("audit", "mistral"), "'mistral'", "cannot build it small (KeyError", "save_pretrained")
+
+
+def test_calls_that_typer_refuses():
+    for arguments in (["bench"], ["bench", "quick", "--nonsense"], ["nonsense"], ["generate", "x"]):
+        assert call(*arguments).exit_code == 2
+
+
+def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner_module, "bench", stopped)
+    done = call("bench", home / "tiny.yaml")
+    assert done.exit_code == 130
+    assert "the same command goes on from the last checkpoint" in done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    check = "import sys; from resnet_bk import cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    done = call("--help")
+    assert done.exit_code == 0
+    for command in ("bench", "train", "eval", "generate", "flops", "audit", "report"):
+        assert command in done.stdout
+
+
+def test_killed_and_started_again_is_never_stopped(home, tmp_path):
+    """SIGKILL at some moment of training; the same command then ends with bitwise the weights and the loss."""
+    arguments = ["bench", str(home / "tiny.yaml"), "--set", "steps=200", "--set", "checkpoint_seconds=0.05"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([*PROGRAM, *arguments, "--out", killed], env=environment, stderr=subprocess.DEVNULL)
+    checkpoints = killed / "resnet-bk" / "seed-42" / "checkpoint"
+    deadline = time.monotonic() + 120
+    while len(list(checkpoints.glob("step-*"))) == 0 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(checkpoints.glob("step-*"))
+    assert not (killed / "resnet-bk" / "seed-42" / "result.json").exists()
+    assert not (killed / "gpt2").exists()
+
+    for out in (killed, whole):
+        done = call(*arguments, "--out", out)
+        assert done.exit_code == 0, done.output
+    for model in ("resnet-bk", "gpt2"):
+        mine, theirs = killed / model / "seed-42", whole / model / "seed-42"
+        assert (mine / "model" / "model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
+        first, second = (json.loads((folder / "result.json").read_text()) for folder in (mine, theirs))
+        for key in ("final_loss", "epoch_losses", "held_out_loss", "held_out_perplexity_without_carry", "buckets"):
+            assert first[key] == second[key]
+        assert [line["loss"] for line in first["log"]] == [line["loss"] for line in second["log"]]

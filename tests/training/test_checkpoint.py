@@ -1,0 +1,83 @@
+"""A run that was killed ends, resumed, with bitwise the weights and losses of one that was not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_bk.training import train
+from tests.training.cases import CASES, SPEC
+from tests.training.tiny import Tokens, equal_weights
+
+pytestmark = pytest.mark.xdist_group("killed")  # one process makes the killed runs of all of them
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-m", "tests.training.killed_runs", str(folder)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def losses(log):
+    return [(line["step"], line["loss"], line["grad_norm"]) for line in log]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("moment", ["step", "saving"])
+def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
+    build, carry = CASES[name]
+    folder = killed / f"{name}-{moment}"
+    before = [path.name for path in sorted((folder / "checkpoint").iterdir())]
+    if moment == "saving":
+        assert before == [".unfinished", "step-000000003"]
+    else:
+        assert before == ["step-000000007"]
+
+    resumed, whole = build(), build()
+    result = train(resumed, Tokens(), SPEC(carry), folder)
+    expected = train(whole, Tokens(), SPEC(carry), tmp_path)
+
+    assert result.resumed_from == (3 if moment == "saving" else 7)
+    assert equal_weights(resumed, whole)
+    assert losses(result.log) == losses(expected.log)
+    assert result.epoch_losses == expected.epoch_losses
+    assert result.backend == expected.backend
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert lines == result.log
+    assert [path.name for path in (folder / "checkpoint").glob("step-*")] == ["step-000000012"]
+
+
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+    build, carry = CASES["gpt2"]
+    folder = tmp_path / "run"
+    train(build(), Tokens(), SPEC(carry), folder)
+    log = folder / "log.jsonl"
+    log.write_text(log.read_text() + '{"step": 99}\n{"st')
+    result = train(build(), Tokens(), SPEC(carry), folder)
+    assert result.resumed_from == result.steps == 12
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [3, 6, 9, 12]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    build, carry = CASES["resnet-bk"]
+    whole, again = build(), build()
+    first = train(whole, Tokens(), SPEC(carry), tmp_path)
+    second = train(again, Tokens(), SPEC(carry), tmp_path)
+    assert equal_weights(whole, again)
+    assert (second.seconds, second.log, second.backend) == (first.seconds, first.log, first.backend)
+
+
+def test_a_checkpoint_that_cannot_be_read(tmp_path):
+    build, carry = CASES["gpt2"]
+    train(build(), Tokens(), SPEC(carry), tmp_path)
+    (tmp_path / "checkpoint" / "step-000000012" / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"step-000000012 cannot be read .*; remove .*checkpoint to start"):
+        train(build(), Tokens(), SPEC(carry), tmp_path)

@@ -1,0 +1,69 @@
+"""Perplexity over a whole split."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from resnet_bk.data import held_out_batches
+from resnet_bk.training import Evaluation, evaluate
+from tests.training.tiny import LENGTH, VOCABULARY, tiny_gpt2, tiny_resnet_bk
+
+TOKENS = np.random.default_rng(5).integers(VOCABULARY, size=101).astype(np.uint16)
+
+
+def batches():
+    return held_out_batches(TOKENS, 2, LENGTH)
+
+
+@pytest.mark.parametrize("head", ["fused", "model"])
+def test_every_token_is_counted_once(head):
+    model = tiny_gpt2()
+    total = 0.0
+    for ids, targets in batches():
+        logits = model(ids).logits.double()
+        total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+    found = evaluate(model, batches(), head=head)
+    assert found.tokens == len(TOKENS) - 1
+    assert found.nll == pytest.approx(total, rel=1e-6)  # float32 losses of about 4, summed in float64
+    assert found.perplexity == pytest.approx(math.exp(total / 100), rel=1e-6)
+    assert found.bucket_nll == ()
+
+
+def test_buckets_add_up():
+    bucket = torch.arange(VOCABULARY) % 3
+    found = evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=bucket, bucket_count=4)
+    whole = evaluate(tiny_gpt2(), batches(), head="fused")
+    assert sum(found.bucket_tokens) == whole.tokens
+    assert sum(found.bucket_nll) == pytest.approx(whole.nll)
+    assert list(found.bucket_tokens) == [int((TOKENS[1:] % 3 == i).sum()) for i in range(3)] + [0]
+    assert found.bucket_perplexities[3] is None
+    assert found.bucket_perplexities[0] == pytest.approx(math.exp(found.bucket_nll[0] / found.bucket_tokens[0]))
+
+
+def test_carried_state_reads_each_row_as_one_text():
+    model = tiny_resnet_bk().eval()
+    carried = evaluate(model, batches(), head="fused", carry_state=True)
+    whole = evaluate(model, held_out_batches(TOKENS, 2, 50), head="fused")  # rows of 50 in one segment
+    assert carried.nll == pytest.approx(whole.nll, rel=1e-5)  # float32 states
+    afresh = evaluate(model, batches(), head="fused")
+    assert afresh.nll != pytest.approx(whole.nll, rel=1e-5)
+
+
+def test_the_models_mode_comes_back():
+    model = tiny_gpt2(dropout=0.5).train()
+    first = evaluate(model, batches(), head="fused")
+    assert model.training
+    assert evaluate(model, batches(), head="fused") == first  # no dropout while evaluating
+
+
+def test_nothing_to_predict():
+    nothing = [(torch.zeros(1, 3, dtype=torch.long), torch.full((1, 3), -100))]
+    with pytest.raises(ValueError, match="fewer than two tokens"):
+        evaluate(tiny_gpt2(), nothing, head="fused")
+
+
+def test_a_hopeless_model_has_infinite_perplexity():
+    assert Evaluation(nll=1e6, tokens=10).perplexity == math.inf

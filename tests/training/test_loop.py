@@ -1,0 +1,171 @@
+"""The training loop against a plain one, its records, and what it does when the loss is no number."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import get_scheduler
+
+from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
+from tests.training.tiny import BATCH, LENGTH, Tokens, equal_weights, tiny_gpt2, tiny_resnet_bk
+
+
+def spec(**settings) -> RunSpec:
+    return RunSpec(**({"name": "tiny", "steps": 12, "learning_rate": 1e-2, "device": "cpu"} | settings))
+
+
+def test_equals_a_plain_loop(tmp_path):
+    model, plain = tiny_gpt2(), tiny_gpt2()
+    result = train(model, Tokens(), spec(clip=0.5, weight_decay=0.1, log_interval=1), tmp_path)
+
+    matrices = [parameter for parameter in plain.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in plain.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+    kind = {"min_lr_rate": 0.1}
+    schedule = get_scheduler("cosine_warmup_with_min_lr", optimizer, 0, 12, scheduler_specific_kwargs=kind)
+    tokens, losses = Tokens(), []
+    for _ in range(12):
+        ids, targets = tokens.next_batch()
+        loss = F.cross_entropy(plain(ids).logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+
+    # The fused head and the fused AdamW order their float32 sums differently; Adam divides by the gradient's size, so
+    # a rounding of 1e-7 in a small gradient is a rounding of the step.
+    assert [line["loss"] for line in result.log] == pytest.approx(losses, rel=1e-5)
+    for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_records(tmp_path):
+    seen = []
+
+    def validate(model, head):
+        seen.append(head)
+        return 42.0
+
+    result = train(tiny_gpt2(), Tokens(), spec(log_interval=5), tmp_path, validate=validate, validation_steps=[4, 8])
+    assert (result.steps, result.tokens, result.head, result.device) == (12, 12 * BATCH * LENGTH, "fused", "cpu")
+    assert result.backend == "torch"
+    assert result.resumed_from is None
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == result.log
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert set(lines[0]) == {"step", "tokens", "seconds", "loss", "lr", "grad_norm", "tokens_per_second"}
+    # 12 steps of 5 an epoch; a log line is a mean since the one before, and so are the epochs.
+    assert len(result.epoch_losses) == 3
+    assert result.epoch_losses[:2] == [line["loss"] for line in lines[:2]]
+    assert sum(result.epoch_seconds) == pytest.approx(lines[-1]["seconds"])
+    assert result.seconds >= lines[-1]["seconds"]
+    assert [(point["step"], point["perplexity"]) for point in result.validation_log] == [(4, 42.0), (8, 42.0)]
+    assert seen == ["fused", "fused"]
+    assert result.peak_memory_mb > 50
+    assert set(result.profile["seconds_per_step"]) == {"data", "forward", "backward", "optimizer", "logging"}
+    assert set(result.profile["seconds_outside"]) == {"warm_up", "validation", "checkpoints"}
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [5, 10, 12]
+    assert [event.step for event in events.Scalars("validation_perplexity")] == [4, 8]
+
+
+def test_the_state_is_carried_within_an_epoch_and_dropped_at_its_end(tmp_path, monkeypatch):
+    model = tiny_resnet_bk()
+    had_state = []
+    forward = type(model.base_model).forward
+
+    def watched(self, *args, past_key_values=None, **kwargs):
+        if kwargs.get("use_cache"):
+            had_state.append(past_key_values is not None)
+        return forward(self, *args, past_key_values=past_key_values, **kwargs)
+
+    monkeypatch.setattr(type(model.base_model), "forward", watched)
+    result = train(model, Tokens(), spec(carry_state=True, steps=7), tmp_path)
+    assert had_state[-7:] == [False, True, True, True, True, False, True]
+    assert "propagate" in result.backend
+
+
+def test_the_load_balancing_loss_trains_the_router(tmp_path):
+    def routers(coefficient):
+        model = tiny_resnet_bk(num_experts=2, num_experts_per_tok=1, router_aux_loss_coef=coefficient)
+        train(model, Tokens(), spec(steps=3), tmp_path / str(coefficient))
+        return model
+
+    assert not equal_weights(routers(0.0), routers(10.0))
+
+
+def test_bfloat16_is_mixed_precision(tmp_path):
+    model = tiny_gpt2()
+    result = train(model, Tokens(), spec(dtype="bfloat16", steps=6, log_interval=6), tmp_path / "half")
+    full = train(tiny_gpt2(), Tokens(), spec(steps=6, log_interval=6), tmp_path / "full")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    half_loss, full_loss = result.log[-1]["loss"], full.log[-1]["loss"]
+    assert half_loss != full_loss
+    assert half_loss == pytest.approx(full_loss, rel=0.02)  # bfloat16 holds 3 digits
+
+
+class Poisoned(Tokens):
+    """From the step `after` on, calls `spoil`."""
+
+    def __init__(self, after, spoil):
+        super().__init__()
+        self.after, self.spoil = after, spoil
+
+    def next_batch(self):
+        if self.position == self.after:
+            self.spoil()
+        return super().next_batch()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_loses_nothing(tmp_path):
+    model = tiny_gpt2()
+
+    def spoil():
+        with torch.no_grad():
+            model.transformer.wte.weight.fill_(math.nan)
+
+    settings = spec(log_interval=4, checkpoint_seconds=0.0)
+    with pytest.raises(NonFiniteLossError, match=r"tiny: the training loss is nan at step 8 of 12.*learning rate 0.01"):
+        train(model, Poisoned(7, spoil), settings, tmp_path)
+    # The checkpoint before is whole: the run goes on from there, and is the run that was never spoiled.
+    resumed = tiny_gpt2()
+    result = train(resumed, Tokens(), settings, tmp_path)
+    assert result.resumed_from == 7
+    clean = tiny_gpt2()
+    train(clean, Tokens(), settings, tmp_path / "clean")
+    assert equal_weights(resumed, clean)
+
+
+def test_the_step_is_named_though_losses_are_looked_at_later(tmp_path):
+    model = tiny_gpt2()
+
+    def spoil():
+        with torch.no_grad():
+            model.transformer.wte.weight.fill_(math.inf)
+
+    with pytest.raises(NonFiniteLossError, match="at step 3 of 12"):
+        train(model, Poisoned(2, spoil), spec(log_interval=100), tmp_path)
+
+
+def test_the_number_of_threads_stays(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        train(tiny_resnet_bk(), Tokens(), spec(steps=1), tmp_path)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_gpu_that_is_not_there():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="device=cuda: PyTorch sees no CUDA GPU"):
+        training_device("cuda")
+    assert training_device("auto").type == "cpu"

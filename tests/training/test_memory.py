@@ -1,0 +1,28 @@
+"""Peak memory of a stretch."""
+
+import sys
+
+import pytest
+import torch
+
+from resnet_bk.training.memory import peak_memory_mb, reset_peak_memory
+
+CPU = torch.device("cpu")
+
+
+def test_peak_sees_what_was_freed():
+    reset_peak_memory(CPU)
+    before = peak_memory_mb(CPU)
+    block = torch.ones(64 * 2**20 // 4)
+    del block
+    # 64 MiB were touched; other threads may free a little at the same time.
+    assert peak_memory_mb(CPU) - before > 56
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the high-water mark of a process")
+def test_reset_forgets_the_peak():
+    block = torch.ones(128 * 2**20 // 4)
+    high = peak_memory_mb(CPU)
+    del block
+    reset_peak_memory(CPU)
+    assert peak_memory_mb(CPU) < high - 64

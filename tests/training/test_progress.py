@@ -1,0 +1,74 @@
+"""What a user sees of a run."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from resnet_bk.training import progress
+from resnet_bk.training.progress import Bar, Lines, clock, counter, training_progress
+
+
+@pytest.fixture
+def paper():
+    return Console(file=io.StringIO(), width=100)
+
+
+@pytest.fixture
+def screen():
+    return Console(file=io.StringIO(), width=100, force_terminal=True)
+
+
+def test_lines_where_nobody_watches(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with training_progress("gpt2", 10, 0, paper) as display:
+        assert isinstance(display, Lines)
+        display.update(1, None, None, 2.0)
+        display.update(5, 3.25, 12345.6, 10.0)
+        display.update(10, 3.0, 12000.0, 20.0)
+    assert paper.file.getvalue().splitlines() == [
+        "gpt2  step 1/10    00:18 left",
+        "gpt2  step 5/10  loss 3.250  12,346 tokens/s  00:10 left",
+        "gpt2  step 10/10  loss 3.000  12,000 tokens/s  done in 00:20",
+    ]
+
+
+def test_few_lines_but_always_the_last(paper):
+    with training_progress("gpt2", 3, 0, paper) as display:
+        for step in (1, 2, 3):
+            display.update(step, 3.0, 100.0, float(step))
+    assert len(paper.file.getvalue().splitlines()) == 1
+
+
+def test_a_resumed_run_estimates_from_its_own_speed(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with training_progress("gpt2", 10, 4, paper) as display:
+        display.update(5, None, None, 100.0)
+        display.update(6, None, None, 101.0)
+    assert "00:04 left" in paper.file.getvalue()
+
+
+def test_a_bar_on_a_terminal(screen):
+    with training_progress("llama", 4, 0, screen) as display:
+        assert isinstance(display, Bar)
+        display.update(4, 2.5, 1000.0, 1.0)
+    assert "llama" in screen.file.getvalue()
+    assert "loss 2.500  1,000 tokens/s" in screen.file.getvalue()
+
+
+def test_counter(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with counter("tokens", paper) as update:
+        update(1000)
+        update(2500)
+    assert paper.file.getvalue().startswith("tokens: 1,000\ntokens: 2,500\ntokens: 2,500 in 00:0")
+
+
+def test_a_counter_without_work_is_silent(paper):
+    with counter("tokens", paper):
+        pass
+    assert paper.file.getvalue() == ""
+
+
+def test_clock():
+    assert [clock(7), clock(67), clock(3607)] == ["00:07", "01:07", "1:00:07"]
