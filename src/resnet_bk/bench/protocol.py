@@ -75,7 +75,7 @@ class Protocol(_Strict):
             the other seeds. null: each model's `learning_rate`.
         weight_decay, betas: of AdamW.
         clip: largest gradient norm; null for none.
-        warmup_steps: steps of linear warm-up, before the cosine; null for 5% of the steps.
+        warmup_steps: steps of linear warm-up, before the cosine; null for 10% of the steps.
         final_lr_ratio: last learning rate over the peak.
         seeds: one run each.
         dtype: "float32" or "bfloat16" (mixed precision).
@@ -310,7 +310,7 @@ def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
     if right("steps", "warmup_steps") and None not in (value("steps"), value("warmup_steps")):
         steps, warmup = value("steps"), value("warmup_steps")
         if warmup >= steps:
-            problems.append(f"warmup_steps={warmup}: must be below steps={steps}; lower it, or null takes 5%")
+            problems.append(f"warmup_steps={warmup}: must be below steps={steps}; lower it, or null takes 10%")
     for key in ("seeds", "learning_rates"):
         if right(key) and value(key) and len(set(value(key))) < len(value(key)):
             problems.append(f"{key}={value(key)}: holds a value twice; name each once")

@@ -24,7 +24,7 @@ from resnet_bk.training.loss import Head
 from resnet_bk.training.memory import MIB
 from resnet_bk.training.threads import same_threads
 
-WARMUP_SHARE = 0.05
+WARMUP_SHARE = 0.1
 
 
 def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None]) -> None:

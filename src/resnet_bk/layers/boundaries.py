@@ -1,0 +1,135 @@
+"""Where chains are cut: packed documents and padding, worked out once a forward pass for all layers.
+
+Shape legend: B batch, T tokens, P tokens already in the state, K taps of the short convolution.
+
+A chain is cut before token t by setting its hopping to zero: the surface Green's function and the propagator then start
+anew, exactly as at the first token of a sequence. The short convolution must not look across a cut either; tokens of
+padding enter it as zeros, which is what lies before the first token of an unpadded sequence.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Cuts of one forward pass.
+
+    Attributes:
+        keep: 1 where the chain goes on, 0 where it is cut before t; float32 [B, T, 1].
+        real: 1 for a token, 0 for padding; float32 [B, T, 1], or None without padding.
+        segment: number of cuts up to and with t, counted from the state; int64 [B, T], or None where a convolution
+            needs no mask (no documents).
+        begun: False for a row that holds nothing but padding so far, bool [B]; None without such rows. The state of
+            such a row must be set to zero, which is the same as none.
+        padded_right: some row has padding after its last token, so that the state after it is of no use.
+    """
+
+    keep: Tensor
+    real: Tensor | None
+    segment: Tensor | None
+    begun: Tensor | None
+    padded_right: bool
+
+    def same_segment(self, lag: int) -> Tensor:
+        """1 where t and t - lag lie in one segment, [B, T, 1]; tokens before the first are in segment 0."""
+        assert self.segment is not None
+        earlier = F.pad(self.segment, (lag, 0))[:, : self.segment.shape[1]]
+        return (self.segment == earlier).unsqueeze(-1)
+
+
+def find_boundaries(
+    attention_mask: Tensor | None,
+    document_ids: Tensor | None,
+    *,
+    shape: tuple[int, int],
+    past_length: int = 0,
+    last_document: Tensor | None = None,
+) -> Boundaries | None:
+    """Works out the cuts of B rows of T tokens that follow P = past_length earlier ones.
+
+    Args:
+        attention_mask: 1 for a token, 0 for padding, [B, P + T], or [B, T] if it is all ones; padding may stand left,
+            right or both.
+        document_ids: integers [B, T]; a document ends where the number changes.
+        shape: (B, T).
+        past_length: P.
+        last_document: document of the last token in the state, [B]; needed with document_ids where P > 0.
+
+    Returns:
+        None where nothing is cut and nothing is padded.
+
+    Raises:
+        ValueError: shapes or dtypes that do not fit, a mask with a hole between tokens, documents that start in the
+            middle of a state that did not record any.
+    """
+    if attention_mask is None and document_ids is None:
+        return None
+    batch, length = shape
+    mask = None if attention_mask is None else _check_mask(attention_mask, batch, length, past_length)
+    if mask is not None and document_ids is None and bool(mask[:, -(length + 1) :].all()):
+        return None
+
+    given = document_ids if attention_mask is None else attention_mask
+    assert given is not None
+    cut = torch.zeros(shape, dtype=torch.bool, device=given.device)
+    real = begun = None
+    padded_right = False
+    if mask is not None:
+        # The first token after padding starts a chain; a cut at the first token of all is exact and changes nothing.
+        cut |= (mask & ~F.pad(mask, (1, 0))[:, :-1])[:, -length:]
+        row_begun = mask.any(dim=1)
+        padded_right = bool((row_begun & ~mask[:, -1]).any())
+        begun = None if bool(row_begun.all()) else row_begun
+        real = mask[:, -length:].unsqueeze(-1).float()
+    segment = None
+    if document_ids is not None:
+        cut |= _document_starts(document_ids, shape, past_length, last_document)
+        segment = cut.long().cumsum(dim=1)
+    return Boundaries((~cut).unsqueeze(-1).float(), real, segment, begun, padded_right)
+
+
+def _check_mask(attention_mask: Tensor, batch: int, length: int, past_length: int) -> Tensor:
+    widths = {length, past_length + length}
+    if attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in widths:
+        rule = " or ".join(str((batch, width)) for width in sorted(widths))
+        raise ValueError(
+            f"attention_mask must have shape {rule} (1 for a token, 0 for padding), but got "
+            f"{tuple(attention_mask.shape)}; pass the mask that the tokenizer returns with these input_ids"
+        )
+    mask = attention_mask != 0
+    if mask.shape[1] < past_length + length and not bool(mask.all()):
+        raise ValueError(
+            f"attention_mask has padding, so it must also cover the {past_length} tokens of past_key_values, but has "
+            f"shape {tuple(attention_mask.shape)}; pass all {past_length + length} columns"
+        )
+    # 0 -> 1 may happen once a row: padding left of the tokens, tokens, padding right of them.
+    starts = mask[:, 0].long() + (mask[:, 1:] & ~mask[:, :-1]).sum(dim=1)
+    if bool((starts > 1).any()):
+        row = int((starts > 1).nonzero()[0])
+        raise ValueError(
+            f"attention_mask must have its ones side by side, but row {row} has {int(starts[row])} runs of them; "
+            "remove the padding between tokens, or pass document_ids to pack several documents into a row"
+        )
+    return mask
+
+
+def _document_starts(
+    document_ids: Tensor, shape: tuple[int, int], past_length: int, last_document: Tensor | None
+) -> Tensor:
+    """True where a document starts, [B, T]; the first token counts only if it follows another document's."""
+    if tuple(document_ids.shape) != shape or document_ids.is_floating_point():
+        raise ValueError(
+            f"document_ids must be integers of shape {shape}, one a token, but got {document_ids.dtype} "
+            f"{tuple(document_ids.shape)}; give every token the number of its document"
+        )
+    if past_length and last_document is None:
+        raise ValueError(
+            f"document_ids with past_key_values needs a cache filled with document_ids, but its {past_length} tokens "
+            "came without; pass document_ids from the first call on, or start with an empty cache"
+        )
+    first = document_ids[:, :1] if last_document is None else last_document.unsqueeze(1)
+    return document_ids != torch.cat([first, document_ids[:, :-1]], dim=1)

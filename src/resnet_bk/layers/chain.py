@@ -1,0 +1,113 @@
+"""The chain that a mixer learns: potential, hopping and absorption of every site, projected from the token.
+
+Shape legend: B batch, T tokens, D hidden size, H chains (heads or channels).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from resnet_bk.layers.boundaries import Boundaries
+
+
+class Chain(NamedTuple):
+    """Real float32 (float64 for float64 input) tensors [B, T, H], as `resnet_bk.ops` takes them."""
+
+    potential: Tensor
+    hopping: Tensor
+    absorption: Tensor
+
+
+class ChainProjection(nn.Module):
+    """Projects a token to its site of H chains:
+
+        potential  a = w_a x + c_a
+        hopping    b = softplus(w_b x + c_b)                       > 0
+        absorption eta = absorption_min + softplus(w_eta x + c_eta)  > absorption_min
+
+    The learned biases c hold what a chain is like on average, the projections how a token bends it; at the start
+    (weights N(0, 0.02)) the biases dominate and every token passes a nearly periodic chain. They start at:
+
+    - c_b: b = hopping_init.
+    - c_a: energies spread evenly over potential_init, counted in half band widths 2 b. Inside the band, a = 2 b
+      cos(theta), an undisturbed chain without absorption multiplies what it carries by exp(i theta) a site: it goes far
+      but turns its phase. Beyond the edge, a = 2 b cosh(kappa), it multiplies by exp(-kappa): no phase, and a memory of
+      1 / kappa sites. At the edge both fade into each other and a small change of a token's potential lets the past
+      through or stops it: there the potential gates best, so (0.9, 1.2) puts the edge inside the range.
+    - c_eta: absorptions log-uniform over absorption_init; in mid-band the amplitude decays by about eta / (2 b
+      sin theta) a site. The golden-ratio sequence pairs them with the energies, so that neither rises with the other.
+
+    Softplus is linear for large arguments: no token makes hopping or absorption explode. Everything runs in float32
+    whatever the precision of the model: phases accumulate along the chain, and the three digits of a bfloat16 energy
+    would smear them within a few sites.
+
+    Args:
+        hidden_size: D.
+        chains: H.
+        potential_init: (low, high) of the potentials at the start, in units of 2 hopping_init.
+        absorption_min: floor of the absorption; 1 / absorption_min bounds the resolvent.
+        absorption_init: (low, high) of the absorptions at the start, above absorption_min.
+        hopping_init: hopping at the start.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        chains: int,
+        *,
+        potential_init: tuple[float, float],
+        absorption_min: float,
+        absorption_init: tuple[float, float],
+        hopping_init: float,
+    ) -> None:
+        super().__init__()
+        self.chains = chains
+        self.potential_init = potential_init
+        self.absorption_min = absorption_min
+        self.absorption_init = absorption_init
+        self.hopping_init = hopping_init
+        self.weight = nn.Parameter(torch.empty(3 * chains, hidden_size))
+        self.bias = nn.Parameter(torch.empty(3 * chains))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float = 0.02) -> None:
+        """Weights N(0, std), biases as described above."""
+        init.normal_(self.weight, std=std)
+        init.copy_(self.bias, self.initial_bias())
+
+    def extra_repr(self) -> str:
+        return f"hidden_size={self.weight.shape[1]}, chains={self.chains}, absorption_min={self.absorption_min:g}"
+
+    def initial_bias(self) -> Tensor:
+        """(c_a, c_b, c_eta) at the start, float32 [3 H]; deterministic."""
+        index = torch.arange(self.chains, dtype=torch.float64)
+        # From one bound to the other; a single chain stands in the middle.
+        place = index / (self.chains - 1) if self.chains > 1 else index + 0.5
+        lowest, highest = (2 * self.hopping_init * bound for bound in self.potential_init)
+        potential = lowest + (highest - lowest) * place
+        golden = ((index + 0.5) * (math.sqrt(5) - 1) / 2) % 1.0
+        low, high = (math.log(bound) for bound in self.absorption_init)
+        absorption = torch.exp(low + (high - low) * golden) - self.absorption_min
+        hopping = torch.full_like(place, self.hopping_init)
+        return torch.cat([potential, _inverse_softplus(hopping), _inverse_softplus(absorption)]).float()
+
+    def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
+        """Sites of the chains of tokens [B, T, D]; the hopping is 0 where `boundaries` cuts the chain."""
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        with torch.autocast(hidden.device.type, enabled=False):
+            sites = F.linear(hidden.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+            potential, rest = sites.split([self.chains, 2 * self.chains], dim=-1)
+            hopping, absorption = F.softplus(rest).chunk(2, dim=-1)
+            if boundaries is not None:
+                hopping = hopping * boundaries.keep.to(dtype)
+            return Chain(potential, hopping, absorption + self.absorption_min)
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    """x with log(1 + exp(x)) = y, for y > 0, without overflow."""
+    return y + torch.log(-torch.expm1(-y))

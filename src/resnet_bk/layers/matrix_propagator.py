@@ -1,0 +1,111 @@
+"""Propagator mixing with a matrix state: attention whose decay is the propagator of a chain.
+
+Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value size.
+"""
+
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from resnet_bk import ops
+from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.layers.mixer import Mixer, MixerState
+from resnet_bk.layers.readout import Readout
+from resnet_bk.layers.short_convolution import ShortConvolution
+from resnet_bk.layers.unit_length import unit_length
+
+
+class MatrixPropagator(Mixer):
+    """One chain a head carries an outer product of key and value:
+
+        S_t = L_t (k_t v_t^T + b_t S_{t-1}),   y_t = q_t^T S_t = sum over j of (q_t . k_j) Gamma_tj v_j
+
+    with L the surface Green's function and Gamma the propagator of the head's chain (`resnet_bk.ops.propagate`).
+    Query and key have unit length: the size of what is read is then set by the propagator and the value alone, and a
+    query meets a key by direction.
+
+    Args:
+        hidden_size: D.
+        num_heads: H.
+        key_dim: K.
+        value_dim: V.
+        conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
+        output_gate: multiplies what is read by SiLU of a projection of the token.
+        backend: of `resnet_bk.ops.propagate`.
+        potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+    """
+
+    name: ClassVar[str] = "matrix"
+    causal: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        conv_size: int,
+        output_gate: bool,
+        potential_init: tuple[float, float],
+        absorption_min: float,
+        absorption_init: tuple[float, float],
+        hopping_init: float,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
+        self.backend = backend
+        self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
+        self.in_proj = nn.Linear(hidden_size, sum(self.widths), bias=False)
+        self.chain = ChainProjection(
+            hidden_size,
+            num_heads,
+            potential_init=potential_init,
+            absorption_min=absorption_min,
+            absorption_init=absorption_init,
+            hopping_init=hopping_init,
+        )
+        self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
+        self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        return cls(
+            config.hidden_size,
+            num_heads=config.num_heads,
+            key_dim=config.key_dim,
+            value_dim=config.value_dim,
+            conv_size=config.conv_size,
+            output_gate=config.output_gate,
+            potential_init=tuple(config.potential_init),
+            absorption_min=config.absorption_min,
+            absorption_init=tuple(config.absorption_init),
+            hopping_init=config.hopping_init,
+            backend=config.backend,
+        )
+
+    def forward(
+        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState]:
+        batch, length, _ = hidden.shape
+        mixed, tail = self.in_proj(hidden), None
+        if self.conv is not None:
+            mixed, tail = self.conv(mixed, boundaries, state.convolution if state is not None else None)
+        query_key, value = mixed.split(self.widths, dim=-1)
+        query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
+        value = value.view(batch, length, self.num_heads, self.value_dim)
+        potential, hopping, absorption = self.chain(hidden, boundaries)
+        output, chain_state = ops.propagate(
+            query,
+            key,
+            value,
+            potential,
+            hopping,
+            absorption,
+            initial_state=state.chain if state is not None else None,
+            backend=self.backend,
+        )
+        return self.readout(output.flatten(2), hidden), MixerState(tail, chain_state)

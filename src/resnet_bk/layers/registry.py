@@ -1,0 +1,18 @@
+"""The registered mixers, by the name that `ResNetBKConfig.state` uses."""
+
+from resnet_bk.layers.matrix_propagator import MatrixPropagator
+from resnet_bk.layers.mixer import Mixer
+from resnet_bk.layers.vector_propagator import VectorPropagator
+
+MIXERS: dict[str, type[Mixer]] = {mixer.name: mixer for mixer in (VectorPropagator, MatrixPropagator)}
+
+
+def get_mixer(name: str) -> type[Mixer]:
+    """The mixer class of that name.
+
+    Raises:
+        ValueError: no mixer has that name.
+    """
+    if name not in MIXERS:
+        raise ValueError(f"state must be one of {', '.join(sorted(MIXERS))}, but got {name!r}")
+    return MIXERS[name]

@@ -1,0 +1,84 @@
+"""Causal depthwise convolution over a few tokens, with state.
+
+Shape legend: B batch, T tokens, C channels, K taps.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from resnet_bk.layers.boundaries import Boundaries
+
+
+class ShortConvolution(nn.Module):
+    """y_t = sum over j of weight[:, K - 1 - j] x_{t-j}, one filter a channel, followed by SiLU.
+
+    The local mixing of Mamba (arXiv 2312.00752) and its successors: the last few tokens are what a language model needs
+    most often, and a filter finds them more cheaply than a propagator.
+
+    Args:
+        channels: C.
+        kernel_size: K, at least 2 (one tap mixes nothing).
+    """
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.weight = nn.Parameter(torch.empty(channels, kernel_size))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(K), as `nn.Conv1d` starts a depthwise filter."""
+        bound = self.kernel_size**-0.5
+        init.uniform_(self.weight, -bound, bound)
+
+    def extra_repr(self) -> str:
+        return f"channels={self.weight.shape[0]}, kernel_size={self.kernel_size}"
+
+    def forward(self, x: Tensor, boundaries: Boundaries | None, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Filters [B, T, C] given the K - 1 inputs before, [B, K - 1, C] or None; returns the result and the new tail.
+
+        The convolution is PyTorch's, on a view of [B, T, C] as a picture of height 1 stored channels last, so that
+        nothing is copied. With documents it runs tap by tap, each masked to the document of its token.
+        """
+        taps = self.kernel_size - 1
+        length = x.shape[1]
+        if boundaries is not None and boundaries.real is not None:
+            x = x * boundaries.real.to(x.dtype)
+        weight: Tensor = self.weight
+        if torch.is_autocast_enabled(x.device.type):
+            weight = weight.to(x.dtype)
+        # Tail and input in one piece, but only where both are needed: copying the whole input is what costs.
+        masked = boundaries is not None and boundaries.segment is not None
+        full = x if tail is None and not masked else torch.cat([_or_zeros(tail, x, taps), x], dim=1)
+        if masked:
+            assert boundaries is not None
+            y = full[:, taps:] * weight[:, -1]
+            for lag in range(1, self.kernel_size):
+                tap = full[:, taps - lag : taps - lag + length] * weight[:, taps - lag]
+                y = y + tap * boundaries.same_segment(lag)
+        else:
+            picture = full.transpose(1, 2).unsqueeze(2)
+            filters = weight[:, None, None, :]
+            padding = 0 if tail is not None else (0, taps)
+            y = F.conv2d(picture, filters, padding=padding, groups=filters.shape[0])
+            y = y.squeeze(2).transpose(1, 2)[:, :length]
+        return F.silu(y), self._new_tail(x, tail, boundaries)
+
+    def _new_tail(self, x: Tensor, tail: Tensor | None, boundaries: Boundaries | None) -> Tensor:
+        """The last K - 1 inputs, zero where they belong to a document that has ended."""
+        taps = self.kernel_size - 1
+        if x.shape[1] < taps:
+            x = torch.cat([_or_zeros(tail, x, taps), x], dim=1)
+        # A copy: a view would keep the whole input alive.
+        new_tail = x[:, -taps:].clone()
+        if boundaries is not None and boundaries.segment is not None:
+            segment = F.pad(boundaries.segment, (taps, 0))[:, -taps:]
+            new_tail = new_tail * (segment == segment[:, -1:]).unsqueeze(-1)
+        return new_tail
+
+
+def _or_zeros(tail: Tensor | None, x: Tensor, taps: int) -> Tensor:
+    return x.new_zeros(x.shape[0], taps, x.shape[2]) if tail is None else tail.to(x.dtype)

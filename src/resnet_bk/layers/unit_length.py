@@ -1,0 +1,44 @@
+"""Vectors of length one.
+
+Shape legend: K size of a vector.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Squared: vectors much shorter than 1e-3 stay short in place of having their rounding errors blown up.
+EPSILON = 1e-6
+
+
+class _UnitLength(torch.autograd.Function):
+    """y = r x with r = (x . x + eps)^(-1/2).
+
+    dr = -r^3 (x . dx), so dy = r (dx - y (y . dx)), which is symmetric: xbar = r (ybar - y (y . ybar)). Autograd's
+    version of this takes five times as long on a CPU, for it goes through the square root step by step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        r = torch.linalg.vecdot(x, x).add_(EPSILON).rsqrt_().unsqueeze(-1)
+        y = x * r
+        ctx.save_for_backward(y, r)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, y_bar: Tensor) -> Tensor:
+        y, r = ctx.saved_tensors
+        along = torch.linalg.vecdot(y, y_bar).unsqueeze(-1)
+        return torch.addcmul(y_bar, y, along, value=-1).mul_(r)
+
+
+def unit_length(x: Tensor) -> Tensor:
+    """Scales vectors [..., K] to length one (zero stays zero); float32 for half precision input."""
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    # Autocast would take the scalar products in half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = _UnitLength.apply(wide)
+    return result

@@ -1,0 +1,95 @@
+"""Propagator mixing with a vector state: one chain a channel.
+
+Shape legend: B batch, T tokens, D hidden size, C channels.
+"""
+
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from resnet_bk import ops
+from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.layers.mixer import Mixer, MixerState
+from resnet_bk.layers.readout import Readout
+from resnet_bk.layers.short_convolution import ShortConvolution
+
+
+class VectorPropagator(Mixer):
+    """Each channel carries one amplitude along its own chain:
+
+        psi_t = L_t (u_t + b_t psi_{t-1}) = sum over j of Gamma_tj u_j
+
+    with L the surface Green's function and Gamma the propagator of the channel's chain
+    (`resnet_bk.ops.propagate_vector`).
+
+    Args:
+        hidden_size: D.
+        state_channels: C.
+        conv_size: taps of the short convolution on u; 0 leaves it out.
+        output_gate: multiplies what is read by SiLU of a projection of the token.
+        backend: of `resnet_bk.ops.propagate_vector`.
+        potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+    """
+
+    name: ClassVar[str] = "vector"
+    causal: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        state_channels: int,
+        conv_size: int,
+        output_gate: bool,
+        potential_init: tuple[float, float],
+        absorption_min: float,
+        absorption_init: tuple[float, float],
+        hopping_init: float,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        self.in_proj = nn.Linear(hidden_size, state_channels, bias=False)
+        self.chain = ChainProjection(
+            hidden_size,
+            state_channels,
+            potential_init=potential_init,
+            absorption_min=absorption_min,
+            absorption_init=absorption_init,
+            hopping_init=hopping_init,
+        )
+        self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
+        self.readout = Readout(hidden_size, state_channels, gate=output_gate)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        return cls(
+            config.hidden_size,
+            state_channels=config.state_channels,
+            conv_size=config.conv_size,
+            output_gate=config.output_gate,
+            potential_init=tuple(config.potential_init),
+            absorption_min=config.absorption_min,
+            absorption_init=tuple(config.absorption_init),
+            hopping_init=config.hopping_init,
+            backend=config.backend,
+        )
+
+    def forward(
+        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
+    ) -> tuple[Tensor, MixerState]:
+        source, tail = self.in_proj(hidden), None
+        if self.conv is not None:
+            source, tail = self.conv(source, boundaries, state.convolution if state is not None else None)
+        potential, hopping, absorption = self.chain(hidden, boundaries)
+        psi, chain_state = ops.propagate_vector(
+            source,
+            potential,
+            hopping,
+            absorption,
+            initial_state=state.chain if state is not None else None,
+            backend=self.backend,
+        )
+        return self.readout(psi, hidden), MixerState(tail, chain_state)

@@ -1,0 +1,22 @@
+"""ResNet-BK as a Hugging Face model; importing this package registers it with the Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from resnet_bk.models.cache import ResNetBKCache
+from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.models.modeling_resnet_bk import ResNetBKForCausalLM, ResNetBKModel, ResNetBKPreTrainedModel
+from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
+
+AutoConfig.register(ResNetBKConfig.model_type, ResNetBKConfig, exist_ok=True)
+AutoModel.register(ResNetBKConfig, ResNetBKModel, exist_ok=True)
+AutoModelForCausalLM.register(ResNetBKConfig, ResNetBKForCausalLM, exist_ok=True)
+
+__all__ = [
+    "ResNetBKCache",
+    "ResNetBKCausalLMOutput",
+    "ResNetBKConfig",
+    "ResNetBKForCausalLM",
+    "ResNetBKModel",
+    "ResNetBKModelOutput",
+    "ResNetBKPreTrainedModel",
+]

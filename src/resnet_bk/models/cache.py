@@ -1,0 +1,148 @@
+"""The state of a ResNet-BK model between calls, of constant size.
+
+Shape legend: B batch (beams included), K taps of the short convolution.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from resnet_bk.layers.mixer import MixerState
+
+
+class ResNetBKCacheLayer:
+    """State of one block: tail of the short convolution, surface Green's function and propagator state.
+
+    The methods are those that `transformers.Cache` calls on each of its layers.
+    """
+
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        self.state: MixerState | None = None
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replaces every tensor of the state by `function` of it."""
+        if self.state is not None:
+            tail, (green, carried) = self.state
+            self.state = MixerState(None if tail is None else function(tail), (function(green), function(carried)))
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors of the state."""
+        if self.state is None:
+            return []
+        return [*([] if self.state.convolution is None else [self.state.convolution]), *self.state.chain]
+
+    def reset(self) -> None:
+        self.state = None
+
+
+class ResNetBKCache(Cache):
+    """What `past_key_values` is for ResNet-BK: constant in size, whatever the number of tokens it has seen.
+
+    A call of the model with a cache reads its states and replaces them by the states after the new tokens.
+
+    Args:
+        config: a `ResNetBKConfig`; only its number of blocks is read.
+
+    Attributes:
+        layers: a `ResNetBKCacheLayer` a block.
+        last_document: document of the last token, int64 [B], where the tokens came with document_ids; else None.
+    """
+
+    layers: list[ResNetBKCacheLayer]  # type: ignore[assignment]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(layers=[ResNetBKCacheLayer() for _ in range(config.num_hidden_layers)])  # type: ignore[misc]
+        self.last_document: Tensor | None = None
+        self._seen_tokens = 0
+
+    def __repr__(self) -> str:
+        return f"ResNetBKCache(layers={len(self.layers)}, tokens={self._seen_tokens}, bytes={self.nbytes})"
+
+    def states(self) -> list[MixerState | None]:
+        """The state of each block, None before the first token."""
+        return [layer.state for layer in self.layers]
+
+    def update_states(self, states: list[MixerState], new_tokens: int, last_document: Tensor | None = None) -> None:
+        """Takes the states after `new_tokens` more tokens; `last_document` None leaves the document as it is."""
+        for layer, state in zip(self.layers, states, strict=True):
+            layer.state = state
+        self._seen_tokens += new_tokens
+        if last_document is not None:
+            self.last_document = last_document
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Number of tokens seen, padding included."""
+        return self._seen_tokens
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """-1: there is no limit."""
+        return -1
+
+    @property
+    def batch_size(self) -> int:
+        """B, or -1 before the first token."""
+        tensors = self.layers[0].tensors()
+        return tensors[0].shape[0] if tensors else -1
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all states, in bytes."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer.tensors())
+
+    @property
+    def is_compileable(self) -> bool:
+        return False
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        # True would make generate() take every prompt for new tokens; the cache knows its length, so that a prompt may
+        # repeat the tokens seen, as with any other cache.
+        return [False] * len(self.layers)
+
+    def detach(self) -> Self:
+        """Cuts the graph: later losses send no gradient into earlier calls. Returns the cache itself."""
+        return self._apply(torch.Tensor.detach)
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        super().reset()
+        self._seen_tokens, self.last_document = 0, None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Takes the rows `beam_idx`, int64 [B'], for beam search."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the rows `indices`, int64 [B'], in that order; repeats are allowed."""
+        self._apply(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every row `repeats` times, side by side."""
+        self._apply(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Not possible: the state of a recurrence does not say how to undo it.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"tokens_to_remove={tokens_to_remove}: a ResNetBKCache cannot forget single tokens, for its size does not "
+            "grow with them; keep a copy.deepcopy(cache) of the point to go back to"
+        )
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:
+        for layer in self.layers:
+            layer.apply(function)
+        if self.last_document is not None:
+            self.last_document = function(self.last_document)
+        return self

@@ -1,0 +1,95 @@
+"""Checks of the arguments of a call. Each failure names the argument, its value, the rule and the way out.
+
+Shape legend: B batch, T tokens, D hidden size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_bk.models.cache import ResNetBKCache
+from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+
+
+def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: ResNetBKConfig) -> tuple[int, int]:
+    """(B, T) of the one of the two that is given.
+
+    Raises:
+        ValueError: none or both are given; shapes, types or word indices that do not fit.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise ValueError(f"input_ids or inputs_embeds must be given, but got {given}; pass one of the two")
+    if inputs_embeds is not None:
+        if inputs_embeds.ndim != 3 or inputs_embeds.shape[-1] != config.hidden_size or not inputs_embeds.shape[1]:
+            raise ValueError(
+                f"inputs_embeds must be [batch, tokens, {config.hidden_size}] with at least one token, but got "
+                f"{tuple(inputs_embeds.shape)}; the last dimension is hidden_size"
+            )
+        return inputs_embeds.shape[0], inputs_embeds.shape[1]
+    assert input_ids is not None
+    if input_ids.ndim != 2 or not input_ids.shape[1] or input_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"input_ids must be int64 [batch, tokens] with at least one token, but got {input_ids.dtype} "
+            f"{tuple(input_ids.shape)}; a single sequence needs [None], an empty prompt a first token"
+        )
+    # Elsewhere than on the CPU reading the values would wait for the device; the embedding reports them there.
+    if input_ids.device.type == "cpu" and input_ids.numel() and not torch.compiler.is_compiling():
+        low, high = input_ids.aminmax()
+        if low < 0 or high >= config.vocab_size:
+            wrong = int(low) if low < 0 else int(high)
+            raise ValueError(
+                f"input_ids must lie in [0, {config.vocab_size}), but got {wrong}; the tokenizer does not fit the "
+                "model, or resize_token_embeddings is missing"
+            )
+    return input_ids.shape[0], input_ids.shape[1]
+
+
+def one_cache(past_key_values: Any, cache: Any) -> Any:
+    """The one of the two names of the cache that was used.
+
+    Raises:
+        ValueError: both were.
+    """
+    if past_key_values is not None and cache is not None:
+        raise ValueError("past_key_values and cache are two names of one argument, but both were given; pass one")
+    return past_key_values if cache is None else cache
+
+
+def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
+    """A cache of this model for this batch, or None.
+
+    Raises:
+        ValueError: a cache of another kind, depth or batch size.
+    """
+    if cache is None:
+        return
+    if not isinstance(cache, ResNetBKCache):
+        raise ValueError(
+            f"past_key_values must be a ResNetBKCache, but got {type(cache).__name__}; pass what an earlier call "
+            "returned, ResNetBKCache(config), or None"
+        )
+    if len(cache.layers) != config.num_hidden_layers:
+        raise ValueError(
+            f"past_key_values must hold {config.num_hidden_layers} blocks, but holds {len(cache.layers)}; it "
+            "belongs to another model"
+        )
+    if batch is not None and cache.batch_size not in (-1, batch):
+        raise ValueError(
+            f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; select rows with "
+            "cache.batch_select_indices, or start with an empty cache"
+        )
+
+
+def check_outputs(output_attentions: bool | None) -> None:
+    """No attention maps were asked for.
+
+    Raises:
+        ValueError: they were.
+    """
+    if output_attentions:
+        raise ValueError(
+            "output_attentions must not be true: ResNet-BK has no attention maps; ask for output_hidden_states, or "
+            "read the chains of a layer with layer.mixer.chain"
+        )

@@ -1,0 +1,225 @@
+"""Configuration of ResNet-BK."""
+
+import math
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from resnet_bk.layers.registry import MIXERS
+
+# Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
+_OF_TRANSFORMERS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "_output_attentions",
+    "_post_init_done",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "transformers_weights",
+}
+
+
+class ResNetBKConfig(PreTrainedConfig):
+    r"""Shape and start of a ResNet-BK language model. All arguments are keywords; unknown ones are errors.
+
+    Args:
+        vocab_size (`int`): words of the embedding and of the head.
+        hidden_size (`int`): width of the residual stream.
+        num_hidden_layers (`int`): blocks.
+        num_heads (`int`): heads of the matrix state.
+        state (`str`): "matrix" (one chain a head, carrying key x value) or "vector" (one chain a channel).
+        key_dim (`int`, *optional*): key size of a head of the matrix state; hidden_size / num_heads by default.
+        value_dim (`int`, *optional*): value size of a head of the matrix state; hidden_size / num_heads by default.
+        state_channels (`int`, *optional*): chains of the vector state; hidden_size by default.
+        intermediate_size (`int`, *optional*): width of the feed-forward network, of each expert where there are
+            experts; 8/3 of hidden_size, rounded up to a multiple of 8, by default.
+        conv_size (`int`): taps of the short convolution before the propagator; 0 leaves it out.
+        output_gate (`bool`): multiply what the mixer reads by SiLU of a projection of the token.
+        num_experts (`int`): experts of the feed-forward network; 0 is a dense one.
+        num_experts_per_tok (`int`): experts that a token passes through.
+        router_aux_loss_coef (`float`): weight of the load-balancing loss in the loss.
+        potential_init (`tuple[float, float]`): lowest and highest potential at the start, in units of 2 hopping_init,
+            the half width of the band.
+        absorption_min (`float`): floor of the absorption; its inverse bounds the resolvent.
+        absorption_init (`tuple[float, float]`): lowest and highest absorption at the start.
+        hopping_init (`float`): hopping at the start.
+        rms_norm_eps (`float`): epsilon of the RMSNorms.
+        initializer_range (`float`): standard deviation of weights at the start.
+        tie_word_embeddings (`bool`): let the head share the embedding matrix.
+        backend (`str`): backend of the operators, "auto" or one of `resnet_bk.ops.available_backends`.
+        use_cache (`bool`): return a cache outside training where the call does not say.
+        pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
+
+    Raises:
+        ValueError: naming every field that is wrong, its value, the rule and the way out.
+    """
+
+    model_type: ClassVar[str] = "resnet_bk"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss"]
+
+    vocab_size: int = 30000
+    hidden_size: int = 64
+    num_hidden_layers: int = 4
+    num_heads: int = 4
+    state: str = "matrix"
+    key_dim: int | None = None
+    value_dim: int | None = None
+    state_channels: int | None = None
+    intermediate_size: int | None = None
+    conv_size: int = 4
+    output_gate: bool = True
+    num_experts: int = 0
+    num_experts_per_tok: int = 2
+    router_aux_loss_coef: float = 0.01
+    potential_init: tuple[float, float] | list[float] = (0.9, 1.2)
+    absorption_min: float = 1e-3
+    absorption_init: tuple[float, float] | list[float] = (0.02, 1.0)
+    hopping_init: float = 1.0
+    rms_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = False
+    backend: str = "auto"
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self._raise(self._unknown(kwargs) + self._problems())
+        if self.key_dim is None:
+            self.key_dim = self.hidden_size // self.num_heads
+        if self.value_dim is None:
+            self.value_dim = self.hidden_size // self.num_heads
+        if self.state_channels is None:
+            self.state_channels = self.hidden_size
+        if self.intermediate_size is None:
+            self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
+        for name in ("potential_init", "absorption_init"):
+            low, high = getattr(self, name)
+            setattr(self, name, (float(low), float(high)))
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """Checks every field again, for one that was set after construction.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        self._raise(self._problems())
+
+    def _raise(self, problems: list[str]) -> None:
+        if problems:
+            raise ValueError(f"ResNetBKConfig: {'; '.join(problems)}")
+
+    def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
+        fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
+        problems = []
+        for name in sorted(set(kwargs) - _OF_TRANSFORMERS):
+            close = get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see the documentation of ResNetBKConfig"
+            problems.append(f"{name} is not a field ({hint})")
+        return problems
+
+    def _problems(self) -> list[str]:
+        """Every rule that a value breaks, as `field=value rule (way out)`."""
+        problems: list[str] = []
+
+        def whole(name: str, least: int, way_out: str, optional: bool = False) -> bool:
+            value = getattr(self, name)
+            if optional and value is None:
+                return True
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                problems.append(f"{name}={value!r} must be a whole number of at least {least} ({way_out})")
+                return False
+            return True
+
+        def number(name: str, rule: str, fits: Any, way_out: str) -> bool:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+                problems.append(f"{name}={value!r} must be {rule} ({way_out})")
+                return False
+            return True
+
+        def pair(name: str, example: str) -> bool:
+            value = getattr(self, name)
+            numbers = isinstance(value, tuple | list) and len(value) == 2
+            numbers = numbers and all(isinstance(x, int | float) and math.isfinite(x) for x in value)
+            if not numbers or value[0] > value[1]:
+                problems.append(f"{name}={value!r} must be two numbers, low and high (for example {example})")
+                return False
+            return True
+
+        if whole("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"):
+            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+                self._token_problems(problems, name)
+        sizes = whole("hidden_size", 1, "for example 64")
+        whole("num_hidden_layers", 1, "for example 4")
+        sizes = whole("num_heads", 1, "for example 4") and sizes
+        if self.state not in MIXERS:
+            problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (matrix is the default)")
+        elif self.state == "matrix" and sizes and self.hidden_size % self.num_heads:
+            below = self.hidden_size - self.hidden_size % self.num_heads
+            near = [str(size) for size in (below, below + self.num_heads) if size]
+            problems.append(
+                f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads} "
+                f"(set hidden_size to {' or '.join(near)}, or change num_heads)"
+            )
+        for name in ("key_dim", "value_dim", "state_channels", "intermediate_size"):
+            whole(name, 1, "leave it out for the default", optional=True)
+        whole("conv_size", 0, "4 is usual, 0 leaves the convolution out")
+        if self.conv_size == 1:
+            problems.append("conv_size=1 must be 0 or at least 2 (one tap mixes nothing; 0 leaves the convolution out)")
+        if whole("num_experts", 0, "0 is a dense feed-forward network") and self.num_experts:
+            self._expert_problems(problems, whole)
+        number("router_aux_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is usual")
+        floor = number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")
+        pair("potential_init", "0.9, 1.2")
+        if pair("absorption_init", "0.02, 1.0") and floor and self.absorption_init[0] <= self.absorption_min:
+            problems.append(
+                f"absorption_init={self.absorption_init!r} must be above absorption_min={self.absorption_min} "
+                "(for example 0.02, 1.0)"
+            )
+        number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
+        number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
+        number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
+        for name in ("output_gate", "tie_word_embeddings", "use_cache"):
+            if not isinstance(getattr(self, name), bool):
+                problems.append(f"{name}={getattr(self, name)!r} must be true or false (write it without quotes)")
+        if not isinstance(self.backend, str) or not self.backend:
+            problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
+        return problems
+
+    def _token_problems(self, problems: list[str], name: str) -> None:
+        value = getattr(self, name)
+        ids = value if isinstance(value, tuple | list) and name == "eos_token_id" else [value]
+        for token in ids:
+            whole = isinstance(token, int) and not isinstance(token, bool)
+            if token is not None and not (whole and 0 <= token < self.vocab_size):
+                problems.append(
+                    f"{name}={value!r} must lie in the vocabulary, from 0 to vocab_size - 1 = {self.vocab_size - 1} "
+                    "(take it from the tokenizer, or leave it out)"
+                )
+
+    def _expert_problems(self, problems: list[str], whole: Any) -> None:
+        if self.num_experts == 1:
+            problems.append("num_experts=1 must be 0 or at least 2 (0 is a dense feed-forward network)")
+        if whole("num_experts_per_tok", 1, "2 is usual") and self.num_experts_per_tok > self.num_experts:
+            problems.append(
+                f"num_experts_per_tok={self.num_experts_per_tok} must be at most num_experts={self.num_experts} "
+                "(lower it, or have more experts)"
+            )
+        for name in ("hidden_size", "intermediate_size"):
+            size = getattr(self, name)
+            if isinstance(size, int) and size > 0 and size % 8:
+                problems.append(
+                    f"{name}={size} must be a multiple of 8 where there are experts (grouped matmuls need rows of "
+                    f"whole 16 bytes; set it to {8 * math.ceil(size / 8)})"
+                )

@@ -1,0 +1,294 @@
+"""ResNet-BK as a Hugging Face causal language model.
+
+Shape legend: B batch, T tokens of this call, P tokens already in the cache, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+
+from resnet_bk.layers import ChainProjection, MixerState, ResNetBKBlock, ShortConvolution, SparseMoE, find_boundaries
+from resnet_bk.models.cache import ResNetBKCache
+from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
+from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
+from resnet_bk.ops import linear_cross_entropy
+
+IGNORED = -100
+
+
+class ResNetBKPreTrainedModel(PreTrainedModel):
+    """Initialisation and what `transformers` needs to know about the architecture."""
+
+    config_class = ResNetBKConfig
+    config: ResNetBKConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    # Speculative decoding would have to take tokens back, which a state cannot.
+    _is_stateful = True
+    _no_split_modules = ["ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
+    _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
+    # Energies and their projection run in float32; a model loaded in half precision keeps them so.
+    _keep_in_fp32_modules_strict = ["chain"]  # noqa: RUF012
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ChainProjection | SparseMoE):
+            module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, ShortConvolution):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+
+class ResNetBKModel(ResNetBKPreTrainedModel):
+    """Embedding, blocks and the last norm: hidden states without a head."""
+
+    def __init__(self, config: ResNetBKConfig) -> None:
+        config.check()
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(ResNetBKBlock(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: ResNetBKCache | None = None,
+        cache: ResNetBKCache | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ResNetBKModelOutput | tuple[Any, ...]:
+        """Hidden states of B rows of T tokens.
+
+        Args:
+            input_ids: word indices, int64 [B, T]; this or inputs_embeds.
+            attention_mask: 1 for a token, 0 for padding, [B, T] or [B, P + T]. Padding on the left changes nothing for
+                the tokens, padding on the right neither; what is returned for the padding itself has no meaning.
+            inputs_embeds: embeddings, [B, T, D].
+            past_key_values: cache of the P tokens before; it is brought up to date in place.
+            cache: the same argument, by the name that `transformers` has begun to use; give one of the two.
+            use_cache: return a cache. By default there is one where a cache was passed, and where config.use_cache says
+                so outside training, except for rows padded on the right: the state after padding is of no use.
+            document_ids: integers [B, T]; a document ends where the number changes, and no token sees another document.
+                With a cache, the first token continues the last document if it has its number.
+            output_hidden_states: return the embeddings and the output of every block too.
+            output_attentions: must not be true, there is no attention.
+            return_dict: false for a tuple.
+
+        Raises:
+            ValueError: inputs that do not fit together; rows padded on the right with use_cache=True.
+        """
+        cache = one_cache(past_key_values, cache)
+        batch, length = check_tokens(input_ids, inputs_embeds, self.config)
+        check_cache(cache, batch, self.config)
+        check_outputs(output_attentions)
+        past_length = cache.get_seq_length() if cache is not None else 0
+        boundaries = find_boundaries(
+            attention_mask,
+            document_ids,
+            shape=(batch, length),
+            past_length=past_length,
+            last_document=cache.last_document if cache is not None else None,
+        )
+        padded_right = boundaries is not None and boundaries.padded_right
+        if padded_right and (use_cache or cache is not None):
+            raise ValueError(
+                "attention_mask has padding after tokens, and use_cache=True would keep the state after it; pad on the "
+                "left (tokenizer.padding_side = 'left'), or pass use_cache=False and no cache"
+            )
+        if use_cache is None:
+            use_cache = cache is not None or (self.config.use_cache and not self.training and not padded_right)
+
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        states = cache.states() if cache is not None else [None] * len(self.layers)
+        new_states: list[MixerState] = []
+        hidden_states: list[Tensor] = []
+        aux_losses: list[Tensor] = []
+        for layer, state in zip(self.layers, states, strict=True):
+            if output_hidden_states:
+                hidden_states.append(hidden)
+            hidden, new_state, aux_loss = layer(hidden, boundaries, state)
+            new_states.append(new_state)
+            if aux_loss is not None:
+                aux_losses.append(aux_loss)
+        hidden = self.norm(hidden)
+
+        if use_cache:
+            if boundaries is not None and boundaries.begun is not None:
+                new_states = [state.only(boundaries.begun) for state in new_states]
+            cache = ResNetBKCache(self.config) if cache is None else cache
+            cache.update_states(new_states, length, None if document_ids is None else document_ids[:, -1].clone())
+        output = ResNetBKModelOutput(
+            last_hidden_state=hidden,
+            cache=cache if use_cache else None,
+            hidden_states=(*hidden_states, hidden) if output_hidden_states else None,
+            aux_loss=torch.stack(aux_losses).mean() if aux_losses else None,
+        )
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
+    """ResNet-BK with a linear head over the vocabulary, without bias."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    # The loss may be divided by the tokens of several batches: `num_items_in_batch`.
+    accepts_loss_kwargs = True
+
+    def __init__(self, config: ResNetBKConfig) -> None:
+        super().__init__(config)
+        self.model = ResNetBKModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: ResNetBKCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        document_ids: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_logits: bool | None = None,
+        cache: ResNetBKCache | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ResNetBKCausalLMOutput | tuple[Any, ...]:
+        """Logits, and the loss where there are labels.
+
+        Args:
+            labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
+                padding and the first token of a packed document are not predicted. The loss comes from
+                `resnet_bk.ops.linear_cross_entropy`, which never holds the logits of a batch.
+            logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
+            return_logits: compute the logits. By default they are left out where nothing reads them: in training with
+                labels.
+            num_items_in_batch: divide the summed loss by this number in place of the number of predicted tokens, for
+                gradients accumulated over batches.
+            input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
+            output_hidden_states, output_attentions, return_dict: as in `ResNetBKModel.forward`.
+
+        Raises:
+            ValueError: inputs that do not fit together.
+        """
+        output = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            cache=cache,
+            use_cache=use_cache,
+            document_ids=document_ids,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        hidden = output.last_hidden_state
+        loss = None
+        if labels is not None:
+            targets = shifted_targets(labels, attention_mask, document_ids, hidden.shape[:2])
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction)
+            if num_items_in_batch is not None:
+                loss = loss / num_items_in_batch
+            if output.aux_loss is not None:
+                loss = loss + self.config.router_aux_loss_coef * output.aux_loss
+        logits = None
+        if return_logits if return_logits is not None else labels is None or not self.training:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept])
+        result = ResNetBKCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            cache=output.cache,
+            hidden_states=output.hidden_states,
+            aux_loss=output.aux_loss,
+        )
+        return result if _wants_dict(return_dict, self.config) else result.to_tuple()
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""
+        document_ids = kwargs.pop("document_ids", None)
+        new_tokens = kwargs.get("next_sequence_length")
+        cache = kwargs.get("cache")
+        if new_tokens is not None and new_tokens <= 0 and cache is not None:
+            raise ValueError(
+                f"input_ids must hold the {cache.get_seq_length()} tokens of past_key_values and at least one more, "
+                f"but has length {input_ids.shape[1]}; pass the whole sequence, the cache knows what it has seen"
+            )
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if document_ids is not None:
+            tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
+            past = cache.get_seq_length() if cache is not None else 0
+            missing = past + tokens.shape[1] - document_ids.shape[1]
+            if missing > 0:
+                document_ids = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
+            inputs["document_ids"] = document_ids[:, past : past + tokens.shape[1]].to(tokens.device)
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> bool:
+        if generation_config.cache_implementation is not None:
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r}: ResNet-BK has one kind of cache, of "
+                "constant size; leave the argument out"
+            )
+        cache = model_kwargs.get("cache")
+        if cache is not None:
+            check_cache(cache, None, self.config)
+            cache._is_user_defined = True
+        elif generation_config.use_cache is not False:
+            model_kwargs["cache"] = ResNetBKCache(self.config)
+        return cache is None
+
+
+def shifted_targets(
+    labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None, shape: torch.Size
+) -> Tensor:
+    """What each token predicts, int64 [B, T]: the label of the next one, -100 where there is none to predict.
+
+    There is none at the end of the row, at padding or before it, and at the end of a packed document.
+
+    Raises:
+        ValueError: labels of another shape.
+    """
+    if labels.shape != shape:
+        raise ValueError(
+            f"labels must have shape {tuple(shape)}, one label a token, but got {tuple(labels.shape)}; pass input_ids "
+            "themselves, the shift by one is done inside"
+        )
+    targets = torch.full_like(labels, IGNORED, dtype=torch.int64)
+    targets[:, :-1] = labels[:, 1:]
+    if attention_mask is not None:
+        mask = attention_mask[:, -shape[1] :] != 0
+        targets[:, :-1].masked_fill_(~(mask[:, :-1] & mask[:, 1:]), IGNORED)
+    if document_ids is not None:
+        targets[:, :-1].masked_fill_(document_ids[:, :-1] != document_ids[:, 1:], IGNORED)
+    return targets
+
+
+def _wants_dict(return_dict: bool | None, config: ResNetBKConfig) -> bool:
+    return bool(config.return_dict if return_dict is None else return_dict)

@@ -1,0 +1,150 @@
+"""Checks of arguments shared by the operators. Each failure names the argument, its value, the rule and the way out.
+
+Values (absorption > 0, hopping >= 0) are looked at on the CPU only: on other devices reading them would make the
+program wait for the device at every call, and while a graph is traced there are none. Non-finite input is not looked
+for.
+
+Shape legend: B batch, T sites, H chains (heads or channels), K key size, V value size.
+"""
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+HALF = (torch.bfloat16, torch.float16)
+FLOATS = (torch.float32, torch.float64, *HALF)
+
+
+def shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def real_inputs(**tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in one precision: half types become float32, and all must then be float32 or all float64."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, but got {type(tensor).__name__}; wrap it in torch.tensor")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(
+                f"{name} must be float32, float64, bfloat16 or float16, but got {tensor.dtype}; "
+                "convert it, for example with .float()"
+            )
+    devices = {str(tensor.device) for tensor in tensors.values()}
+    if len(devices) > 1:
+        listed = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"all inputs must be on one device, but got {listed}; move them with .to(device)")
+    converted = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in tensors.items()}
+    if len({tensor.dtype for tensor in converted.values()}) > 1:
+        listed = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
+        raise ValueError(
+            f"inputs must all be float64 or none of them, but got {listed}; convert them to one dtype "
+            "(half types are computed in float32 and may stand beside it)"
+        )
+    return tuple(converted.values())
+
+
+def same_shape(**tensors: Tensor) -> None:
+    """All [B, T, H] with T >= 1."""
+    for name, tensor in tensors.items():
+        if tensor.ndim != 3:
+            raise ValueError(
+                f"{name} must be [batch, sites, chains], but got shape {shape(tensor)}; "
+                "add the missing dimensions with unsqueeze"
+            )
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        listed = ", ".join(f"{name} {shape(tensor)}" for name, tensor in tensors.items())
+        raise ValueError(
+            f"{', '.join(tensors)} must have one shape [batch, sites, chains], but got {listed}; "
+            "expand those that are shared"
+        )
+    name, tensor = next(iter(tensors.items()))
+    if tensor.shape[1] == 0:
+        raise ValueError(f"the chain must have at least one site, but {name} has shape {shape(tensor)}; skip the call")
+
+
+def _has_values(tensor: Tensor) -> bool:
+    return (
+        tensor.device.type == "cpu"
+        and tensor.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not isinstance(tensor, FakeTensor)
+    )
+
+
+def _position(mask: Tensor) -> list[int]:
+    return mask.nonzero()[0].tolist()
+
+
+@torch.no_grad()
+def chain_values(hopping: Tensor, absorption: Tensor) -> None:
+    """absorption > 0 and hopping >= 0 at every site."""
+    if _has_values(absorption) and absorption.amin() <= 0:
+        place = _position(absorption <= 0)
+        raise ValueError(
+            f"absorption must be above 0 at every site, for 1/absorption bounds the result, but absorption{place} is "
+            f"{absorption[tuple(place)].item():g}; use softplus, or add a positive floor"
+        )
+    if _has_values(hopping) and hopping.amin() < 0:
+        place = _position(hopping < 0)
+        raise ValueError(
+            f"hopping must be 0 (no coupling to the site before) or above, but hopping{place} is "
+            f"{hopping[tuple(place)].item():g}; use softplus or abs (its sign has no effect on the spectrum)"
+        )
+
+
+def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
+    """query and key [B, T, H, K], value [B, T, H, V] beside a chain [B, T, H]."""
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor.ndim != 4 or tensor.shape[:3] != chain.shape:
+            raise ValueError(
+                f"{name} must be [batch, sites, heads, size] with the first three as in potential {shape(chain)}, "
+                f"but got {shape(tensor)}; split the heads apart with unflatten"
+            )
+        if tensor.shape[3] == 0:
+            raise ValueError(f"{name} must have a size of at least 1 a head, but got {shape(tensor)}")
+    if query.shape != key.shape:
+        raise ValueError(
+            f"query and key must have the same size a head, but got {shape(query)} and {shape(key)}; "
+            "project both to one key size"
+        )
+
+
+def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...]) -> Tensor:
+    """One tensor of a state, or zeros for None: complex of the precision of `like`, shape `expected`, on its device."""
+    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    if state is None:
+        return torch.zeros(expected, dtype=dtype, device=like.device)
+    if not isinstance(state, Tensor):
+        raise ValueError(
+            f"{name} must be a tensor, but got {type(state).__name__}; pass the state that an earlier call returned"
+        )
+    if tuple(state.shape) != expected:
+        raise ValueError(
+            f"{name} must have shape {expected}, but got {shape(state)}; "
+            "pass the state that a call with the same batch and chains returned"
+        )
+    if state.dtype != dtype:
+        raise ValueError(
+            f"{name} must be {dtype} for {like.dtype} inputs, but got {state.dtype}; convert it with .to({dtype})"
+        )
+    if state.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the inputs, but is on {state.device}; move it")
+    return state
+
+
+def green_state(name: str, state: object, like: Tensor) -> Tensor:
+    """A state with one number a chain, [B, H]."""
+    return state_part(name, state, like, (like.shape[0], like.shape[2]))
+
+
+def state_pair(state: object, second: str) -> tuple[object, object]:
+    """The two parts of a state, the surface Green's function and `second`; None stands for both missing."""
+    if state is None:
+        return None, None
+    if not isinstance(state, tuple | list) or len(state) != 2 or any(part is None for part in state):
+        got = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
+        raise ValueError(
+            f"initial_state must be None or a pair (green, {second}), but got {got}; "
+            "pass the state that an earlier call returned"
+        )
+    return state[0], state[1]

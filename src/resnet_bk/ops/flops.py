@@ -1,0 +1,89 @@
+"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: the compiled kernels and the fused vocabulary head.
+
+FlopCounterMode counts plain PyTorch (the other backends) by its matmuls alone.
+
+Shape legend: B batch, T sites, H chains, K key size, V value size; N tokens, D width, V words for the vocabulary head.
+"""
+
+from math import prod
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+# Formulas are attached to operators, so these must be registered first.
+import resnet_bk.ops.linear_cross_entropy.chunked
+import resnet_bk.ops.propagate.library
+import resnet_bk.ops.propagate_vector.library
+import resnet_bk.ops.resolvent_diagonal.library
+import resnet_bk.ops.surface_green.library  # noqa: F401
+from resnet_bk.ops import work
+
+Shape = tuple[int, ...]
+OPS = torch.ops.resnet_bk
+
+
+@register_flop_formula(OPS.surface_green)
+def surface_green(potential: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.GREEN_FORWARD * prod(potential)
+
+
+@register_flop_formula(OPS.surface_green_backward)
+def surface_green_backward(green_bar: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.GREEN_BACKWARD * prod(green_bar)
+
+
+@register_flop_formula(OPS.propagate_vector)
+def propagate_vector(source: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.VECTOR_FORWARD * prod(source)
+
+
+@register_flop_formula(OPS.propagate_vector_backward)
+def propagate_vector_backward(psi_bar: Any, green_bar: Any, source: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.VECTOR_BACKWARD * prod(source)
+
+
+@register_flop_formula(OPS.resolvent_diagonal)
+def resolvent_diagonal(potential: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.DIAGONAL_FORWARD * prod(potential)
+
+
+@register_flop_formula(OPS.resolvent_diagonal_backward)
+def resolvent_diagonal_backward(diagonal_bar: Shape, *args: Any, **kwargs: Any) -> int:
+    return work.DIAGONAL_BACKWARD * prod(diagonal_bar)
+
+
+@register_flop_formula(OPS.propagate)
+def propagate(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(query[:3]) * work.matrix_forward(query[3], value[3])
+
+
+@register_flop_formula(OPS.propagate_backward)
+def propagate_backward(
+    output_bar: Any, green_bar: Any, memory_bar: Any, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
+) -> int:
+    return prod(query[:3]) * work.matrix_backward(query[3], value[3])
+
+
+def _head(input: Shape, weight: Shape, matmuls: int) -> int:
+    """Matmuls of N x D x V; its elementwise part is left out, as FlopCounterMode does for the unfused head."""
+    return matmuls * 2 * prod(input) * weight[0]
+
+
+@register_flop_formula(OPS.linear_cross_entropy_sum)
+def linear_cross_entropy_sum(input: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
+    """The gradients are formed in the forward pass where they are wanted: `with_gradients` is the last argument."""
+    return _head(input, weight, 3 if args[-1] else 1)
+
+
+@register_flop_formula(OPS.linear_cross_entropy_tokens)
+def linear_cross_entropy_tokens(input: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
+    return _head(input, weight, 1)
+
+
+@register_flop_formula(OPS.linear_cross_entropy_tokens_backward)
+def linear_cross_entropy_tokens_backward(
+    loss_bar: Shape, input: Shape, weight: Shape, *args: Any, **kwargs: Any
+) -> int:
+    """The logits are formed again."""
+    return _head(input, weight, 3)

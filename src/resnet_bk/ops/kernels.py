@@ -1,0 +1,92 @@
+"""How numba kernels are compiled, cached and called. Imports numba, hence imported at the first call of a kernel."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# numba keeps a compiled kernel as long as the kernel's own file is unchanged, even where a file it calls into has
+# changed. The kernels therefore carry a digest of these files in the name under which they are kept.
+_HERE = Path(__file__).parent
+_SHARED = sorted([_HERE / "kernels.py", _HERE / "sizes.py", *(_HERE / "simd").glob("*.py")])
+_DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6).hexdigest()
+
+# numba's OpenMP pool beside PyTorch's makes both crawl: the threads of each wait by spinning on the cores that the
+# other needs (a training step on 2 cores took 10 to 40 times as long), and it changes the number of PyTorch's threads.
+# The threads of the work queue sleep between kernels. `launch` holds the GIL, so that the queue's one rule, no
+# concurrent callers, is kept.
+if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
+    numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+
+# Floating-point operations that one thread does in about the time that waking the others takes, 0.1 ms.
+SERIAL_BELOW = 10_000_000
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One function compiled twice, each at its first call: for the calling thread alone, and over threads."""
+
+    serial: Callable[..., None]
+    parallel: Callable[..., None]
+
+
+def kernel(function: Any) -> Kernel:
+    """Compiles lazily and keeps the machine code on disk (`__pycache__`, or NUMBA_CACHE_DIR).
+
+    error_model="numpy": a division by zero gives inf as in PyTorch, and costs no check.
+    """
+
+    def compiled(parallel: bool) -> Callable[..., None]:
+        copy = FunctionType(function.__code__, function.__globals__, function.__name__)
+        # numba keeps machine code under this name, whatever the options are.
+        copy.__qualname__ = f"{function.__qualname__}-{'parallel' if parallel else 'serial'}-{_DIGEST}"
+        copy.__module__ = function.__module__
+        return numba.njit(parallel=parallel, cache=True, error_model="numpy", boundscheck=False)(copy)
+
+    return Kernel(compiled(parallel=False), compiled(parallel=True))
+
+
+def launch(function: Kernel, operations: int, *arguments: Any) -> None:
+    """Runs a kernel of so many floating-point operations, with the threads that PyTorch uses where they pay.
+
+    The GIL is held meanwhile, so no two Python threads run kernels at once: not every threading layer of numba allows
+    that.
+    """
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    # Lanes behind the last chain divide by zero. Machine code does not mind; uncompiled kernels would warn.
+    with np.errstate(all="ignore"):
+        if threads == 1 or operations < SERIAL_BELOW:
+            function.serial(*arguments)
+            return
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            function.parallel(*arguments)
+        finally:
+            numba.set_num_threads(before)
+
+
+def flat(tensor: Tensor) -> NDArray[Any]:
+    """The numbers of a tensor as a one-dimensional array, complex ones as pairs; a view where it is contiguous."""
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor.resolve_neg().reshape(-1).numpy()
+
+
+def channel_block(batch: int, chains: int) -> int:
+    """Chains that one task sweeps side by side: four vectors of float32 hide the latency of a division, unless threads
+    would then be idle. Each chain is computed alike in any block."""
+    threads = torch.get_num_threads()
+    return next((block for block in (64, 32) if batch * -(-chains // block) >= threads), 16)
+
+
+Floats = NDArray[np.floating]

@@ -1,0 +1,12 @@
+"""Sizes on which the kernels and the shapes of their results agree. Imports nothing: shapes are known without numba."""
+
+# A vector register of AVX-512; machines with narrower ones take two or four.
+VECTOR_BYTES = 64
+
+# Sites between two kept states of a sweep over chains. The states of a chunk, rebuilt in the backward sweep, take
+# 17 KiB for 64 chains in float32: they stay in a first-level cache beside what is read.
+SWEEP_CHUNK = 16
+
+# Sites between two kept states of the matrix state; a multiple of the numbers in a vector. The states of a chunk,
+# rebuilt in the backward sweep, take 64 KiB for 16 keys and 256 KiB for 64: they stay in a second-level cache.
+PROPAGATE_CHUNK = 32

@@ -1,0 +1,27 @@
+"""Floating-point operations of the compiled kernels, counted by hand: for FlopCounterMode and to choose threads.
+
+Counted as the kernels in `<operator>/cpu.py` do them: a sum, a product or a division is 1, a fused multiply-add 2, a
+change of sign 0. What a backward sweep computes again from checkpoints counts.
+"""
+
+# Per site of a chain. Every 1/d: b^2 1, x and y 4, x^2 + y^2 3, the division 1, two products 2 = 11.
+GREEN_FORWARD = 11
+GREEN_BACKWARD = 32  # L again 11, g + carry 2, conj(L)^2 5, its product 6, bbar 5, carry 3
+VECTOR_FORWARD = 20  # L 11, w 3, psi 6
+VECTOR_BACKWARD = 61  # L and psi again 20, p 2, wbar 6, carry 2, dbar 5 + 6 + 8, bbar 9, carry 3
+DIAGONAL_FORWARD = 32  # L 11, R 8, G 11, b^2 R 2
+DIAGONAL_BACKWARD = 72  # sweep to the left: G again 16, D 11, E 13, bbar 5, carry 3; to the right 24
+
+
+def matrix_forward(keys: int, values: int) -> int:
+    """Per site and head. Each entry of the state: S 10, y 4; each column: L v 2; the chain: L 11, tau 2."""
+    return 14 * keys * values + 2 * values + 13
+
+
+def matrix_backward(keys: int, values: int) -> int:
+    """Per site and head.
+
+    Each entry of the state: S again 10, Sbar 4, Wbar 6, qbar 3 + 1, kbar 1 + 1, vbar 2, dbar 8, bbar 4, carry 2. Each
+    column: L v 2, summands of dbar and bbar 3 and their sums 3. The chain: tau 2, conj(L)^2 5, dbar 8, bbar 6, carry 3.
+    """
+    return 42 * keys * values + 8 * values + 24

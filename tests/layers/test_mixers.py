@@ -1,0 +1,153 @@
+"""Every registered mixer: its declared properties, and its formula against dense linear algebra."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from resnet_bk.layers import MIXERS, ShortConvolution, get_mixer
+from resnet_bk.layers.unit_length import EPSILON, unit_length
+
+every_mixer = pytest.mark.parametrize("name", MIXERS)
+CONFIG = SimpleNamespace(
+    hidden_size=12,
+    num_heads=3,
+    key_dim=4,
+    value_dim=5,
+    state_channels=10,
+    conv_size=0,
+    output_gate=False,
+    potential_init=(-1.2, 1.2),
+    absorption_min=1e-3,
+    absorption_init=(0.05, 1.0),
+    hopping_init=1.0,
+    backend="auto",
+)
+
+
+def build(name, dtype=torch.float64, **overrides):
+    torch.manual_seed(0)
+    mixer = get_mixer(name).from_config(SimpleNamespace(**{**vars(CONFIG), **overrides})).to(dtype)
+    for parameter in mixer.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return mixer
+
+
+def inputs(length=9, dtype=torch.float64):
+    return torch.randn(2, length, 12, dtype=dtype, generator=torch.Generator().manual_seed(1))
+
+
+def propagator(mixer, hidden):
+    """Gamma_tj of every chain as the last row of the inverse of the first t sites, complex [B, H, T, T]."""
+    a, b, eta = (part.transpose(1, 2) for part in mixer.chain(hidden, None))
+    length = a.shape[-1]
+    matrix = torch.diag_embed(torch.complex(a, -eta))
+    matrix = matrix - torch.diag_embed(b[..., 1:], offset=1) - torch.diag_embed(b[..., 1:], offset=-1)
+    gamma = torch.zeros_like(matrix)
+    for t in range(length):
+        gamma[..., t, : t + 1] = torch.linalg.inv(matrix[..., : t + 1, : t + 1])[..., t, :]
+    return gamma
+
+
+@pytest.mark.parametrize("conv_size", [0, 3])
+@pytest.mark.parametrize("gate", [False, True])
+def test_matrix_state_is_attention_with_the_propagator(gate, conv_size):
+    mixer, hidden = build("matrix", output_gate=gate, conv_size=conv_size), inputs()
+    mixed = mixer.in_proj(hidden)
+    if conv_size:
+        mixed, _ = mixer.conv(mixed, None, None)
+    query, key, value = mixed.split([12, 12, 15], dim=-1)
+    query, key = (x.unflatten(-1, (3, 4)) / (x.unflatten(-1, (3, 4)).norm(dim=-1, keepdim=True)) for x in (query, key))
+    weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden)
+    y = torch.einsum("bhtj,bjhv->bthv", weights, value.unflatten(-1, (3, 5)).to(weights.dtype)).flatten(2)
+    if gate:
+        y = y * F.silu(mixer.readout.gate_proj(hidden))
+    expected = torch.stack([y.real, y.imag], dim=-1).flatten(2) @ mixer.readout.out_proj.weight.T
+    # 1e-4: the unit length of the layer has an epsilon of 1e-6 under a square of order 1e-1.
+    assert_close(mixer(hidden)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("conv_size", [0, 3])
+@pytest.mark.parametrize("gate", [False, True])
+def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
+    mixer, hidden = build("vector", output_gate=gate, conv_size=conv_size), inputs()
+    source = mixer.in_proj(hidden)
+    if conv_size:
+        source, _ = mixer.conv(source, None, None)
+    gamma = propagator(mixer, hidden)
+    y = torch.einsum("bhtj,bjh->bth", gamma, source.to(gamma.dtype))
+    if gate:
+        y = y * F.silu(mixer.readout.gate_proj(hidden))
+    expected = torch.stack([y.real, y.imag], dim=-1).flatten(2) @ mixer.readout.out_proj.weight.T
+    # float64 against an inverse of condition below 1e4.
+    assert_close(mixer(hidden)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+@every_mixer
+def test_causal_as_declared(name):
+    mixer, hidden = build(name, conv_size=4, output_gate=True), inputs(20).requires_grad_()
+    output = mixer(hidden)[0]
+    for position in (0, 7, 18):
+        (gradient,) = torch.autograd.grad(output[:, position].sum(), hidden, retain_graph=True)
+        from_later = torch.count_nonzero(gradient[:, position + 1 :]) > 0
+        assert from_later != MIXERS[name].causal
+
+
+@every_mixer
+@pytest.mark.parametrize("conv_size", [0, 4])
+def test_state_as_declared(name, conv_size):
+    assert MIXERS[name].stateful
+    mixer, hidden = build(name, conv_size=conv_size), inputs(20)
+    whole, last = mixer(hidden)
+    assert (last.convolution is None) == (conv_size == 0)
+    state, pieces = None, []
+    for piece in hidden.split([7, 1, 12], dim=1):
+        output, state = mixer(piece, None, state)
+        pieces.append(output)
+        sizes = [part.shape for part in state.chain]
+        assert sizes == [part.shape for part in last.chain]
+    assert_close(torch.cat(pieces, dim=1), whole, rtol=1e-10, atol=1e-10)
+    assert_close(state, last, rtol=1e-10, atol=1e-10)
+    # A state of zeros is no state.
+    zero = last.only(torch.tensor([False, False]))
+    assert_close(mixer(hidden, None, zero)[0], whole, rtol=1e-10, atol=1e-10)
+
+
+@every_mixer
+def test_gradients(name):
+    mixer = build(name, conv_size=3, output_gate=True, backend="reference")
+    hidden = inputs(4)[:1].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda hidden: mixer(hidden)[0], (hidden,), atol=1e-6)
+
+
+@every_mixer
+def test_backend_is_passed_on(name):
+    with pytest.raises(ValueError, match="backend"):
+        build(name, backend="abacus")(inputs())
+
+
+def test_unknown_mixer():
+    with pytest.raises(ValueError, match="state must be one of matrix, vector, but got 'tensor'"):
+        get_mixer("tensor")
+
+
+def test_unit_length():
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    assert_close(unit_length(x), x / (x.square().sum(-1, keepdim=True) + EPSILON).sqrt())
+    assert torch.autograd.gradcheck(unit_length, (x,))
+    assert torch.equal(unit_length(torch.zeros(2, 5)), torch.zeros(2, 5))
+    assert unit_length(torch.ones(2, 5, dtype=torch.bfloat16)).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = unit_length(x.float())
+    assert torch.equal(inside, unit_length(x.float()))
+    large = unit_length(torch.full((2, 5), 1e15))
+    assert_close(large, torch.full((2, 5), 5**-0.5))
+
+
+def test_short_convolution_describes_itself():
+    assert "channels=6, kernel_size=4" in repr(ShortConvolution(6, 4))
+    text = repr(build("matrix"))
+    assert "chains=3" in text

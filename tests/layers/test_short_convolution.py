@@ -1,0 +1,101 @@
+"""The short convolution against its definition, tap by tap.
+
+float64 and 1e-12: sums of at most five products of order 1.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from resnet_bk.layers import ShortConvolution, find_boundaries
+
+TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
+
+
+def definition(x, weight, document_ids=None):
+    """SiLU of the sum over j of weight[:, K - 1 - j] x_{t-j}, j running over tokens of the document of t."""
+    batch, length, _ = x.shape
+    taps = weight.shape[1]
+    y = torch.zeros_like(x)
+    for row in range(batch):
+        for t in range(length):
+            for j in range(min(taps, t + 1)):
+                if document_ids is None or len(set(document_ids[row, t - j : t + 1].tolist())) == 1:
+                    y[row, t] += weight[:, taps - 1 - j] * x[row, t - j]
+    return F.silu(y)
+
+
+@pytest.fixture(params=[2, 3, 4, 5])
+def conv(request):
+    torch.manual_seed(0)
+    return ShortConvolution(6, request.param).double()
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 11])
+def test_is_its_definition(conv, length):
+    x = torch.randn(2, length, 6, dtype=torch.float64)
+    y, tail = conv(x, None, None)
+    assert_close(y, definition(x, conv.weight), **TOLERANCE)
+    taps = conv.kernel_size - 1
+    assert_close(tail, F.pad(x, (0, 0, taps, 0))[:, length:], **TOLERANCE)
+
+
+def test_with_documents(conv):
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    document_ids = torch.tensor([[0, 0, 0, 0, 0, 1, 2, 2, 2], [3, 3, 1, 1, 1, 1, 1, 1, 0]])
+    expected = definition(x, conv.weight, document_ids)
+    y, tail = conv(x, find_boundaries(None, document_ids, shape=(2, 9)), None)
+    assert_close(y, expected, **TOLERANCE)
+    # The tail holds nothing of a document that has ended.
+    taps = conv.kernel_size - 1
+    same = document_ids[:, -taps:] == document_ids[:, -1:]
+    assert_close(tail, x[:, -taps:] * same.unsqueeze(-1), **TOLERANCE)
+    # In two calls.
+    for split in range(1, 9):
+        first = find_boundaries(None, document_ids[:, :split], shape=(2, split))
+        begin, tail = conv(x[:, :split], first, None)
+        second = find_boundaries(
+            None,
+            document_ids[:, split:],
+            shape=(2, 9 - split),
+            past_length=split,
+            last_document=document_ids[:, split - 1],
+        )
+        end, _ = conv(x[:, split:], second, tail)
+        assert_close(torch.cat([begin, end], dim=1), expected, **TOLERANCE)
+
+
+def test_in_pieces(conv):
+    x = torch.randn(2, 9, 6, dtype=torch.float64)
+    whole, last = conv(x, None, None)
+    for split in ([4, 5], [1] * 9, [8, 1]):
+        tail, pieces = None, []
+        for piece in x.split(split, dim=1):
+            y, tail = conv(piece, None, tail)
+            pieces.append(y)
+        assert_close(torch.cat(pieces, dim=1), whole, **TOLERANCE)
+        assert_close(tail, last, **TOLERANCE)
+
+
+def test_padding_enters_as_zero(conv):
+    x = torch.randn(2, 7, 6, dtype=torch.float64)
+    mask = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [1] * 7])
+    y, _ = conv(x, find_boundaries(mask, None, shape=(2, 7)), None)
+    assert_close(y[:1, 3:], definition(x[:1, 3:], conv.weight), **TOLERANCE)
+    assert_close(y[1:], definition(x[1:], conv.weight), **TOLERANCE)
+
+
+def test_gradients(conv):
+    x = torch.randn(1, 5, 6, dtype=torch.float64, requires_grad=True)
+    tail = torch.randn(1, conv.kernel_size - 1, 6, dtype=torch.float64, requires_grad=True)
+    document_ids = torch.tensor([[0, 0, 1, 1, 1]])
+    boundaries = find_boundaries(None, document_ids, shape=(1, 5), past_length=3, last_document=torch.tensor([0]))
+    assert torch.autograd.gradcheck(lambda x, tail: conv(x, None, tail), (x, tail))
+    assert torch.autograd.gradcheck(lambda x, tail: conv(x, boundaries, tail), (x, tail))
+
+
+def test_does_not_keep_the_input_alive():
+    conv = ShortConvolution(6, 4)
+    _, tail = conv(torch.randn(2, 50, 6), None, None)
+    assert tail.untyped_storage().nbytes() == 2 * 3 * 6 * 4

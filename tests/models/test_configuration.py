@@ -1,0 +1,97 @@
+"""Validation of the configuration: each rule, several at once, and what may be left out."""
+
+import re
+
+import pytest
+
+from resnet_bk.models import ResNetBKConfig
+
+WRONG = {
+    "vocab_size": [0, -1, 2.5, "many", True, None],
+    "hidden_size": [0, -64, 66, 64.0],
+    "num_hidden_layers": [0, "4"],
+    "num_heads": [0, -1, 3],
+    "state": ["tensor", None, 3],
+    "key_dim": [0, -4, 1.5],
+    "value_dim": [0],
+    "state_channels": [0],
+    "intermediate_size": [0, "wide"],
+    "conv_size": [-1, 1, 2.0, None],
+    "output_gate": [None, "yes", 2],
+    "num_experts": [-1, 1, 0.5],
+    "router_aux_loss_coef": [-0.1, float("nan"), "small"],
+    "potential_init": [(1.0,), 2.0, (1.2, 0.9), (0.0, float("inf")), ("a", "b"), None],
+    "absorption_min": [0, -1.0, float("inf"), None],
+    "absorption_init": [(0.5,), 0.5, (0.5, 0.1), (0.0, 1.0), (1e-4, 1.0), ("a", "b"), (0.1, float("nan")), None],
+    "hopping_init": [0, -1.0],
+    "rms_norm_eps": [0.0, -1e-6],
+    "initializer_range": [0.0, -0.02, True],
+    "tie_word_embeddings": ["true"],
+    "backend": ["", None, 3],
+    "use_cache": [None],
+    "pad_token_id": [-1, 30000, "<pad>"],
+    "bos_token_id": [1.5],
+    "eos_token_id": [[0, 99999], "</s>"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_value_is_named_with_its_rule_and_a_way_out(name, value):
+    with pytest.raises(ValueError, match=r"must .*\(.+\)") as error:
+        ResNetBKConfig(**{name: value})
+    message = str(error.value)
+    assert message.startswith("ResNetBKConfig: ")
+    assert "\n" not in message
+    assert re.search(rf"{name}={re.escape(repr(value))}", message)
+
+
+def test_every_field_has_a_rule():
+    own = set(ResNetBKConfig.__annotations__) - {"model_type", "keys_to_ignore_at_inference"}
+    assert own - {"num_experts_per_tok"} == set(WRONG)
+
+
+def test_rules_of_experts():
+    with pytest.raises(ValueError, match="num_experts_per_tok=5 must be at most num_experts=4"):
+        ResNetBKConfig(num_experts=4, num_experts_per_tok=5)
+    with pytest.raises(ValueError, match="num_experts_per_tok=0 must be a whole number of at least 1"):
+        ResNetBKConfig(num_experts=4, num_experts_per_tok=0)
+    with pytest.raises(ValueError, match=r"hidden_size=60 must be a multiple of 8.*set it to 64"):
+        ResNetBKConfig(num_experts=4, hidden_size=60)
+    with pytest.raises(ValueError, match=r"intermediate_size=20 must be a multiple of 8.*set it to 24"):
+        ResNetBKConfig(num_experts=4, intermediate_size=20)
+
+
+def test_several_problems_in_one_error():
+    with pytest.raises(ValueError, match="ResNetBKConfig") as error:
+        ResNetBKConfig(vocab_size=0, hidden_size=66, conv_size=1, absorption_min=0.1)
+    message = str(error.value)
+    assert "vocab_size=0 must be a whole number of at least 1" in message
+    assert (
+        "hidden_size=66 must be divisible by num_heads=4 (set hidden_size to 64 or 68, or change num_heads)" in message
+    )
+    assert "conv_size=1 must be 0 or at least 2" in message
+    assert "absorption_init=(0.02, 1.0) must be above absorption_min=0.1" in message
+
+
+def test_unknown_fields_are_errors():
+    with pytest.raises(ValueError, match=r"hiden_size is not a field \(did you mean hidden_size\?\)"):
+        ResNetBKConfig(hiden_size=64)
+    with pytest.raises(ValueError, match="dropout is not a field"):
+        ResNetBKConfig(dropout=0.1)
+
+
+def test_defaults_that_depend_on_the_width():
+    config = ResNetBKConfig(hidden_size=96, num_heads=6)
+    assert (config.key_dim, config.value_dim, config.state_channels, config.intermediate_size) == (16, 16, 96, 256)
+    assert ResNetBKConfig().intermediate_size == 176
+    # Heads are read by the matrix state alone.
+    assert ResNetBKConfig(state="vector", hidden_size=66).state_channels == 66
+
+
+def test_saved_and_loaded(tmp_path):
+    config = ResNetBKConfig(vocab_size=77, num_experts=4, absorption_init=(0.1, 0.2), eos_token_id=[1, 2])
+    config.save_pretrained(tmp_path)
+    loaded = ResNetBKConfig.from_pretrained(tmp_path)
+    assert loaded.absorption_init == (0.1, 0.2)
+    assert loaded.to_dict() | {"_name_or_path": None} == config.to_dict() | {"_name_or_path": None}
+    assert ResNetBKConfig(**loaded.to_dict()).to_dict() == loaded.to_dict()

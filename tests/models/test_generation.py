@@ -1,0 +1,147 @@
+"""`generate()` with the constant-size cache, over the whole table of configurations.
+
+Greedy choices are compared in float64: there the cached and the uncached evaluation agree to 1e-9, far closer than two
+logits of these models lie to each other.
+"""
+
+import pytest
+import torch
+from transformers import TextStreamer
+
+from resnet_bk.models import ResNetBKCache
+from tests.models.configs import GRID, build, tokens
+
+every_config = pytest.mark.parametrize("name", GRID)
+one_of_each = pytest.mark.parametrize("name", ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"])
+
+
+@every_config
+def test_cached_greedy_generation_is_uncached_greedy_generation(name):
+    model = build(name, dtype=torch.float64)
+    prompt = tokens(3, 9)
+    cached = model.generate(prompt, max_new_tokens=12, do_sample=False)
+    uncached = model.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=False)
+    assert torch.equal(cached, uncached)
+    assert cached.shape == (3, 21)
+    # And it is the arg max, token by token.
+    logits = model(cached).logits
+    assert torch.equal(logits[:, 8:-1].argmax(-1), cached[:, 9:])
+
+
+@every_config
+def test_left_padded_batch_generates_what_each_prompt_generates_alone(name):
+    model = build(name, dtype=torch.float64, pad_token_id=0)
+    lengths = [2, 9, 5]
+    ids, mask = tokens(3, 9).clamp(min=1), torch.zeros(3, 9, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        mask[row, 9 - length :] = 1
+    for use_cache in (True, False):
+        together = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=use_cache)
+        for row, length in enumerate(lengths):
+            alone = model.generate(ids[row : row + 1, 9 - length :], max_new_tokens=8, do_sample=False)
+            assert torch.equal(together[row, 9:], alone[0, length:])
+
+
+@every_config
+def test_size_of_the_cache_does_not_depend_on_the_length(name):
+    model = build(name)
+    sizes = set()
+    for length in (1, 5, 40):
+        output = model.generate(tokens(2, length), max_new_tokens=length, return_dict_in_generate=True)
+        cache = output.cache
+        assert isinstance(cache, ResNetBKCache)
+        assert cache.get_seq_length() == 2 * length - 1
+        sizes.add(cache.nbytes)
+    assert len(sizes) == 1
+    assert sizes.pop() > 0
+
+
+@one_of_each
+def test_generation_goes_on_from_a_returned_cache(name):
+    model = build(name, dtype=torch.float64)
+    prompt = tokens(2, 7)
+    straight = model.generate(prompt, max_new_tokens=10, do_sample=False)
+    first = model.generate(prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    second = model.generate(first.sequences, cache=first.cache, max_new_tokens=6, do_sample=False)
+    assert torch.equal(second, straight)
+    with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
+        model.generate(prompt, cache=first.cache, max_new_tokens=2)
+
+
+@one_of_each
+def test_beam_search_with_and_without_cache(name):
+    model = build(name, dtype=torch.float64, pad_token_id=0, eos_token_id=1)
+    prompt = tokens(2, 6) % 50 + 5
+    options = {"max_new_tokens": 7, "num_beams": 3, "do_sample": False}
+    assert torch.equal(model.generate(prompt, **options), model.generate(prompt, use_cache=False, **options))
+
+
+@one_of_each
+def test_sampling_repeats_with_the_seed(name):
+    model = build(name)
+    prompt = tokens(2, 6)
+    samples = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        samples.append(model.generate(prompt, max_new_tokens=20, do_sample=True, num_return_sequences=2))
+    assert samples[0].shape == (4, 26)
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
+
+
+@one_of_each
+def test_prompt_in_chunks_with_padding(name):
+    model = build(name, dtype=torch.float64, pad_token_id=0)
+    ids, mask = tokens(2, 11).clamp(min=1), torch.ones(2, 11, dtype=torch.int64)
+    mask[0, :7] = 0
+    options = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False}
+    whole = model.generate(ids, **options)
+    assert torch.equal(model.generate(ids, prefill_chunk_size=3, cache=ResNetBKCache(model.config), **options), whole)
+
+
+@one_of_each
+def test_packed_prompt_is_continued_in_its_last_document(name):
+    model = build(name, dtype=torch.float64)
+    ids = tokens(1, 12)
+    document_ids = torch.tensor([[0] * 7 + [1] * 5])
+    alone = model.generate(ids[:, 7:], max_new_tokens=6, do_sample=False)
+    for use_cache in (True, False):
+        packed = model.generate(ids, document_ids=document_ids, max_new_tokens=6, do_sample=False, use_cache=use_cache)
+        assert torch.equal(packed[:, 12:], alone[:, 5:])
+
+
+@one_of_each
+def test_embeddings_as_prompt(name):
+    model = build(name, dtype=torch.float64)
+    ids = tokens(2, 6)
+    expected = model.generate(ids, max_new_tokens=5, do_sample=False)[:, 6:]
+    embeddings = model.get_input_embeddings()(ids)
+    assert torch.equal(model.generate(inputs_embeds=embeddings, max_new_tokens=5, do_sample=False), expected)
+
+
+def test_streams_tokens(capsys):
+    class Decoder:
+        """Stands in for a tokenizer."""
+
+        def decode(self, ids, **_):
+            return "".join(f"<{int(token)}>" for token in ids)
+
+    model = build("matrix-conv-gate-dense-untied")
+    prompt = tokens(1, 4)
+    result = model.generate(prompt, max_new_tokens=3, do_sample=False, streamer=TextStreamer(Decoder()))
+    assert capsys.readouterr().out.strip() == Decoder().decode(result[0])
+
+
+def test_what_generation_refuses():
+    model = build("matrix-conv-gate-dense-untied", pad_token_id=0)
+    prompt = tokens(2, 6)
+    mask = torch.ones_like(prompt)
+    mask[0, -2:] = 0
+    with pytest.raises(ValueError, match=r"padding after tokens.*pad on the left"):
+        model.generate(prompt, attention_mask=mask, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"cache_implementation='static'.*leave the argument out"):
+        model.generate(prompt, cache_implementation="static", max_new_tokens=2)
+    with pytest.raises(ValueError, match="must be a ResNetBKCache, but got dict"):
+        model.generate(prompt, cache={}, max_new_tokens=2)
+    with pytest.raises(ValueError, match="not supported with stateful models"):
+        model.generate(prompt[:1], assistant_model=model, max_new_tokens=2)

@@ -1,0 +1,258 @@
+"""The Hugging Face surface: losses, saving, registration, and every refused argument."""
+
+import copy
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
+
+from resnet_bk import ops
+from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM, ResNetBKModel
+from tests.models.configs import GRID, VOCAB_SIZE, build, tokens
+
+every_config = pytest.mark.parametrize("name", GRID)
+PLAIN, EXPERTS = "matrix-conv-gate-dense-untied", "vector-conv-gate-moe-untied"
+
+
+@every_config
+def test_loss_is_the_shifted_cross_entropy(name):
+    model = build(name, dtype=torch.float64)
+    ids = tokens(3, 14)
+    labels = ids.clone()
+    labels[0, :5] = -100
+    output = model(ids, labels=labels)
+    expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+    if GRID[name].get("num_experts"):
+        assert output.aux_loss >= 0.5
+        expected = expected + model.config.router_aux_loss_coef * output.aux_loss
+    else:
+        assert output.aux_loss is None
+    assert_close(output.loss, expected, rtol=1e-10, atol=0)
+    # What a training loop may compute by itself.
+    base = model.base_model(input_ids=ids)
+    head = model.get_output_embeddings()
+    targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+    loss = ops.linear_cross_entropy(base.last_hidden_state, head.weight, targets, head.bias)
+    if base.aux_loss is not None:
+        loss = loss + model.config.router_aux_loss_coef * base.aux_loss
+    assert_close(output.loss, loss, rtol=1e-10, atol=0)
+
+
+def test_loss_over_several_batches():
+    model = build(PLAIN, dtype=torch.float64)
+    ids = tokens(4, 9)
+    whole = model(ids, labels=ids).loss
+    parts = [model(part, labels=part, num_items_in_batch=32).loss for part in ids.split(2)]
+    assert_close(sum(parts), whole, rtol=1e-10, atol=0)
+
+
+def test_logits_are_computed_where_something_reads_them():
+    model = build(PLAIN)
+    ids = tokens(2, 7)
+    logits = model(ids).logits
+    assert logits.shape == (2, 7, VOCAB_SIZE)
+    assert model(ids, labels=ids).logits is not None
+    assert model(ids, return_logits=False).logits is None
+    model.train()
+    assert model(ids).logits is not None
+    assert model(ids, labels=ids).logits is None
+    assert model(ids, labels=ids, return_logits=True).logits is not None
+    # 1e-6: the head sums over the same hidden states in another order.
+    assert_close(model(ids, logits_to_keep=2).logits, logits[:, -2:], rtol=1e-6, atol=1e-6)
+    assert_close(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]], rtol=1e-6, atol=1e-6)
+
+
+def test_cache_is_returned_where_it_is_asked_for():
+    model = build(PLAIN)
+    ids = tokens(2, 7)
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0
+    assert isinstance(model(ids).past_key_values, ResNetBKCache)
+    assert model(ids, use_cache=False).past_key_values is None
+    assert model(ids, attention_mask=mask).past_key_values is None
+    assert model.train()(ids).past_key_values is None
+    assert isinstance(model(ids, use_cache=True).past_key_values, ResNetBKCache)
+    # The cache that is passed in is brought up to date, under both of its names.
+    for name in ("past_key_values", "cache"):
+        cache = ResNetBKCache(model.config)
+        output = model.base_model(ids, **{name: cache})
+        assert output.past_key_values is output.cache is cache
+        assert cache.get_seq_length() == 7
+    assert "tokens=7" in repr(cache)
+    assert cache.get_max_length() == -1
+    assert not cache.is_compileable
+    assert not cache.is_croppable
+
+
+def test_hidden_states_and_tuples():
+    model = build(PLAIN)
+    ids = tokens(2, 7)
+    output = model(ids, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.hidden_states[0], model.get_input_embeddings()(ids))
+    assert torch.equal(model.lm_head(output.hidden_states[-1]), output.logits)
+    logits, cache = model(ids, return_dict=False)
+    assert torch.equal(logits, output.logits)
+    assert isinstance(cache, ResNetBKCache)
+    (hidden,) = model.base_model(ids, use_cache=False, return_dict=False)
+    assert torch.equal(hidden, output.hidden_states[-1])
+
+
+@every_config
+def test_saved_and_loaded_is_the_same(name, tmp_path):
+    model = build(name, pad_token_id=0, eos_token_id=2)
+    ids = tokens(2, 15)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(loaded) is ResNetBKForCausalLM
+    for field in ResNetBKConfig.__annotations__:
+        assert getattr(loaded.config, field) == getattr(model.config, field), field
+    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    tied = model.config.tie_word_embeddings
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+    base = AutoModel.from_pretrained(tmp_path)
+    assert type(base) is ResNetBKModel
+    assert torch.equal(base(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
+
+
+def test_a_model_loaded_in_half_precision_keeps_its_chains_in_float32(tmp_path):
+    model = build(PLAIN)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    for key, parameter in loaded.named_parameters():
+        assert parameter.dtype == (torch.float32 if ".chain." in key else torch.bfloat16), key
+    assert torch.isfinite(loaded(tokens(2, 9)).logits).all()
+
+
+def test_a_part_that_is_missing_in_a_file_starts_as_in_a_new_model(tmp_path, caplog):
+    model = build(PLAIN)
+    state = {key: value for key, value in model.state_dict().items() if "layers.1.mixer.chain" not in key}
+    with torch.no_grad():
+        model.model.layers[1].mixer.chain.bias.zero_()
+    model.save_pretrained(tmp_path, state_dict=state)
+    with caplog.at_level(logging.WARNING):
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    chain = loaded.model.layers[1].mixer.chain
+    assert_close(chain.bias, chain.initial_bias())
+
+
+def test_registered_with_the_auto_classes():
+    config = AutoConfig.for_model("resnet_bk", vocab_size=11)
+    assert type(config) is ResNetBKConfig
+    assert type(AutoModel.from_config(config)) is ResNetBKModel
+    assert type(AutoModelForCausalLM.from_config(config)) is ResNetBKForCausalLM
+
+
+@pytest.mark.parametrize("name", [PLAIN, "matrix-conv-nogate-dense-tied"])
+def test_vocabulary_can_grow(name):
+    assert name in GRID
+    model = build(name)
+    ids = tokens(2, 7)
+    logits = model(ids).logits
+    model.resize_token_embeddings(VOCAB_SIZE + 8)
+    assert model.config.vocab_size == VOCAB_SIZE + 8
+    grown = model(ids)
+    assert_close(grown.logits[..., :VOCAB_SIZE], logits, rtol=1e-6, atol=1e-6)
+    assert model(torch.full_like(ids, VOCAB_SIZE + 7)).logits.shape[-1] == VOCAB_SIZE + 8
+    tied = model.lm_head.weight is model.model.embed_tokens.weight
+    assert tied == model.config.tie_word_embeddings
+
+
+def test_chunked_and_reference_backend_agree_and_are_recorded():
+    ids = tokens(2, 21)
+    results = {}
+    for backend in ops.available_backends("propagate", "cpu"):
+        model = build(PLAIN, dtype=torch.float64, backend=backend)
+        with ops.record_backends() as seen:
+            results[backend] = model(ids).logits
+        assert seen == {"propagate": {backend}}
+    for logits in results.values():
+        assert_close(logits, results["reference"], rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="backend must be"):
+        build(PLAIN, backend="abacus")(ids)
+
+
+@pytest.mark.parametrize("name", [PLAIN, EXPERTS])
+def test_compiled_is_the_same(name):
+    model = build(name).train()
+    ids = tokens(2, 9)
+    expected = model(ids, labels=ids).loss
+    # Without a code generator, which would take a minute: what is tested is that the graph can be captured, for a dense
+    # model in one piece (grouped matmuls run outside).
+    compiled = torch.compile(model.model, backend="eager", fullgraph=name == PLAIN)
+    hidden = compiled(input_ids=ids).last_hidden_state
+    loss = ops.linear_cross_entropy(hidden, model.lm_head.weight, F.pad(ids[:, 1:], (0, 1), value=-100))
+    if name == EXPERTS:
+        loss = loss + model.config.router_aux_loss_coef * model.model(ids).aux_loss
+    assert_close(loss, expected, rtol=1e-5, atol=0)
+
+
+def test_trains_with_the_trainer_of_transformers(tmp_path):
+    torch.manual_seed(0)
+    model = build(PLAIN, initializer_range=0.02)
+    rows = [{"input_ids": row, "labels": row} for row in tokens(16, 12) % 5]
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=30,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        learning_rate=1e-2,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        use_cpu=True,
+    )
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 0.6 * before
+
+
+def test_refused_arguments():
+    model = build(PLAIN)
+    config, ids = model.config, tokens(2, 6)
+    cache = model(ids, use_cache=True).past_key_values
+
+    def refused(match, **arguments):
+        with pytest.raises(ValueError, match=match):
+            model(**arguments)
+
+    refused("input_ids or inputs_embeds must be given, but got neither")
+    refused("but got both", input_ids=ids, inputs_embeds=torch.zeros(2, 6, 16))
+    refused(r"inputs_embeds must be \[batch, tokens, 16\].*got \(2, 6, 15\)", inputs_embeds=torch.zeros(2, 6, 15))
+    refused(r"input_ids must be int64.*got torch.int64 \(6,\)", input_ids=ids[0])
+    refused("input_ids must be int64.*got torch.float32", input_ids=ids.float())
+    refused(r"at least one token, but got torch.int64 \(2, 0\)", input_ids=ids[:, :0])
+    refused(rf"input_ids must lie in \[0, {VOCAB_SIZE}\), but got 99", input_ids=torch.full_like(ids, 99))
+    refused("but got -3", input_ids=torch.full_like(ids, -3))
+    refused("two names of one argument", input_ids=ids, past_key_values=cache, cache=cache)
+    refused("must be a ResNetBKCache, but got DynamicCache", input_ids=ids, past_key_values=DynamicCache())
+    other = copy.copy(config)
+    other.num_hidden_layers = 3
+    refused("must hold 2 blocks, but holds 3", input_ids=ids, past_key_values=ResNetBKCache(other))
+    refused("holds 2 rows, but this batch has 1", input_ids=ids[:1], past_key_values=cache)
+    refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
+    refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
+    refused("target must hold indices", input_ids=ids, labels=torch.full_like(ids, 99))
+
+    mask = torch.ones_like(ids)
+    mask[0, -2:] = 0
+    refused("padding after tokens.*pass use_cache=False", input_ids=ids, attention_mask=mask, use_cache=True)
+    refused("padding after tokens", input_ids=ids, attention_mask=F.pad(mask, (6, 0), value=1), past_key_values=cache)
+    refused("must also cover the 6 tokens", input_ids=ids, attention_mask=mask, past_key_values=cache)
+    refused("came without; pass document_ids", input_ids=ids, document_ids=ids, past_key_values=cache)
+    with pytest.raises(ValueError, match=r"tokens_to_remove=-1.*cannot forget"):
+        cache.crop(-1)
+    with pytest.raises(TypeError, match="position_ids"):
+        model(ids, position_ids=ids)
+
+
+def test_a_changed_configuration_is_checked_again():
+    config = ResNetBKConfig(vocab_size=11)
+    config.conv_size = -2
+    with pytest.raises(ValueError, match="conv_size=-2"):
+        ResNetBKForCausalLM(config)

@@ -1,0 +1,150 @@
+"""Bad calls: each a ValueError that names the argument, its value, the rule and the way out."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from tests.ops.cases import CAUSAL, OPERATORS, draw, each_backend, each_operator
+
+
+def fails(operator, tensors, message, backend="auto"):
+    with pytest.raises(ValueError, match=message):
+        operator.run(tensors, backend)
+
+
+@each_operator
+def test_every_input_must_be_a_tensor(operator):
+    for name in operator.inputs:
+        fails(operator, draw(operator, 2) | {name: 0.5}, f"{name} must be a tensor, but got float; wrap it")
+
+
+@each_operator
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
+def test_every_input_must_be_floating_point(operator, dtype):
+    for name in operator.inputs:
+        tensors = draw(operator, 2)
+        tensors[name] = tensors[name].to(dtype)
+        fails(operator, tensors, rf"{name} must be float32, float64, bfloat16 or float16, but got {dtype}; convert")
+
+
+@each_operator
+def test_double_and_single_do_not_mix(operator):
+    for name in operator.inputs:
+        tensors = draw(operator, 2)
+        tensors[name] = tensors[name].float()
+        fails(operator, tensors, rf"all be float64 or none of them, but got .*{name} torch.float32.*; convert")
+
+
+@each_operator
+def test_one_device(operator):
+    tensors = draw(operator, 2)
+    tensors["absorption"] = tensors["absorption"].to("meta")
+    fails(operator, tensors, "on one device, but got .*potential on cpu.*absorption on meta; move")
+
+
+@each_operator
+def test_chain_has_three_dimensions(operator):
+    for name in ("potential", "hopping", "absorption"):
+        tensors = draw(operator, 2)
+        tensors[name] = tensors[name][0]
+        fails(operator, tensors, rf"{name} must be \[batch, sites, chains\], but got shape \(2, 2\); add")
+
+
+@each_operator
+def test_chain_has_one_shape(operator):
+    tensors = draw(operator, 2)
+    tensors["hopping"] = tensors["hopping"][..., :1]
+    fails(operator, tensors, r"must have one shape .* but got .*hopping \(2, 2, 1\).*; expand")
+
+
+@each_operator
+def test_chain_is_not_empty(operator):
+    tensors = {name: x[:, :0] for name, x in draw(operator, 2).items()}
+    fails(operator, tensors, r"at least one site, but \w+ has shape \(2, 0, 2\); skip the call")
+
+
+@each_backend
+@pytest.mark.parametrize("value", [0.0, -0.25, -math.inf])
+def test_absorption_is_positive(operator, backend, value):
+    tensors = draw(operator, 3)
+    tensors["absorption"][1, 2, 0] = value
+    message = re.escape("absorption must be above 0 at every site, for 1/absorption bounds the result, but ")
+    fails(operator, tensors, message + re.escape(f"absorption[1, 2, 0] is {value:g}; use softplus"), backend)
+
+
+@each_backend
+def test_hopping_is_not_negative(operator, backend):
+    tensors = draw(operator, 3)
+    tensors["hopping"][0, 1, 1] = -0.5
+    fails(operator, tensors, r"hopping must be 0 .* or above, but hopping\[0, 1, 1\] is -0.5; use softplus", backend)
+
+
+@each_operator
+def test_values_of_half_types_are_checked(operator):
+    tensors = {name: x.bfloat16() for name, x in draw(operator, 3).items()}
+    tensors["absorption"][0, 0, 0] = -1
+    fails(operator, tensors, r"absorption\[0, 0, 0\] is -1")
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_heads(name):
+    operator = OPERATORS[-1]
+    tensors = draw(operator, 2)
+    for wrong in (tensors[name][0], tensors[name][:, :, :1], tensors[name].flatten(2)):
+        message = rf"{name} must be \[batch, sites, heads, size\] .* potential \(2, 2, 2\), but got "
+        fails(operator, tensors | {name: wrong}, message + re.escape(str(tuple(wrong.shape))))
+    fails(operator, tensors | {name: tensors[name][..., :0]}, f"{name} must have a size of at least 1 a head")
+
+
+def test_query_and_key_have_one_size():
+    operator = OPERATORS[-1]
+    tensors = draw(operator, 2)
+    tensors["query"] = tensors["query"][..., :2]
+    fails(operator, tensors, r"query and key .* but got \(2, 2, 2, 2\) and \(2, 2, 2, 3\); project")
+
+
+each_causal = pytest.mark.parametrize("operator", CAUSAL, ids=lambda operator: operator.name)
+
+
+@each_causal
+def test_state_shape(operator):
+    for name in operator.states:
+        tensors = draw(operator, 2, state=True)
+        tensors[name] = tensors[name][:1]
+        fails(operator, tensors, r"initial_state.* must have shape \(2, 2.*\), but got \(1, 2.*\); pass the state")
+
+
+@each_causal
+def test_state_dtype(operator):
+    for name in operator.states:
+        for dtype in (torch.complex64, torch.float64):
+            tensors = draw(operator, 2, state=True)
+            tensors[name] = tensors[name].real.to(dtype)
+            message = rf"initial_state.* must be torch.complex128 for torch.float64 inputs, but got {dtype}; convert"
+            fails(operator, tensors, message)
+
+
+@each_causal
+def test_state_device(operator):
+    for name in operator.states:
+        tensors = draw(operator, 2, state=True)
+        tensors[name] = tensors[name].to("meta")
+        fails(operator, tensors, "initial_state.* must be on cpu like the inputs, but is on meta; move")
+
+
+@each_causal
+def test_state_is_a_tensor(operator):
+    for name in operator.states:
+        fails(operator, draw(operator, 2, state=True) | {name: 0.0}, "initial_state.* must be a tensor, but got float")
+
+
+@pytest.mark.parametrize("operator", CAUSAL[1:], ids=lambda operator: operator.name)
+@pytest.mark.parametrize("state", [torch.zeros(2, 2), (torch.zeros(2, 2),), (None, torch.zeros(2, 2))], ids=str)
+def test_state_is_a_pair(operator, state):
+    from resnet_bk import ops
+
+    tensors = draw(operator, 2)
+    with pytest.raises(ValueError, match=r"initial_state must be None or a pair \(green, \w+\), but got .*; pass"):
+        getattr(ops, operator.name)(*(tensors[name] for name in operator.inputs), initial_state=state)

@@ -1,0 +1,78 @@
+"""Which backend runs, and the record of it."""
+
+import pytest
+import torch
+
+from resnet_bk.ops import available_backends, record_backends
+from resnet_bk.ops.dispatch import OPERATORS as NAMES
+from tests.ops.cases import OPERATORS, draw, each_backend, each_operator
+
+
+def test_table_is_complete():
+    assert {operator.name for operator in OPERATORS} == set(NAMES)
+
+
+@each_operator
+def test_available_backends(operator):
+    assert available_backends(operator.name, "cpu") == ("numba", "chunked", "reference")
+    assert available_backends(operator.name, "cuda") == ("chunked", "reference")
+
+
+def test_no_such_operator():
+    with pytest.raises(ValueError, match=r"op must be one of surface_green.*but got 'greens'"):
+        available_backends("greens", "cpu")
+
+
+@each_operator
+def test_auto_takes_the_first(operator):
+    tensors = draw(operator, 3)
+    with record_backends() as seen:
+        operator.run(tensors, "auto")
+    assert seen == {operator.name: {"numba"}}
+
+
+@each_backend
+def test_record(operator, backend):
+    tensors = draw(operator, 3)
+    with record_backends() as outer:
+        with record_backends() as inner:
+            operator.run(tensors, backend)
+        assert inner == {operator.name: {backend}}
+        operator.run(tensors, "reference")
+    operator.run(tensors, "chunked")  # after the end of both
+    assert inner == {operator.name: {backend}}
+    assert outer == {operator.name: {backend, "reference"}}
+
+
+def test_record_in_a_compiled_graph():
+    operator = OPERATORS[0]
+    tensors = draw(operator, 3)
+    compiled = torch.compile(lambda: operator.run(tensors, "auto")[0], fullgraph=True, backend="eager")
+    compiled()
+    with record_backends() as seen:
+        compiled()
+    assert seen == {"surface_green": {"numba"}}
+
+
+@each_operator
+def test_unknown_backend(operator):
+    with pytest.raises(ValueError, match=rf"'auto' or one of numba, chunked, reference for {operator.name} on cpu"):
+        operator.run(draw(operator, 3), "triton")
+
+
+@each_operator
+def test_compiled_kernels_are_for_the_cpu(operator):
+    tensors = {name: x.to("meta") for name, x in draw(operator, 3).items()}
+    message = rf"'auto' or one of chunked, reference for {operator.name} on meta, but got 'numba'"
+    with pytest.raises(ValueError, match=message):
+        operator.run(tensors, "numba")
+
+
+@each_operator
+def test_other_devices_take_plain_pytorch(operator):
+    """`meta` stands for any device that is not a CPU."""
+    tensors = {name: x.to("meta") for name, x in draw(operator, 3).items()}
+    with record_backends() as seen:
+        outputs = operator.run(tensors, "auto")
+    assert seen == {operator.name: {"chunked"}}
+    assert {y.device.type for y in outputs} == {"meta"}

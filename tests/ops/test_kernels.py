@@ -1,0 +1,160 @@
+"""How kernels are compiled and run: vectors, threads, what is kept on disk, and runs without compilation."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from resnet_bk.ops import kernels, simd
+from resnet_bk.ops.simd import uncompiled
+from tests.ops.cases import draw, each_operator, gradients, with_gradients
+
+
+def arrays(dtype):
+    generator = np.random.default_rng(0)
+    return generator.standard_normal(600).astype(dtype), np.zeros(600, dtype)
+
+
+def exercise(source, target, count):
+    """Every vector operation once, on both the compiled and the uncompiled functions."""
+    wide = simd.lanes(source)
+    x = simd.load(source, 3, count)
+    simd.store(target, 0, count, x)
+    re, im = simd.load_pairs(source, 5, count)
+    simd.store_pairs(target, 40, count, re, im)
+    product = (x + re) * im - simd.ones(source) / (simd.ones(source) + x * x)
+    simd.store(target, 100, wide, product)
+    simd.store(target, 140, wide, simd.spread(source, 7) + simd.zeros(source))
+    simd.store(target, 180, wide, simd.row_sums(source, 11))
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("count", [1, 3, 8, 15, 16, 40])
+def test_vector_operations(dtype, count):
+    source, target = arrays(dtype)
+    numba.njit(exercise)(source, target, count)
+    expected = np.zeros_like(target)
+    n = min(count, uncompiled.lanes(source))
+    expected[:n] = source[3 : 3 + n]
+    expected[40 : 40 + 2 * n] = source[5 : 5 + 2 * n]
+    wide = uncompiled.lanes(source)
+    x, re, im = (uncompiled.zeros(source) for _ in range(3))
+    x[:n], re[:n], im[:n] = source[3 : 3 + n], source[5 : 5 + 2 * n : 2], source[6 : 6 + 2 * n : 2]
+    expected[100 : 100 + wide] = (x + re) * im - 1 / (1 + x * x)
+    expected[140 : 140 + wide] = source[7]
+    expected[180 : 180 + wide] = source[11 : 11 + wide * wide].reshape(wide, wide).sum(1)
+    # Up to 16 numbers of size 1 are summed in another order.
+    np.testing.assert_allclose(target, expected, rtol=0, atol=32 * np.finfo(dtype).eps)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="plain arrays take any dtype")
+def test_vectors_of_integers_are_refused():
+    with pytest.raises(
+        (TypeError, numba.core.errors.NumbaError), match="contiguous one-dimensional array of float32 or float64"
+    ):
+        numba.njit(lambda array: simd.load(array, 0, 1))(np.arange(4))
+
+
+@each_operator
+def test_threads_do_not_change_a_bit(operator, monkeypatch):
+    """One thread runs other machine code than several do."""
+    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+    tensors = with_gradients(draw(operator, 40, batch=3, chains=70, dtype=torch.float32))
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            outputs = operator.run(tensors, "numba")
+            results.append((*outputs, *gradients(outputs, tensors)))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        for y, z in zip(result, results[0], strict=True):
+            assert torch.equal(y, z)
+
+
+@each_operator
+def test_every_output_is_written(operator, monkeypatch):
+    """Fresh memory holds NaN in `deterministic` mode: an entry that no kernel wrote would show."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        tensors = with_gradients(draw(operator, 34, chains=18, dtype=torch.float32))
+        outputs = operator.run(tensors, "numba")
+        for tensor in (*outputs, *gradients(outputs, tensors)):
+            assert tensor.isfinite().all()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_channel_blocks_keep_threads_busy():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert kernels.channel_block(16, 64) == 64
+        assert kernels.channel_block(1, 64) == 32
+        assert kernels.channel_block(1, 32) == 16
+        torch.set_num_threads(1)
+        assert kernels.channel_block(1, 64) == 64
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_threads():
+    """Several threads where there is work for them and PyTorch has them; numba's own number stays as it was."""
+    seen = []
+    function = kernels.Kernel(lambda: seen.append("serial"), lambda: seen.append(numba.get_num_threads()))
+    before, torch_threads = numba.get_num_threads(), torch.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        for threads, operations in ((1, 10**9), (2, 10**3), (2, 10**9)):
+            torch.set_num_threads(threads)
+            kernels.launch(function, operations)
+        most = min(2, numba.config.NUMBA_NUM_THREADS)
+        assert seen == ["serial", "serial", most if most > 1 else "serial"]
+        assert numba.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(torch_threads)
+        numba.set_num_threads(before)
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+# All inputs 1: L_1 = 1 / (1 - i), L_2 = 1 / (1 - i - L_1).
+SECOND = 1 / (1 - 1j - 1 / (1 - 1j))
+CODE = """
+import torch
+from resnet_bk.ops import surface_green
+green, _ = surface_green(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, 3), backend="numba")
+print(green[0, 1, 0].item())
+"""
+
+
+def test_machine_code_is_kept_on_disk(tmp_path):
+    """The second process loads what the first compiled."""
+    kept = []
+    for _ in range(2):
+        done = run(CODE, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+        assert done.returncode == 0, done.stderr
+        assert abs(complex(done.stdout) - SECOND) < 1e-6
+        kept.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nbc")})
+    assert kept[0]
+    assert kept[0] == kept[1]
+
+
+def test_kernels_run_uncompiled():
+    done = run(CODE, NUMBA_DISABLE_JIT="1")
+    assert done.returncode == 0, done.stderr
+    assert abs(complex(done.stdout) - SECOND) < 1e-6

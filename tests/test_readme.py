@@ -1,0 +1,80 @@
+"""Every command and every Python example of the README runs, in order, on settings small enough for a test."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# A comparison that takes minutes is cut to a few steps of narrow models; otherwise the command is run as printed.
+SMALL = "steps=3 vocab_size=200 hidden_size=16 num_heads=2 num_layers=1 sequence_length=16 batch_size=4 data_limit=4000"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[list[str]]:
+    lines = "\n".join(blocks("bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run(words: list[str], folder: Path) -> str:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def made(target: list[str]) -> list[list[str]]:
+    """The commands behind a make target, without running them."""
+    printed = run(["make", "--dry-run", "--no-print-directory", *target], ROOT)
+    return [shlex.split(line) for line in printed.splitlines()]
+
+
+def small_bench(words: list[str]) -> list[str]:
+    settings = [word for pair in SMALL.split() for word in ("--set", pair)]
+    # The command's own settings come last and win, but for the seeds: one is enough here.
+    place = words.index("bench") + 2
+    return [*words[:place], *settings, *words[place:], "--set", "seeds=[0]"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_commands(folder):
+    program = str(Path(sys.executable).with_name("resnet-bk"))
+    seen = set()
+    for words in commands():
+        name = Path(words[0]).name
+        if name == "make":
+            recipe = made(words[1:])
+            assert recipe, f"{shlex.join(words)} does nothing"
+            seen.update(words[1:])
+            # `make test` runs this test, `make install` has run before it, `make lint` is a step of its own in CI.
+            if words[1] != "bench":
+                continue
+            words = next(line for line in recipe if line[0].endswith("resnet-bk"))
+            name = "resnet-bk"
+        assert name == "resnet-bk", f"the README shows {shlex.join(words)}, which this test does not know how to run"
+        words = [program, *words[1:]]
+        run(small_bench(words) if words[1] == "bench" else words, folder)
+    assert {"bench", "test"} <= seen
+
+
+def test_python_examples(folder):
+    examples = blocks("python")
+    assert examples
+    run([sys.executable, "-c", "\n".join(examples)], folder)
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)\)", README)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
