@@ -105,6 +105,19 @@ def test_channel_blocks_keep_threads_busy():
         torch.set_num_threads(threads)
 
 
+def test_head_groups_keep_threads_busy():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert kernels.head_group(16, 4) == 4
+        assert kernels.head_group(2, 4) == 2
+        assert kernels.head_group(1, 4) == 1
+        assert kernels.head_group(1, 2) == 1
+        assert kernels.head_group(0, 2) == 1
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_threads():
     """Several threads where there is work for them and PyTorch has them; numba's own number stays as it was."""
     seen = []

@@ -89,4 +89,10 @@ def channel_block(batch: int, chains: int) -> int:
     return next((block for block in (64, 32) if batch * -(-chains // block) >= threads), 16)
 
 
+def head_group(batch: int, heads: int) -> int:
+    """Heads that one task sweeps in turn: all of a batch row, unless threads would then be idle."""
+    rows_each = max(1, -(-torch.get_num_threads() // max(1, batch)))
+    return max(1, heads // rows_each)
+
+
 Floats = NDArray[np.floating]

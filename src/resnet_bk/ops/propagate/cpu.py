@@ -7,7 +7,8 @@ H, 2], S [B, H, K, V, 2]; inside, a state is a tile of W columns: real parts [K,
     L_t = 1 / (a_t - i eta_t - b_t^2 L_{t-1})       tau_t = b_t L_t
     S_t = L_t k_t v_t^T + tau_t S_{t-1}             y_t = q_t^T S_t
 
-Columns of S do not meet, so a forward task is one head of one batch row and W columns.
+Columns of S do not meet: the recurrence runs tile by tile. A task sweeps `group` heads of one batch row, chunk by
+chunk, so that the numbers of neighbouring heads, which lie side by side, are fetched together.
 
 Adjoint (bars are cotangents, dL/dRe + i dL/dIm), from the last site to the first. With W_t = k_t v_t^T + b_t S_{t-1}
 and d_t = 1 / L_t, S_t = W_t / d_t gives d S_t / d d_t = -S_t L_t, and so
@@ -28,11 +29,10 @@ that size through memory, while a tile of the recurrence stays in the first-leve
 however a sequence is cut into calls.
 """
 
-import numpy as np
 from numba import prange
 
 from resnet_bk.ops.kernels import Floats, kernel
-from resnet_bk.ops.simd import lanes, load, load_pairs, ones, row_sums, spread, store, store_pairs, zeros
+from resnet_bk.ops.simd import lanes, load, load_pairs, ones, row_sums, scratch, spread, store, store_pairs, zeros
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK as CHUNK
 
 
@@ -56,51 +56,71 @@ def forward(
     heads: int,
     keys: int,
     values: int,
+    group: int,
 ) -> None:
     """checkpoints [B, H, tiles, N, 2, K, W] receives the state at the start of each chunk if `keep`."""
     wide = lanes(green)
     tiles = (values + wide - 1) // wide
     chunks = (sites + CHUNK - 1) // CHUNK
-    for task in prange(batch * heads * tiles):
-        head, low = task // tiles, task % tiles * wide
-        row, n = head // heads, values - low
-        half = keys * wide
-        state = np.empty(2 * half, green.dtype)
-        for k in range(keys):
-            re, im = load_pairs(initial_memory, 2 * ((head * keys + k) * values + low), n)
-            store(state, k * wide, wide, re)
-            store(state, half + k * wide, wide, im)
-        # A number of the chain stands in all lanes: it meets vectors only.
-        l_re, l_im = spread(initial_green, 2 * head), spread(initial_green, 2 * head + 1)
-        for t in range(sites):
-            if keep and t % CHUNK == 0:
-                start = (task * chunks + t // CHUNK) * 2 * half
-                for k in range(0, 2 * half, wide):
-                    store(checkpoints, start + k, wide, load(state, k, wide))
-            site = (row * sites + t) * heads + head % heads
-            b = spread(hopping, site)
-            x, y = spread(potential, site) - b * b * l_re, spread(absorption, site) + b * b * l_im
-            inverse = ones(green) / (x * x + y * y)
-            l_re, l_im = x * inverse, y * inverse
-            if low == 0:
-                store(green, 2 * site, 1, l_re)
-                store(green, 2 * site + 1, 1, l_im)
-            t_re, t_im = b * l_re, b * l_im
-            v = load(value, site * values + low, n)
-            v_re, v_im = l_re * v, l_im * v
-            y_re, y_im = zeros(green), zeros(green)
+    groups = (heads + group - 1) // group
+    half = keys * wide
+    for task in prange(batch * groups):
+        row, base = task // groups, task % groups * group
+        count = min(group, heads - base)
+        states = scratch(green, count * tiles * 2 * half)
+        # L of each head, in all lanes as every number of the chain: it meets vectors only.
+        chain = scratch(green, count * 2 * wide)
+        for h in range(count):
+            head = row * heads + base + h
+            store(chain, 2 * h * wide, wide, spread(initial_green, 2 * head))
+            store(chain, (2 * h + 1) * wide, wide, spread(initial_green, 2 * head + 1))
+            for tile in range(tiles):
+                low, state = tile * wide, (h * tiles + tile) * 2 * half
+                for k in range(keys):
+                    re, im = load_pairs(initial_memory, 2 * ((head * keys + k) * values + low), values - low)
+                    store(states, state + k * wide, wide, re)
+                    store(states, state + half + k * wide, wide, im)
+        for step in range(chunks * count * tiles):
+            chunk, h, tile = step // (count * tiles), step // tiles % count, step % tiles
+            low, state = tile * wide, (h * tiles + tile) * 2 * half
+            n = values - low
+            if keep:
+                start = (((row * heads + base + h) * tiles + tile) * chunks + chunk) * 2 * half
+                for i in range(0, 2 * half, wide):
+                    store(checkpoints, start + i, wide, load(states, state + i, wide))
+            l_re, l_im = load(chain, 2 * h * wide, wide), load(chain, (2 * h + 1) * wide, wide)
+            for t in range(chunk * CHUNK, min(chunk * CHUNK + CHUNK, sites)):
+                site = (row * sites + t) * heads + base + h
+                b = spread(hopping, site)
+                x, y = spread(potential, site) - b * b * l_re, spread(absorption, site) + b * b * l_im
+                inverse = ones(green) / (x * x + y * y)
+                l_re, l_im = x * inverse, y * inverse
+                t_re, t_im = b * l_re, b * l_im
+                v = load(value, site * values + low, n)
+                v_re, v_im = l_re * v, l_im * v
+                y_re, y_im = zeros(green), zeros(green)
+                for k in range(keys):
+                    i, j = state + k * wide, state + half + k * wide
+                    k_k, q_k = spread(key, site * keys + k), spread(query, site * keys + k)
+                    s_re, s_im = load(states, i, wide), load(states, j, wide)
+                    n_re, n_im = k_k * v_re + t_re * s_re - t_im * s_im, k_k * v_im + t_re * s_im + t_im * s_re
+                    store(states, i, wide, n_re)
+                    store(states, j, wide, n_im)
+                    y_re, y_im = y_re + q_k * n_re, y_im + q_k * n_im
+                store_pairs(output, 2 * (site * values + low), n, y_re, y_im)
+                if tile == 0:
+                    store(green, 2 * site, 1, l_re)
+                    store(green, 2 * site + 1, 1, l_im)
+            if tile == tiles - 1:  # the other tiles begin the chunk with the same L
+                store(chain, 2 * h * wide, wide, l_re)
+                store(chain, (2 * h + 1) * wide, wide, l_im)
+        for step in range(count * tiles):
+            h, low = step // tiles, step % tiles * wide
             for k in range(keys):
-                i, j = k * wide, half + k * wide
-                k_k, q_k = spread(key, site * keys + k), spread(query, site * keys + k)
-                s_re, s_im = load(state, i, wide), load(state, j, wide)
-                n_re, n_im = k_k * v_re + t_re * s_re - t_im * s_im, k_k * v_im + t_re * s_im + t_im * s_re
-                store(state, i, wide, n_re)
-                store(state, j, wide, n_im)
-                y_re, y_im = y_re + q_k * n_re, y_im + q_k * n_im
-            store_pairs(output, 2 * (site * values + low), n, y_re, y_im)
-        for k in range(keys):
-            re, im = load(state, k * wide, wide), load(state, half + k * wide, wide)
-            store_pairs(memory, 2 * ((head * keys + k) * values + low), n, re, im)
+                i = 2 * (((row * heads + base + h) * keys + k) * values + low)
+                state = step * 2 * half + k * wide
+                re, im = load(states, state, wide), load(states, state + half, wide)
+                store_pairs(memory, i, values - low, re, im)
 
 
 @kernel
@@ -129,41 +149,51 @@ def backward(
     heads: int,
     keys: int,
     values: int,
+    group: int,
 ) -> None:
     """green_bar [B, H, 2] and memory_bar [B, H, K, V, 2] belong to the final state."""
     wide = lanes(green)
     tiles = (values + wide - 1) // wide
     chunks = (sites + CHUNK - 1) // CHUNK
+    groups = (heads + group - 1) // group
+    half = keys * wide
     rows = (keys + wide - 1) // wide * wide
-    for head in prange(batch * heads):
-        row = head // heads
-        half = keys * wide
-        carry = np.empty(tiles * 2 * half, green.dtype)  # b_{t+1} Wbar_{t+1}, tile by tile
-        states = np.empty((CHUNK + 1) * 2 * half, green.dtype)  # before the chunk, then after each of its sites
-        q_rows = np.zeros(rows * wide, green.dtype)  # summands of qbar_t and kbar_t, a row a key
-        k_rows = np.zeros(rows * wide, green.dtype)
-        site_rows = np.empty(3 * CHUNK * wide, green.dtype)  # summands of sum(conj(S) Wbar) and of bbar, a row a site
-        site_sums = np.empty(3 * CHUNK, green.dtype)
-        for tile in range(tiles):
-            low = tile * wide
-            for k in range(keys):
-                re, im = load_pairs(memory_bar, 2 * ((head * keys + k) * values + low), values - low)
-                store(carry, (2 * tile) * half + k * wide, wide, re)
-                store(carry, (2 * tile + 1) * half + k * wide, wide, im)
-        g_re, g_im = spread(green_bar, 2 * head), spread(green_bar, 2 * head + 1)
-        for chunk in range(chunks - 1, -1, -1):
-            first = chunk * CHUNK
+    for task in prange(batch * groups):
+        row, base = task // groups, task % groups * group
+        count = min(group, heads - base)
+        carries = scratch(green, count * tiles * 2 * half)  # b_{t+1} Wbar_{t+1} of each head and tile
+        chain = scratch(green, count * 2 * wide)  # g of each head, in all lanes
+        states = scratch(green, (CHUNK + 1) * 2 * half)  # before the chunk, then after each of its sites
+        q_rows = scratch(green, rows * wide)  # summands of qbar_t and kbar_t, a row a key
+        k_rows = scratch(green, rows * wide)
+        q_rows.fill(0)
+        k_rows.fill(0)
+        site_rows = scratch(green, 3 * CHUNK * wide)  # summands of sum(conj(S) Wbar) and of bbar, a row a site
+        site_sums = scratch(green, 3 * CHUNK)
+        for h in range(count):
+            head = row * heads + base + h
+            store(chain, 2 * h * wide, wide, spread(green_bar, 2 * head))
+            store(chain, (2 * h + 1) * wide, wide, spread(green_bar, 2 * head + 1))
+            for tile in range(tiles):
+                low, carry = tile * wide, (h * tiles + tile) * 2 * half
+                for k in range(keys):
+                    re, im = load_pairs(memory_bar, 2 * ((head * keys + k) * values + low), values - low)
+                    store(carries, carry + k * wide, wide, re)
+                    store(carries, carry + half + k * wide, wide, im)
+        for step in range(chunks * count):
+            chunk, h = chunks - 1 - step // count, step % count
+            head, first = row * heads + base + h, chunk * CHUNK
             length = min(CHUNK, sites - first)
             for i in range(0, 3 * CHUNK * wide, wide):
                 store(site_rows, i, wide, zeros(green))
             for tile in range(tiles):
-                low = tile * wide
+                low, carry = tile * wide, (h * tiles + tile) * 2 * half
                 n = values - low
                 start = ((head * tiles + tile) * chunks + chunk) * 2 * half
-                for k in range(0, 2 * half, wide):
-                    store(states, k, wide, load(checkpoints, start + k, wide))
+                for i in range(0, 2 * half, wide):
+                    store(states, i, wide, load(checkpoints, start + i, wide))
                 for t in range(length):
-                    site = (row * sites + first + t) * heads + head % heads
+                    site = (row * sites + first + t) * heads + base + h
                     l_re, l_im, b = spread(green, 2 * site), spread(green, 2 * site + 1), spread(hopping, site)
                     t_re, t_im = b * l_re, b * l_im
                     v = load(value, site * values + low, n)
@@ -175,7 +205,7 @@ def backward(
                         store(states, i + 2 * half, wide, k_k * v_re + t_re * s_re - t_im * s_im)
                         store(states, j + 2 * half, wide, k_k * v_im + t_re * s_im + t_im * s_re)
                 for t in range(length - 1, -1, -1):
-                    site = (row * sites + first + t) * heads + head % heads
+                    site = (row * sites + first + t) * heads + base + h
                     l_re, l_im, b = spread(green, 2 * site), spread(green, 2 * site + 1), spread(hopping, site)
                     v = load(value, site * values + low, n)
                     y_re, y_im = zeros(green), zeros(green)
@@ -185,23 +215,23 @@ def backward(
                     d_re, d_im = zeros(green), zeros(green)  # -dbar
                     for k in range(keys):
                         i, j = t * 2 * half + k * wide, t * 2 * half + half + k * wide
-                        c, d = 2 * tile * half + k * wide, 2 * tile * half + half + k * wide
+                        c, d = carry + k * wide, carry + half + k * wide
                         k_k, q_k = spread(key, site * keys + k), spread(query, site * keys + k)
                         s_re, s_im = load(states, i + 2 * half, wide), load(states, j + 2 * half, wide)
                         store(q_rows, k * wide, wide, s_re * y_re + s_im * y_im)
-                        x, y = load(carry, c, wide) + q_k * y_re, load(carry, d, wide) + q_k * y_im  # Sbar
+                        x, y = load(carries, c, wide) + q_k * y_re, load(carries, d, wide) + q_k * y_im  # Sbar
                         w_re, w_im = l_re * x + l_im * y, l_re * y - l_im * x
                         store(k_rows, k * wide, wide, v * w_re)
                         v_bar = v_bar + k_k * w_re
                         d_re, d_im = d_re + s_re * w_re + s_im * w_im, d_im + s_re * w_im - s_im * w_re
                         b_bar = b_bar + load(states, i, wide) * w_re + load(states, j, wide) * w_im
-                        store(carry, c, wide, b * w_re)
-                        store(carry, d, wide, b * w_im)
+                        store(carries, c, wide, b * w_re)
+                        store(carries, d, wide, b * w_im)
                     store(value_bar, site * values + low, n, v_bar)
-                    i, step = t * wide, CHUNK * wide
+                    i, plane = t * wide, CHUNK * wide
                     store(site_rows, i, wide, load(site_rows, i, wide) + d_re)
-                    store(site_rows, i + step, wide, load(site_rows, i + step, wide) + d_im)
-                    store(site_rows, i + 2 * step, wide, load(site_rows, i + 2 * step, wide) + b_bar)
+                    store(site_rows, i + plane, wide, load(site_rows, i + plane, wide) + d_im)
+                    store(site_rows, i + 2 * plane, wide, load(site_rows, i + 2 * plane, wide) + b_bar)
                     for k in range(0, keys, wide):
                         i = site * keys + k
                         q_k, k_k = row_sums(q_rows, k * wide), row_sums(k_rows, k * wide)
@@ -211,8 +241,9 @@ def backward(
                         store(key_bar, i, keys - k, k_k)
             for i in range(0, 3 * CHUNK, wide):
                 store(site_sums, i, wide, row_sums(site_rows, i * wide))
+            g_re, g_im = load(chain, 2 * h * wide, wide), load(chain, (2 * h + 1) * wide, wide)
             for t in range(length - 1, -1, -1):
-                site = (row * sites + first + t) * heads + head % heads
+                site = (row * sites + first + t) * heads + base + h
                 l_re, l_im, b = spread(green, 2 * site), spread(green, 2 * site + 1), spread(hopping, site)
                 if first + t > 0:
                     p_re, p_im = spread(green, 2 * (site - heads)), spread(green, 2 * (site - heads) + 1)
@@ -226,13 +257,15 @@ def backward(
                 store(hopping_bar, site, 1, b_bar)
                 store(absorption_bar, site, 1, zeros(green) - d_im)
                 g_re, g_im = zeros(green) - b * b * d_re, zeros(green) - b * b * d_im
-        store(initial_green_bar, 2 * head, 1, g_re)
-        store(initial_green_bar, 2 * head + 1, 1, g_im)
-        for tile in range(tiles):
-            low = tile * wide
-            for k in range(keys):
-                re, im = (
-                    load(carry, 2 * tile * half + k * wide, wide),
-                    load(carry, (2 * tile + 1) * half + k * wide, wide),
-                )
-                store_pairs(initial_memory_bar, 2 * ((head * keys + k) * values + low), values - low, re, im)
+            store(chain, 2 * h * wide, wide, g_re)
+            store(chain, (2 * h + 1) * wide, wide, g_im)
+        for h in range(count):
+            head = row * heads + base + h
+            store(initial_green_bar, 2 * head, 1, load(chain, 2 * h * wide, wide))
+            store(initial_green_bar, 2 * head + 1, 1, load(chain, (2 * h + 1) * wide, wide))
+            for tile in range(tiles):
+                low, carry = tile * wide, (h * tiles + tile) * 2 * half
+                for k in range(keys):
+                    i = 2 * ((head * keys + k) * values + low)
+                    re, im = load(carries, carry + k * wide, wide), load(carries, carry + half + k * wide, wide)
+                    store_pairs(initial_memory_bar, i, values - low, re, im)

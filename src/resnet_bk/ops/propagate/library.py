@@ -30,7 +30,7 @@ def _propagate(
 ) -> Forward:
     """y [B, T, H, V], the last L [B, H] and S [B, H, K, V]; for the adjoint all L [B, T, H] and, if `keep`,
     checkpoints."""
-    from resnet_bk.ops.kernels import flat, launch
+    from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate import cpu
 
     dispatch.note("propagate", "numba")
@@ -39,7 +39,7 @@ def _propagate(
     inputs = (query, key, value, potential, hopping, absorption, initial_green, initial_memory)
     arguments = map(flat, (*inputs, output, green, memory, checkpoints))
     operations = potential.numel() * work.matrix_forward(query.shape[3], value.shape[3])
-    launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3])
+    launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3], head_group(*potential.shape[::2]))
     last_green.copy_(green[:, -1])
     return outputs
 
@@ -86,7 +86,7 @@ def propagate_backward(
     checkpoints: Tensor,
 ) -> Backward:
     """Cotangents of the eight inputs from those of y, the last L and the last S; None stands for zeros."""
-    from resnet_bk.ops.kernels import flat, launch
+    from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate import cpu
 
     assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
@@ -101,6 +101,7 @@ def propagate_backward(
         *map(flat, (query, key, value, hopping, initial_green, green, checkpoints, *bars)),
         *query.shape,
         value.shape[3],
+        head_group(*hopping.shape[::2]),
     )
     return bars
 

@@ -18,11 +18,10 @@ No cotangent of L is formed from w_t = psi_t / L_t, which is out of range where 
 back but computed again chunk by chunk, as in `surface_green/cpu.py`.
 """
 
-import numpy as np
 from numba import prange
 
 from resnet_bk.ops.kernels import Floats, kernel
-from resnet_bk.ops.simd import lanes, load, load_pairs, ones, store, store_pairs, zeros
+from resnet_bk.ops.simd import lanes, load, load_pairs, ones, scratch, store, store_pairs, zeros
 from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
 
 
@@ -50,7 +49,7 @@ def forward(
     for task in prange(batch * blocks):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
-        state = np.empty(4 * block, source.dtype)  # Re L, Im L, Re psi, Im psi
+        state = scratch(source, 4 * block)  # Re L, Im L, Re psi, Im psi
         for c in range(0, width, wide):
             i = 2 * (row * chains + low + c)
             x, y = load_pairs(initial_green, i, width - c)
@@ -115,8 +114,9 @@ def backward(
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         step = 4 * block
-        states = np.empty((CHUNK + 1) * step, source.dtype)  # before the chunk, then after each of its sites
-        carry = np.zeros(step, source.dtype)  # what later sites add to g and p
+        states = scratch(source, (CHUNK + 1) * step)  # before the chunk, then after each of its sites
+        carry = scratch(source, step)  # what later sites add to g and p
+        carry.fill(0)
         for c in range(0, width, wide):
             g_re, g_im = load_pairs(green_bar, 2 * (row * chains + low + c), width - c)
             store(carry, c, wide, g_re)

@@ -19,11 +19,10 @@ a sweep to the left for E and one to the right for F. L and R are kept; G is com
 kept shares memory with the result.
 """
 
-import numpy as np
 from numba import prange
 
 from resnet_bk.ops.kernels import Floats, kernel
-from resnet_bk.ops.simd import lanes, load, load_pairs, ones, store, store_pairs, zeros
+from resnet_bk.ops.simd import lanes, load, load_pairs, ones, scratch, store, store_pairs, zeros
 
 
 @kernel
@@ -44,7 +43,8 @@ def forward(
     for task in prange(batch * blocks):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
-        seen = np.zeros(2 * block, left.dtype)  # b^2 L of the site before, then b^2 R of the site behind
+        seen = scratch(left, 2 * block)  # b^2 L of the site before, then b^2 R of the site behind
+        seen.fill(0)
         for t in range(sites):
             for c in range(0, width, wide):
                 n = width - c
@@ -87,7 +87,7 @@ def backward(
     potential: Floats,
     hopping: Floats,
     absorption: Floats,
-    scratch: Floats,
+    denominators: Floats,
     potential_bar: Floats,
     hopping_bar: Floats,
     absorption_bar: Floats,
@@ -96,13 +96,14 @@ def backward(
     chains: int,
     block: int,
 ) -> None:
-    """scratch [B, T, H, 2] hands D from the first sweep to the second."""
+    """denominators [B, T, H, 2] hands D from the first sweep to the second."""
     wide = lanes(left)
     blocks = (chains + block - 1) // block
     for task in prange(batch * blocks):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
-        carry = np.zeros(2 * block, left.dtype)  # Lbar of this site
+        carry = scratch(left, 2 * block)  # Lbar of this site, then Rbar
+        carry.fill(0)
         for t in range(sites - 1, -1, -1):
             for c in range(0, width, wide):
                 n = width - c
@@ -121,7 +122,7 @@ def backward(
                 g_re, g_im = load_pairs(diagonal_bar, 2 * i, n)
                 s_re, s_im = y * y - x * x, (x + x) * y
                 d_re, d_im = s_re * g_re - s_im * g_im, s_re * g_im + s_im * g_re
-                store_pairs(scratch, 2 * i, n, d_re, d_im)
+                store_pairs(denominators, 2 * i, n, d_re, d_im)
                 x, y = load_pairs(left, 2 * i, n)
                 g_re, g_im = load(carry, c, wide), load(carry, block + c, wide)
                 s_re, s_im = y * y - x * x, (x + x) * y
@@ -149,7 +150,7 @@ def backward(
                 store(potential_bar, i, n, load(potential_bar, i, n) + f_re)
                 store(absorption_bar, i, n, load(absorption_bar, i, n) - f_im)
                 if t < sites - 1:
-                    x, y = load_pairs(scratch, 2 * i, n)
+                    x, y = load_pairs(denominators, 2 * i, n)
                     f_re, f_im = f_re + x, f_im + y  # F + D
                     i = i + chains
                     b = load(hopping, i, n)

@@ -54,8 +54,8 @@ def resolvent_diagonal_backward(
 
     batch, sites, chains = hopping.shape
     bars = _empty_bars(hopping)
-    scratch = hopping.new_empty(hopping.shape, dtype=left.dtype)
-    arguments = map(flat, (diagonal_bar, left, right, potential, hopping, absorption, scratch, *bars))
+    denominators = hopping.new_empty(hopping.shape, dtype=left.dtype)
+    arguments = map(flat, (diagonal_bar, left, right, potential, hopping, absorption, denominators, *bars))
     launch(
         cpu.backward,
         work.DIAGONAL_BACKWARD * hopping.numel(),

@@ -4,6 +4,7 @@ The compiler's own vectoriser gives up on the sweeps (it cannot prove that the a
 factor of seven. The functions here name the vector operations; LLVM splits them where a machine has narrower vectors.
 
     lanes(array)                              numbers in a vector of the array's dtype: 16 float32 or 8 float64
+    scratch(array, size)                      a new array of that dtype whose vectors do not straddle cache lines
     zeros(array), ones(array)                 constant vectors of the array's dtype
     spread(array, i)                          array[i] in every lane
     load(array, i, count)                     array[i : i + count], zeros behind; a count above `lanes` means all
@@ -26,6 +27,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         load_pairs,
         ones,
         row_sums,
+        scratch,
         spread,
         store,
         store_pairs,
@@ -38,10 +40,11 @@ else:
         load_pairs,
         ones,
         row_sums,
+        scratch,
         spread,
         store,
         store_pairs,
         zeros,
     )
 
-__all__ = ["lanes", "load", "load_pairs", "ones", "row_sums", "spread", "store", "store_pairs", "zeros"]
+__all__ = ["lanes", "load", "load_pairs", "ones", "row_sums", "scratch", "spread", "store", "store_pairs", "zeros"]

@@ -4,11 +4,12 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic, lower_builtin, models, register_jitable, register_model
 
 from resnet_bk.ops.sizes import VECTOR_BYTES
 
@@ -112,6 +113,27 @@ def lanes(typingctx: Any, array: Any) -> Any:
         return ir.Constant(context.get_value_type(types.intp), count)
 
     return types.intp(array), codegen
+
+
+@intrinsic
+def _to_boundary(typingctx: Any, array: Any) -> Any:
+    """Numbers from the start of the array to the next address that is a multiple of a vector."""
+    _vector(array)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = context.get_value_type(types.intp)
+        address = builder.ptrtoint(context.make_array(sig.args[0])(context, builder, args[0]).data, kind)
+        missing = builder.and_(builder.neg(address), ir.Constant(kind, VECTOR_BYTES - 1))
+        return builder.udiv(missing, ir.Constant(kind, array.dtype.bitwidth // 8))
+
+    return types.intp(array), codegen
+
+
+@register_jitable
+def scratch(array: Any, size: int) -> Any:
+    buffer = np.empty(size + lanes(array), array.dtype)  # type: ignore[call-arg]
+    start = _to_boundary(buffer)
+    return buffer[start : start + size]
 
 
 def _constant(value: float) -> Callable[..., Any]:

@@ -12,6 +12,10 @@ def lanes(array: Floats) -> int:
     return VECTOR_BYTES // array.itemsize
 
 
+def scratch(array: Floats, size: int) -> Floats:
+    return np.empty(size, array.dtype)
+
+
 def zeros(array: Floats) -> Floats:
     return np.zeros(lanes(array), array.dtype)
 

@@ -19,11 +19,10 @@ the adjoint never shares memory with a result: graph compilers have been seen to
 `view_as_real` of it is kept as well.
 """
 
-import numpy as np
 from numba import prange
 
 from resnet_bk.ops.kernels import Floats, kernel
-from resnet_bk.ops.simd import lanes, load, load_pairs, ones, store, store_pairs, zeros
+from resnet_bk.ops.simd import lanes, load, load_pairs, ones, scratch, store, store_pairs, zeros
 from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
 
 
@@ -48,7 +47,7 @@ def forward(
     for task in prange(batch * blocks):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
-        state = np.empty(2 * block, green.dtype)
+        state = scratch(green, 2 * block)
         for c in range(0, width, wide):
             re, im = load_pairs(initial, 2 * (row * chains + low + c), width - c)
             store(state, c, wide, re)
@@ -94,8 +93,9 @@ def backward(
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         step = 2 * block
-        states = np.empty((CHUNK + 1) * step, hopping.dtype)  # before the chunk, then after each of its sites
-        carry = np.zeros(step, hopping.dtype)
+        states = scratch(hopping, (CHUNK + 1) * step)  # before the chunk, then after each of its sites
+        carry = scratch(hopping, step)
+        carry.fill(0)
         for chunk in range(chunks - 1, -1, -1):
             first = chunk * CHUNK
             length = min(CHUNK, sites - first)
