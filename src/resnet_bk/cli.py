@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from resnet_bk.process import tune_process
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 app = typer.Typer(
@@ -210,4 +212,5 @@ def _names(models: str | None) -> list[str] | None:
 
 def main() -> None:
     """The entry point `resnet-bk`."""
+    tune_process()
     app()

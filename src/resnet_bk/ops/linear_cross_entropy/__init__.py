@@ -1,5 +1,7 @@
 """Cross-entropy of a linear head, fused so that the full logits matrix never exists."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -42,11 +44,12 @@ def linear_cross_entropy(
     """
     _check(input, weight, target, bias, ignore_index, label_smoothing, reduction)
     matmul_dtype = input.dtype
-    if torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(input.device.type)
+    if autocast and torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
         matmul_dtype = torch.get_autocast_dtype(input.device.type)
     flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     # Autocast would otherwise round the operands of the sums inside.
-    with torch.autocast(input.device.type, enabled=False):
+    with torch.autocast(input.device.type, enabled=False) if autocast else nullcontext():
         if reduction == "none":
             losses = cross_entropy_tokens(
                 flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype
