@@ -12,8 +12,8 @@ import platform
 # On idle cores the short one costs about 1%.
 SPIN = ("GOMP_SPINCOUNT", "3000")
 
-# Constants of glibc's <malloc.h>. By default glibc maps every buffer above some hundred KB anew and gives it back when it
-# is freed. A training step frees and takes the same buffers again and again; keeping them made a step 13% faster.
+# Constants of glibc's <malloc.h>. By default glibc maps every buffer above some hundred KB anew and gives it back when
+# it is freed. A training step frees and takes the same buffers again and again; keeping them made a step 13% faster.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEEP_BELOW = 1 << 30  # bytes
