@@ -37,9 +37,10 @@ def made(target: list[str]) -> list[list[str]]:
 
 def small_bench(words: list[str]) -> list[str]:
     settings = [word for pair in SMALL.split() for word in ("--set", pair)]
-    # The command's own settings come last and win, but for the seeds: one is enough here.
+    # The command's own settings come last and win, but for several seeds: one is enough here.
     place = words.index("bench") + 2
-    return [*words[:place], *settings, *words[place:], "--set", "seeds=[0]"]
+    last = ["--set", "seeds=[0]"] if any(word.startswith("seeds=") for word in words) else []
+    return [*words[:place], *settings, *words[place:], *last]
 
 
 @pytest.fixture(scope="module")
