@@ -287,7 +287,7 @@ def _describe(item: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{where}: missing"
     message = item["msg"]
-    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}"
+    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}; change it with --set {where}=VALUE"
 
 
 def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
