@@ -10,8 +10,9 @@ import torch
 def same_threads() -> Iterator[None]:
     """PyTorch has as many threads after the block as before.
 
-    The first parallel kernel of numba in a process starts OpenMP's pool and sets its size, which PyTorch shares; what
-    runs first kernels (audit, warm-up) is wrapped in this, so that training has the threads that the user gave.
+    Where numba is told to use OpenMP (NUMBA_THREADING_LAYER=omp), its first parallel kernel sets the size of the pool
+    that PyTorch shares; what runs first kernels (audit, warm-up) is wrapped in this, so that training has the threads
+    that the user gave.
     """
     threads = torch.get_num_threads()
     try:
