@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_bk.ops.linear_cross_entropy import linear_cross_entropy
+from resnet_bk.ops import linear_cross_entropy
 from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
 
 VOCABULARY, WIDTH = 53, 12
@@ -127,7 +127,7 @@ def test_large_and_small_inputs_are_finite(scale):
 
 def test_opcheck():
     case = problem(9, bias=True)
-    arguments = (case["input"], case["weight"], case["target"], case["bias"], -100, 0.1, torch.float64)
+    arguments = (case["input"], case["weight"], case["target"], case["bias"], -100, 0.1, torch.float64, "chunked")
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True))
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)
 
@@ -150,6 +150,7 @@ INVALID = [
     ({"bias": torch.zeros(VOCABULARY, dtype=torch.float64, device="meta")}, "share a device.*meta"),
     ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
     ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
+    ({"backend": "cuda"}, "backend must be 'auto' or one of .*chunked for linear_cross_entropy on cpu.*'cuda'"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,11 +16,21 @@ _HAS_NUMBA = find_spec("numba") is not None
 _records: list[dict[str, set[str]]] = []
 
 
+@cache
+def cpu_has(feature: str) -> bool:
+    """Whether numba can compile for this feature of the processor, by LLVM's name for it ("avx512f")."""
+    if not _HAS_NUMBA:
+        return False
+    from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
+
+    return bool(get_host_cpu_features().get(feature, False))
+
+
 def available_backends(op: str, device_type: str) -> tuple[str, ...]:
     """Backends of an operator on a kind of device; `backend="auto"` takes the first.
 
     Args:
-        op: "surface_green", "resolvent_diagonal", "propagate_vector" or "propagate".
+        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate" or "linear_cross_entropy".
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
 
     Returns:
@@ -29,8 +40,11 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
     Raises:
         ValueError: `op` is not an operator with backends.
     """
+    if op == "linear_cross_entropy":
+        return ("numba", "chunked") if device_type == "cpu" and cpu_has("avx512f") else ("chunked",)
     if op not in OPERATORS:
-        raise ValueError(f"op must be one of {', '.join(OPERATORS)}, but got {op!r}; check the spelling")
+        known = ", ".join((*OPERATORS, "linear_cross_entropy"))
+        raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     if device_type == "cpu" and _HAS_NUMBA:
         return ("numba", "chunked", "reference")
     return ("chunked", "reference")

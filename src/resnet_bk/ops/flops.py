@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 # Formulas are attached to operators, so these must be registered first.
-import resnet_bk.ops.linear_cross_entropy.chunked
+import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.propagate.library
 import resnet_bk.ops.propagate_vector.library
 import resnet_bk.ops.resolvent_diagonal.library

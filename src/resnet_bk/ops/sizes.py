@@ -10,3 +10,7 @@ SWEEP_CHUNK = 16
 # Sites between two kept states of the matrix state; a multiple of the numbers in a vector. The states of a chunk,
 # rebuilt in the backward sweep, take 64 KiB for 16 keys and 256 KiB for 64: they stay in a second-level cache.
 PROPAGATE_CHUNK = 32
+
+# A tile of a matrix product: rows times vectors of columns, kept in 16 of the 32 registers of AVX-512 as it is summed.
+TILE_ROWS = 4
+TILE_COLUMNS = 4

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from resnet_bk.ops.linear_cross_entropy.chunked import cross_entropy_sum, cross_entropy_tokens
+from resnet_bk.ops.linear_cross_entropy.library import cross_entropy_sum, cross_entropy_tokens
 
 __all__ = ["linear_cross_entropy"]
 
@@ -21,6 +21,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    backend: str = "auto",
 ) -> Tensor:
     """Equal to `F.cross_entropy(F.linear(input, weight, bias), target, ...)` in memory linear in tokens + vocabulary.
 
@@ -35,12 +36,14 @@ def linear_cross_entropy(
         ignore_index: target value of tokens that take no part.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
+        backend: "numba" (compiled kernels: CPUs with AVX-512, float32 or bfloat16 matmuls), "chunked" (plain PyTorch on
+            any device) or "auto", which takes the first of them that can run.
 
     Returns:
         Loss in nats, 0-d, or [...] for "none"; float64 for float64 input, else float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction.
+        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction or backend.
     """
     _check(input, weight, target, bias, ignore_index, label_smoothing, reduction)
     matmul_dtype = input.dtype
@@ -52,14 +55,22 @@ def linear_cross_entropy(
     with torch.autocast(input.device.type, enabled=False) if autocast else nullcontext():
         if reduction == "none":
             losses = cross_entropy_tokens(
-                flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype
+                flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype, backend
             )
             return losses.view(target.shape)
         with_gradients = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
         )
         total, *_ = cross_entropy_sum(
-            flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype, with_gradients
+            flat_input,
+            weight,
+            flat_target,
+            bias,
+            ignore_index,
+            label_smoothing,
+            matmul_dtype,
+            backend,
+            with_gradients,
         )
         return total if reduction == "sum" else total / (flat_target != ignore_index).sum()
 

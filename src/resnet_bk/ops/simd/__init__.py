@@ -12,8 +12,27 @@ factor of seven. The functions here name the vector operations; LLVM splits them
     load_pairs(array, i, count)               real and imaginary parts of `count` complex numbers from array[i] on
     store_pairs(array, i, count, re, im)      the reverse
     row_sums(array, i)                        lane r is the sum of row r of the `lanes` x `lanes` block at array[i]
+    sum_lanes(x)                              the sum of the lanes, a number
+    maximum(x, y)                             lane by lane; y where x is NaN
+    exponential(x)                            e^x for x <= 0, relative error 2e-7; e^-87 below -87
 
 Arrays are one-dimensional. Vectors know +, - and * (fused to multiply-adds where the machine can) and /.
+
+Tiles of matrix products, TILE_ROWS rows by TILE_COLUMNS vectors, summed in registers:
+
+    tile_from(out, io, so, offsets, ib, left, il, row, step, right, ir, sr, depth)
+
+        out[io + m so + n] = offsets[ib + m] + sum_{k < depth} left[il + m row + k step] right[ir + k sr + n]
+
+    tile_zero, tile_onto                      the same without offsets, and added to what `out` holds
+    tile_onto_narrow                          the same, one vector wide
+
+`out` is float32, `left` and `right` are float32, or int32 for pairs of bfloat16 [2 k, 2 k + 1], whose products are
+summed in float32 (needs AVX512-BF16). Such pairs are made and read by
+
+    store_halves(array, i, x)                 lanes 2 j and 2 j + 1, rounded, are the pair array[i + j]
+    load_halves(array, i, like)               the reverse, a vector as `like` is
+    store_joined(array, i, low, high)         lane j of both, rounded, is the pair array[i + j]
 """
 
 from typing import TYPE_CHECKING
@@ -33,6 +52,18 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         store_pairs,
         zeros,
     )
+    from resnet_bk.ops.simd.uncompiled_tiles import (
+        exponential,
+        load_halves,
+        maximum,
+        store_halves,
+        store_joined,
+        sum_lanes,
+        tile_from,
+        tile_onto,
+        tile_onto_narrow,
+        tile_zero,
+    )
 else:
     from resnet_bk.ops.simd.compiled import (
         lanes,
@@ -46,5 +77,38 @@ else:
         store_pairs,
         zeros,
     )
+    from resnet_bk.ops.simd.compiled_tiles import (
+        exponential,
+        load_halves,
+        maximum,
+        store_halves,
+        store_joined,
+        sum_lanes,
+        tile_from,
+        tile_onto,
+        tile_onto_narrow,
+        tile_zero,
+    )
 
-__all__ = ["lanes", "load", "load_pairs", "ones", "row_sums", "scratch", "spread", "store", "store_pairs", "zeros"]
+__all__ = [
+    "exponential",
+    "lanes",
+    "load",
+    "load_halves",
+    "load_pairs",
+    "maximum",
+    "ones",
+    "row_sums",
+    "scratch",
+    "spread",
+    "store",
+    "store_halves",
+    "store_joined",
+    "store_pairs",
+    "sum_lanes",
+    "tile_from",
+    "tile_onto",
+    "tile_onto_narrow",
+    "tile_zero",
+    "zeros",
+]

@@ -1,11 +1,14 @@
 """The vector operations on NumPy arrays, for runs without compilation (NUMBA_DISABLE_JIT=1): debugging and coverage."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_bk.ops.sizes import VECTOR_BYTES
 
 Floats = NDArray[np.floating]
+Array = NDArray[Any]
 
 
 def lanes(array: Floats) -> int:

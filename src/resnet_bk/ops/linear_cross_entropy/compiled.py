@@ -1,0 +1,73 @@
+"""The normalizer of a linear head and its gradients by the kernels in `cpu.py`.
+
+Shape legend: N tokens, D width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
+from resnet_bk.ops.sizes import TILE_ROWS, VECTOR_BYTES
+
+LANES = VECTOR_BYTES // torch.float32.itemsize
+
+
+def _padded(tensor: Tensor, *multiples: int) -> Tensor:
+    """A contiguous float tensor whose sizes are multiples of these, filled up with zeros; a view where it is one."""
+    missing = [-size % multiple for size, multiple in zip(tensor.shape, multiples, strict=True)]
+    if any(missing):
+        tensor = F.pad(tensor, [pad for amount in reversed(missing) for pad in (0, amount)])
+    return tensor.contiguous()
+
+
+def _pairs(tensor: Tensor) -> Tensor:
+    """Neighbours along the last dimension, rounded to bfloat16, as one int32 each."""
+    return tensor.to(torch.bfloat16).view(torch.int32)
+
+
+def normalizers(
+    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, matmul_dtype: torch.dtype, with_gradients: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `chunked.normalizers`; float32 on the CPU, matmul_dtype float32 or bfloat16."""
+    from resnet_bk.ops.kernels import flat, launch
+    from resnet_bk.ops.linear_cross_entropy import cpu
+
+    (tokens, width), vocabulary = x.shape, weight.shape[0]
+    rows, words = _padded(x.detach(), TOKENS, LANES), _padded(weight.detach(), TILE_ROWS, LANES)
+    offsets = x.new_zeros(vocabulary) if bias is None else bias.detach().float()
+    # A word that is not there has no weight in the softmax.
+    offsets = F.pad(offsets, (0, words.shape[0] - vocabulary), value=-torch.inf).contiguous()
+    (padded_tokens, columns), padded_words = rows.shape, words.shape[0]
+    blocks = -(-padded_words // BLOCK)
+    largest, total = rows.new_empty(2, padded_tokens)
+    grad_input = rows.new_empty(rows.shape if with_gradients else (0,))
+    grad_weight = rows.new_zeros(words.shape if with_gradients else (0,))
+    grad_bias = rows.new_zeros(padded_words if with_gradients and bias is not None else 0)
+    operands: tuple[Tensor, ...]
+    if matmul_dtype == torch.float32:
+        kernel, operands, room = cpu.sweep_float32, (rows, words.float()), rows.new_empty(padded_words * TOKENS)
+    else:
+        rounded = words.to(torch.bfloat16)
+        neighbours = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
+        kernel = cpu.sweep_bfloat16
+        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(neighbours))
+        room = torch.empty(padded_words * TOKENS // 2, dtype=torch.int32)
+    launch(
+        kernel,
+        (6 if with_gradients else 2) * padded_tokens * padded_words * columns,
+        *map(flat, (*operands, offsets, _padded(scale, TOKENS), largest, total)),
+        *map(flat, (grad_input, grad_weight, grad_bias, room)),
+        *(flat(rows.new_empty(blocks * TOKENS)) for _ in range(3)),
+        flat(rows.new_empty(blocks * columns * TOKENS if with_gradients else 0)),
+        padded_tokens,
+        columns,
+        padded_words,
+        with_gradients,
+        bias is not None,
+    )
+    normalizer = (total.log() + largest)[:tokens]
+    if with_gradients:
+        grad_input = grad_input[:tokens, :width].contiguous()
+        grad_weight = grad_weight[:vocabulary, :width].contiguous()
+    return normalizer, grad_input, grad_weight, grad_bias[:vocabulary].clone() if grad_bias.numel() else grad_bias

@@ -1,0 +1,8 @@
+"""Sizes of the compiled head, chosen by timing on two AVX-512 cores."""
+
+# Tokens in a chunk: one tile wide.
+TOKENS = 64
+
+# Words in a block. Its logits for a chunk take 128 KiB and its part of W as much again for 64 columns: they stay in a
+# second-level cache.
+BLOCK = 512

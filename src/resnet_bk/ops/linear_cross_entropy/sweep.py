@@ -1,0 +1,113 @@
+"""Cross-entropy of a linear head and its gradients, without the logits matrix.
+
+Shape legend: N tokens, D width, V vocabulary.
+
+Derivation. For one token with input x, target y and label smoothing e, with logits z = W x + b,
+
+    loss = logsumexp(z) - (1 - e) z_y - e mean(z)
+    d loss / d z_j = p_j - (1 - e) [j = y] - e / V,        p = softmax(z)
+
+Only the first term needs all V logits: `normalizers` of a backend gives it and its gradients, in the forward pass, so
+that the backward pass of a mean or a sum only scales what is stored. The other two terms are gathers (rows W_y) and
+rank-one (the mean row of W), and are added here.
+"""
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops import dispatch
+from resnet_bk.ops.linear_cross_entropy import chunked, compiled
+
+NORMALIZERS = {"numba": compiled.normalizers, "chunked": chunked.normalizers}
+
+
+def choose(backend: str, device: torch.device, accumulate: torch.dtype, matmul_dtype: torch.dtype) -> str:
+    """The backend that runs.
+
+    Raises:
+        ValueError: `backend` is unknown, or cannot work in these precisions on this machine.
+    """
+    names = dispatch.available_backends("linear_cross_entropy", device.type)
+    needs = {torch.float32: "avx512f", torch.bfloat16: "avx512bf16"}.get(matmul_dtype)
+    possible = accumulate == torch.float32 and needs is not None and dispatch.cpu_has(needs)
+    if backend == "auto":
+        return next(name for name in names if possible or name != "numba")
+    if backend not in names:
+        raise ValueError(
+            f"backend must be 'auto' or one of {', '.join(names)} for linear_cross_entropy on {device.type}, "
+            f"but got {backend!r}; 'auto' takes the fastest"
+        )
+    if backend == "numba" and not possible:
+        raise ValueError(
+            f"backend 'numba' of linear_cross_entropy multiplies in float32 (with AVX-512) or bfloat16 (with "
+            f"AVX512-BF16), but got {matmul_dtype} on this processor; take 'chunked' or 'auto'"
+        )
+    return backend
+
+
+def sweep(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None,
+    token_scale: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    matmul_dtype: torch.dtype,
+    backend: str,
+    with_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of every token and the gradients of `sum(token_scale * losses)`.
+
+    Args:
+        input: [N, D].
+        weight: [V, D].
+        target: [N] int64; entries equal to `ignore_index` count as zero loss and zero gradient.
+        bias: [V] or None.
+        token_scale: [N] cotangent of the losses; None stands for ones.
+        matmul_dtype: precision of the operands of the matmuls; sums are kept in float32 or better.
+        backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
+        with_gradients: False leaves the three gradients empty.
+
+    Returns:
+        losses [N], gradient of input [N, D], of weight [V, D], of bias [V] (empty where not asked for), all in the
+        precision of accumulation: float64 for float64 input, else float32.
+
+    Raises:
+        ValueError: see `choose`.
+    """
+    vocabulary = weight.shape[0]
+    accumulate = torch.promote_types(input.dtype, torch.float32)
+    backend = choose(backend, input.device, accumulate, matmul_dtype)
+    dispatch.note("linear_cross_entropy", backend)
+    x = input.to(accumulate)
+    kept = target != ignore_index
+    label = target.where(kept, torch.zeros_like(target))
+    scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
+    normalizer, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
+        x, weight, bias, scale, matmul_dtype, with_gradients
+    )
+    rows = weight[label]
+    # Rounded as the operands of the logits are: where one word has all the weight, the terms must cancel.
+    at_target = (x.to(matmul_dtype).to(accumulate) * rows.to(matmul_dtype).to(accumulate)).sum(1)
+    bias_row = None if bias is None else bias.to(accumulate)
+    if bias_row is not None:
+        at_target += bias_row[label]
+    loss = normalizer - (1.0 - label_smoothing) * at_target
+    mean_row = weight.to(accumulate).mean(0) if label_smoothing else None
+    if mean_row is not None:
+        mean_logit = torch.mv(x, mean_row)
+        loss -= label_smoothing * (mean_logit if bias_row is None else mean_logit + bias_row.mean())
+    losses = loss.where(kept, torch.zeros_like(loss))
+    if with_gradients:
+        on_target = (1.0 - label_smoothing) * scale
+        grad_input -= rows.to(accumulate) * on_target[:, None]
+        grad_weight.index_add_(0, label, x * on_target[:, None], alpha=-1)
+        if bias_row is not None:
+            grad_bias.index_add_(0, label, on_target, alpha=-1)
+        if mean_row is not None:
+            grad_input -= label_smoothing * scale[:, None] * mean_row
+            grad_weight -= (label_smoothing / vocabulary) * torch.mv(x.t(), scale)
+            if bias_row is not None:
+                grad_bias -= (label_smoothing / vocabulary) * scale.sum()
+    return losses, grad_input, grad_weight, grad_bias

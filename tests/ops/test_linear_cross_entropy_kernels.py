@@ -1,0 +1,140 @@
+"""The head's CPU kernels against the plain PyTorch form in float64, and their independence of blocks and threads."""
+
+import pytest
+import torch
+
+from resnet_bk.ops import kernels, linear_cross_entropy, record_backends
+from resnet_bk.ops.dispatch import available_backends, cpu_has
+from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
+
+pytestmark = [
+    pytest.mark.kernels,
+    pytest.mark.skipif(not cpu_has("avx512f"), reason="the head's kernels need AVX-512; elsewhere PyTorch runs"),
+]
+
+DTYPES = [
+    torch.float32,
+    pytest.param(
+        torch.bfloat16, marks=pytest.mark.skipif(not cpu_has("avx512bf16"), reason="no AVX512-BF16 on this processor")
+    ),
+]
+# Half a unit in the last place of the operands (2^-24, 2^-9) in every term of every sum, and as much again for the
+# rounding of the softmax: errors of different sign, so a norm over all entries stays near one unit.
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
+
+# (tokens, width, vocabulary): less than a chunk, a block and a tile; one more than each; one word; a full tile's width.
+SHAPES = [
+    (1, 1, 1),
+    (3, 16, 5),
+    (TOKENS, 64, 4),
+    (TOKENS + 1, 20, BLOCK + 1),
+    (2, 80, 2 * BLOCK - 3),
+]
+
+
+def problem(tokens, width, vocabulary, dtype, *, bias=True):
+    generator = torch.Generator().manual_seed(tokens + vocabulary)
+
+    def draw(*shape):
+        # Logits of size 1: their own rounding, which the exponential turns into relative error, stays at one unit.
+        scale = width**-0.5 if len(shape) == 2 and shape[0] == vocabulary else 1.0
+        return (scale * torch.randn(*shape, generator=generator)).to(dtype).requires_grad_()
+
+    target = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    target[1::5] = -100
+    case = {"input": draw(tokens, width), "weight": draw(vocabulary, width), "target": target}
+    return case | {"bias": draw(vocabulary)} if bias else case
+
+
+def gradients(case, **options):
+    leaves = [value for value in case.values() if value.requires_grad]
+    loss = linear_cross_entropy(**case, **options)
+    cotangent = torch.linspace(0.5, 2.0, loss.numel(), dtype=loss.dtype).view(loss.shape)
+    return [loss, *torch.autograd.grad((loss * cotangent).sum(), leaves)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", [{}, {"reduction": "none", "label_smoothing": 0.1}], ids=["mean", "each"])
+def test_equals_float64(dtype, shape, options):
+    case = problem(*shape, dtype)
+    exact = {name: (x.detach().double().requires_grad_() if x.requires_grad else x) for name, x in case.items()}
+    with record_backends() as seen:
+        results = gradients(case, backend="numba", **options)
+    assert seen == {"linear_cross_entropy": {"numba"}}
+    # Of one word the loss is zero and every gradient is: what is left is the rounding of logits of size 1.
+    floor = 1e-6 if shape[2] == 1 else 0.0
+    for got, want in zip(results, gradients(exact, backend="chunked", **options), strict=True):
+        assert (got.double() - want).norm() <= TOLERANCE[dtype] * want.norm() + floor
+
+
+def test_without_bias_and_without_gradients():
+    case = problem(5, 16, 9, torch.float32, bias=False)
+    with torch.no_grad():
+        loss = linear_cross_entropy(**case, backend="numba")
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, linear_cross_entropy(**case, backend="chunked"), rtol=1e-6, atol=0)
+
+
+def test_words_that_are_ruled_out():
+    """A bias of -inf takes a word out, a whole block of words included; padding to a tile takes words out so."""
+    case = problem(3, 16, 2 * BLOCK, torch.float32)
+    with torch.no_grad():
+        case["bias"][:BLOCK] = -torch.inf
+        case["bias"][-1] = -torch.inf
+        case["target"][:] = BLOCK + 1
+    loss, grad_input, grad_weight, grad_bias = gradients(case, backend="numba")
+    kept = slice(BLOCK, 2 * BLOCK - 1)
+    left = {name: case[name].detach()[kept].requires_grad_() for name in ("weight", "bias")}
+    rest = case | left | {"target": case["target"] - BLOCK}
+    for got, want in zip((loss, grad_input), gradients(rest, backend="chunked")[:2], strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    # exp(-87) in the place of zero.
+    assert max(x.abs().max() for x in (grad_weight[:BLOCK], grad_weight[-1], grad_bias[:BLOCK])) < 1e-30
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_hidden(bad):
+    case = problem(3, 16, 9, torch.float32)
+    with torch.no_grad():
+        case["input"][0, 0] = bad
+    assert linear_cross_entropy(**case, backend="numba").isnan()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_large_and_small_inputs_are_finite(scale):
+    case = problem(3, 16, 9, torch.float32)
+    with torch.no_grad():
+        case["input"] *= scale
+    results = gradients(case, backend="numba")
+    assert all(x.isfinite().all() for x in results)
+    for got, want in zip(results, gradients(case, backend="chunked"), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * float(want.detach().abs().max()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_do_not_change_the_result(dtype, monkeypatch):
+    case = problem(TOKENS + 5, 16, 2 * BLOCK + 4, dtype)
+    serial = gradients(case, backend="numba")
+    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        parallel = gradients(case, backend="numba")
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
+
+
+def test_auto_takes_the_kernels_where_they_can_run():
+    assert available_backends("linear_cross_entropy", "cpu")[0] == "numba"
+    for dtype, expected in ((torch.float32, "numba"), (torch.float64, "chunked"), (torch.float16, "chunked")):
+        with record_backends() as seen:
+            linear_cross_entropy(**problem(2, 16, 5, dtype, bias=False))
+        assert seen == {"linear_cross_entropy": {expected}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_precisions_that_the_kernels_lack(dtype):
+    with pytest.raises(ValueError, match=f"multiplies in float32.*{dtype}.*take 'chunked' or 'auto'"):
+        linear_cross_entropy(**problem(2, 16, 5, dtype), backend="numba")
