@@ -43,7 +43,8 @@ def linear_cross_entropy(
         Loss in nats, 0-d, or [...] for "none"; float64 for float64 input, else float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction or backend.
+        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction
+            or backend.
     """
     _check(input, weight, target, bias, ignore_index, label_smoothing, reduction)
     matmul_dtype = input.dtype

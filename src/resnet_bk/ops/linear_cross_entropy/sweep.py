@@ -79,9 +79,28 @@ def sweep(
     vocabulary = weight.shape[0]
     accumulate = torch.promote_types(input.dtype, torch.float32)
     backend = choose(backend, input.device, accumulate, matmul_dtype)
+    kept = target != ignore_index
+    # On a CPU the number of kept tokens is known without a wait, and the others are not computed.
+    if input.device.type == "cpu" and not bool(kept.all()):
+        index = kept.nonzero()[:, 0]
+        losses, grad_input, grad_weight, grad_bias = sweep(
+            input[index],
+            weight,
+            target[index],
+            bias,
+            None if token_scale is None else token_scale[index],
+            ignore_index,
+            label_smoothing,
+            matmul_dtype,
+            backend,
+            with_gradients,
+        )
+        all_losses = losses.new_zeros(target.shape).index_copy_(0, index, losses)
+        if with_gradients:
+            grad_input = grad_input.new_zeros(input.shape).index_copy_(0, index, grad_input)
+        return all_losses, grad_input, grad_weight, grad_bias
     dispatch.note("linear_cross_entropy", backend)
     x = input.to(accumulate)
-    kept = target != ignore_index
     label = target.where(kept, torch.zeros_like(target))
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
     normalizer, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
