@@ -120,20 +120,54 @@ def test_flops_of_a_protocol(finished, home):
 
 
 def test_audit_of_everything_that_has_a_name(finished, home):
-    protocol = ("--protocol", home / "tiny.yaml")
-    for name in (
-        "gpt2",
-        "llama",
-        finished / "resnet-bk" / "seed-42",
-        finished / "gpt2" / "seed-42" / "model",
-        "mistral",
+    short = ("--protocol", home / "tiny.yaml", "--lengths", "2,9")
+    for name, kind in (
+        ("gpt2", "--quick"),
+        ("llama", "--quick"),
+        ("resnet-bk-seed-causal", "--full"),
+        (finished / "resnet-bk" / "seed-42", "--full"),
+        (finished / "gpt2" / "seed-42" / "model", "--quick"),
+        (finished / "gpt2" / "seed-42" / "model" / "config.json", "--quick"),
+        ("mistral", "--quick"),
     ):
-        done = call("audit", name, *protocol)
+        done = call("audit", name, kind, *short)
         assert done.exit_code == 0, done.output
-        assert "causal" in done.stdout
-    done = call("audit", "bert", *protocol)
+        assert f"{name}: causal. " in done.stdout
+        assert "leaks" not in done.stdout
+    for name in ("resnet-bk-seed", "bert"):
+        done = call("audit", name, *short)
+        assert done.exit_code == 1
+        assert f"{name}: leaks. changing token 1 moves the logits at 0, before it, by " in done.stdout
+        assert "(plain, eval mode, float32, 2 tokens)" in done.stdout
+
+
+def test_audit_as_json_and_as_the_benchmark_makes_it(home):
+    protocol = ("--protocol", home / "tiny.yaml")
+    done = call("audit", "mamba2", *protocol, "--lengths", "2,9", "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.stdout)
+    assert (found["model"], found["verdict"], found["first_leak"], found["device"]) == ("mamba2", "causal", None, "cpu")
+    notes = {check["note"] for check in found["checks"] if check["outcome"] == "not run"}
+    assert notes == {"takes none of document_ids, position_ids"}
+    done = call("audit", "resnet-bk-seed", *protocol, "--quick", "--json")
     assert done.exit_code == 1
-    assert "bert: leaks. changing token 1 moves the logits at 0" in done.stdout
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["first_leak"]) == ("leaks", 0)
+    assert "checks" not in found
+    assert "gpt2: causal. " in call("audit", "gpt2", *protocol, "--quick").stdout
+
+
+def test_audit_with_the_cost_of_the_leak(finished, home):
+    short = ("--protocol", home / "tiny.yaml", "--quick", "--leak-cost", "--segments", 4)
+    done = call("audit", "resnet-bk-seed", *short, "--steps", 3, "--json")
+    assert done.exit_code == 1
+    cost = json.loads(done.stdout)["leak_cost"]
+    assert [row["steps"] for row in cost["rows"]] == [3, 3]
+    assert cost["bought_in_training"] == cost["rows"][1]["whole"] - cost["rows"][0]["whole"]
+    done = call("audit", finished / "resnet-bk" / "seed-42", *short)
+    assert done.exit_code == 0, done.output
+    assert "as saved" in done.stdout
+    assert "later tokens of the segment buy" in done.stdout
 
 
 def test_report_from_results(finished):
@@ -167,6 +201,10 @@ def assert_bad_call(done, *parts):
         (["train", "quick", "--model", "lama"], ["'lama'"]),
         (["flops", "quick", "--models", "lama"], ["'lama'"]),
         (["audit", "no-such-model"], ["'no-such-model'", "no folder"]),
+        (["audit", "gpt2", "--steps", "5"], ["--steps 5", "--leak-cost only"]),
+        (["audit", "gpt2", "--lengths", "1,5"], ["--lengths '1,5'", "at least 2"]),
+        (["audit", "gpt2", "--leak-cost", "--steps", "0"], ["--steps 0", "at least 1"]),
+        (["audit", "gpt2", "--leak-cost", "--data", "no/such/text.txt"], ["no/such/text.txt", "--data"]),
         (["eval", "no/such/run"], ["no/such/run is no run folder"]),
         (["generate", "no/such/run", "--prompt", "x"], ["no/such/run is no run folder"]),
         (["report", "no/such/out"], ["results.json does not exist"]),

@@ -5,7 +5,7 @@ What is heavy is imported inside the commands, so that `resnet-bk --help` is qui
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -41,7 +41,10 @@ def plain_errors(command: Command) -> Command:
 
 
 ProtocolArgument = Annotated[
-    str, typer.Argument(metavar="PROTOCOL", help="quick, seed-local, or a path to a .yaml file.")
+    str,
+    typer.Argument(
+        metavar="PROTOCOL", help="quick, seed, seed-local, wikitext-2, wikitext-103, mqar, or a path to a .yaml file."
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
 Settings = Annotated[
@@ -51,6 +54,12 @@ Settings = Annotated[
 Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Only these models of the protocol.")]
 Data = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Text to use: a file, a folder, or a hub data set.")
+]
+ModelProtocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", metavar="PROTOCOL", help="Gives the shapes; by default a run's own protocol, else seed."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results; by default runs/<protocol>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -71,8 +80,15 @@ def bench(
     Finished runs are skipped, a stopped one is resumed.
     """
     from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.recall import bench_recall, is_recall, load_recall
     from resnet_bk.bench.runner import bench as run_bench
 
+    if is_recall(protocol):
+        if data is not None or test:
+            raise ValueError(f"{protocol} draws its own examples and always tests; leave out --data and --test")
+        recall = load_recall(protocol, settings or ())
+        bench_recall(recall, out or Path("runs") / recall.name, models=_names(models))
+        return
     loaded = load_protocol(protocol, settings or (), data)
     run_bench(loaded, out or Path("runs") / loaded.name, models=_names(models), test=test)
 
@@ -115,9 +131,12 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(found))
     else:
+        if found["audit"] == "causal":
+            figures = f"perplexity {found['perplexity']:.2f}, {found['bits_per_character']:.3f} bits a character"
+        else:
+            figures = f"no perplexity, for it leaks ({found['leaking_perplexity']:.2f} with the answer in sight)"
         typer.echo(
-            f"{found['model_name']} on {found['dataset_name']}, {split}: perplexity {found['perplexity']:.2f}, "
-            f"{found['bits_per_character']:.3f} bits a character, {found['tokens']:,} tokens, "
+            f"{found['model_name']} on {found['dataset_name']}, {split}: {figures}, {found['tokens']:,} tokens, "
             f"{100 * found['unk_rate']:.2f}% <unk>{', state carried' if found['carry_state'] else ''}"
         )
 
@@ -141,34 +160,71 @@ def generate(
 
 @app.command()
 @plain_errors
-def flops(protocol: ProtocolArgument, models: Models = None, settings: Settings = None, as_json: Json = False) -> None:
-    """Floating-point operations of a training step, by model."""
-    from rich.table import Table
-
-    from resnet_bk.bench.flops import step_flops
+def flops(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|PROTOCOL",
+            help="A model (a known name, a type of transformers, a run or model folder, a config.json), or a protocol.",
+        ),
+    ],
+    models: Models = None,
+    protocol: ModelProtocol = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Floating-point operations of a training step: of one model by part, or of the models of a protocol."""
+    from resnet_bk.bench.flops_report import comparison_table, model_flops, model_tables
     from resnet_bk.bench.inspect_model import protocol_config
+    from resnet_bk.bench.model_target import is_protocol, open_target
     from resnet_bk.bench.peers import build_model
     from resnet_bk.bench.protocol import load_protocol, select_models
-    from resnet_bk.bench.runner import standard_output
-    from resnet_bk.bench.sizing import count_parameters
 
-    loaded = load_protocol(protocol, settings or ())
-    counted: dict[str, dict[str, int]] = {}
-    for name in select_models(loaded, _names(models)):
-        model = build_model(protocol_config(loaded, name), seed=0)
-        found = step_flops(model, loaded.batch_size, loaded.sequence_length)
-        counted[name] = {"parameters": count_parameters(model).total} | found.as_dict()
+    counted: dict[str, Any]
+    if is_protocol(target):
+        if protocol is not None:
+            raise ValueError(f"--protocol {protocol}: {target} is a protocol already; leave the option out")
+        loaded = load_protocol(target, settings or ())
+        names = select_models(loaded, _names(models))
+        counted = {name: model_flops(build_model(protocol_config(loaded, name), seed=0), loaded) for name in names}
+        title = f"{loaded.name}: one step of {loaded.batch_size} x {loaded.sequence_length} tokens"
+        tables: list[Any] = [comparison_table(title, counted)]
+    else:
+        if models is not None:
+            raise ValueError(f"--models {models}: {target} is one model; leave the option out, or name a protocol")
+        found = open_target(target, protocol, settings or ())
+        counted = {"model": target} | model_flops(found.model, found.protocol)
+        tables = model_tables(target, counted)
     if as_json:
         typer.echo(json.dumps(counted))
         return
-    columns = ("parameters", "forward_flops", "backward_flops", "optimizer_flops", "total_flops_per_step")
-    table = Table(title=f"{loaded.name}: one step of {loaded.batch_size} x {loaded.sequence_length} tokens")
-    table.add_column("model")
-    for column in columns:
-        table.add_column(column.replace("_flops", "").replace("_", " "), justify="right")
-    for name, numbers in counted.items():
-        table.add_row(name, *(f"{numbers[column]:,}" for column in columns))
-    standard_output().print(table)
+    _print_all(tables)
+
+
+@app.command()
+@plain_errors
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RUN",
+            help="A run or model folder, a known model, a type of transformers, or a config.json.",
+        ),
+    ],
+    protocol: ModelProtocol = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Configuration, parameters by part, state in generation and learned time scales of a model."""
+    from resnet_bk.bench.inspection import inspect_model, inspection_tables
+    from resnet_bk.bench.model_target import open_target
+
+    found = open_target(model, protocol, settings or ())
+    shown = inspect_model(found.model, found.folder)
+    if as_json:
+        typer.echo(json.dumps({"model": model} | shown))
+        return
+    _print_all(inspection_tables(model, shown))
 
 
 @app.command()
@@ -177,23 +233,85 @@ def audit(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A model of the protocol, a run or model folder, or a type of transformers."
+            metavar="MODEL",
+            help="A model of the protocol, a type of transformers, a run or model folder, a config.json, or owner/name "
+            "on the hub.",
         ),
     ],
+    full: Annotated[
+        bool,
+        typer.Option("--full/--quick", help="Every layout, mode and dtype, or the short audit of the benchmark."),
+    ] = True,
+    lengths: Annotated[str | None, typer.Option("--lengths", metavar="T,T", help="Numbers of tokens.")] = None,
+    leak_cost: Annotated[
+        bool, typer.Option("--leak-cost", help="Measure what a leak buys, in nats a token, as well.")
+    ] = False,
+    data: Data = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="With --leak-cost: training of a model without weights. [200]")
+    ] = None,
+    segments: Annotated[
+        int | None, typer.Option("--segments", help="With --leak-cost: held-out segments to look at. [32]")
+    ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="Where names are looked up.")] = "quick",
     settings: Settings = None,
+    as_json: Json = False,
 ) -> None:
     """Does a model see the answer? Exit code 1 if a logit depends on a later token."""
-    from resnet_bk.bench.audit import audit_causality
-    from resnet_bk.bench.inspect_model import find_model, longest_text
+    from resnet_bk.bench.audit.command import AuditOptions, run_audit
     from resnet_bk.bench.protocol import load_protocol
-    from resnet_bk.bench.run import audit_lengths
+    from resnet_bk.bench.runner import standard_output
 
-    found = find_model(model, load_protocol(protocol, settings or ()))
-    result = audit_causality(found, found.config.vocab_size, lengths=audit_lengths(longest_text(found) or 128))
-    typer.echo(f"{model}: {result.verdict}. {result.detail}")
-    if result.verdict == "leaks":
+    options = AuditOptions(full=full, lengths=lengths, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
+    found = run_audit(model, load_protocol(protocol, settings or ()), options)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        found.show(standard_output())
+    if found.verdict == "leaks":
         raise typer.Exit(1)
+
+
+@app.command()
+@plain_errors
+def ngrams(
+    protocol: ProtocolArgument,
+    data: Data = None,
+    settings: Settings = None,
+    orders: Annotated[str, typer.Option("--orders", metavar="N,N", help="Lengths of the n-grams.")] = "1,2,5",
+    split: Annotated[str, typer.Option("--split", help="validation, test, or another held-out split.")] = "validation",
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/ngrams.json as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
+    from resnet_bk.bench.ngrams import ngram_baselines, ngram_table, parse_orders, write_ngrams
+    from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.runner import standard_output
+
+    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=parse_orders(orders), split=split)
+    if out is not None:
+        write_ngrams(found, out)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        standard_output().print(ngram_table(found))
+
+
+@app.command()
+@plain_errors
+def compare(
+    outs: Annotated[list[Path], typer.Argument(metavar="OUT OUT ...", help="Folders that bench wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Finished benchmarks side by side: data, perplexity, time, FLOPs (WikiText-2 and WikiText-103, for example)."""
+    from resnet_bk.bench.compare import compare_results, comparison_table
+    from resnet_bk.bench.runner import standard_output
+
+    compared = compare_results(outs)
+    if as_json:
+        typer.echo(json.dumps(compared))
+    else:
+        standard_output().print(comparison_table(compared))
 
 
 @app.command()
@@ -204,6 +322,15 @@ def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder tha
     from resnet_bk.bench.runner import publish, standard_output
 
     publish(read_json(out / "results.json"), out, standard_output())
+
+
+def _print_all(parts: Sequence[Any]) -> None:
+    """Lines of text and tables."""
+    from resnet_bk.bench.runner import standard_output
+
+    console = standard_output()
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str), markup=False, highlight=False)
 
 
 def _names(models: str | None) -> list[str] | None:

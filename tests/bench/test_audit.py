@@ -55,18 +55,39 @@ def test_a_toy_without_leak_is_causal():
         # smaller than what rounding is allowed, but with a gradient
         (lambda model, hidden: 1e-6 * after(hidden), 0),
         # without a gradient, as in a router whose capacity later tokens take away
-        (lambda model, hidden: (hidden.sum((1, 2), keepdim=True) > 0).float() * torch.ones_like(hidden), 0),
+        (lambda model, hidden: (hidden.sum(1, keepdim=True) > 0).float() * torch.ones_like(hidden), 0),
         # in training mode only
         (lambda model, hidden: after(hidden) * model.training, 0),
-        # a later token makes it overflow
-        (lambda model, hidden: after(hidden) * float("inf"), 0),
+        # some later tokens make it overflow
+        (lambda model, hidden: torch.where(after(hidden) > 0.5, float("inf"), 0.0) * (hidden.shape[1] > 2), 0),
     ],
-    ids=["next", "zero", "chunk", "sum", "tiny", "step", "train", "infinite"],
+    ids=["next", "zero", "chunk", "sum", "tiny", "step", "train", "overflow"],
 )
 def test_leaks_are_found(leak, first):
     result = audit_causality(Toy(leak), WORDS)
     assert (result.verdict, result.first_leak) == ("leaks", first)
     assert f"moves the logits at {first}, before it" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("leak", "problem"),
+    [
+        (lambda model, hidden: hidden * float("inf"), "the logits are not finite"),
+        (lambda model, hidden: -hidden, "no logit moves, whatever the token"),
+        (
+            lambda model, hidden: 0.1 * hidden * torch.empty(()).uniform_(generator=model.draws),
+            "the same tokens differ",
+        ),
+    ],
+    ids=["infinite", "deaf", "other every time"],
+)
+def test_what_cannot_be_told_is_not_called_causal(leak, problem):
+    model = Toy(leak)
+    model.draws = torch.Generator().manual_seed(0)  # a generator of its own, which no seed sets back
+    result = audit_causality(model, WORDS)
+    assert result.verdict == "leaks"
+    assert "not shown to be causal" in result.detail
+    assert problem in result.detail
 
 
 def test_rounding_without_gradient_is_no_leak():

@@ -1,8 +1,13 @@
 """Protocol files, --set, and errors that name the key and the way out."""
 
+import numpy as np
 import pytest
 
-from resnet_bk.bench.protocol import load_protocol, parse_yaml, select_models, shipped_protocols
+from resnet_bk.bench.data import SPECIAL_IDS
+from resnet_bk.bench.peers import resolve_configs
+from resnet_bk.bench.protocol import load_protocol, parse_yaml, read_raw, select_models, shipped_protocols
+from resnet_bk.bench.sizing import count_config
+from resnet_bk.data import TokenStream
 
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
 
@@ -14,25 +19,62 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", shipped_protocols())
+EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
+
+
+TEXT = ["quick", *EARLIER]
+
+
+@pytest.mark.parametrize("name", TEXT)
 def test_shipped_protocols_are_right(name):
     protocol = load_protocol(name)
     assert protocol.name == name
     assert protocol.description
-    assert next(iter(protocol.models)) == "resnet-bk"
-    if protocol.learning_rates is not None:
-        assert len(protocol.learning_rates) >= 3
-    else:
-        assert all(entry.learning_rate_source for entry in protocol.models.values())
+    assert "resnet-bk" in protocol.models
+    assert protocol.learning_rates is None
+    assert all(entry.learning_rate_source for entry in protocol.models.values())
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    counts = [count_config(config) for config in configs.values()]
+    assert max(count.deviation(counts[0]) for count in counts) < 0.02
 
 
-def test_seed_local_is_the_earlier_run():
-    protocol = load_protocol("seed-local")
+def test_which_protocols_are_shipped():
+    assert set(TEXT) <= set(shipped_protocols())
+    # Others have a format, and tests, of their own.
+    assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in TEXT)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_the_earlier_run(name):
+    protocol = load_protocol(name)
     shape = (protocol.hidden_size, protocol.num_layers, protocol.sequence_length, protocol.batch_size)
     assert shape == (64, 4, 128, 16)
-    assert (protocol.vocab_size, protocol.data_limit, protocol.epochs) == (30000, 10_000_000, 2)
+    assert (protocol.vocab_size, protocol.epochs, protocol.tokenizer) == (30000, 2, "word")
     assert (protocol.weight_decay, protocol.clip, protocol.final_lr_ratio) == (0.01, 0.5, 0.1)
+    assert protocol.betas == [0.9, 0.999]  # AdamW's own
     assert protocol.seeds == [42]
+    assert list(protocol.models) == ["resnet-bk-seed", "resnet-bk-seed-causal", "resnet-bk", "gpt2", "llama"]
+    assert [protocol.rates(model) for model in list(protocol.models)[:2]] == [[1e-3], [1e-3]]
+    reference = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)["resnet-bk-seed"]
+    assert count_config(reference).total == 4_146_120
+
+
+def test_data_of_the_earlier_runs():
+    assert load_protocol("seed").dataset == load_protocol("wikitext-103").dataset == "wikitext-103"
+    assert load_protocol("wikitext-2").dataset == "wikitext-2"
+    limits = {name: load_protocol(name).data_limit for name in EARLIER}
+    assert limits == {"seed": 10_000_000, "seed-local": 10_000_000, "wikitext-2": None, "wikitext-103": None}
+    splits = {name: load_protocol(name).pre_tokenizer for name in EARLIER}
+    assert splits == dict.fromkeys(EARLIER, "whitespace") | {"seed-local": "words"}
+    # 10M tokens: 9,764 steps, as in the report.
+    assert 2 * TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch == 9_764
+    assert load_protocol("wikitext-103", ["data_limit=1000"]).data_limit == 1000
+    assert load_protocol("seed", ["data_limit=null"]).data_limit is None
+
+
+def test_a_grid_for_all_of_them():
+    protocol = load_protocol("seed-local", ["learning_rates=[1e-3,3e-3,1e-2]"])
+    assert protocol.rates("resnet-bk-seed") == protocol.rates("llama") == [1e-3, 3e-3, 1e-2]
 
 
 def test_a_file_of_the_user(file):
@@ -128,9 +170,9 @@ def test_files_that_are_none(tmp_path, content, message):
 
 
 def test_protocols_that_do_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped are quick, seed"):
+    with pytest.raises(ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped .*quick, seed"):
         load_protocol("quik")
-    with pytest.raises(ValueError, match="does not exist; shipped protocols are quick"):
+    with pytest.raises(ValueError, match=r"does not exist; shipped protocols are .*quick"):
         load_protocol(str(tmp_path / "no.yaml"))
 
 

@@ -115,6 +115,7 @@ def test_sections_in_order(page: Page) -> None:
         "What was compared",
         "Results",
         "How training went",
+        "Epoch by epoch",
         "By word frequency",
         "Causality audit",
         "What the figures mean",
@@ -140,6 +141,39 @@ def test_results_table(page: Page) -> None:
     assert ours["FLOPs / step"] == "18.3 GFLOP"
     assert ours["Audit"] == "causal"
     assert table["llama"]["without carry"] == "–"
+
+
+def test_training_is_kept_apart_from_held_out() -> None:
+    """One table of results, one of training by epoch, and no column of the first holds a training figure."""
+    epochs = {"epoch_losses": [6.0, 5.0], "epoch_perplexities": [403.4, 148.4], "epoch_times": [30.0, 45.0]}
+    results = sample_results("resnet-bk", "llama", seeds=(0, 1), **epochs)
+    results["runs"][0]["epoch_losses"] = [6.2, 5.2]
+    page = render(results)
+    assert not any("raining" in header and header != "Training time" for header in page.table("Steps")["llama"])
+    rows = next(rows for rows in page.tables if "Training perplexity" in rows[0])
+    assert rows == [
+        ["Model", "Epoch", "Training loss", "Training perplexity", "Time"],
+        ["resnet-bk", "1", "6.100", "445.9", "30.0 s"],
+        ["resnet-bk", "2", "5.100", "164.0", "45.0 s"],
+        ["llama", "1", "6.000", "403.4", "30.0 s"],
+        ["llama", "2", "5.000", "148.4", "45.0 s"],
+    ]
+    assert "means over seeds" in page.text
+
+
+def test_ngram_baselines_stand_beside(page: Page) -> None:
+    assert "n-gram baselines" not in page.text
+    entry = {"name": "5-gram", "order": 5, "perplexity": 85.8, "bits_per_character": 1.23, "different_ngrams": 753_640}
+    found = {"split": "validation", "method": "Kneser-Ney", "ngrams": [entry]}
+    with_them = render(sample_results() | {"ngrams": found})
+    row = with_them.table("Different n-grams")["5-gram"]
+    assert list(row.values()) == ["5-gram", "85.8", "1.230", "753,640"]
+    assert "Kneser-Ney, on the same training tokens and vocabulary" in with_them.text
+
+
+def test_what_kind_of_memory_it_is() -> None:
+    page = render(sample_results("llama", peak_memory_kind="resident memory of the process, peak of the run"))
+    assert "(here: resident memory of the process, peak of the run)" in page.text
 
 
 def test_frequency_table(page: Page) -> None:

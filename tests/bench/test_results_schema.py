@@ -56,6 +56,7 @@ def test_null_lists_and_figures_are_missing_ones() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"epoch_times": []}, r"runs\[0\]: epoch_losses, epoch_perplexities and epoch_times must have one entry"),
         ({"audit": "maybe"}, r"runs\[0\]\.audit='maybe': .*'causal' or 'leaks'"),
         ({"seed": "first"}, r"runs\[0\]\.seed='first'"),
         ({"steps": 0}, r"runs\[0\]\.steps=0: .*greater than 0"),

@@ -11,9 +11,11 @@ from rich.console import Console
 
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import runner
+from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run import audit_lengths, validation_steps
+from resnet_bk.bench.run_folder import write_json
 from resnet_bk.bench.runner import bench, deterministic
 from resnet_bk.training import NonFiniteLossError
 from tests.bench.tiny_bench import settings, write_text
@@ -27,7 +29,7 @@ OUR_KEYS = """
     seed parameters parameters_without_embeddings held_out_perplexity test_perplexity tokens_per_second
     seconds_per_step steps backend device audit profile learning_rate learning_rates_tried carry_state
     held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
-    validation_log run_folder
+    validation_log run_folder peak_memory_kind
 """.split()  # noqa: SIM905
 
 
@@ -67,6 +69,10 @@ def test_a_run_records_everything(run, text, tmp_path):
         assert found["total_training_flops"] == 12 * found["total_flops_per_step"]
         assert found["final_loss"] == found["epoch_losses"][-1]
         assert found["final_perplexity"] == pytest.approx(math.exp(found["final_loss"]))
+        assert found["epoch_perplexities"] == [pytest.approx(math.exp(loss)) for loss in found["epoch_losses"]]
+        assert len(found["epoch_losses"]) == len(found["epoch_times"]) == 1
+        assert found["peak_memory_kind"].startswith("resident memory of the process")
+        assert found["final_perplexity"] != found["held_out_perplexity"]
         assert found["held_out_perplexity"] == pytest.approx(math.exp(found["held_out_loss"]))
         assert [point["step"] for point in found["validation_log"]] == [4, 8, 12]
         assert found["validation_log"][-1]["perplexity"] == found["held_out_perplexity"]
@@ -78,8 +84,8 @@ def test_a_run_records_everything(run, text, tmp_path):
         ]
         bits = found["held_out_loss"] * (results["data"]["validation_tokens"] - 1) / math.log(2)
         assert found["bits_per_character"] == pytest.approx(bits / results["data"]["validation_characters"])
-    assert ours["backend"].keys() == {"propagate"}
-    assert gpt2["backend"] == "torch"
+    assert ours["backend"].keys() == {"propagate", "linear_cross_entropy"}
+    assert gpt2["backend"].keys() == {"linear_cross_entropy"}
     assert ours["held_out_perplexity_without_carry"] not in (None, ours["held_out_perplexity"])
     assert gpt2["held_out_perplexity_without_carry"] is None
     assert gpt2["config"]["n_positions"] == 16
@@ -95,6 +101,37 @@ def test_a_run_records_everything(run, text, tmp_path):
     # The resolved protocol can be run again.
     again = load_protocol(str(tmp_path / "out" / "protocol.yaml"))
     assert again.model_dump() == results["protocol"] == yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())
+
+
+def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
+    only = {"gpt2": {"learning_rate": 3e-3}}
+    results, lines = run(models=only, steps=None, epochs=3, data_limit=1200)
+    (found,) = results["runs"]
+    assert len(found["epoch_losses"]) == len(found["epoch_perplexities"]) == len(found["epoch_times"]) == 3
+    assert found["final_perplexity"] == found["epoch_perplexities"][-1]
+    assert found["best_perplexity"] == min(found["epoch_perplexities"])
+    assert sum(found["epoch_times"]) == pytest.approx(found["training_time"])
+    told = [line for line in lines if "epoch " in line]
+    assert [line.split("epoch ")[1][:3] for line in told] == ["1/3", "2/3", "3/3"]
+    assert f"perplexity {found['epoch_perplexities'][1]:.2f}" in told[1]
+
+
+def test_ngram_baselines_beside_the_runs_are_in_the_results(run, text, tmp_path, tmp_path_factory):
+    only = {"gpt2": {"learning_rate": 3e-3}}
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    found = ngram_baselines(check_protocol(settings(text, models=only), "tiny"), cache_dir=cache)
+    write_ngrams(found, tmp_path / "out")
+    results, _ = run(models=only)
+    assert results["ngrams"] == found
+    write_json(tmp_path / "out" / "results.json", results)
+    paper = Console(file=io.StringIO(), width=200)
+    runner.publish(results, tmp_path / "out", paper)
+    assert "n-gram baselines, validation perplexity: unigram" in paper.file.getvalue()
+    assert parse_results(results).ngrams.ngrams[2].name == "5-gram"
+    other, _ = run("other", models=only, data_limit=1000)
+    assert "ngrams" not in other
+    write_json(tmp_path / "other" / "ngrams.json", found)
+    assert "ngrams" not in run("other", models=only, data_limit=1000)[0]  # of other training tokens
 
 
 def test_finished_runs_are_skipped_and_others_added(run, monkeypatch):

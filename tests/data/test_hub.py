@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from resnet_bk import cli
 from resnet_bk.data import hub, load_corpus
 from tests.data.conftest import make_documents, write_parquet
 
@@ -101,7 +103,7 @@ def test_wikitext_lines_become_articles(tmp_path: Path, name: str) -> None:
     ]
 
     with pytest.raises(ValueError, match=r"cannot be loaded \(Config name is missing.* write owner/name:config"):
-        hub.load_hub("Salesforce/wikitext", "Salesforce/wikitext", None)
+        hub.load_hub("Salesforce/wikitext", "Salesforce/wikitext", None)  # of any set with configs
     with pytest.raises(ValueError, match=r"cannot be loaded \(BuilderConfig 'other' not found"):
         hub.load_hub("Salesforce/wikitext:other", "Salesforce/wikitext", "other")
 
@@ -131,10 +133,15 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("environment", "name"),
-    [({"HF_ENDPOINT": "http://127.0.0.1:9"}, "wikitext-103"), ({"HF_HUB_OFFLINE": "1"}, "owner/name")],
+    ("environment", "name", "way_out"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "wikitext-103", "set HF_HUB_OFFLINE=1 if it was loaded here before"),
+        ({"HF_HUB_OFFLINE": "1"}, "owner/name", "unset HF_HUB_OFFLINE"),
+    ],
 )
-def test_without_a_hub_the_error_names_the_local_layout(environment: dict[str, str], name: str, tmp_path: Path) -> None:
+def test_without_a_hub_the_error_names_the_local_layout(
+    environment: dict[str, str], name: str, way_out: str, tmp_path: Path
+) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     code = f"from resnet_bk.data import load_corpus\nload_corpus({name!r})"
     # The limit is far above the second or two that it takes, and far below the half minute of retries of `datasets`
@@ -149,6 +156,48 @@ def test_without_a_hub_the_error_names_the_local_layout(environment: dict[str, s
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith(f"ValueError: data '{name}': ")
     assert "cannot be reached" in error
-    assert "go online, or give a local folder with train.parquet" in error
+    assert f"go online, {way_out}, or give a local folder with train.parquet" in error
     assert "wiki.train.tokens" in error
     assert "Retrying" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["bench", "ngrams"])
+def test_without_a_hub_a_protocol_is_a_bad_call(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    called = CliRunner().invoke(cli.app, [command, "seed", "--out", str(tmp_path / "out")])
+    assert called.exit_code == 2
+    (line,) = called.stderr.strip().splitlines()
+    assert line.startswith("error: data 'wikitext-103': the Hugging Face hub at http://127.0.0.1:9 cannot be reached")
+    assert "wiki.train.tokens" in line
+    assert line.endswith("(give other text with --data)")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_of_something_in_between_is_not_taken_for_the_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that refuses everything: WikiText is known to be on the hub."""
+    from huggingface_hub import constants
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Refuses)
+    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{http.server_port}")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        with pytest.raises(ValueError, match=r"hub at http://127.* cannot be reached \(.*403.*wiki\.train\.tokens"):
+            load_corpus("wikitext-2")
+        with pytest.raises(ValueError, match="the hub has no data set 'owner/name' that you may read"):
+            load_corpus("owner/name")
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()

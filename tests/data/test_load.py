@@ -52,6 +52,9 @@ def test_a_path_that_does_not_exist_is_an_error_and_the_hub_is_not_asked(
         ("wikitext-103-v1", ("Salesforce/wikitext", "wikitext-103-v1")),
         ("Salesforce/wikitext:wikitext-2-v1", ("Salesforce/wikitext", "wikitext-2-v1")),
         ("wikitext:wikitext-103-raw-v1", ("Salesforce/wikitext", "wikitext-103-raw-v1")),
+        ("wikitext/wikitext-103-v1", ("Salesforce/wikitext", "wikitext-103-v1")),
+        ("Salesforce/wikitext/wikitext-103-raw-v1", ("Salesforce/wikitext", "wikitext-103-raw-v1")),
+        ("Salesforce/wikitext:wikitext-103", ("Salesforce/wikitext", "wikitext-103-raw-v1")),
         ("roneneldan/TinyStories", ("roneneldan/TinyStories", None)),
         ("allenai/c4:en", ("allenai/c4", "en")),
     ],
@@ -60,6 +63,19 @@ def test_hub_names(name: str, target: tuple[str, str | None], asked: list[tuple[
     with pytest.raises(ValueError, match="refused"):
         load_corpus(name)
     assert asked == [target]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wikitext", "Salesforce/wikitext", "wikitext:wikitext-3", "Salesforce/wikitext:raw", "wikitext/wikitext-2-raw"],
+)
+def test_wikitext_without_a_config_that_it_has(name: str, asked: list[tuple[str, str | None]]) -> None:
+    with pytest.raises(
+        ValueError,
+        match=rf"data '{name}': .* takes one of wikitext-2, wikitext-103, .*wikitext-103-v1; write for example",
+    ):
+        load_corpus(name)
+    assert asked == []
 
 
 def test_a_path_object_never_means_the_hub(asked: list[tuple[str, str | None]]) -> None:

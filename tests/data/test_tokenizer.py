@@ -136,7 +136,10 @@ def test_unknown_settings_are_errors() -> None:
 def test_a_cached_tokenizer_is_trained_once(
     small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = cached_tokenizer(small_corpus, vocab_size=50, cache_dir=tmp_path)
+    seen: list[int] = []
+    first = cached_tokenizer(small_corpus, vocab_size=50, cache_dir=tmp_path, progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == sum(map(len, small_corpus.documents("train")))
     with monkeypatch.context() as patch:
         patch.setattr(tokenizer_module, "train_tokenizer", None)
         again = cached_tokenizer(small_corpus, vocab_size=50, cache_dir=tmp_path)

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from resnet_bk.training import memory
 from resnet_bk.training.memory import peak_memory_mb, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -24,5 +25,11 @@ def test_reset_forgets_the_peak():
     block = torch.ones(128 * 2**20 // 4)
     high = peak_memory_mb(CPU)
     del block
-    reset_peak_memory(CPU)
+    assert reset_peak_memory(CPU) == memory.OF_RUN
     assert peak_memory_mb(CPU) < high - 64
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no mark to reset")
+def test_a_mark_that_cannot_be_reset_is_said_to_be_of_the_process(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no" / "such" / "file")
+    assert reset_peak_memory(CPU) == memory.OF_PROCESS

@@ -108,13 +108,15 @@ def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
     Raises:
         ValueError: text that cannot be read, or too little of it for one batch.
     """
-    tokenizer = cached_tokenizer(
-        corpus,
-        kind=protocol.tokenizer,
-        vocab_size=protocol.vocab_size,
-        pre_tokenizer=protocol.pre_tokenizer,
-        cache_dir=cache_dir,
-    )
+    with counter(f"vocabulary of {corpus.name}, characters") as progress:
+        tokenizer = cached_tokenizer(
+            corpus,
+            kind=protocol.tokenizer,
+            vocab_size=protocol.vocab_size,
+            pre_tokenizer=protocol.pre_tokenizer,
+            cache_dir=cache_dir,
+            progress=progress,
+        )
     caches = {}
     for split, limit in (("train", protocol.data_limit), ("validation", None)):
         with counter(f"tokens of {corpus.name}, {split}") as progress:

@@ -1,13 +1,16 @@
 """Floating-point operations of a training step.
 
-Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or convolution, and what the operators of
-`resnet_bk.ops` register for themselves; element-wise work (norms, activations, softmax) is not counted. Every model is
-counted with its own logits, whatever head it is trained with, and attention in full, without taking off the masked
-half. The optimizer is counted as 15 operations a parameter, as in the earlier report.
+Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or convolution, what the operators of
+`resnet_bk.ops` register for themselves, and the grouped matmuls of experts, for which a formula stands here because
+PyTorch has none; other element-wise work (norms, activations, softmax) is not counted. Every model is counted with its
+own logits, whatever head it is trained with, and attention in full, without taking off the masked half. The optimizer
+is counted as 15 operations a parameter, as in the earlier report, whose own count stands beside this one where it
+applies (`resnet_bk.bench.flops_convention`).
 """
 
 import copy
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,25 +18,39 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from resnet_bk.bench.flops_convention import OPTIMIZER_FLOPS_A_PARAMETER, ConventionFlops, convention_flops
 from resnet_bk.bench.sizing import count_parameters
-
-OPTIMIZER_FLOPS_A_PARAMETER = 15
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Operations of one optimizer step over batch_size x sequence_length tokens."""
+    """Operations of one optimizer step over batch_size x sequence_length tokens.
+
+    Attributes:
+        forward_flops, backward_flops, optimizer_flops: counted.
+        convention: the earlier report's count, for a model that it covers.
+        by_operator: (forward, backward) operations of each operator.
+    """
 
     forward_flops: int
     backward_flops: int
     optimizer_flops: int
+    convention: ConventionFlops | None = None
+    by_operator: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False)
 
     @property
     def total_flops_per_step(self) -> int:
         return self.forward_flops + self.backward_flops + self.optimizer_flops
 
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self) | {"total_flops_per_step": self.total_flops_per_step}
+    def as_dict(self) -> dict[str, Any]:
+        """The counts by the keys of the earlier report, and `flops_convention`, that report's own, or None."""
+        return {
+            "forward_flops": self.forward_flops,
+            "backward_flops": self.backward_flops,
+            "optimizer_flops": self.optimizer_flops,
+            "total_flops_per_step": self.total_flops_per_step,
+            "flops_convention": None if self.convention is None else self.convention.as_dict(),
+        }
 
 
 def step_flops(model: Any, batch_size: int, sequence_length: int) -> StepFlops:
@@ -49,13 +66,34 @@ def step_flops(model: Any, batch_size: int, sequence_length: int) -> StepFlops:
     tokens = torch.zeros(1, sequence_length, dtype=torch.int64, device=device)
     # The plain form of attention consists of matmuls that the counter knows; the fused ones of the CPU it does not.
     with sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as forward:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as forward:
             logits = probe(input_ids=tokens, use_cache=False).logits
             loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten())
-        with FlopCounterMode(display=False) as backward:
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as backward:
             loss.backward()
+    parameters = count_parameters(model).total
+    first, second = _by_operator(forward, batch_size), _by_operator(backward, batch_size)
     return StepFlops(
-        forward_flops=batch_size * forward.get_total_flops(),
-        backward_flops=batch_size * backward.get_total_flops(),
-        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * count_parameters(model).total,
+        forward_flops=sum(first.values()),
+        backward_flops=sum(second.values()),
+        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * parameters,
+        convention=convention_flops(model.config, parameters, batch_size, sequence_length),
+        by_operator={name: (first[name], second[name]) for name in sorted({*first, *second})},
     )
+
+
+def _grouped_mm(first: tuple[int, ...], second: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
+    """Two a multiply-add: [M, K] x [E, K, N] and, for the gradient of the weights, [M, K] x [K, N] cut into groups.
+
+    Both multiply every row once, whatever the number of experts.
+    """
+    return 2 * first[-2] * first[-1] * second[-1]
+
+
+FORMULAS = {torch.ops.aten._grouped_mm: _grouped_mm}
+
+
+def _by_operator(counter: FlopCounterMode, batch_size: int) -> Counter[str]:
+    """Operations of `batch_size` rows by operator, where one row was counted."""
+    counts = counter.get_flop_counts().get("Global", {})
+    return Counter({str(operator): batch_size * number for operator, number in counts.items()})

@@ -1,4 +1,4 @@
-"""Models by whatever name the command line gives: for `eval`, `generate`, `flops` and `audit`."""
+"""Models by whatever name the command line gives: for `eval`, `generate`, `flops`, `inspect` and `audit`."""
 
 import math
 from pathlib import Path
@@ -86,6 +86,10 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
         split: "validation", "test" or another split of the data.
         data: other text than that of the run; the run's tokenizer reads it.
 
+    Returns:
+        The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
+        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight.
+
     Raises:
         ValueError: no finished run, no such data or split.
     """
@@ -93,6 +97,7 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
     model = load_model(folder / "model").to(training_device(protocol.device))
+    audit = read_json(folder / "result.json")["audit"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     limit = protocol.data_limit if split == "train" else None
     with counter(f"tokens of {corpus.name}, {split}") as progress:
@@ -103,13 +108,16 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
     found = evaluate(
         model, batches, head=choose_head(model, first.to(model.device)), carry_state=carry, dtype=protocol.dtype
     )
+    causal = audit == "causal"
     return {
         "model_name": record["model"],
         "dataset_name": corpus.name,
         "split": split,
-        "perplexity": found.perplexity,
-        "loss": found.loss,
-        "bits_per_character": found.nll / math.log(2) / tokens.characters,
+        "audit": audit,
+        "perplexity": found.perplexity if causal else None,
+        "leaking_perplexity": None if causal else found.perplexity,
+        "loss": found.loss if causal else None,
+        "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,

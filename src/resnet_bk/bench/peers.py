@@ -7,6 +7,10 @@ those of the first model of the protocol. A model's `config` in the protocol ove
 
 Both counts of parameters, with embeddings and without (see `resnet_bk.bench.sizing`), must lie within
 `parameter_tolerance` of the reference.
+
+The models of the earlier report (`resnet-bk-seed`, `resnet-bk-seed-causal`) have a fixed shape, of which nothing is
+solved for: as the first model of a protocol such a one sets the size of the others, anywhere else its parameters are
+what they are.
 """
 
 import inspect
@@ -20,13 +24,21 @@ import resnet_bk.models  # noqa: F401, registers resnet_bk with the Auto classes
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
 
-# name -> (model type of transformers, field that is solved for)
-KNOWN = {
+# name -> (model type of transformers, field that is solved for; None for a fixed shape)
+KNOWN: dict[str, tuple[str, str | None]] = {
     "resnet-bk": ("resnet_bk", "intermediate_size"),
+    "resnet-bk-seed": ("resnet_bk_seed", None),
+    "resnet-bk-seed-causal": ("resnet_bk_seed", None),
     "gpt2": ("gpt2", "n_inner"),
     "llama": ("llama", "intermediate_size"),
     "mamba2": ("mamba2", "state_size"),
 }
+# What a name stands for beside its model type; a protocol cannot say otherwise under the same name.
+FIXED: dict[str, dict[str, Any]] = {
+    "resnet-bk-seed": {"green": "two_sided"},
+    "resnet-bk-seed-causal": {"green": "surface"},
+}
+OURS = ("resnet_bk", "resnet_bk_seed")
 # A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
 # Where that leaves a smaller state than this, there are fewer blocks.
 MAMBA2_STATE = 8
@@ -58,12 +70,14 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
             if reference is None:
                 configs[name] = template({})
                 reference = count_config(configs[name])
-            elif not entry.match_parameters:
+            elif not entry.match_parameters or fixed_shape(name, entry):
                 configs[name] = template({})
             else:
                 configs[name] = _match(name, entry, template, protocol, reference)
             if entry.carry_state and configs[name].model_type != "resnet_bk":
                 raise ValueError("carry_state=true: only resnet-bk has a state to carry; set it to false")
+            if entry.size_by is not None and fixed_shape(name, entry):
+                raise ValueError(f"size_by={entry.size_by!r}: {name} has a fixed shape; leave size_by out")
         except ValueError as error:
             problems.append(f"models.{name}: {error}")
             if reference is None:  # the others cannot be sized
@@ -71,6 +85,11 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
     if problems:
         raise ValueError(f"protocol {protocol.name}: {'; '.join(problems)}")
     return configs
+
+
+def fixed_shape(name: str, entry: ModelEntry) -> bool:
+    """Whether the model has one shape whatever the others are."""
+    return entry.transformers is None and name in KNOWN and KNOWN[name][1] is None
 
 
 def _template(
@@ -91,7 +110,14 @@ def _template(
         shape["num_heads"] = protocol.num_heads
     if model_type == "mamba2":
         shape |= _mamba2_shape(protocol)
-    return config_template(model_type, shape, entry.config)
+    fixed = FIXED.get(name, {}) if entry.transformers is None else {}
+    for key, value in fixed.items():
+        if entry.config.get(key, value) != value:
+            raise ValueError(
+                f"config.{key}={entry.config[key]!r}: {name} is the model with {key}={value!r}; give the other one "
+                f"another name, with `transformers: {model_type}`"
+            )
+    return config_template(model_type, shape, fixed | entry.config)
 
 
 def _model_type(name: str, entry: ModelEntry) -> str:
@@ -103,7 +129,7 @@ def _model_type(name: str, entry: ModelEntry) -> str:
                 f"unknown model{hint}; known are {', '.join(KNOWN)}, any other needs `transformers: <model type>`"
             )
         return KNOWN[name][0]
-    if entry.transformers not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and entry.transformers != "resnet_bk":
+    if entry.transformers not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and entry.transformers not in OURS:
         close = get_close_matches(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"transformers={entry.transformers!r}: no causal LM of transformers{hint}")

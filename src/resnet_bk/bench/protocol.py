@@ -1,7 +1,8 @@
 """Protocols: what a comparison is made of, as a flat YAML file that a user can copy and change.
 
-A protocol is a shipped name (`quick`, `seed-local`) or a path to a `.yaml` file. `--set key=value` changes a key;
-`models.<name>.<key>` reaches into a model's entry. What a key means stands at its field here.
+A protocol is a shipped name (`quick`, `seed`, `seed-local`, `wikitext-2`, `wikitext-103`) or a path to a `.yaml` file.
+`--set key=value` changes a key; `models.<name>.<key>` reaches into a model's entry. What a key means stands at its
+field here.
 """
 
 import difflib
@@ -183,12 +184,22 @@ def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | N
     Raises:
         ValueError: one line with every problem found.
     """
-    raw = _read(name_or_path)
-    for setting in settings:
-        _apply(raw, setting)
+    raw = read_raw(name_or_path, settings)
     if data is not None:
         raw["dataset"] = data
     return check_protocol(raw, name_or_path)
+
+
+def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a protocol file with `--set` settings applied, not checked.
+
+    Raises:
+        ValueError: the file cannot be read, or a setting cannot be applied.
+    """
+    raw = _read(name_or_path)
+    for setting in settings:
+        _apply(raw, setting)
+    return raw
 
 
 def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
@@ -197,6 +208,8 @@ def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
     Raises:
         ValueError: one line with every problem found.
     """
+    if raw.get("task") == "recall":
+        raise ValueError(f"protocol {where}: is about recall, not about a text; run it with `resnet-bk bench {where}`")
     protocol, problems = None, []
     wrong: set[str] = set()
     try:

@@ -7,6 +7,7 @@ whole or not at all.
 import os
 import tempfile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from resnet_bk.bench.plot_style import styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
 from resnet_bk.bench.results_schema import Results, parse_results
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
+from resnet_bk.training import perplexity
 
 PLOT_NAMES = ("loss-steps", "loss-seconds", "validation-steps", "validation-seconds", "buckets", "bucket-ratios")
 LONG = 32  # characters; a longer value takes a line of its own
@@ -133,6 +135,9 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "entries": entries if isinstance(entries, dict) else {},
         "sources": rate_sources(results),
         "buckets": _bucket_table(order),
+        "epochs": _epoch_table(models),
+        "ngrams": results.ngrams,
+        "memory_kinds": sorted({run.peak_memory_kind for run in results.runs if run.peak_memory_kind}),
         "plots": {plot.name: plot for plot in plots},
         "svgs": {plot.name: Markup(plot.svg) for plot in plots},  # its text is escaped by the XML writer
         "held_out_tokens": tokens.pop() if len(tokens) == 1 else None,
@@ -158,6 +163,19 @@ def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
     for row in rows.values():
         row["share"] = row["tokens"] / total if total else None
     return list(rows.values())
+
+
+def _epoch_table(models: list[ModelSummary]) -> list[dict[str, Any]]:
+    """A row an epoch and model, means over its seeds (perplexity: of the mean loss)."""
+    rows = []
+    for model in models:
+        for index in range(min(len(run.epoch_losses) for run in model.runs)):
+            loss = fmean(run.epoch_losses[index] for run in model.runs)
+            time = fmean(run.epoch_times[index] for run in model.runs)
+            rows.append(
+                {"model": model, "epoch": index + 1, "loss": loss, "perplexity": perplexity(loss), "time": time}
+            )
+    return rows
 
 
 def _rows(mapping: dict[str, Any], skip: tuple[str, ...] = ()) -> list[tuple[str, str]]:

@@ -47,8 +47,32 @@ class TriedRate(BaseModel):
     held_out_perplexity: float | None
 
 
+class Ngram(BaseModel):
+    """The n-gram model of one order."""
+
+    name: str
+    order: int = Field(ge=1)
+    perplexity: float
+    bits_per_character: float
+    different_ngrams: int
+
+
+class NgramBaselines(BaseModel):
+    """What `resnet-bk ngrams` found on the data of the runs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    split: str
+    method: str
+    ngrams: list[Ngram]
+
+
 class Run(BaseModel):
-    """One trained model: one seed at one learning rate."""
+    """One trained model: one seed at one learning rate.
+
+    `held_out_perplexity` is of the validation split. `final_...`, `best_...` and `epoch_...` are of training, as in the
+    earlier report: means over the tokens of an epoch, each taken before the model learned from it.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -72,11 +96,19 @@ class Run(BaseModel):
     tokens_per_second: float | None = None
     training_time: float | None = None
     peak_memory_mb: float | None = None
+    peak_memory_kind: str | None = None
+    vocab_size: int | None = None
     total_flops_per_step: float | None = None
+    total_training_flops: float | None = None
     device: str | None = None
     backend: dict[str, Any] | str | None = None
     head: str | None = None
     final_loss: float | None = None
+    final_perplexity: float | None = None
+    best_perplexity: float | None = None
+    epoch_losses: OptionalList[float] = []
+    epoch_perplexities: OptionalList[float | None] = []  # null beyond the largest float
+    epoch_times: OptionalList[float] = []
     learning_rates_tried: OptionalList[TriedRate] = []
     buckets: OptionalList[Bucket] = []
     log: OptionalList[LogPoint] = []
@@ -94,6 +126,13 @@ class Run(BaseModel):
     def _leaks_have_no_perplexity(self) -> "Run":
         if self.audit == "leaks" and self.held_out_perplexity is not None:
             raise ValueError("a run whose audit is 'leaks' must have held_out_perplexity null")
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_agree(self) -> "Run":
+        lengths = {len(self.epoch_losses), len(self.epoch_perplexities), len(self.epoch_times)}
+        if len(lengths) > 1:
+            raise ValueError("epoch_losses, epoch_perplexities and epoch_times must have one entry an epoch each")
         return self
 
     @property
@@ -118,6 +157,7 @@ class Results(BaseModel):
     environment: dict[str, Any]
     data: dict[str, Any]
     runs: list[Run] = Field(min_length=1)
+    ngrams: NgramBaselines | None = None
 
     @model_validator(mode="after")
     def _runs_differ(self) -> "Results":

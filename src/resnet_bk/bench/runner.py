@@ -17,6 +17,7 @@ from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
+from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
 from resnet_bk.bench.run import add_test, execute
@@ -124,7 +125,7 @@ def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
 
 
 def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]:
-    """Contents of results.json: the finished runs of the protocol, each model at its best rate."""
+    """Contents of results.json: the finished runs of the protocol, each model at its best rate, and OUT/ngrams.json."""
     runs = []
     for model in protocol.models:
         best = best_rate(protocol, out, model)
@@ -140,12 +141,14 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
             if run.finished:
                 further = {"learning_rates_tried": tried, "run_folder": str(run.folder.relative_to(out))}
                 runs.append(run.result() | further)
+    data = prepared.summary()
+    baselines = read_ngrams(out, data)
     return {
         "protocol": protocol.model_dump(),
         "environment": environment(),
-        "data": prepared.summary(),
+        "data": data,
         "runs": runs,
-    }
+    } | ({} if baselines is None else {"ngrams": baselines})
 
 
 def publish(results: dict[str, Any], out: Path, console: Console) -> None:
@@ -156,6 +159,8 @@ def publish(results: dict[str, Any], out: Path, console: Console) -> None:
 
     page = write_report(results, out)
     console.print(results_table(results))
+    if results.get("ngrams"):
+        console.print(describe_ngrams(results["ngrams"]), highlight=False)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 

@@ -35,8 +35,8 @@ def results_table(results: dict[str, Any]) -> Table:
         show_edge=False,
     )
     table.add_column("model", overflow="fold", min_width=9)
-    headers = ("perplexity", "without\ncarry", "bits/\nchar", "params\nno emb.", "steps", "lr")
-    for header in (*headers, "s/step", "tok/s", "time", "peak\nMiB"):
+    headers = ("held-out\nperplexity", "without\ncarry", "train\nperpl.", "bits/\nchar", "params\nno emb.", "steps")
+    for header in (*headers, "lr", "s/step\ntok/s", "time", "peak\nMiB"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("audit", no_wrap=True)
     for model in models:
@@ -53,12 +53,12 @@ def _row(model: ModelSummary) -> list[Text]:
         Text(model.name),
         Text(figure, style="red" if model.state != "ranked" else ""),
         Text(fmt.perplexity(model.without_carry.mean if model.without_carry else None)),
+        Text(fmt.perplexity(model.mean("final_perplexity"))),
         Text(bits),
         Text(f"{fmt.short_count(first.parameters)}\n{fmt.short_count(first.parameters_without_embeddings)}"),
         Text(fmt.count(first.steps)),
         Text(fmt.rates(model.learning_rates)),
-        Text(fmt.significant(model.mean("seconds_per_step"))),
-        Text(fmt.short_count(model.mean("tokens_per_second"))),
+        Text(f"{fmt.significant(model.mean('seconds_per_step'))}\n{fmt.short_count(model.mean('tokens_per_second'))}"),
         Text(fmt.clock(model.mean("training_time"))),
         Text(fmt.count(model.mean("peak_memory_mb"))),
         Text("leaks" if leaks else "causal", style="red" if leaks else ""),
@@ -72,4 +72,7 @@ def _caption(models: list[ModelSummary]) -> str:
     else:
         shown = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
         seeds = f"mean ± sample standard deviation over {shown} seeds"
-    return f"Held-out perplexity over the whole split ({seeds}); lower is better."
+    return (
+        f"Held-out perplexity: over the whole split ({seeds}); lower is better.\n"
+        "Training perplexity: over the last epoch, while the model learns from it; no result."
+    )

@@ -29,10 +29,19 @@ DEADLINE_SECONDS = 10.0
 
 
 def hub_name(name: str) -> tuple[str, str | None] | None:
-    """Repository and config of a hub name (`owner/name`, `owner/name:config`, a WikiText alias); None if it is none."""
-    wikitext = re.sub(r"^(Salesforce/)?wikitext[:/]", "", name)
-    if wikitext in WIKITEXT_CONFIGS:
-        return WIKITEXT, WIKITEXT_CONFIGS[wikitext]
+    """Repository and config of a hub name (`owner/name`, `owner/name:config`, a WikiText alias); None if it is none.
+
+    Raises ValueError for WikiText without a config, or with one that it does not have.
+    """
+    if name in WIKITEXT_CONFIGS:
+        return WIKITEXT, WIKITEXT_CONFIGS[name]
+    if spelled := re.fullmatch(r"(?:Salesforce/)?wikitext(?:[:/](.*))?", name):
+        if spelled[1] not in WIKITEXT_CONFIGS:
+            raise ValueError(
+                f"data {name!r}: there is no such local path, and as a data set of the hub WikiText takes one of "
+                f"{', '.join(WIKITEXT_CONFIGS)}; write for example wikitext-2 or Salesforce/wikitext:wikitext-2-raw-v1"
+            )
+        return WIKITEXT, WIKITEXT_CONFIGS[spelled[1]]
     if not NAME.fullmatch(name):
         return None
     repository, _, config = name.partition(":")
@@ -50,7 +59,7 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
     try:
         loaded = datasets.load_dataset(repository, config)
     except ConnectionError as error:
-        raise ValueError(_unreachable(name, error)) from error
+        raise ValueError(_unreachable(name, repository, error)) from error
     except Exception as error:  # `datasets` raises errors of many libraries; each means that this set cannot be had
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -112,22 +121,32 @@ def _ask(name: str, repository: str) -> str:
     thread.start()
     thread.join(DEADLINE_SECONDS)
     outcome = answer[0] if answer else TimeoutError(f"no answer in {DEADLINE_SECONDS:.0f} s")
-    if isinstance(outcome, HfHubHTTPError) and outcome.response.status_code in (401, 403, 404):
+    # WikiText is there: such an answer about it comes from something in between.
+    if (
+        isinstance(outcome, HfHubHTTPError)
+        and outcome.response.status_code in (401, 403, 404)
+        and repository != WIKITEXT
+    ):
         raise ValueError(
             f"data {name!r}: there is no such local path, and the hub has no data set {repository!r} that you may "
             f"read; check the spelling, log in with `hf auth login` if it is private, or give a local path"
         ) from outcome
     if isinstance(outcome, Exception):
-        raise ValueError(_unreachable(name, outcome)) from outcome
+        raise ValueError(_unreachable(name, repository, outcome)) from outcome
     card = outcome.card_data
     return str(card.get("license") or "see its page") if card else "see its page"
 
 
-def _unreachable(name: str, error: Exception) -> str:
+def _unreachable(name: str, repository: str, error: Exception) -> str:
     from huggingface_hub import constants
 
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    offline = (
+        "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "set HF_HUB_OFFLINE=1 if it was loaded here before"
+    )
+    # The names of WikiText never mean a local path.
+    local = "" if repository == WIKITEXT else "there is no such local path, and "
     return (
-        f"data {name!r}: there is no such local path, and the Hugging Face hub at {constants.ENDPOINT} cannot be "
-        f"reached ({reason}); go online, or give a local folder with {LAYOUT}"
+        f"data {name!r}: {local}the Hugging Face hub at {constants.ENDPOINT} cannot be "
+        f"reached ({reason}); go online, {offline}, or give a local folder with {LAYOUT}"
     )

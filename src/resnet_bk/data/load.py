@@ -19,7 +19,8 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
 
     1. `embedded`: the text of the `quick` protocol.
     2. `wikitext-2`, `wikitext-103` and the hub's own names for them (`wikitext-2-raw-v1`, `wikitext-2-v1`,
-       `Salesforce/wikitext:wikitext-2-raw-v1` ...): the hub. A folder of that name is written `./wikitext-2`.
+       `Salesforce/wikitext:wikitext-2-raw-v1`, `wikitext/wikitext-2-raw-v1` ...): the hub. A folder of that name is
+       written `./wikitext-2`.
     3. An existing file or folder (`~` is the home folder).
     4. `owner/name` or `owner/name:config`, with exactly one slash and no suffix of a text file: the hub.
 
@@ -37,7 +38,7 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
         return _load_hub(name)
     if _exists(path):
         return load_local(path)
-    if hub_name(name) is not None and not isinstance(name_or_path, Path) and path.suffix.lower() not in FORMATS:
+    if not isinstance(name_or_path, Path) and path.suffix.lower() not in FORMATS and hub_name(name) is not None:
         return _load_hub(name)
     raise ValueError(f"data {name!r}: no such file or folder; {RULE}")
 

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from resnet_bk.data.corpus import Corpus
+from resnet_bk.data.corpus import Corpus, Piece
 from resnet_bk.data.storage import cached_folder
 
 UNKNOWN, END, PADDING = "<unk>", "<eos>", "<pad>"
@@ -103,8 +103,11 @@ def cached_tokenizer(
     vocab_size: int = 30_000,
     pre_tokenizer: str = "words",
     cache_dir: str | Path,
+    progress: Callable[[int], object] | None = None,
 ) -> PreTrainedTokenizerFast:
     """`train_tokenizer` on the train split of a corpus, kept under cache_dir by content and settings.
+
+    progress: called with the number of characters so far while it is trained; never called if it exists.
 
     Raises ValueError as `train_tokenizer` and `Corpus.documents` do, and where cache_dir cannot be written.
     """
@@ -113,13 +116,21 @@ def cached_tokenizer(
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def build(folder: Path) -> None:
-        pieces = (text for text, _ in corpus.pieces("train"))
+        pieces = _counted(corpus.pieces("train"), progress or (lambda characters: None))
         trained = train_tokenizer(pieces, kind=kind, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
         trained.backend_tokenizer.save(str(folder / _FILE))
         digest = hashlib.sha256((folder / _FILE).read_bytes()).hexdigest()
         (folder / "metadata.json").write_text(json.dumps({"sha256": digest, "settings": settings}), encoding="utf-8")
 
     return cached_folder(Path(cache_dir) / f"tokenizer-{key}", _load, build)
+
+
+def _counted(pieces: Iterable[Piece], progress: Callable[[int], object]) -> Iterator[str]:
+    characters = 0
+    for text, _ in pieces:
+        yield text
+        characters += len(text)
+        progress(characters)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -4,12 +4,21 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.modeling_resnet_bk import ResNetBKForCausalLM, ResNetBKModel, ResNetBKPreTrainedModel
+from resnet_bk.models.modeling_resnet_bk_seed import (
+    ResNetBKSeedForCausalLM,
+    ResNetBKSeedModel,
+    ResNetBKSeedPreTrainedModel,
+)
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
 
 AutoConfig.register(ResNetBKConfig.model_type, ResNetBKConfig, exist_ok=True)
 AutoModel.register(ResNetBKConfig, ResNetBKModel, exist_ok=True)
 AutoModelForCausalLM.register(ResNetBKConfig, ResNetBKForCausalLM, exist_ok=True)
+AutoConfig.register(ResNetBKSeedConfig.model_type, ResNetBKSeedConfig, exist_ok=True)
+AutoModel.register(ResNetBKSeedConfig, ResNetBKSeedModel, exist_ok=True)
+AutoModelForCausalLM.register(ResNetBKSeedConfig, ResNetBKSeedForCausalLM, exist_ok=True)
 
 __all__ = [
     "ResNetBKCache",
@@ -19,4 +28,8 @@ __all__ = [
     "ResNetBKModel",
     "ResNetBKModelOutput",
     "ResNetBKPreTrainedModel",
+    "ResNetBKSeedConfig",
+    "ResNetBKSeedForCausalLM",
+    "ResNetBKSeedModel",
+    "ResNetBKSeedPreTrainedModel",
 ]

@@ -82,7 +82,7 @@ def train(
     log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log))
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": state.step + 1}})
 
-    reset_peak_memory(device)
+    peak_memory_kind = reset_peak_memory(device)
     watch = Stopwatch(state.seconds, state.phases, device)
     saved_at = time.monotonic()
 
@@ -90,6 +90,7 @@ def train(
         nonlocal saved_at
         with watch.paused("checkpoints"):
             state.seconds = watch.seconds
+            state.close_epoch()  # with the logging since its last step, so that the epochs sum to the whole
             state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(device))
             checkpoints.save(state.step)
         saved_at = time.monotonic()
@@ -157,6 +158,7 @@ def train(
         log=state.log,
         validation_log=state.validation_log,
         peak_memory_mb=state.peak_memory_mb,
+        peak_memory_kind=peak_memory_kind,
         head=head,
         backend={name: "+".join(sorted(ran)) for name, ran in sorted(state.backend.items())} or "torch",
         device=str(device),

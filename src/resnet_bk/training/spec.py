@@ -55,7 +55,7 @@ class TrainingResult:
         log: one dict a log line: step, tokens, seconds, loss (mean since the line before), lr, grad_norm,
             tokens_per_second.
         validation_log: one dict a validation: step, seconds, perplexity.
-        peak_memory_mb: see `training.memory`.
+        peak_memory_mb, peak_memory_kind: of the steps, validations and checkpoints of this run; see `training.memory`.
         head: "fused" or "model" (see `training.loss`).
         backend: operator -> backend that ran, or "torch" where no operator of ours took part.
         device: for example "cpu".
@@ -72,6 +72,7 @@ class TrainingResult:
     log: list[dict[str, Any]]
     validation_log: list[dict[str, Any]]
     peak_memory_mb: float
+    peak_memory_kind: str
     head: str
     backend: dict[str, str] | str
     device: str

@@ -1,0 +1,170 @@
+"""Two or more finished benchmarks side by side: the same models on other data, or under other settings.
+
+What belongs to the data (tokens, vocabulary, `<unk>`) comes first, then every model has a block of its own. A figure is
+the mean over the seeds of a model, as in the report of its benchmark.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.results_schema import Results, parse_results
+from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.statistics import ModelSummary, summarize
+
+# What makes two perplexities figures of the same thing.
+SAME_TEXT = ("validation_tokens", "tokenizer")
+
+
+def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
+    """Figures of several benchmarks.
+
+    Args:
+        paths: OUT folders of `resnet-bk bench`, or results.json files.
+
+    Returns:
+        `results`: a list, one entry a path, with `path`, `protocol`, `dataset_name`, `data` (tokens, vocabulary, unk
+        rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
+        `perplexities_comparable`: whether all were measured on the same held-out tokens.
+
+    Raises:
+        ValueError: fewer than two paths, a path given twice, a file that is missing or no results.
+    """
+    if len(paths) < 2:
+        raise ValueError(f"compare takes two or more folders that resnet-bk bench wrote, but got {len(paths)}")
+    files = [path / "results.json" if path.is_dir() or path.suffix != ".json" else path for path in paths]
+    twice = {str(file) for file in files if [other.resolve() for other in files].count(file.resolve()) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))} is given twice; name each benchmark once")
+    parsed = []
+    for path, file in zip(paths, files, strict=True):
+        try:
+            parsed.append(parse_results(read_json(file)))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    texts = [_identity(results) for results in parsed]
+    return {
+        "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
+        "perplexities_comparable": None not in texts and len(set(texts)) == 1,
+    }
+
+
+def _identity(results: Results) -> tuple[Any, ...] | None:
+    """What held-out tokens are measured; None where the results do not say."""
+    hashes = results.data.get("fingerprints") or {}
+    return tuple(hashes[key] for key in SAME_TEXT) if all(key in hashes for key in SAME_TEXT) else None
+
+
+def _figures(path: Path, results: Results) -> dict[str, Any]:
+    first = results.runs[0]
+    return {
+        "path": str(path),
+        "protocol": results.protocol.get("name"),
+        "dataset_name": results.data.get("name"),
+        "data": {
+            "train_tokens": results.data.get("train_tokens"),
+            "held_out_tokens": results.data.get("validation_tokens"),
+            "vocab_size": results.data.get("vocab_size", first.vocab_size),
+            "train_unk_rate": results.data.get("train_unk_rate"),
+            "held_out_unk_rate": results.data.get("validation_unk_rate", first.unk_rate),
+        },
+        "models": {model.name: _model(model) for model in summarize(results)},
+        "ngrams": {entry.name: entry.perplexity for entry in results.ngrams.ngrams} if results.ngrams else {},
+    }
+
+
+def _model(model: ModelSummary) -> dict[str, Any]:
+    ranked = model.state == "ranked"
+    return {
+        "state": model.state,
+        "seeds": list(model.seeds),
+        "learning_rates": list(model.learning_rates),
+        "parameters": model.runs[0].parameters,
+        "parameters_without_embeddings": model.runs[0].parameters_without_embeddings,
+        "steps": model.runs[0].steps,
+        "total_tokens": model.runs[0].total_tokens,
+        "held_out_perplexity": model.perplexity.mean if model.perplexity else None,
+        "bits_per_character": model.mean("bits_per_character") if ranked else None,
+        "training_perplexity": model.mean("final_perplexity"),
+        "training_time": model.mean("training_time"),
+        "tokens_per_second": model.mean("tokens_per_second"),
+        "peak_memory_mb": model.mean("peak_memory_mb"),
+        "total_flops_per_step": model.mean("total_flops_per_step"),
+        "total_training_flops": model.mean("total_training_flops"),
+    }
+
+
+Show = Callable[[Any], str]
+DATA_ROWS: tuple[tuple[str, str, Show], ...] = (
+    ("train_tokens", "training tokens", fmt.count),
+    ("held_out_tokens", "held-out tokens", fmt.count),
+    ("vocab_size", "vocabulary", fmt.count),
+    ("train_unk_rate", "<unk>, training", lambda value: fmt.percent(value, 2)),
+    ("held_out_unk_rate", "<unk>, held-out", lambda value: fmt.percent(value, 2)),
+)
+MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
+    ("held_out_perplexity", "held-out perplexity", fmt.perplexity),
+    ("training_perplexity", "training perplexity, last epoch", fmt.perplexity),
+    ("bits_per_character", "held-out bits/character", lambda value: fmt.decimal(value, 3)),
+    ("parameters", "parameters", fmt.count),
+    ("total_tokens", "tokens seen", fmt.count),
+    ("training_time", "training time", fmt.duration),
+    ("tokens_per_second", "tokens/s", fmt.count),
+    ("peak_memory_mb", "peak memory", fmt.memory),
+    ("total_flops_per_step", "FLOPs a step", fmt.flops),
+    ("total_training_flops", "FLOPs of the training", fmt.flops),
+)
+NOT_ACROSS_TEXTS = ("held_out_perplexity", "training_perplexity")
+
+
+def comparison_table(compared: dict[str, Any]) -> Table:
+    """One column a benchmark; between two, their ratio (second over first)."""
+    results = compared["results"]
+    table = Table(caption=Text(_caption(compared)), caption_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("")
+    for found in results:
+        table.add_column(Text(f"{found['dataset_name']}\n{found['path']}"), justify="right", overflow="fold")
+    if len(results) == 2:
+        table.add_column("second /\nfirst", justify="right")
+
+    def add(label: str, values: list[Any], show: Show, ratio: bool = True, leaks: Sequence[bool] = ()) -> None:
+        cells = [Text(show(value)) for value in values]
+        for place, leak in enumerate(leaks):
+            if leak:
+                cells[place] = Text("leaks", style="red")
+        if len(results) == 2:
+            usable = ratio and None not in values and values[0]
+            cells.append(Text(fmt.significant(values[1] / values[0]) if usable else ""))
+        table.add_row(Text(label), *cells)
+
+    for key, label, show in DATA_ROWS:
+        add(label, [found["data"][key] for found in results], show)
+    same = compared["perplexities_comparable"]
+    for name in dict.fromkeys(name for found in results for name in found["ngrams"]):
+        values = [found["ngrams"].get(name) for found in results]
+        add(f"{name} perplexity", values, fmt.perplexity, ratio=same)
+    for name in dict.fromkeys(name for found in results for name in found["models"]):
+        table.add_section()
+        table.add_row(Text(name, style="bold"))
+        models = [found["models"].get(name) for found in results]
+        for key, label, show in MODEL_ROWS:
+            values = [None if model is None else model[key] for model in models]
+            leaks = [
+                key == "held_out_perplexity" and model is not None and model["state"] == "leaks" for model in models
+            ]
+            add(f"  {label}", values, show, ratio=same or key not in NOT_ACROSS_TEXTS, leaks=leaks)
+    return table
+
+
+def _caption(compared: dict[str, Any]) -> str:
+    if compared["perplexities_comparable"]:
+        return "The same held-out tokens and vocabulary: perplexities can be compared."
+    return (
+        "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no contest; "
+        "no ratio of them is shown. Bits a character depend less on the vocabulary."
+    )

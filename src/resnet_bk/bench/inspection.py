@@ -1,0 +1,193 @@
+"""What `resnet-bk inspect` shows of a model: configuration, parameters by part, state, time scales."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+from resnet_bk.bench.data import default_cache_dir, open_corpus
+from resnet_bk.bench.inspect_model import longest_text
+from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.bench.run import config_dict
+from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.bench.time_scales import time_scales
+from resnet_bk.data import token_cache
+
+ROWS, TOKENS = 8, 128  # of the text that chains are measured on
+STATE_TOKENS = (8, 16)  # texts whose states are compared
+
+
+def inspect_model(model: Any, folder: Path | None = None) -> dict[str, Any]:
+    """All that can be read off a model.
+
+    Args:
+        model: a causal LM of `transformers`.
+        folder: the folder that its weights came from; None for fresh weights. A run folder's validation text is what
+            the chains are measured on; without one, or where that text cannot be read, random words are, and the
+            result says so.
+    """
+    count = count_parameters(model)
+    found: dict[str, Any] = {
+        "model_type": model.config.model_type,
+        "weights": "fresh" if folder is None else str(folder),
+        "causal": getattr(model.config, "causal", None),
+        # JSON has no infinity, and some configurations do: it becomes the word.
+        "config": json.loads(json.dumps(config_dict(model.config), default=str), parse_constant=str),
+        "parameters": count.total,
+        "parameters_without_embeddings": count.without_embeddings,
+        "parameters_by_part": parameters_by_part(model),
+        "state": generation_state(model),
+        "time_scales": [],
+        "measured_on": None,
+    }
+    text, name = sample_text(model, folder)
+    scales = time_scales(model, text)
+    if scales:
+        found |= {"time_scales": scales, "measured_on": name}
+    return found
+
+
+def parameters_by_part(model: Any) -> dict[str, int]:
+    """Trainable parameters by module, equal modules of all layers together: `model.layers.*.mixer`."""
+    parts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            path = re.sub(r"\.\d+(?=\.|$)", ".*", name).split(".")
+            depth = path.index("*") + 2 if "*" in path else max(len(path) - 1, 1)
+            parts[".".join(path[:depth])] += parameter.numel()
+    return dict(parts)
+
+
+@torch.no_grad()
+def generation_state(model: Any) -> dict[str, Any] | None:
+    """Memory of what `generate` keeps of the text so far, for one row: measured on two texts.
+
+    Returns:
+        `kind` (a class), `constant_bytes` and `bytes_per_token`; None for a model that keeps nothing and reads the
+        whole text again for every token.
+    """
+    if not hasattr(model.config, "use_cache"):
+        return None
+    sizes = []
+    was_training = model.training
+    for length in STATE_TOKENS:
+        ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
+        output = model.eval()(input_ids=ids, use_cache=True)
+        names = ("cache", "past_key_values", "cache_params", "state")
+        state = next((getattr(output, name) for name in names if getattr(output, name, None) is not None), None)
+        if state is None:
+            return None
+        sizes.append(sum(_tensor_bytes(state, set()).values()))
+    model.train(was_training)
+    growth = (sizes[1] - sizes[0]) / (STATE_TOKENS[1] - STATE_TOKENS[0])
+    return {
+        "kind": type(state).__name__,
+        "constant_bytes": round(sizes[0] - growth * STATE_TOKENS[0]),
+        "bytes_per_token": growth,
+    }
+
+
+def _tensor_bytes(value: Any, seen: set[int]) -> dict[int, int]:
+    """Bytes of every tensor that can be reached from `value`, each once."""
+    if isinstance(value, Tensor):
+        return {id(value): value.nbytes}
+    if id(value) in seen:
+        return {}
+    seen.add(id(value))
+    inner: Any = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, dict | list | tuple):
+        inner = vars(value).values() if hasattr(value, "__dict__") else ()
+    found: dict[int, int] = {}
+    for item in inner:
+        found |= _tensor_bytes(item, seen)
+    return found
+
+
+def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
+    """Tokens, int64 [ROWS, at most TOKENS], and what they are."""
+    length = min(TOKENS, longest_text(model) or TOKENS)
+    trouble = ""
+    if folder is not None and (folder / "run.json").exists():
+        try:
+            protocol = check_protocol(read_json(folder / "run.json")["protocol"], str(folder))
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+            corpus = open_corpus(protocol, ("validation",))
+            tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
+            rows = min(ROWS, len(tokens) // length)
+            if rows:
+                ids = torch.as_tensor(tokens[: rows * length].astype("int64")).view(rows, length)
+                return ids, f"{corpus.name}, validation, {ids.numel():,} tokens"
+        except ValueError as error:
+            trouble = f" (the text of the run cannot be read: {error})"
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(model.config.vocab_size, (ROWS, length), generator=generator), f"random words{trouble}"
+
+
+def inspection_tables(name: str, found: dict[str, Any]) -> list[str | Table]:
+    """What `inspect_model` found in the model of that name, a line of title before each table.
+
+    Fields of the configuration that any model of `transformers` has with the same value are left out.
+    """
+    causal = {None: "", True: ", causal by declaration", False: ", NOT causal"}[found["causal"]]
+    table = _table("field", "value")
+    usual = PreTrainedConfig().to_dict()
+    for key, value in found["config"].items():
+        if key != "model_type" and value is not None and usual.get(key) != value:
+            table.add_row(key, str(value))
+    tables: list[str | Table] = [f"{name}: {found['model_type']}{causal}, weights {found['weights']}", table]
+
+    table = _table("part", "number", "share")
+    for part, number in found["parameters_by_part"].items():
+        table.add_row(part, f"{number:,}", f"{100 * number / found['parameters']:.1f}%")
+    table.add_section()
+    table.add_row("all", f"{found['parameters']:,}", "")
+    table.add_row("without embeddings and head", f"{found['parameters_without_embeddings']:,}", "")
+    tables += ["parameters", table]
+
+    table = _table("kept of the text", "bytes")
+    state = found["state"]
+    if state is None:
+        table.add_row("none: every token reads the whole text again", "0")
+    else:
+        table.add_row(f"{state['kind']}, whatever the length", f"{state['constant_bytes']:,}")
+        table.add_row("more for each token", f"{state['bytes_per_token']:,.0f}")
+    tables += ["state in generation, one text", table]
+    if found["time_scales"]:
+        tables += [f"time scales on {found['measured_on']}", _scales_table(found)]
+    return tables
+
+
+def _scales_table(found: dict[str, Any]) -> Table:
+    columns = ("chains", "absorption", "energy a / 2b", "sites in band", "memory, tokens")
+    table = _table("layer", *columns)
+    for layer in found["time_scales"]:
+        memory = sorted(float("inf") if value is None else value for value in layer["memory"])
+        table.add_row(
+            layer["layer"],
+            str(layer["chains"]),
+            " ".join(f"{value:.3g}" for value in layer["absorption"]),
+            " ".join(f"{value:.3g}" for value in layer["energy"]),
+            f"{100 * sum(layer['in_band']) / layer['chains']:.0f}%",
+            " ".join(f"{memory[place]:.3g}" for place in (0, len(memory) // 2, -1)),
+        )
+    table.caption = (
+        "absorption and energy: 10%, 50%, 90% of sites; inside the band is |a| < 2b; "
+        "memory: shortest, middle and longest chain"
+    )
+    return table
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

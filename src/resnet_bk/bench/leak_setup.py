@@ -1,0 +1,147 @@
+"""From what the command line names to what the cost of a leak is measured on: a model, and text in its words."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from resnet_bk.bench.audit.target import audit_target, only_config
+from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.peers import KNOWN, resolve_configs
+from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
+from resnet_bk.bench.run import load_model
+from resnet_bk.bench.run_folder import read_json
+from resnet_bk.data import Corpus, TokenCache, cached_tokenizer, token_cache
+from resnet_bk.training.progress import counter
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class LeakSetup:
+    """What is measured, and on what.
+
+    Attributes:
+        name: of the model.
+        config: its configuration.
+        model: with its weights; None where a fresh one is to be trained.
+        protocol: batch size, length of a segment, optimizer, seed, device.
+        learning_rate: peak rate of what is trained: the model's own, else that of the protocol's first model.
+        data: name of the corpus.
+        train, validation: its tokens.
+    """
+
+    name: str
+    config: Any
+    model: Any | None
+    protocol: Protocol
+    learning_rate: float
+    data: str
+    train: TokenCache
+    validation: TokenCache
+
+
+def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSetup:
+    """Find the model and read the text.
+
+    A run folder brings its tokenizer, text and protocol; a saved model or one of the hub its tokenizer; a name or a
+    configuration gets a word tokenizer of the text, of as many words as it takes.
+
+    Args:
+        name: as in `audit_target`.
+        protocol: where names are looked up; text, batch size, length and optimizer of all but run folders.
+        data: text that takes the place of the protocol's, or of the run's.
+
+    Raises:
+        ValueError: no such model or text, a saved model without a tokenizer, or one of more words than the model has.
+    """
+    path = Path(name)
+    if (path / "run.json").exists():
+        record = read_json(path / "run.json")
+        changes = {} if data is None else {"dataset": data}
+        protocol = check_protocol(record["protocol"] | changes, name)
+        model = load_model(path / "model")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path / "model")
+        return _with_text(name, model.config, model, protocol, record["learning_rate"], tokenizer)
+    if data is not None:
+        protocol = protocol.model_copy(update={"dataset": data})
+    if path.is_file() or (path.is_dir() and only_config(path)):
+        audit_target(name, protocol)  # says what is wrong with it
+        config = AutoConfig.from_pretrained(path)
+        words = min(protocol.vocab_size, config.get_text_config().vocab_size)
+        protocol = protocol.model_copy(update={"vocab_size": words})
+        return _with_text(name, config, None, protocol, _rate(protocol), None)
+    if name in protocol.models or name in KNOWN or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return _named(name, protocol)
+    # Without files transformers may make an empty tokenizer of the right kind up.
+    if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):
+        raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
+    model = audit_target(name, protocol)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except Exception as error:  # transformers has many ways to fail here
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--leak-cost: the tokenizer of {name} cannot be read ({reason}); save it again") from error
+    return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
+
+
+def _named(name: str, protocol: Protocol) -> LeakSetup:
+    """A model of the protocol, a known one, or a type of transformers, fresh and sized as the protocol says."""
+    entry = protocol.models.get(name)
+    if entry is None:
+        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
+    first = next(iter(protocol.models))
+    wanted = {first: protocol.models[first]} | {name: entry}
+    protocol = protocol.model_copy(update={"models": wanted})
+    rate = entry.learning_rate or _rate(protocol)
+    corpus = open_corpus(protocol)
+    tokenizer = _word_tokenizer(corpus, protocol)
+    config = resolve_configs(protocol, len(tokenizer), SPECIAL_IDS)[name]
+    return _with_text(name, config, None, protocol, rate, tokenizer, corpus)
+
+
+def _with_text(
+    name: str,
+    config: Any,
+    model: Any | None,
+    protocol: Protocol,
+    learning_rate: float,
+    tokenizer: Any | None,
+    corpus: Corpus | None = None,
+) -> LeakSetup:
+    corpus = open_corpus(protocol) if corpus is None else corpus
+    tokenizer = _word_tokenizer(corpus, protocol) if tokenizer is None else tokenizer
+    text_config = config.get_text_config()
+    if len(tokenizer) > text_config.vocab_size:
+        raise ValueError(
+            f"--leak-cost: the tokenizer of {name} has {len(tokenizer)} words, its model {text_config.vocab_size}; "
+            "save the tokenizer that the model was trained with beside it"
+        )
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < protocol.sequence_length:
+        protocol = protocol.model_copy(update={"sequence_length": positions})
+    caches = {}
+    for split, limit in (("train", protocol.data_limit), ("validation", None)):
+        with counter(f"tokens of {corpus.name}, {split}") as progress:
+            caches[split] = token_cache(
+                corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress
+            )
+    return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, caches["train"], caches["validation"])
+
+
+def _rate(protocol: Protocol) -> float:
+    """The peak rate of the protocol's first model; of a grid the one in the middle."""
+    rates = sorted(protocol.rates(next(iter(protocol.models))))
+    return rates[len(rates) // 2]
+
+
+def _word_tokenizer(corpus: Corpus, protocol: Protocol) -> PreTrainedTokenizerFast:
+    return cached_tokenizer(
+        corpus,
+        kind=protocol.tokenizer,
+        vocab_size=protocol.vocab_size,
+        pre_tokenizer=protocol.pre_tokenizer,
+        cache_dir=default_cache_dir(),
+    )

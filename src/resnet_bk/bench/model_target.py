@@ -1,0 +1,63 @@
+"""The model that `flops` and `inspect` are asked about, and the protocol that gives the shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_bk.bench.audit.target import audit_target, only_config
+from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
+from resnet_bk.bench.run_folder import read_json
+
+DEFAULT_PROTOCOL = "seed"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, the protocol whose batches it is counted on, and the folder of its weights (None: fresh ones)."""
+
+    model: Any
+    protocol: Protocol
+    folder: Path | None
+
+
+def is_protocol(name: str) -> bool:
+    """Whether a name means a protocol: a shipped one or a .yaml file."""
+    return name in shipped_protocols() or Path(name).suffix in (".yaml", ".yml")
+
+
+def open_target(name: str, protocol: str | None = None, settings: Sequence[str] = ()) -> Target:
+    """The model of that name.
+
+    Args:
+        name: see `audit_target`: a known model, a model type of transformers, a run or model folder, a config.json, or
+            owner/name on the hub.
+        protocol: where names are looked up and whose batch shape counts; None for a run folder's own, else "seed".
+        settings: "key=value" each, for the protocol.
+
+    Raises:
+        ValueError: no such model or protocol; settings for a run folder's own protocol.
+    """
+    path = Path(name)
+    is_run = (path / "run.json").exists()
+    if is_run and protocol is None:
+        if settings:
+            raise ValueError(
+                f"--set {settings[0]}: {name} is a finished run with settings of its own; name a protocol to change "
+                "with --protocol"
+            )
+        loaded = check_protocol(read_json(path / "run.json")["protocol"], name)
+    else:
+        loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
+    if is_protocol(name):
+        raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {_first(loaded)}")
+    try:
+        model = audit_target(name, loaded)
+    except ValueError as error:
+        raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
+    saved = path.is_dir() and (is_run or not only_config(path))
+    return Target(model, loaded, path if saved else None)
+
+
+def _first(protocol: Protocol) -> str:
+    return next(iter(protocol.models))

@@ -1,0 +1,181 @@
+"""n-gram baselines of a protocol: what a count of words predicts, on exactly the tokens that its models are scored on.
+
+The same tokenizer, the same training tokens, the same held-out stream: every token but the first is predicted, `<unk>`
+and `<eos>` are words like others, and the probability is shared by the whole vocabulary. Contexts go on across `<eos>`,
+as they do for a model. An n-gram sees the n - 1 tokens before; no segments cut them off.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.data import default_cache_dir, open_corpus, prepare
+from resnet_bk.bench.environment import environment
+from resnet_bk.bench.kneser_ney import FALLBACK_DISCOUNTS, OrderScore, kneser_ney
+from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.run_folder import check_writable, read_json, write_json
+from resnet_bk.training import perplexity
+
+ORDERS = (1, 2, 5)
+FILE = "ngrams.json"
+METHOD = "interpolated modified Kneser-Ney (Chen and Goodman 1999)"
+_NAMES = {1: "unigram", 2: "bigram", 3: "trigram"}
+
+
+def parse_orders(text: str) -> list[int]:
+    """ "1,2,5" as integers.
+
+    Raises:
+        ValueError: something else.
+    """
+    try:
+        orders = [int(part) for part in text.split(",")]
+    except ValueError:
+        orders = []
+    if not orders or min(orders) < 1:
+        raise ValueError(
+            f"--orders {text}: must be integers of at least 1, for example --orders {','.join(map(str, ORDERS))}"
+        )
+    return orders
+
+
+def ngram_baselines(
+    protocol: Protocol,
+    *,
+    orders: Sequence[int] = ORDERS,
+    split: str = "validation",
+    cache_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Train n-gram models on the protocol's training tokens and score a whole split.
+
+    Args:
+        protocol: its data, tokenizer, vocabulary and data_limit count.
+        orders: of the models.
+        split: "validation" or another split of the data that is not "train".
+        cache_dir: of tokenizers and tokens, by default `default_cache_dir()`.
+
+    Returns:
+        What ngrams.json holds: `ngrams` is a list with, for each order, `perplexity`, `loss` (nats a token),
+        `bits_per_character`, `seconds` (beyond those of the order before in the list), the number of different n-grams
+        and the discounts.
+
+    Raises:
+        ValueError: wrong orders or split, data that is missing or too small.
+    """
+    if split == "train":
+        raise ValueError("--split train: n-grams are counted on it; name a held-out split, for example validation")
+    corpus = open_corpus(protocol, splits=("train", "validation", split))
+    prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
+    held_out = prepared.split(split)
+    found, since = [], time.perf_counter()
+    for score in kneser_ney(prepared.train.tokens, held_out.tokens, len(prepared.tokenizer), orders):
+        found.append(_entry(score, held_out.characters, time.perf_counter() - since))
+        since = time.perf_counter()
+    return {
+        "protocol": protocol.name,
+        "dataset_name": corpus.name,
+        "split": split,
+        "method": METHOD,
+        "vocab_size": len(prepared.tokenizer),
+        "train_tokens": len(prepared.train.tokens),
+        "tokens": len(held_out.tokens) - 1,
+        "unk_rate": held_out.unknown_rate,
+        "fingerprints": prepared.fingerprints() | {"held_out_tokens": held_out.fingerprint},
+        "environment": environment(),
+        "ngrams": found,
+    }
+
+
+def _entry(score: OrderScore, characters: int, seconds: float) -> dict[str, Any]:
+    nll = -float(np.sum(score.log_probabilities))
+    loss = nll / len(score.log_probabilities)
+    return {
+        "name": _NAMES.get(score.order, f"{score.order}-gram"),
+        "order": score.order,
+        "perplexity": perplexity(loss),
+        "loss": loss,
+        "bits_per_character": nll / math.log(2) / characters,
+        "different_ngrams": score.ngrams,
+        "discounts": list(score.discounts),
+        "discounts_estimated": score.discounts_estimated,
+        "seconds": seconds,
+    }
+
+
+def ngram_table(result: dict[str, Any]) -> Table:
+    """The baselines, one row an order."""
+    caption = (
+        f"{result['method']}; {result['train_tokens']:,} training tokens, {result['tokens']:,} held-out tokens "
+        f"predicted, {result['vocab_size']:,} words, {fmt.percent(result['unk_rate'])} <unk>."
+    )
+    if not all(entry["discounts_estimated"] for entry in result["ngrams"]):
+        caption += (
+            f" *: at some order too few n-grams are rare to estimate the discounts from; {FALLBACK_DISCOUNTS} there."
+        )
+    table = Table(
+        title=Text(f"{result['protocol']} on {result['dataset_name']}: n-gram baselines, {result['split']} split"),
+        caption=Text(caption),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("model")
+    for header in ("perplexity", "nats/token", "bits/char", "different n-grams", "discounts", "time"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for entry in result["ngrams"]:
+        discounts = ", ".join(f"{value:.2f}" for value in entry["discounts"])
+        table.add_row(
+            entry["name"],
+            fmt.perplexity(entry["perplexity"]),
+            fmt.decimal(entry["loss"], 3),
+            fmt.decimal(entry["bits_per_character"], 3),
+            fmt.count(entry["different_ngrams"]),
+            discounts if entry["discounts_estimated"] else f"{discounts} *",
+            fmt.duration(entry["seconds"]),
+        )
+    return table
+
+
+def write_ngrams(result: dict[str, Any], out: Path) -> Path:
+    """OUT/ngrams.json; where OUT has results of the same data, they get the baselines as well (`ngrams`).
+
+    Raises:
+        ValueError: the folder cannot be written, or its results are of other data.
+    """
+    check_writable(out)
+    file = out / "results.json"
+    results = read_json(file) if file.exists() else None
+    if results is not None and not same_data(result, results["data"]):
+        raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / FILE, result)
+    if results is not None:
+        write_json(file, results | {"ngrams": result})
+    return out / FILE
+
+
+def read_ngrams(out: Path, data: dict[str, Any]) -> dict[str, Any] | None:
+    """OUT/ngrams.json, where it is there and is of this data (`data` of results.json)."""
+    if not (out / FILE).exists():
+        return None
+    result = read_json(out / FILE)
+    return result if same_data(result, data) else None
+
+
+def describe_ngrams(result: dict[str, Any]) -> str:
+    """One line: the perplexities by order."""
+    figures = ", ".join(f"{entry['name']} {fmt.perplexity(entry['perplexity'])}" for entry in result["ngrams"])
+    return f"n-gram baselines, {result['split']} perplexity: {figures}"
+
+
+def same_data(result: dict[str, Any], data: dict[str, Any]) -> bool:
+    """Whether text, tokenizer, training and validation tokens are the same."""
+    theirs = data.get("fingerprints") or {}
+    return bool(theirs) and all(result["fingerprints"].get(key) == value for key, value in theirs.items())

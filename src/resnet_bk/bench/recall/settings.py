@@ -1,0 +1,136 @@
+"""What a recall benchmark is made of: a YAML file that says `task: recall`."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from resnet_bk.bench.protocol import Count, ModelEntry, Name, Protocol, Rate, read_raw
+from resnet_bk.bench.recall.task import Recall
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Kind(_Strict):
+    """See `resnet_bk.bench.recall.task.Recall`."""
+
+    length: Count
+    pairs: Count
+    examples: Count
+
+    def recall(self) -> Recall:
+        """The kind, checked."""
+        return Recall(self.length, self.pairs, self.examples)
+
+
+class RecallProtocol(_Strict):
+    """A comparison on associative recall.
+
+    Attributes:
+        name, description: for people.
+        task: "recall".
+        vocab_size: words, keys and values half each.
+        train, test: kinds of examples, {length, pairs, examples} each; `examples` of an epoch, of the test.
+        batch_tokens: tokens of a step at most.
+        epochs: an epoch draws new examples.
+        hidden_size, num_layers, num_heads: shape that all models share. There are no feed-forward networks.
+        learning_rates: grid of peak rates; each model tries all with the first seed and keeps the one that recalls
+            best on fresh examples of the training kinds.
+        weight_decay, clip, warmup_share: of the optimizer; the schedule is the cosine of `resnet-bk bench`.
+        seeds: one run each.
+        dtype: "float32" or "bfloat16" (mixed precision).
+        device: "auto", "cpu" or "cuda".
+        models: name -> entry, as in the protocols for language.
+    """
+
+    name: Name
+    description: str = ""
+    task: Literal["recall"]
+    vocab_size: Annotated[int, Field(ge=4)] = 8192
+    train: Annotated[list[Kind], Field(min_length=1)]
+    test: Annotated[list[Kind], Field(min_length=1)]
+    batch_tokens: Count = 8192
+    epochs: Count = 1
+    hidden_size: Count = 64
+    num_layers: Count = 2
+    num_heads: Count = 4
+    learning_rates: Annotated[list[Rate], Field(min_length=1)] = [1e-3, 3e-3, 1e-2]
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    clip: Rate | None = 1.0
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [42]
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
+
+    def shapes(self) -> Protocol:
+        """The protocol for language with the same shapes: what `peers.resolve_configs` reads."""
+        models = {name: entry.model_copy(update={"match_parameters": False}) for name, entry in self.models.items()}
+        return Protocol(
+            name=self.name,
+            dataset="recall",
+            vocab_size=self.vocab_size,
+            sequence_length=max(kind.length for kind in (*self.train, *self.test)),
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            learning_rates=self.learning_rates,
+            models=models,
+        )
+
+
+def is_recall(name_or_path: str) -> bool:
+    """Whether a protocol is one of this task.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return read_raw(name_or_path, ()).get("task") == "recall"
+
+
+def load_recall(name_or_path: str, settings: Sequence[str] = ()) -> RecallProtocol:
+    """Read a protocol, apply `--set` settings, and check the whole.
+
+    Raises:
+        ValueError: one line with every problem found.
+    """
+    raw: dict[str, Any] = read_raw(name_or_path, settings)
+    try:
+        protocol = RecallProtocol.model_validate(raw)
+    except ValidationError as error:
+        raise ValueError(f"protocol {name_or_path}: {'; '.join(map(_describe, error.errors()))}") from None
+    problems = []
+    for part in ("train", "test"):
+        for kind in getattr(protocol, part):
+            try:
+                kind.recall()
+            except ValueError as error:
+                problems.append(f"{part}: {error}")
+            if kind.pairs > protocol.vocab_size // 2 - 1:
+                problems.append(
+                    f"{part}: pairs={kind.pairs} need {kind.pairs} keys, vocab_size={protocol.vocab_size} has "
+                    f"{protocol.vocab_size // 2 - 1}; raise vocab_size or ask for fewer pairs"
+                )
+            if part == "train" and kind.length > protocol.batch_tokens:
+                problems.append(
+                    f"batch_tokens={protocol.batch_tokens}: an example of length {kind.length} does not fit; raise it"
+                )
+    if protocol.hidden_size % protocol.num_heads:
+        problems.append(
+            f"hidden_size={protocol.hidden_size}: must be divisible by num_heads={protocol.num_heads}; change one"
+        )
+    if problems:
+        raise ValueError(f"protocol {name_or_path}: {'; '.join(problems)}")
+    return protocol
+
+
+def _describe(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    if item["type"] == "extra_forbidden":
+        return f"{where}: unknown key; known are {', '.join(RecallProtocol.model_fields)}"
+    if item["type"] == "missing":
+        return f"{where}: missing"
+    message = item["msg"]
+    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}; change it with --set {where}=VALUE"

@@ -1,0 +1,72 @@
+"""How long the chains of a model remember: absorption, place of the potential in the band, decay of the propagator.
+
+Shape legend: B batch, T tokens, H chains of a layer.
+
+The transmission from site t - 1 to t is b_t L_t, and the propagator from j to t is a product of such factors, so along
+a text its size falls by exp(mean of log |b_t L_t|) a token. The inverse of that rate is the memory of a chain in
+tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_bk import ops
+from resnet_bk.layers import Chain, ChainProjection
+from resnet_bk.layers.seed_block import SeedChain
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@torch.no_grad()
+def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
+    """What the chains of every layer do on a text; empty for a model without chains.
+
+    Args:
+        model: a causal LM of `transformers`.
+        input_ids: int64 [B, T], T at least 2.
+
+    Returns:
+        A dict a layer: its name and number of chains; `absorption` and `energy` (potential over half band width, a/2b:
+        within +-1 lies the band) as 10%, 50% and 90% quantiles over sites and chains; and for each chain `in_band`, the
+        share of its sites inside the band, and `memory`, in tokens (see the head of this file), None where nothing
+        decays.
+    """
+    chains: dict[str, Chain] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Chain) -> None:
+            chains[name] = output
+
+        return hook
+
+    modules = [(name, part) for name, part in model.named_modules() if isinstance(part, ChainProjection | SeedChain)]
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules]
+    was_training = model.training
+    try:
+        model.eval()(input_ids=input_ids.to(model.device), use_cache=False, logits_to_keep=1)
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return [_layer(name, chain) for name, chain in chains.items()]
+
+
+def _layer(name: str, chain: Chain) -> dict[str, Any]:
+    potential, hopping, absorption = (part.float() for part in chain)
+    energy = potential / (2 * hopping)
+    green, _ = ops.surface_green(potential, hopping, absorption)
+    rate = -(hopping * green.abs())[:, 1:].log().mean((0, 1))
+    return {
+        "layer": name,
+        "chains": potential.shape[2],
+        "absorption": _quantiles(absorption),
+        "energy": _quantiles(energy),
+        "in_band": (energy.abs() < 1).float().mean((0, 1)).tolist(),
+        "memory": [1 / value if value > 0 else None for value in rate.tolist()],
+    }
+
+
+def _quantiles(values: Tensor) -> list[float]:
+    return torch.quantile(values.flatten(), torch.tensor(QUANTILES, device=values.device)).tolist()

@@ -1,0 +1,168 @@
+"""The recall benchmark as a command."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig
+from typer.testing import CliRunner
+
+from resnet_bk.bench.recall import load_recall
+from resnet_bk.bench.recall.mixers import without_feed_forward
+from resnet_bk.bench.recall.run import accuracy, state_elements
+from resnet_bk.bench.recall.task import Recall, draw
+from resnet_bk.cli import app
+from resnet_bk.models import ResNetBKConfig
+
+TINY = [
+    "vocab_size=16",
+    "train=[{length: 16, pairs: 2, examples: 64}]",
+    "test=[{length: 16, pairs: 2, examples: 8}, {length: 32, pairs: 3, examples: 4}]",
+    "batch_tokens=256",
+    "hidden_size=16",
+    "num_heads=2",
+    "learning_rates=[1e-2]",
+    "epochs=2",
+]
+
+
+def call(out, *settings, models="llama,resnet-bk", extra=()):
+    arguments = ["bench", "mqar", "--out", str(out), "--models", models, *extra]
+    for setting in (*TINY, *settings):
+        arguments += ["--set", setting]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_trains_reports_and_skips_what_is_finished(tmp_path):
+    result = call(tmp_path / "out", "seeds=[1,2]")
+    assert result.exit_code == 0, result.output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(run["model_name"], run["seed"]) for run in results["runs"]] == [
+        ("llama", 1),
+        ("llama", 2),
+        ("resnet-bk", 1),
+        ("resnet-bk", 2),
+    ]
+    for run in results["runs"]:
+        assert run["audit"] == "causal"
+        assert len(run["accuracy"]) == 2
+        assert all(0 <= value <= 1 for value in run["accuracy"])
+        assert run["steps"] == 8
+    assert results["runs"][0]["state_elements"] is None
+    assert results["runs"][2]["state_elements"] == 2 * 2 * (8 * 8 + 1)
+    again = call(tmp_path / "out", "seeds=[1,2]")
+    assert again.exit_code == 0
+    assert again.output.count("finished:") == 4
+
+
+def test_another_setting_in_the_same_folder_is_refused(tmp_path):
+    assert call(tmp_path / "out", models="resnet-bk").exit_code == 0
+    result = call(tmp_path / "out", "epochs=3", models="resnet-bk")
+    assert result.exit_code == 2
+    assert "holds runs with another epochs; name another folder" in result.output
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["test=[{length: 16, pairs: 8, examples: 1}]"], "length=16 must be even and hold 8 pairs"),
+        (["vocab_size=4"], "pairs=2 need 2 keys, vocab_size=4 has 1"),
+        (["batch_tokens=8"], "batch_tokens=8: an example of length 16 does not fit"),
+        (["hidden_size=15"], "hidden_size=15: must be divisible by num_heads=2"),
+        (["epoch=3"], "epoch: unknown key"),
+        (["epochs=0"], "epochs=0: input should be greater than or equal to 1"),
+    ],
+)
+def test_bad_settings(tmp_path, settings, message):
+    result = call(tmp_path / "out", *settings)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_that_have_no_meaning_here(tmp_path):
+    result = call(tmp_path / "out", extra=["--test"])
+    assert result.exit_code == 2
+    assert "leave out --data and --test" in result.output
+    result = call(tmp_path / "out", models="gpt3")
+    assert result.exit_code == 2
+    assert "model 'gpt3' is not in protocol mqar" in result.output
+    result = CliRunner().invoke(app, ["train", "mqar"])
+    assert result.exit_code == 2
+    assert "run it with `resnet-bk bench mqar`" in result.output
+
+
+def test_the_shipped_protocol():
+    protocol = load_recall("mqar")
+    assert {kind.length for kind in protocol.train} == {64, 128, 256}
+    assert max(kind.length for kind in protocol.test) == 1024
+
+
+class Oracle(torch.nn.Module):
+    """Answers by looking the key up; wrong where `blind`."""
+
+    def __init__(self, vocabulary, blind):
+        super().__init__()
+        self.blind = blind
+        self.head = torch.nn.Linear(vocabulary, vocabulary, bias=False)
+        torch.nn.init.eye_(self.head.weight)
+
+    def get_output_embeddings(self):
+        return self.head
+
+    @property
+    def base_model(self):
+        return self._hidden
+
+    def _hidden(self, input_ids, use_cache):
+        hidden = torch.zeros(*input_ids.shape, self.head.weight.shape[0])
+        for row, words in enumerate(input_ids.tolist()):
+            known = {}
+            for place, word in enumerate(words):
+                if word in known and not self.blind:
+                    hidden[row, place, known[word]] = 1.0
+                if place + 1 < len(words):
+                    known.setdefault(word, words[place + 1])
+        return type("Output", (), {"last_hidden_state": hidden})
+
+
+@pytest.mark.parametrize(("blind", "expected"), [(False, 1.0), (True, 0.0)])
+def test_accuracy(blind, expected):
+    kind = Recall(32, 4, 7)
+    assert accuracy(Oracle(50, blind), kind, 50, 3, batch_tokens=64) == expected
+
+
+def test_feed_forward_networks_are_out():
+    for config in (
+        ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, num_hidden_layers=2),
+        AutoConfig.for_model("gpt2", vocab_size=20, n_embd=16, n_head=2, n_layer=2),
+    ):
+        model = without_feed_forward(config, 0)
+        assert not any("mlp" in name or "feed_forward." in name for name, _ in model.named_parameters())
+        inputs, _ = draw(Recall(16, 2, 1), 1, 20, torch.Generator())
+        assert model(inputs).logits.shape == (1, 16, 20)
+
+
+def test_a_model_whose_feed_forward_networks_are_not_found():
+    config = AutoConfig.for_model(
+        "opt", vocab_size=20, hidden_size=16, ffn_dim=8, num_attention_heads=2, num_hidden_layers=1
+    )
+    with pytest.raises(ValueError, match="opt: none of its layers has mlp or feed_forward"):
+        without_feed_forward(config, 0)
+
+
+def test_state_elements():
+    vector = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="vector", state_channels=24)
+    assert state_elements(without_feed_forward(vector, 0)) == 2 * 2 * 24
+    mamba = AutoConfig.for_model(
+        "mamba2",
+        vocab_size=20,
+        hidden_size=16,
+        num_heads=4,
+        head_dim=8,
+        state_size=8,
+        expand=2,
+        n_groups=1,
+        num_hidden_layers=1,
+    )
+    assert state_elements(without_feed_forward(mamba, 0)) == 4 * 8 * 8

@@ -1,0 +1,113 @@
+"""What the command line may name: configurations, folders, repositories of the hub; and lengths that fit the model."""
+
+import json
+import time
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from resnet_bk.bench.audit import target
+from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, parse_lengths, vocabulary
+from resnet_bk.bench.protocol import check_protocol
+from tests.bench.tiny_bench import settings
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    return check_protocol(settings(tmp_path / "text.txt"), "tiny")
+
+
+@pytest.fixture
+def gpt2():
+    torch.manual_seed(0)
+    special = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
+    config = AutoConfig.for_model("gpt2", vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=24, **special)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def test_a_configuration_is_built(protocol, gpt2, tmp_path):
+    gpt2.config.save_pretrained(tmp_path)
+    for path in (tmp_path / "config.json", tmp_path):
+        built = audit_target(str(path), protocol)
+        assert type(built) is type(gpt2)
+        assert vocabulary(built) == 40
+    again = audit_target(str(tmp_path), protocol)
+    assert all(torch.equal(a, b) for a, b in zip(built.parameters(), again.parameters(), strict=True))
+
+
+def test_a_saved_model_keeps_its_weights(protocol, gpt2, tmp_path):
+    gpt2.save_pretrained(tmp_path)
+    found = audit_target(str(tmp_path), protocol)
+    assert torch.equal(found.transformer.wte.weight, gpt2.transformer.wte.weight)
+
+
+def test_names_of_the_protocol_have_its_shape(protocol):
+    assert audit_target("resnet-bk-seed", protocol).config.green == "two_sided"
+    assert audit_target("resnet-bk-seed-causal", protocol).config.green == "surface"
+    assert audit_target("resnet-bk", protocol).config.hidden_size == 32
+
+
+@pytest.mark.parametrize("content", ["not json", "{}", json.dumps({"model_type": "vit"})])
+def test_no_configuration_of_a_language_model(protocol, tmp_path, content):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"config\.json: no configuration of a causal language model"):
+        audit_target(str(path), protocol)
+
+
+@pytest.mark.parametrize("name", ["nobody", "no/such/deep/folder"])
+def test_no_such_model(protocol, name):
+    with pytest.raises(ValueError, match=f"model '{name}' is no model"):
+        audit_target(name, protocol)
+
+
+def test_the_hub_out_of_reach(protocol, monkeypatch):
+    asked = []
+
+    def refuse(self, name, timeout):
+        asked.append(name)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", refuse)
+    with pytest.raises(ValueError, match=r"model 'nobody/nothing-at-all': .* cannot be reached \(no route to host\)"):
+        audit_target("nobody/nothing-at-all", protocol)
+    assert asked == ["nobody/nothing-at-all"]
+
+
+def test_the_hub_that_never_answers(protocol, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: time.sleep(1))
+    monkeypatch.setattr(target, "DEADLINE_SECONDS", 0.0)
+    with pytest.raises(ValueError, match="no answer in 0 s"):
+        audit_target("nobody/nothing-at-all", protocol)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_of_the_hub(protocol, gpt2, monkeypatch, cached):
+    calls = []
+
+    def load(name, local_files_only=False):
+        calls.append(local_files_only)
+        if local_files_only and not cached:
+            raise OSError("not in the cache")
+        return gpt2
+
+    monkeypatch.setattr(target.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: calls.append("asked"))
+    assert audit_target("somebody/something", protocol) is gpt2
+    assert calls == ([True] if cached else [True, "asked", False])
+
+
+def test_lengths_that_a_model_takes(protocol, gpt2):
+    assert fitting_lengths(gpt2, (2, 17, 65, 301)) == [2, 17, 24]
+    assert most_tokens(audit_target("resnet-bk", protocol)) is None
+    assert fitting_lengths(audit_target("resnet-bk", protocol), (2, 301)) == [2, 301]
+    # A table of positions that is not as long as it says (OPT keeps two rows for itself).
+    assert fitting_lengths(audit_target("opt", protocol), (2, 301)) == [2, 128]
+
+
+def test_lengths_as_written():
+    assert parse_lengths("2,65, 300") == (2, 65, 300)
+    for text in ("", "a", "2,", "1,5", "-3"):
+        with pytest.raises(ValueError, match=f"--lengths '{text}': must be numbers of tokens of at least 2"):
+            parse_lengths(text)

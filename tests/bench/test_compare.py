@@ -1,0 +1,134 @@
+"""Benchmarks side by side."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from resnet_bk import cli
+from resnet_bk.bench.compare import compare_results, comparison_table
+from tests.bench.report_samples import sample_results, sample_run
+
+HASHES = {"validation_tokens": "a", "tokenizer": "b", "corpus": "c", "train_tokens": "d"}
+
+
+def write(folder: Path, results: dict[str, Any], **data: Any) -> Path:
+    results = copy.deepcopy(results)
+    results["data"] |= {"fingerprints": HASHES, "train_unk_rate": 0.02, "validation_unk_rate": 0.03} | data
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    small, large = sample_results(seeds=(0, 1)), sample_results("resnet-bk", "llama", training_time=400.0)
+    other = {"name": "wikitext-103", "train_tokens": 103_000_000, "vocab_size": 30_000}
+    ngrams = {
+        "split": "validation",
+        "method": "Kneser-Ney",
+        "ngrams": [
+            {"name": "unigram", "order": 1, "perplexity": 800.0, "bits_per_character": 2.0, "different_ngrams": 9}
+        ],
+    }
+    return [
+        write(tmp_path / "small", small | {"ngrams": ngrams}, name="wikitext-2", train_tokens=2_000_000),
+        write(tmp_path / "large", large, **other, fingerprints=HASHES | {"validation_tokens": "other"}),
+    ]
+
+
+def printed(compared: dict[str, Any]) -> dict[str, list[str]]:
+    """Rows of the table by their first cell; those of models as `model/row`."""
+    table = comparison_table(compared)
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    rows: dict[str, list[str]] = {}
+    model = ""
+    for label, *cells in zip(*columns, strict=True):
+        if label.startswith("  "):
+            rows[f"{model}/{label.strip()}"] = cells
+        else:
+            model, rows[label] = label, cells
+    return rows
+
+
+def test_figures_of_two_data_sets(two: list[Path]) -> None:
+    compared = compare_results(two)
+    json.dumps(compared, allow_nan=False)
+    assert not compared["perplexities_comparable"]
+    small, large = compared["results"]
+    assert (small["dataset_name"], large["dataset_name"]) == ("wikitext-2", "wikitext-103")
+    assert large["data"]["train_tokens"] == 103_000_000
+    runs = [run for run in json.loads((two[0] / "results.json").read_text())["runs"] if run["model_name"] == "llama"]
+    for key, field in [("held_out_perplexity",) * 2, ("training_perplexity", "final_perplexity")]:
+        assert small["models"]["llama"][key] == pytest.approx(sum(run[field] for run in runs) / 2)
+    assert small["models"]["llama"]["seeds"] == [0, 1]
+    assert large["models"]["llama"]["training_time"] == 400.0
+    assert "gpt2" in small["models"]
+    assert "gpt2" not in large["models"]
+
+    rows = printed(compared)
+    assert rows["training tokens"] == ["2,000,000", "103,000,000", "51.5"]
+    assert rows["vocabulary"][1] == "30,000"
+    assert rows["<unk>, held-out"] == ["3.00%", "3.00%", "1.00"]
+    assert rows["unigram perplexity"] == ["800.0", "–", ""]
+    assert rows["gpt2/held-out perplexity"][1:] == ["–", ""]
+    assert rows["llama/training time"][1] == "6 min 40 s"
+    assert rows["llama/FLOPs of the training"] == ["9.15 TFLOP", "9.15 TFLOP", "1.00"]
+    assert rows["llama/held-out perplexity"][2] == ""  # other text: no ratio
+    assert "no contest" in str(comparison_table(compared).caption)
+
+
+def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a", sample_results("llama")), write(tmp_path / "b", sample_results("llama"))]
+    compared = compare_results([paths[0], paths[1] / "results.json"])
+    assert compared["perplexities_comparable"]
+    assert printed(compared)["llama/held-out perplexity"] == ["102.1", "102.1", "1.00"]
+
+
+def test_results_that_do_not_tell_their_text_are_not_comparable(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, sample_results("llama"), fingerprints={}) for name in "ab"]
+    assert not compare_results(paths)["perplexities_comparable"]
+
+
+def test_three_columns_and_a_leak(tmp_path: Path) -> None:
+    leaking = sample_results("llama")
+    leaking["runs"].append(sample_run("resnet-bk-seed", audit="leaks"))
+    leaking["runs"][-1] |= {"held_out_perplexity": None, "held_out_perplexity_without_carry": None}
+    paths = [write(tmp_path / name, leaking) for name in "abc"]
+    rows = printed(compare_results(paths))
+    assert rows["resnet-bk-seed/held-out perplexity"] == ["leaks"] * 3
+    assert len(rows["resnet-bk-seed/training perplexity, last epoch"]) == 3
+
+
+def test_what_cannot_be_compared(two: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two or more folders that resnet-bk bench wrote, but got 1"):
+        compare_results(two[:1])
+    with pytest.raises(ValueError, match=r"small/results.json is given twice; name each benchmark once"):
+        compare_results([two[0], two[1], two[0] / "results.json"])
+    with pytest.raises(ValueError, match=r"nowhere: .*nowhere/results.json does not exist"):
+        compare_results([two[0], tmp_path / "nowhere"])
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"other.json: results: protocol is missing"):
+        compare_results([two[0], tmp_path / "other.json"])
+
+
+def test_the_command(two: list[Path]) -> None:
+    paths = [str(path) for path in two]
+    table = CliRunner().invoke(cli.app, ["compare", *paths])
+    assert table.exit_code == 0, table.output
+    for word in ("wikitext-2", "wikitext-103", "training tokens", "FLOPs of the training", "second /"):
+        assert word in table.stdout
+    told = CliRunner().invoke(cli.app, ["compare", *paths, "--json"])
+    assert json.loads(told.stdout) == compare_results(two)
+    wrong = CliRunner().invoke(cli.app, ["compare", paths[0]])
+    assert (wrong.exit_code, len(wrong.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_the_table_fits_a_terminal(two: list[Path]) -> None:
+    console = Console(width=100, record=True, quiet=True)
+    console.print(comparison_table(compare_results(two)))
+    assert all(len(line) <= 100 for line in console.export_text().splitlines())
