@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install bench test lint format clean
+.PHONY: install bench performance test lint format clean
 
 install: $(STAMP)
 
@@ -17,6 +17,12 @@ $(STAMP): pyproject.toml
 # ARGS passes options on: make bench ARGS="--set seeds=[0,1,2] --out runs/three-seeds"
 bench: $(STAMP)
 	$(BIN)/resnet-bk bench quick $(ARGS)
+
+# Speed, memory and accuracy beside baselines, and the page that quotes them (docs/performance.md). On an idle machine.
+performance: $(STAMP)
+	$(BIN)/python -m benchmarks.ops
+	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.tables
 
 # The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.
 test: $(STAMP)

@@ -1,0 +1,1 @@
+"""The cases: each is a function from `quick` to rows, registered in `benchmarks.ops` or `benchmarks.models`."""

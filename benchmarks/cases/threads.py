@@ -1,0 +1,71 @@
+"""Scans give bitwise the same numbers with any number of threads. Nothing is timed.
+
+Shape legend: B batch, T sites, H chains or heads, K key size.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases.accuracy import OPERATORS
+from benchmarks.gate import Check, run_gate
+from benchmarks.inputs import chain, normal, with_gradients
+from benchmarks.machine import kernel_threads
+from benchmarks.row import Row, Table
+from resnet_bk.training.threads import same_threads
+
+CASE = "threads"
+# Large enough for the kernels to start threads, with a batch to share out and with none.
+SHAPES = {"propagate": ((16, 256, 4), (1, 4096, 4))}
+DEFAULT_SHAPES = ((16, 1024, 64), (1, 16_384, 64))
+QUICK_SHAPES = ((2, 32, 4),)
+KEYS = 16
+COUNTS = (1, 2)
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    available = kernel_threads()
+    notes = (
+        ()
+        if available is None or available >= max(COUNTS)
+        else (f"NOT SHOWN: the compiled kernels have {available} thread here, so both counts ran alike",)
+    )
+    lines: list[tuple[Any, ...]] = []
+    found: list[Check] = []
+    for name in OPERATORS:
+        for shape in QUICK_SHAPES if quick else SHAPES.get(name, DEFAULT_SHAPES):
+            gate = run_gate(lambda name=name, shape=shape: checks(name, shape))  # type: ignore[misc]
+            title = "B={}, T={:,}, H={}".format(*shape)
+            lines.append((name, title, gate.passed if not notes else None))
+            found.extend(Check(f"{name}, {title}: {check.name}", check.error, 0) for check in gate.checks)
+            if gate.failure is not None:
+                found.append(Check(f"{name}, {title}: {gate.failure}", float("inf"), 0))
+    columns = ("operator", "shape", "bitwise equal with 1 and 2 threads")
+    yield Row(
+        CASE,
+        "outputs and gradients with 1 and 2 threads",
+        run_gate(lambda: found),
+        table=Table(columns, tuple(lines)),
+        notes=notes,
+    )
+
+
+def checks(name: str, shape: tuple[int, int, int]) -> list[Check]:
+    """How many numbers differ, by tensor."""
+    tensors = chain(shape)
+    bar_shape: tuple[int, ...] = shape
+    if name == "propagate_vector":
+        tensors = {"source": normal(shape, seed=1)} | tensors
+    if name == "propagate":
+        bar_shape = (*shape, KEYS)
+        tensors = {part: normal(bar_shape, seed=i) for i, part in enumerate(("query", "key", "value"))} | tensors
+    bar = torch.complex(normal(bar_shape, seed=8), normal(bar_shape, seed=9))
+    results: list[dict[str, Tensor]] = []
+    with same_threads():
+        for count in COUNTS:
+            torch.set_num_threads(count)
+            results.append(with_gradients(OPERATORS[name], tensors, bar, torch.float32))
+    one, two = results
+    return [Check(f"numbers of {part} that differ", int((one[part] != two[part]).sum()), 0) for part in one]

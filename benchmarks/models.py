@@ -1,0 +1,36 @@
+"""Measures a training step of ResNet-BK beside its peers, and shows where the time goes.
+
+    python -m benchmarks.models [--models A,B] [--out FILE] [--quick]
+
+Takes under 3 minutes on 2 cores. Exit code 1 if a model does not train as it should; then no time is given.
+"""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from benchmarks.command import guarded, out_file, parser, run
+from resnet_bk.process import tune_process
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    options = parser("benchmarks.models", __doc__)
+    options.add_argument("--models", metavar="A,B", default="gpt2,llama", help="the peers; by default gpt2,llama")
+    given = options.parse_args(arguments)
+    names = [name.strip() for name in given.models.split(",") if name.strip()]
+    whole = not given.quick and given.models == options.get_default("models")
+    out = out_file(given.out, "models", whole=whole)
+    tune_process()  # before PyTorch is loaded
+    from benchmarks.cases import training_step
+
+    training_step.check_names(names)
+    return run("models", {training_step.CASE: partial(training_step.rows, models=names)}, out, quick=given.quick)
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Writes the figures of result files into docs/performance.md, so that none is typed by hand.
+
+    python -m benchmarks.tables [FILE ...] [--page FILE] [--check]
+
+The page has places `<!-- begin SUITE:CASE -->` ... `<!-- end -->`; what stands between is replaced. --check writes
+nothing and exits with code 1 if the page differs from the files.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import Parser, guarded
+from benchmarks.machine import describe
+from benchmarks.text import markdown, read_results
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+RESULTS = Path(__file__).parents[1] / "results"
+PLACE = re.compile(r"<!-- begin (?P<suite>\w+):(?P<case>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
+    """The page with the figures of `results`; places of other suites stay as they are.
+
+    Raises:
+        ValueError: results of a quick or unfinished run, or other cases in the results than there are places.
+    """
+    for found in results:
+        suite = found["suite"]
+        if found["quick"] or not found["complete"]:
+            raise ValueError(
+                f"the results of {suite} are of a quick or unfinished run; run python -m benchmarks.{suite}"
+            )
+        places = {match["case"] for match in PLACE.finditer(page) if match["suite"] == suite} - {"machine"}
+        cases = {row["case"] for row in found["rows"]}
+        if places != cases:
+            raise ValueError(
+                f"the page has places for {suite}: {', '.join(sorted(places)) or 'none'}, but the results have "
+                f"{', '.join(sorted(cases)) or 'none'}; run all cases, or give each a place in the page"
+            )
+        page = PLACE.sub(lambda match, found=found: _filled(match, found), page)  # type: ignore[misc]
+    return page
+
+
+def _filled(match: re.Match[str], found: dict[str, Any]) -> str:
+    if match["suite"] != found["suite"]:
+        return match[0]
+    if match["case"] == "machine":
+        text = "\n".join(f"- {line}" for line in describe(found["machine"]))
+    else:
+        text = markdown([row for row in found["rows"] if row["case"] == match["case"]])
+    return f"<!-- begin {match['suite']}:{match['case']} -->\n\n{text}\n\n<!-- end -->"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    options = Parser(prog="python -m benchmarks.tables", description=__doc__, allow_abbrev=False)
+    options.add_argument("files", nargs="*", metavar="FILE", help="by default results/ops.json and results/models.json")
+    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default docs/performance.md")
+    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    given = options.parse_args(arguments)
+    files = [Path(file) for file in given.files] or [RESULTS / "ops.json", RESULTS / "models.json"]
+    page = Path(given.page)
+    try:
+        before = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--page {page} cannot be read ({error.strerror}); name a Markdown file") from None
+    after = fill(before, [read_results(file) for file in files])
+    if given.check:
+        print(f"{page} {'agrees with' if after == before else 'DIFFERS from'} {', '.join(map(str, files))}")
+        return int(after != before)
+    page.write_text(after, encoding="utf-8")
+    print(f"{page} written from {', '.join(map(str, files))}")
+    return 0
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

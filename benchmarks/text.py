@@ -1,0 +1,124 @@
+"""Rows as text: for the terminal, and as Markdown for the page that quotes them. Needs the JSON only."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from resnet_bk.bench.formatting import MISSING, significant
+
+Row = Mapping[str, Any]
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `benchmarks.ops` or `benchmarks.models` wrote.
+
+    Raises:
+        ValueError: no such file, or not one that they wrote.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; write it with python -m benchmarks.ops --out {path}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); write it again with python -m benchmarks.ops") from None
+    if not isinstance(found, dict) or not {"suite", "machine", "rows", "complete"} <= found.keys():
+        raise ValueError(f"{path} is no result of a benchmark; write one with python -m benchmarks.ops --out {path}")
+    return found
+
+
+def seconds(value: float) -> str:
+    """With the unit that fits: ``1.23 ms``."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if value >= 0.9995 * size:
+            return f"{significant(value / size)} {unit}"
+    return f"{significant(value / 1e-6)} µs"
+
+
+def times(spread: Mapping[str, float]) -> str:
+    """``4.21 (4.10 to 4.30)``: median and quartiles."""
+    return f"{significant(spread['median'])} ({significant(spread['low'])} to {significant(spread['high'])})"
+
+
+def cell(value: Any) -> str:
+    """One cell of a table."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.1e}" if 0 < abs(value) < 1e-3 else significant(value)
+    return str(value)
+
+
+def target(found: Mapping[str, Any]) -> str:
+    """``times faster than a copy: at least 0.6, reached 0.71: met``."""
+    head = f"{found['name']}: {found['rule']} {found['limit']:g}"
+    if found["met"] is None:
+        return f"{head}: not measured"
+    return f"{head}, reached {cell(float(found['reached']))}: {'met' if found['met'] else 'MISSED'}"
+
+
+def lines(row: Row) -> list[str]:
+    """A row for the terminal."""
+    gate = row["gate"]
+    shown = [f"{row['case']} | {row['name']}" + ("" if gate is None else f" | gate {gate['verdict']}")]
+    width = max((len(name) for name in row["seconds"]), default=0)
+    for name, timing in row["seconds"].items():
+        spread = f"({seconds(timing['low'])} to {seconds(timing['high'])})"
+        faster = row["times_faster_than"].get(name)
+        compared = "" if faster is None else f"   ours is {times(faster)} times as fast"
+        shown.append(f"    {name:{width}}  {seconds(timing['median']):>9} {spread}{compared}")
+    if row["table"] is not None:
+        texts = [list(row["table"]["columns"]), *([cell(value) for value in line] for line in row["table"]["rows"])]
+        widths = [max(len(line[i]) for line in texts) for i in range(len(texts[0]))]
+        for line in texts:
+            shown.append("    " + "  ".join(f"{text:>{size}}" for text, size in zip(line, widths, strict=True)))
+    shown += [f"    target {target(found)}" for found in row["targets"]]
+    shown += [f"    note: {note}" for note in row["notes"]]
+    return shown
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows of one case: one table of times, then the other tables, targets and notes."""
+    parts: list[str] = []
+    timed = [row for row in rows if row["seconds"] or (row["gate"] is not None and not row["gate"]["passed"])]
+    if timed:
+        parts.append(_table(("what", "contender", "time", "ours is so many times as fast"), _timing_lines(timed)))
+    for row in rows:
+        if row["table"] is not None:
+            parts.append(f"{_capital(row['name'])}:\n\n" + _table(row["table"]["columns"], row["table"]["rows"]))
+    gates = [f"- {row['name']}: {row['gate']['verdict']}" for row in rows if row["gate"] is not None]
+    if gates:
+        parts.append("Correctness, the worst of each comparison:\n\n" + "\n".join(gates))
+    targets = [f"- {row['name']}: {target(found)}" for row in rows for found in row["targets"]]
+    if targets:
+        parts.append("Targets:\n\n" + "\n".join(targets))
+    notes = [f"- {row['name']}: {note}" for row in rows for note in row["notes"]]
+    if notes:
+        parts.append("Notes:\n\n" + "\n".join(notes))
+    return "\n\n".join(parts)
+
+
+def _timing_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for row in rows:
+        if not row["seconds"]:
+            found.append((row["name"], "ours", f"gate {row['gate']['verdict']}", MISSING))
+        for i, (name, timing) in enumerate(row["seconds"].items()):
+            faster = row["times_faster_than"].get(name)
+            compared = "" if faster is None else times(faster)
+            found.append(("" if i else row["name"], name, seconds(timing["median"]), compared))
+    return found
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    # A bar inside a cell would end it.
+    return "\n".join(head + [f"| {' | '.join(cell(value).replace('|', '/') for value in row)} |" for row in rows])
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]

@@ -1,0 +1,177 @@
+"""Every case on tiny shapes: what its rows hold, and that a wrong operator turns its gate red.
+
+Nothing here looks at a time.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from benchmarks import ops
+from benchmarks.cases import accuracy, attention, determinant, head, threads, training_step, vector
+from benchmarks.row import OURS
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Rows by case."""
+    modules = (vector, determinant, attention, head, accuracy, threads)
+    return {module.CASE: list(module.rows(True)) for module in modules}
+
+
+def test_all_cases_pass_their_gates(found):
+    assert set(found) == set(ops.CASES)
+    for rows in found.values():
+        for row in rows:
+            assert row.gate is None or row.gate.passed, (row.name, row.gate.verdict)
+            # What is timed was compared with something.
+            assert not row.timings or row.gate is not None
+            assert row.ratios.keys() <= row.timings.keys() - {OURS}
+
+
+def test_vector_is_compared_with_copies_and_the_loop(found):
+    baselines = [set(row.ratios) for row in found["vector"]]
+    assert baselines == [{vector.COPY, vector.TRAFFIC}] * 4 + [{vector.LOOP}]
+    checked = {check.name for check in found["vector"][0].gate.checks}
+    assert checked == {"output", *(f"gradient of {x}" for x in ("source", "potential", "hopping", "absorption"))}
+
+
+def test_head_is_compared_with_every_mode(found):
+    *timed, memory = found["head"]
+    assert len(timed) == 4  # two dtypes, with bias and without
+    for row in timed:
+        assert {head.UNFUSED, head.TORCH, *(f"{head.TORCH}, {mode}" for mode in head.MODES)} == set(row.ratios)
+    assert [line[:2] for line in memory.table.rows[:2]] == [(OURS, "float32"), (head.UNFUSED, "float32")]
+
+
+def test_attention_has_lengths_crossover_scaling_and_memory(found):
+    *lengths, crossover, scaling, memory = found["attention"]
+    assert all(set(row.ratios) == {attention.SDPA} for row in lengths)
+    assert crossover.table.columns == ("crossover, tokens",)
+    assert set(scaling.timings) == {"T=64", "T=128"}
+    assert all(mebibytes > 0 for *_, mebibytes, _ in memory.table.rows)
+
+
+def test_accuracy_has_every_operator_inside_and_outside_the_band(found):
+    assert [row.name.partition(",")[0] for row in found["accuracy"]] == list(accuracy.OPERATORS)
+    for row in found["accuracy"]:
+        assert {line[2] for line in row.table.rows} == {"inside the band", "outside"}
+        assert row.targets[0].reached == max(check.error for check in row.gate.checks)
+
+
+def test_threads_says_where_it_shows_nothing(found, monkeypatch):
+    monkeypatch.setattr(threads, "kernel_threads", lambda: 1)
+    (row,) = threads.rows(True)
+    assert "NOT SHOWN" in row.notes[0]
+    assert {line[-1] for line in row.table.rows} == {None}
+    monkeypatch.setattr(threads, "kernel_threads", lambda: 2)
+    (row,) = threads.rows(True)
+    assert not row.notes
+    assert {line[-1] for line in row.table.rows} == {True}
+
+
+def twisted(function, by):
+    """A wrong operator: `function` with its result times `by`."""
+
+    def wrong(*arguments, **options):
+        result = function(*arguments, **options)
+        return (by * result[0], *result[1:]) if isinstance(result, tuple) else by * result
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("module", "operator", "by"),
+    [
+        (vector, "propagate_vector", 1 + 1e-4),
+        (attention, "propagate", 1 + 1e-4),
+        (head, "linear_cross_entropy", 1.1),
+        (accuracy, "propagate", math.nan),
+    ],
+)
+def test_a_wrong_operator_turns_the_gate_red(module, operator, by, monkeypatch):
+    right = getattr(module, operator)
+
+    def wrong(*arguments, **tensors):
+        # The truth is taken in float64 from the same operator: only float32 is wrong.
+        double = any(x.dtype == torch.float64 for x in tensors.values() if isinstance(x, torch.Tensor))
+        return right(*arguments, **tensors) if double else twisted(right, by)(*arguments, **tensors)
+
+    monkeypatch.setattr(module, operator, wrong)
+    monkeypatch.setattr(module, "peaks", lambda _, points: [1.0] * len(points), raising=False)
+    rows = [row for row in module.rows(True) if row.gate is not None]
+    if module is attention:
+        rows = rows[:-1]  # the last one looks for NaN and infinity alone
+    if module is accuracy:
+        rows = [row for row in rows if row.name.startswith("propagate,")]
+    assert rows
+    for row in rows:
+        assert row.red, row.name
+        assert row.timings == {}
+        assert row.ratios == {}
+
+
+def test_threads_that_change_a_result_are_red(monkeypatch):
+    right = accuracy.OPERATORS["surface_green"]
+    monkeypatch.setitem(
+        accuracy.OPERATORS, "surface_green", lambda **x: right(**x) * (1 + 1e-6 * torch.get_num_threads())
+    )
+    (row,) = threads.rows(True)
+    assert row.red
+    assert row.gate.verdict.startswith("RED: surface_green, B=2, T=32, H=4: numbers of output that differ")
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ([(128, 0.5), (256, 2.0)], 181.02),  # half way on both logarithmic scales
+        ([(128, 0.5), (256, 1.0), (512, 4.0)], 256.0),
+        ([(128, 2.0), (256, 0.5), (512, 2.0)], 362.04),  # from there on it stays faster
+        ([(128, 1.5), (256, 2.0)], 128.0),
+        ([(128, 1.5), (256, 0.9)], None),
+        ([], None),
+    ],
+)
+def test_crossover(speedups, expected):
+    assert attention.crossover(speedups) == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+def test_attention_stops_where_it_would_take_too_long(monkeypatch):
+    monkeypatch.setattr(attention, "LONGEST_RUN", 0.0)
+    first, second = itertools.islice(attention.rows(True), 2)
+    assert set(first.timings) == {OURS, attention.SDPA}
+    assert set(second.timings) == {OURS}
+    assert "not run: it would take about" in second.notes[0]
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.setattr(training_step, "STEPS_ON_ONE_BATCH", 4)
+    return ("gpt2",)
+
+
+def test_training_step(peers):
+    step, phases, operators = training_step.rows(True, peers)
+    assert step.gate.passed, step.gate.verdict
+    assert set(step.timings) == {OURS, "gpt2"}
+    assert any("propagate: numba" in note for note in step.notes)
+    assert [line[0] for line in phases.table.rows] == list(training_step.PHASES)
+    assert all(value > 0 for line in phases.table.rows for value in line[1:])
+    assert len(operators.table.rows) == training_step.OPERATORS_SHOWN
+    assert any(check.name == "ours: causal" for check in step.gate.checks)
+
+
+def test_a_training_loss_that_is_not_the_models_is_red(peers, monkeypatch):
+    right = training_step.causal_lm_loss
+
+    def wrong(*arguments, **options):
+        found = right(*arguments, **options)
+        return found._replace(value=1.001 * found.value)
+
+    monkeypatch.setattr(training_step, "causal_lm_loss", wrong)
+    (row,) = training_step.rows(True, peers)
+    assert row.red
+    assert row.timings == {}
+    assert row.targets[0].met is None

@@ -1,0 +1,33 @@
+"""The GPU benchmark where there is no GPU: it says so in one line, and its inputs fit the operators."""
+
+import pytest
+import torch
+
+from benchmarks import gpu
+from tests.ops.cases import OPERATORS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to run it on")
+def test_no_gpu(capsys):
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().err == "error: no CUDA GPU that this PyTorch can use; run it on a machine with one\n"
+
+
+def test_unknown_arguments(capsys):
+    assert gpu.main(["--output"]) == 2
+    error = capsys.readouterr().err
+    assert "unknown arguments ['--output']; use python -m benchmarks.gpu [--out FILE.json]" in error
+    assert error.count("\n") == 1
+
+
+def test_every_operator_is_measured():
+    assert {case[0] for case in gpu.CASES} == {operator.name for operator in OPERATORS}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("operator", [operator.name for operator in OPERATORS])
+def test_inputs(operator, dtype):
+    inputs = gpu.make_inputs(operator, 2, 5, 3, 4 if operator == "propagate" else 0, dtype, device="cpu")
+    output = gpu.run(operator, inputs, "auto")
+    assert output.shape[:3] == (2, 5, 3)
+    assert all(bar is not None for bar in torch.autograd.grad(output.abs().sum(), inputs))

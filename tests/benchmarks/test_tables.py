@@ -1,0 +1,158 @@
+"""The page gets its figures from result files, and agrees with those in the repository."""
+
+import json
+
+import pytest
+
+from benchmarks import tables
+from benchmarks.command import guarded
+from benchmarks.gate import Check, run_gate
+from benchmarks.row import OURS, Row, Table, Target
+from benchmarks.text import cell, markdown, seconds
+from benchmarks.timing import Spread, Timing
+
+MACHINE = {
+    "cpu": "A chip",
+    "cpu_count": 2,
+    "cores_allowed": 2,
+    "memory_gib": 24.0,
+    "simd": "AVX512",
+    "threads": 2,
+    "kernel_threads": 2,
+    "load_before": 0.1,
+    "python": "3.11.7",
+    "versions": {"torch": "2.13.0"},
+    "git_commit": "0123456789abcdef",
+    "git_dirty": True,
+}
+GREEN = Row(
+    "vector",
+    "T=128",
+    run_gate(lambda: [Check("output", 1e-7, 1e-6)]),
+    {OURS: Timing((0.002,), 1), "a | b": Timing((0.01,), 1)},
+    {"a | b": Spread(5.0, 4.5, 5.5)},
+    (Target("speed in units of a copy", "at least", 0.6, 0.5),),
+    Table(("sites", "share"), ((4096, None),)),
+    ("a note",),
+)
+RED = Row("vector", "T=256", run_gate(lambda: [Check("output", 1.0, 1e-6)]))
+PAGE = """# Page
+
+<!-- begin ops:machine -->
+<!-- end -->
+
+Words.
+
+<!-- begin ops:vector -->
+old
+<!-- end -->
+
+<!-- begin models:training step -->
+kept
+<!-- end -->
+"""
+
+
+def results(*rows, **changes):
+    return {
+        "suite": "ops",
+        "quick": False,
+        "complete": True,
+        "machine": MACHINE,
+        "rows": [row.as_dict() for row in rows],
+    } | changes
+
+
+def test_a_page_is_filled():
+    page = tables.fill(PAGE, [results(GREEN, RED)])
+    assert "old" not in page
+    for line in (
+        "- commit 0123456789ab with uncommitted changes",
+        "- A chip, 2 of 2 cores, 24 GiB, AVX512",
+        "| T=128 | ours | 2.00 ms |  |",
+        "|  | a / b | 10.0 ms | 5.00 (4.50 to 5.50) |",
+        "| T=256 | ours | gate RED: output 1.0e+00 (tolerance 1.0e-06) | – |",
+        "| 4,096 | – |",
+        "- T=128: speed in units of a copy: at least 0.6, reached 0.500: MISSED",
+        "- T=128: a note",
+        "kept",
+        "Words.",
+    ):
+        assert line in page.splitlines(), line
+    assert tables.fill(page, [results(GREEN, RED)]) == page
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (results(GREEN, quick=True), "quick or unfinished"),
+        (results(GREEN, complete=False), "quick or unfinished"),
+        (results(), "the results have none"),
+        (results(GREEN, Row("head", "x")), "the results have head, vector"),
+    ],
+)
+def test_results_that_do_not_fit_the_page(found, says):
+    with pytest.raises(ValueError, match=says):
+        tables.fill(PAGE, [found])
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: tables.main([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+def test_the_command(tmp_path, capsys):
+    page, file = tmp_path / "page.md", tmp_path / "ops.json"
+    page.write_text(PAGE)
+    file.write_text(json.dumps(results(GREEN)))
+    assert call(file, "--page", page, "--check") == 1
+    assert page.read_text() == PAGE
+    assert call(file, "--page", page) == 0
+    assert call(file, "--page", page, "--check") == 0
+    assert "agrees with" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "does not exist"), ("{", "cannot be read"), ("{}", "is no result of a benchmark")]
+)
+def test_bad_files(content, says, tmp_path, capsys):
+    page, file = tmp_path / "page.md", tmp_path / "ops.json"
+    page.write_text(PAGE)
+    if content is not None:
+        file.write_text(content)
+    assert call(file, "--page", page) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_page_that_is_not_there(tmp_path, capsys):
+    assert call("--page", tmp_path / "none.md") == 2
+    assert "--page" in capsys.readouterr().err
+
+
+def test_the_page_of_the_repository():
+    """It has a place for every case, and where results are kept it agrees with them."""
+    page = tables.PAGE.read_text(encoding="utf-8")
+    places = {(match["suite"], match["case"]) for match in tables.PLACE.finditer(page)}
+    from benchmarks.ops import CASES
+
+    assert places == {
+        *(("ops", case) for case in (*CASES, "machine")),
+        ("models", "machine"),
+        ("models", "training step"),
+    }
+    kept = [file for file in (tables.RESULTS / "ops.json", tables.RESULTS / "models.json") if file.exists()]
+    assert tables.fill(page, [json.loads(file.read_text()) for file in kept]) == page
+
+
+def test_cells():
+    assert [cell(value) for value in (None, True, False, 12345, 0.5, 1e-6, 0.0, "x")] == [
+        *("–", "yes", "NO", "12,345", "0.500", "1.0e-06", "0", "x")
+    ]
+    assert [seconds(value) for value in (2.0, 0.99996, 0.0123, 4.2e-5)] == ["2.00 s", "1.00 s", "12.3 ms", "42.0 µs"]
+
+
+def test_a_table_only_case():
+    assert markdown([Row("x", "figures", table=Table(("a",), ((1,),))).as_dict()]) == "Figures:\n\n| a |\n|---|\n| 1 |"
