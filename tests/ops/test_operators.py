@@ -190,7 +190,8 @@ def test_pieces_with_state_equal_the_whole(operator, backend):
         states = dict(zip(operator.states, parts, strict=True))
         start = stop
     pieces = (torch.cat(outputs, 1), *states.values())
-    if backend != "chunked":  # matmuls and scans of other sizes round otherwise
+    # The others carry L in float64, and a state between two calls is rounded to complex64.
+    if backend == "reference":
         for y, z in zip(pieces, whole, strict=True):
             assert torch.equal(y, z)
     pairs = zip((*pieces, *gradients(pieces, tensors)), (*whole, *gradients(whole, tensors)), strict=True)

@@ -4,7 +4,7 @@
 VECTOR_BYTES = 64
 
 # Sites between two kept states of a sweep over chains. The states of a chunk, rebuilt in the backward sweep, take
-# 17 KiB for 64 chains in float32: they stay in a first-level cache beside what is read.
+# 17 to 34 KiB for 64 chains in float64: they stay in a first-level cache of 48 KiB, or the second-level one.
 SWEEP_CHUNK = 16
 
 # Sites between two kept states of the matrix state; a multiple of the numbers in a vector. The states of a chunk,

@@ -21,7 +21,7 @@ def matrix_forward(keys: int, values: int) -> int:
 def matrix_backward(keys: int, values: int) -> int:
     """Per site and head.
 
-    Each entry of the state: S again 10, Sbar 4, Wbar 6, qbar 3 + 1, kbar 1 + 1, vbar 2, dbar 8, bbar 4, carry 2. Each
+    Each entry of the state: S again 10, Sbar 4, Wbar 6, qbar 3 + 1, kbar 1 + 1, vbar 2, y 4, C 8, carry 2. Each
     column: L v 2, summands of dbar and bbar 3 and their sums 3. The chain: tau 2, conj(L)^2 5, dbar 8, bbar 6, carry 3.
     """
     return 42 * keys * values + 8 * values + 24

@@ -13,15 +13,17 @@ underflows, and a hopping of 0 gives exact zeros. Its adjoint (`scan.py`) is the
 
     R_t = Gammabar_t + conj(tau_{t+1}) R_{t+1},   Lbar_t = R_tt,   taubar_t = sum_j conj(Gamma_{t-1,j}) R_tj
 
-and the rest is matmuls, elementwise products and the same scan over chunks, which autograd differentiates.
+L and Gamma are float64, rounded once to the precision of the inputs for the matmuls (`ops/precision.py` says why). The
+rest is matmuls, elementwise products and the same scan over chunks, which autograd differentiates.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.scan import before, linear_scan
-from resnet_bk.ops.surface_green.chunked import surface_green
+from resnet_bk.ops.surface_green.chunked import wide_surface_green
 
 CHUNK = 32
 
@@ -55,8 +57,8 @@ def propagate(
     query and key are real [B, T, H, K], value [B, T, H, V], the chain [B, T, H]; the states are complex.
     """
     batch, sites, heads, _ = query.shape
-    green = surface_green(potential, hopping, absorption, initial_green)
-    transmission = hopping * green
+    green = wide_surface_green(potential, hopping, absorption, initial_green)
+    transmission = widened(hopping)[0] * green
 
     # Sites that fill up the last chunk transmit all and write nothing: they hand the state on as it is.
     size = min(CHUNK, sites)
@@ -71,7 +73,7 @@ def propagate(
         return x.unflatten(1, (count, size)).movedim(2, 3).flatten(0, 2)
 
     q, k, v = chunks(query), chunks(key), chunks(value)
-    gamma = propagator(chunks(transmission), chunks(green))
+    gamma = narrowed(propagator(chunks(transmission), chunks(green)), initial_memory.dtype)
     last = gamma[:, -1, :, None]
     written = _real_matmul((last[:, 1:] * k).mT, v)
 
@@ -84,4 +86,4 @@ def propagate(
     output = _real_matmul((q @ k.mT) * gamma[:, :, 1:], v) + gamma[:, :, :1] * read
     output = output.unflatten(0, (batch, count, heads)).movedim(3, 2).flatten(1, 2)[:, :sites]
     # Copies: the state must not keep the whole chain in memory.
-    return output, green[:, -1].clone(), memories[:, -1].clone()
+    return output, narrowed(green[:, -1].clone(), initial_green.dtype), memories[:, -1].clone()

@@ -52,7 +52,7 @@ def _empty_outputs(query: Tensor, value: Tensor, state: Tensor, keep: bool) -> F
         query.new_empty(value.shape, dtype=state.dtype),
         query.new_empty((batch, heads), dtype=state.dtype),
         query.new_empty(state.shape, dtype=state.dtype),
-        query.new_empty((batch, sites, heads), dtype=state.dtype),
+        query.new_empty((batch, sites, heads), dtype=torch.complex128),
         query.new_empty((batch, heads, tiles, chunks, 2, keys, wide) if keep else (0,)),
     )
 

@@ -52,7 +52,7 @@ def _empty_outputs(source: Tensor, keep: bool) -> Forward:
     return (
         source.new_empty(source.shape, dtype=dtype),
         source.new_empty((batch, chains), dtype=dtype),
-        source.new_empty((batch, chunks, 4, chains) if keep else (0,)),
+        source.new_empty((batch, chunks, 4, chains) if keep else (0,), dtype=torch.float64),
     )
 
 

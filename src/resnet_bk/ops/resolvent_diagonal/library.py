@@ -34,8 +34,8 @@ def _resolvent_diagonal(potential: Tensor, hopping: Tensor, absorption: Tensor) 
 
 
 def _empty_outputs(potential: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = potential.dtype.to_complex()
-    diagonal, left, right = (potential.new_empty(potential.shape, dtype=dtype) for _ in range(3))
+    diagonal = potential.new_empty(potential.shape, dtype=potential.dtype.to_complex())
+    left, right = (potential.new_empty(potential.shape, dtype=torch.complex128) for _ in range(2))
     return diagonal, left, right
 
 

@@ -14,7 +14,7 @@ Adjoint. With d = 1/L and bars for cotangents (dL/dRe + i dL/dIm),
     abar_t      = Re dbar_t        etabar_t = -Im dbar_t        bbar_t = -2 b_t Re(conj(L_{t-1}) dbar_t)
     Lbar_{t-1} += -b_t^2 dbar_t = conj(b_t L_t)^2 Lbar_t
 
-which is linear in Lbar, so the reverse sweep is a scan.
+which is linear in Lbar, so the reverse sweep is a scan. Both are float64 (`ops/precision.py` says why).
 """
 
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.scan import before, reverse_scan
 
 
@@ -48,6 +49,11 @@ class _SurfaceGreen(torch.autograd.Function):
         return d_bar.real, hopping_bar, -d_bar.imag, -(hopping[:, 0] ** 2) * d_bar[:, 0]
 
 
+def wide_surface_green(*inputs: Tensor) -> Tensor:
+    """`surface_green` in the precision in which chains are computed, not rounded to that of the inputs."""
+    return _SurfaceGreen.apply(*widened(*inputs))
+
+
 def surface_green(potential: Tensor, hopping: Tensor, absorption: Tensor, initial: Tensor) -> Tensor:
     """L [B, T, H] complex from real [B, T, H] and the complex state `initial` [B, H]."""
-    return _SurfaceGreen.apply(potential, hopping, absorption, initial)
+    return narrowed(wide_surface_green(potential, hopping, absorption, initial), initial.dtype)

@@ -42,7 +42,7 @@ def _empty_outputs(potential: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     chunks = (sites + SWEEP_CHUNK - 1) // SWEEP_CHUNK
     return (
         potential.new_empty(potential.shape, dtype=potential.dtype.to_complex()),
-        potential.new_empty((batch, chunks, 2, chains) if keep else (0,)),
+        potential.new_empty((batch, chunks, 2, chains) if keep else (0,), dtype=torch.float64),
     )
 
 

@@ -1,0 +1,56 @@
+"""The precision in which plain PyTorch computes a chain.
+
+L, the transmissions and their adjoints obey recurrences conditioned like 1/eta (worse where the energy is at an edge of
+the band): float32 would keep 4 to 5 digits of them at eta = 1e-3. They are computed in float64, from and to the
+precision of the inputs; what has K or V numbers a site is not.
+
+On the way back, forward for results and backward for gradients, what is out of the range of float32 becomes its largest
+number of that sign, not an infinity: the next product with 0 would be NaN.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PRECISE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
+LARGEST = torch.finfo(torch.float32).max
+
+
+def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if x.is_complex():
+        return torch.view_as_complex(torch.view_as_real(x).clamp(-LARGEST, LARGEST)).to(dtype)
+    return x.clamp(-LARGEST, LARGEST).to(dtype)
+
+
+class _Widen(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.to(PRECISE[x.dtype])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+        return (narrowed(grad, ctx.dtype),)
+
+
+class _Narrow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return _saturated(x, dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return widened(grad)[0], None
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, real or complex, in float64; unchanged where they are, and on MPS, which has none."""
+    if tensors[0].device.type == "mps":
+        return tensors
+    return tuple(_Widen.apply(x) if x.dtype in PRECISE else x for x in tensors)
+
+
+def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in the precision of `dtype`, which is what `widened` started from."""
+    return x if x.dtype == dtype else _Narrow.apply(x, dtype)

@@ -1,0 +1,39 @@
+"""Results do not depend on the number of threads, at lengths at which kernels take several of their own accord."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.ops.cases import OPERATORS
+
+# Three threads also where the process may use fewer cores: numba would else start one a core.
+CODE = """
+import hashlib, torch
+from resnet_bk.ops import kernels
+from tests.ops.cases import OPERATORS, draw, gradients, with_gradients
+asked, set_threads = [], kernels.numba.set_num_threads
+kernels.numba.set_num_threads = lambda count: (asked.append(count), set_threads(count))
+for operator in OPERATORS:
+    tensors = with_gradients(draw(operator, 8192, batch=3, chains=40, dtype=torch.float32, low=1e-3))
+    digests = set()
+    asked.clear()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        outputs = operator.run(tensors, "numba")
+        digest = hashlib.sha256()
+        for x in (*outputs, *gradients(outputs, tensors)):
+            digest.update(x.detach().resolve_conj().contiguous().numpy().tobytes())
+        digests.add(digest.hexdigest())
+    print(operator.name, len(digests), sorted(set(asked)))
+"""
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_long_chains_give_the_same_bits():
+    environment = os.environ | {"NUMBA_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # One digest for all numbers of threads; 2 and 3 threads ran, and numba's own number, 3, was put back.
+    assert done.stdout.splitlines() == [f"{operator.name} 1 [2, 3]" for operator in OPERATORS]
