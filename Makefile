@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: install bench performance test lint format clean
 
@@ -11,6 +12,11 @@ install: $(STAMP)
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[quick]'
+	@touch $@
+
+# What tests and linters need beside: not for those who only run benchmarks (Triton alone takes 1 GB).
+$(DEV): $(STAMP)
 	$(BIN)/pip install --quiet --editable '.[quick,dev]'
 	@touch $@
 
@@ -25,17 +31,17 @@ performance: $(STAMP)
 	$(BIN)/python -m benchmarks.tables
 
 # The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.
-test: $(STAMP)
+test: $(DEV)
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(STAMP)
+format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

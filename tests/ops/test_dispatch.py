@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnet_bk.ops import available_backends, record_backends
+from resnet_bk.ops import available_backends, dispatch, record_backends
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
 from tests.ops.cases import OPERATORS, draw, each_backend, each_operator
 
@@ -15,7 +15,15 @@ def test_table_is_complete():
 @each_operator
 def test_available_backends(operator):
     assert available_backends(operator.name, "cpu") == ("numba", "chunked", "reference")
-    assert available_backends(operator.name, "cuda") == ("chunked", "reference")
+    assert available_backends(operator.name, "meta") == ("chunked", "reference")
+
+
+@each_operator
+@pytest.mark.parametrize("installed", [False, True])
+def test_gpus_take_triton_where_it_is_installed(operator, installed, monkeypatch):
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", installed)
+    expected = ("triton", "chunked", "reference") if installed else ("chunked", "reference")
+    assert available_backends(operator.name, "cuda") == expected
 
 
 def test_no_such_operator():
@@ -57,7 +65,7 @@ def test_record_in_a_compiled_graph():
 @each_operator
 def test_unknown_backend(operator):
     with pytest.raises(ValueError, match=rf"'auto' or one of numba, chunked, reference for {operator.name} on cpu"):
-        operator.run(draw(operator, 3), "triton")
+        operator.run(draw(operator, 3), "cudnn")
 
 
 @each_operator

@@ -19,8 +19,8 @@ def shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def real_inputs(**tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in one precision: half types become float32, and all must then be float32 or all float64."""
+def real_inputs(**tensors: Tensor) -> None:
+    """Real tensors on one device, all float64 or none of them."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} must be a tensor, but got {type(tensor).__name__}; wrap it in torch.tensor")
@@ -33,14 +33,13 @@ def real_inputs(**tensors: Tensor) -> tuple[Tensor, ...]:
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"all inputs must be on one device, but got {listed}; move them with .to(device)")
-    converted = {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in tensors.items()}
-    if len({tensor.dtype for tensor in converted.values()}) > 1:
+    double = [tensor.dtype == torch.float64 for tensor in tensors.values()]
+    if any(double) and not all(double):
         listed = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(
             f"inputs must all be float64 or none of them, but got {listed}; convert them to one dtype "
             "(half types are computed in float32 and may stand beside it)"
         )
-    return tuple(converted.values())
 
 
 def same_shape(**tensors: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Which backends an operator has, which one runs, and a record of those that ran."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -12,6 +13,9 @@ Implementation = Callable[..., Any]
 
 OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate")
 _HAS_NUMBA = find_spec("numba") is not None
+_HAS_TRITON = find_spec("triton") is not None
+# Kernels that note themselves where they run, so that they are seen in graphs of torch.compile too.
+_COMPILED = ("numba", "triton")
 
 _records: list[dict[str, set[str]]] = []
 
@@ -34,8 +38,10 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
 
     Returns:
-        Names out of "numba" (compiled CPU kernels with the exact adjoint), "chunked" (plain PyTorch on any device) and
-        "reference" (the definition, a loop over sites under autograd).
+        Names out of "numba" (compiled CPU kernels with the exact adjoint), "triton" (compiled GPU kernels with the
+        exact adjoint; in float32 only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on
+        any device) and "reference" (the definition, a loop over sites under autograd). Where TRITON_INTERPRET=1 is
+        set, "triton" stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
 
     Raises:
         ValueError: `op` is not an operator with backends.
@@ -45,9 +51,18 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
     if op not in OPERATORS:
         known = ", ".join((*OPERATORS, "linear_cross_entropy"))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
-    if device_type == "cpu" and _HAS_NUMBA:
-        return ("numba", "chunked", "reference")
-    return ("chunked", "reference")
+    plain = ("chunked", "reference")
+    if device_type == "cuda" and _HAS_TRITON:
+        return ("triton", *plain)
+    if device_type == "cpu":
+        compiled = ("numba",) if _HAS_NUMBA else ()
+        return (*compiled, *plain, "triton") if _HAS_TRITON and triton_interpreted() else (*compiled, *plain)
+    return plain
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton runs kernels in its interpreter, on the CPU. It decides when it is imported."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 @contextmanager
@@ -78,23 +93,49 @@ def note(op: str, backend: str) -> None:
         seen.setdefault(op, set()).add(backend)
 
 
-def select(op: str, backend: str, device: torch.device, implementations: dict[str, Implementation]) -> Implementation:
-    """The implementation that `backend` names on this device; notes it unless it notes itself.
+def choose(op: str, backend: str, like: torch.Tensor) -> str:
+    """The backend that `backend` names for inputs such as `like`.
 
     Raises:
-        ValueError: the operator has no such backend on the device.
+        ValueError: the operator has no such backend on the device or for the dtype.
     """
-    names = available_backends(op, device.type)
-    chosen = names[0] if backend == "auto" else backend
-    if chosen not in names:
+    names = available_backends(op, like.device.type)
+    double = like.dtype == torch.float64
+    if backend == "auto":
+        return next(name for name in names if not (double and name == "triton"))
+    if backend == "triton" and like.device.type == "cpu" and backend not in names:
         raise ValueError(
-            f"backend must be 'auto' or one of {', '.join(names)} for {op} on {device.type}, but got {backend!r}; "
-            "'auto' takes the fastest"
+            f"backend 'triton' of {op} needs inputs on a GPU, but they are on cpu; move them with .to('cuda'), take "
+            "'auto', or set TRITON_INTERPRET=1 to run Triton's interpreter"
+            + ("" if _HAS_TRITON else "; triton is not installed either: pip install 'resnet-bk[triton]'")
         )
-    # Compiled kernels note themselves where they run, so that they are seen in graphs of torch.compile too.
-    if chosen != "numba" and not torch.compiler.is_compiling():
+    if backend not in names:
+        hint = "; triton is not installed" if backend == "triton" and not _HAS_TRITON else ""
+        raise ValueError(
+            f"backend must be 'auto' or one of {', '.join(names)} for {op} on {like.device.type}, but got {backend!r}"
+            f"{hint}; 'auto' takes the fastest"
+        )
+    if backend == "triton" and double:
+        raise ValueError(
+            f"backend 'triton' of {op} computes in float32, but got torch.float64 inputs; convert them with .float(), "
+            "or take 'chunked' or 'auto'"
+        )
+    return backend
+
+
+def select(op: str, chosen: str, implementations: dict[str, Implementation]) -> Implementation:
+    """The implementation of a backend that `choose` returned; notes it unless it notes itself."""
+    if chosen not in _COMPILED and not torch.compiler.is_compiling():
         note(op, chosen)
     return implementations[chosen]
+
+
+def operands(chosen: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Half types as float32, for backends that compute in the dtype of their inputs. Triton's kernels convert what they
+    have loaded, which moves half as much memory."""
+    if chosen == "triton":
+        return tensors
+    return tuple(x if x.dtype in (torch.float32, torch.float64) else x.float() for x in tensors)
 
 
 def wants_gradient(*tensors: torch.Tensor) -> bool:

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
-from resnet_bk.ops.propagate import chunked, library, reference
+from resnet_bk.ops.propagate import chunked, library, reference, triton_library
 
 __all__ = ["propagate"]
 
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.propagate,
+    "triton": triton_library.propagate,
     "chunked": chunked.propagate,
     "reference": reference.propagate,
 }
@@ -30,7 +31,7 @@ def propagate(
 
     The same as S_t = L_t (k_t v_t^T + b_t S_{t-1}), y_t = q_t^T S_t, with L the surface Green's function
     (`surface_green`): each column of S is a vector state (`propagate_vector`). |Gamma_tj| <= 1/eta_min. Differentiable
-    in all inputs and the state (with numba once: a second derivative raises).
+    in all inputs and the state (with numba and triton once: a second derivative raises).
 
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
@@ -51,17 +52,17 @@ def propagate(
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an absorption <= 0 or a hopping < 0 (CPU only, not
             while a graph is traced), a state that is not such a pair, a backend that the device does not have.
     """
-    q, k, v, a, b, eta = checks.real_inputs(
-        query=query, key=key, value=value, potential=potential, hopping=hopping, absorption=absorption
-    )
-    checks.same_shape(potential=a, hopping=b, absorption=eta)
-    checks.heads(a, query=q, key=k, value=v)
-    checks.chain_values(b, eta)
+    checks.real_inputs(query=query, key=key, value=value, potential=potential, hopping=hopping, absorption=absorption)
+    checks.same_shape(potential=potential, hopping=hopping, absorption=absorption)
+    checks.heads(potential, query=query, key=key, value=value)
+    checks.chain_values(hopping, absorption)
     green_in, memory_in = checks.state_pair(initial_state, "S")
-    green_in = checks.green_state("initial_state[0] (green)", green_in, a)
-    shape = (a.shape[0], a.shape[2], k.shape[3], v.shape[3])
-    memory_in = checks.state_part("initial_state[1] (S)", memory_in, a, shape)
-    run = dispatch.select("propagate", backend, a.device, IMPLEMENTATIONS)
-    with dispatch.full_precision(a.device):
-        output, green, memory = run(q, k, v, a, b, eta, green_in, memory_in)
+    green_in = checks.green_state("initial_state[0] (green)", green_in, potential)
+    shape = (key.shape[0], *key.shape[2:], value.shape[3])
+    memory_in = checks.state_part("initial_state[1] (S)", memory_in, potential, shape)
+    chosen = dispatch.choose("propagate", backend, potential)
+    inputs = dispatch.operands(chosen, query, key, value, potential, hopping, absorption)
+    run = dispatch.select("propagate", chosen, IMPLEMENTATIONS)
+    with dispatch.full_precision(potential.device):
+        output, green, memory = run(*inputs, green_in, memory_in)
         return output, (green, memory)

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
-from resnet_bk.ops.propagate_vector import chunked, library, reference
+from resnet_bk.ops.propagate_vector import chunked, library, reference, triton_library
 
 __all__ = ["propagate_vector"]
 
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.propagate_vector,
+    "triton": triton_library.propagate_vector,
     "chunked": chunked.propagate_vector,
     "reference": reference.propagate_vector,
 }
@@ -27,7 +28,7 @@ def propagate_vector(
 
     L is the surface Green's function (`surface_green`). psi_t is the forward elimination of the tridiagonal system
     (tridiag(-b, a, -b) - i diag(eta)) x = u. |Gamma_tj| <= 1/eta_min. Differentiable in all inputs and the state
-    (with numba once: a second derivative raises).
+    (with numba and triton once: a second derivative raises).
 
     Args:
         source: u, real [B, T, H].
@@ -46,14 +47,16 @@ def propagate_vector(
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an absorption <= 0 or a hopping < 0 (CPU only, not
             while a graph is traced), a state that is not such a pair, a backend that the device does not have.
     """
-    u, a, b, eta = checks.real_inputs(source=source, potential=potential, hopping=hopping, absorption=absorption)
-    checks.same_shape(source=u, potential=a, hopping=b, absorption=eta)
-    checks.chain_values(b, eta)
+    checks.real_inputs(source=source, potential=potential, hopping=hopping, absorption=absorption)
+    checks.same_shape(source=source, potential=potential, hopping=hopping, absorption=absorption)
+    checks.chain_values(hopping, absorption)
     green_in, psi_in = checks.state_pair(initial_state, "psi")
-    green_in = checks.green_state("initial_state[0] (green)", green_in, a)
-    psi_in = checks.green_state("initial_state[1] (psi)", psi_in, a)
-    run = dispatch.select("propagate_vector", backend, a.device, IMPLEMENTATIONS)
-    with dispatch.full_precision(a.device):
-        psi, green = run(u, a, b, eta, green_in, psi_in)
+    green_in = checks.green_state("initial_state[0] (green)", green_in, potential)
+    psi_in = checks.green_state("initial_state[1] (psi)", psi_in, potential)
+    chosen = dispatch.choose("propagate_vector", backend, potential)
+    inputs = dispatch.operands(chosen, source, potential, hopping, absorption)
+    run = dispatch.select("propagate_vector", chosen, IMPLEMENTATIONS)
+    with dispatch.full_precision(potential.device):
+        psi, green = run(*inputs, green_in, psi_in)
         # A copy: the state must not keep the whole chain in memory.
         return psi, (green, psi[:, -1].clone())

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
-from resnet_bk.ops.resolvent_diagonal import chunked, library, reference
+from resnet_bk.ops.resolvent_diagonal import chunked, library, reference, triton_library
 
 __all__ = ["resolvent_diagonal"]
 
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.resolvent_diagonal,
+    "triton": triton_library.resolvent_diagonal,
     "chunked": chunked.resolvent_diagonal,
     "reference": reference.resolvent_diagonal,
 }
@@ -18,7 +19,7 @@ def resolvent_diagonal(potential: Tensor, hopping: Tensor, absorption: Tensor, *
     """G_tt of G = (tridiag(-b, a, -b) - i diag(eta))^-1, by a sweep from each side.
 
     G_tt depends on all sites, those after t included: not for causal models. |G_tt| <= 1/eta_min. Source: recursive
-    Green's function method. Differentiable (with numba once: a second derivative raises).
+    Green's function method. Differentiable (with numba and triton once: a second derivative raises).
 
     Args:
         potential: a, real [B, T, H] (the energy folded in).
@@ -34,9 +35,11 @@ def resolvent_diagonal(potential: Tensor, hopping: Tensor, absorption: Tensor, *
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an absorption <= 0 or a hopping < 0 (CPU only, not
             while a graph is traced), a backend that the device does not have.
     """
-    a, b, eta = checks.real_inputs(potential=potential, hopping=hopping, absorption=absorption)
-    checks.same_shape(potential=a, hopping=b, absorption=eta)
-    checks.chain_values(b, eta)
-    run = dispatch.select("resolvent_diagonal", backend, a.device, IMPLEMENTATIONS)
-    with dispatch.full_precision(a.device):
-        return run(a, b, eta)
+    checks.real_inputs(potential=potential, hopping=hopping, absorption=absorption)
+    checks.same_shape(potential=potential, hopping=hopping, absorption=absorption)
+    checks.chain_values(hopping, absorption)
+    chosen = dispatch.choose("resolvent_diagonal", backend, potential)
+    inputs = dispatch.operands(chosen, potential, hopping, absorption)
+    run = dispatch.select("resolvent_diagonal", chosen, IMPLEMENTATIONS)
+    with dispatch.full_precision(potential.device):
+        return run(*inputs)

@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
-from resnet_bk.ops.surface_green import chunked, library, reference
+from resnet_bk.ops.surface_green import chunked, library, reference, triton_library
 
 __all__ = ["surface_green"]
 
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.surface_green,
+    "triton": triton_library.surface_green,
     "chunked": chunked.surface_green,
     "reference": reference.surface_green,
 }
@@ -26,7 +27,7 @@ def surface_green(
 
     Causal, |L_t| <= 1/eta_min and Im L_t >= 0 at any length. Energies, potentials, hoppings and absorptions share one
     unit; L has its inverse. Source: recursive Green's function method (Thouless and Kirkpatrick, J. Phys. C 14, 235,
-    1981). Differentiable in all inputs and the state (with numba once: a second derivative
+    1981). Differentiable in all inputs and the state (with numba and triton once: a second derivative
     raises).
 
     Args:
@@ -45,12 +46,14 @@ def surface_green(
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an absorption <= 0 or a hopping < 0 (CPU only, not
             while a graph is traced), a backend that the device does not have.
     """
-    a, b, eta = checks.real_inputs(potential=potential, hopping=hopping, absorption=absorption)
-    checks.same_shape(potential=a, hopping=b, absorption=eta)
-    checks.chain_values(b, eta)
-    initial = checks.green_state("initial_state", initial_state, a)
-    run = dispatch.select("surface_green", backend, a.device, IMPLEMENTATIONS)
-    with dispatch.full_precision(a.device):
-        green = run(a, b, eta, initial)
+    checks.real_inputs(potential=potential, hopping=hopping, absorption=absorption)
+    checks.same_shape(potential=potential, hopping=hopping, absorption=absorption)
+    checks.chain_values(hopping, absorption)
+    initial = checks.green_state("initial_state", initial_state, potential)
+    chosen = dispatch.choose("surface_green", backend, potential)
+    inputs = dispatch.operands(chosen, potential, hopping, absorption)
+    run = dispatch.select("surface_green", chosen, IMPLEMENTATIONS)
+    with dispatch.full_precision(potential.device):
+        green = run(*inputs, initial)
         # A copy: the state must not keep the whole chain in memory.
         return green, green[:, -1].clone()
