@@ -237,6 +237,17 @@ def test_seeds_and_paired_tests() -> None:
     assert tests["llama"]["Seeds"] == "3"
     assert tests["llama"]["p value"].startswith("p ")
     assert "not adjusted for 2 comparisons" in page.text
+    assert "Over documents" not in page.text
+
+
+def test_the_bootstrap_over_documents() -> None:
+    results = sample_results()
+    results["data"]["document_tokens"] = [100, 200, 300]
+    for run, level in zip(results["runs"], (4.5, 5.0, 4.6), strict=True):
+        run["document_nll"] = [level * count for count in (100, 200, 300)]
+    found = render(results).table("Over documents 95% interval")
+    assert found["gpt2"]["Over documents 95% interval"] == "0.607 0.607 to 0.607"
+    assert found["llama"]["Over documents 95% interval"] == "0.905 0.905 to 0.905"
 
 
 def test_one_seed_has_no_table_of_seeds(page: Page) -> None:

@@ -82,6 +82,10 @@ def test_a_run_records_everything(run, text, tmp_path):
         assert found["learning_rates_tried"] == [
             {"learning_rate": found["learning_rate"], "held_out_perplexity": found["held_out_perplexity"]}
         ]
+        assert sum(found["document_nll"]) == pytest.approx(
+            found["held_out_loss"] * (results["data"]["validation_tokens"] - 1), rel=1e-5
+        )
+        assert len(found["document_nll"]) == len(results["data"]["document_tokens"])
         bits = found["held_out_loss"] * (results["data"]["validation_tokens"] - 1) / math.log(2)
         assert found["bits_per_character"] == pytest.approx(bits / results["data"]["validation_characters"])
     assert ours["backend"].keys() == {"propagate", "linear_cross_entropy"}

@@ -43,6 +43,25 @@ def test_buckets_add_up():
     assert found.bucket_perplexities[0] == pytest.approx(math.exp(found.bucket_nll[0] / found.bucket_tokens[0]))
 
 
+def test_losses_come_in_the_order_of_the_text():
+    model = tiny_gpt2()
+    found = evaluate(model, batches(), head="fused", keep_losses=True)
+    assert found.losses.shape == (len(TOKENS) - 1,)
+    assert found.losses.double().sum().item() == pytest.approx(found.nll, rel=1e-6)
+    # The words one by one: a word's loss depends on its segment alone, and segments start where the batches say.
+    row = (len(TOKENS) - 1) // 2
+    expected = torch.zeros(len(TOKENS) - 1)
+    for start in (0, row):
+        for place in range(start, start + row, LENGTH):
+            stop = min(place + LENGTH, start + row)
+            window = torch.from_numpy(TOKENS[place : stop + 1].astype(np.int64))[None]
+            expected[place:stop] = F.cross_entropy(
+                model.eval()(window[:, :-1]).logits[0], window[0, 1:], reduction="none"
+            )
+    torch.testing.assert_close(found.losses, expected.detach(), rtol=1e-4, atol=1e-5)
+    assert evaluate(model, batches(), head="fused").losses is None
+
+
 def test_carried_state_reads_each_row_as_one_text():
     model = tiny_resnet_bk(initializer_range=0.5).eval()  # large weights, so that the state shows in the loss
     carried = evaluate(model, batches(), head="fused", carry_state=True)

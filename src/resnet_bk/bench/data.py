@@ -3,12 +3,14 @@
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from resnet_bk.bench.documents import document_tokens
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.data import (
     Corpus,
@@ -72,6 +74,11 @@ class Prepared:
             return self.train
         return self.validation if name == "validation" else split_tokens(self, name)
 
+    @cached_property
+    def document_tokens(self) -> list[int]:
+        """Tokens predicted in each document of the validation split."""
+        return document_tokens(self.validation.tokens, cast(int, SPECIAL_IDS["eos_token_id"]))
+
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the text, of the tokenizer and of the tokens."""
         return {
@@ -93,6 +100,7 @@ class Prepared:
             "validation_tokens": len(self.validation.tokens),
             "validation_characters": self.validation.characters,
             "validation_unk_rate": self.validation.unknown_rate,
+            "document_tokens": self.document_tokens,
             "bucket_names": self.bucket_names,
         }
 

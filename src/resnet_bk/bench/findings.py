@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import Results, Run
-from resnet_bk.bench.statistics import ModelSummary, PairedTest, compare, ranked
+from resnet_bk.bench.statistics import Interval, ModelSummary, PairedTest, compare, compare_documents, ranked
 
 OURS = "resnet-bk"
 SIGNIFICANCE = 0.05
@@ -29,11 +29,12 @@ class Note:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reference model against another, seed by seed."""
+    """The reference model against another: seed by seed (from two seeds on), and document by document."""
 
     reference: str
     other: str
-    test: PairedTest
+    test: PairedTest | None
+    documents: Interval | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,12 @@ def find(results: Results, models: list[ModelSummary]) -> Findings:
     reference = reference_model(models)
     comparisons = []
     for other in ranked(models):
-        if reference is not None and other is not reference and (test := compare(reference, other)) is not None:
-            comparisons.append(Comparison(reference.name, other.name, test))
+        if reference is None or other is reference:
+            continue
+        test = compare(reference, other)
+        documents = compare_documents(reference, other, results.data.get("document_tokens") or ())
+        if test is not None or documents is not None:
+            comparisons.append(Comparison(reference.name, other.name, test, documents))
     return Findings(
         answer=_answer(models, reference),
         budget=_budget(models),

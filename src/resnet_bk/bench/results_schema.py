@@ -111,6 +111,7 @@ class Run(BaseModel):
     epoch_times: OptionalList[float] = []
     learning_rates_tried: OptionalList[TriedRate] = []
     buckets: OptionalList[Bucket] = []
+    document_nll: OptionalList[float] = []  # nats, of each held-out document; its tokens are in `data.document_tokens`
     log: OptionalList[LogPoint] = []
     validation_log: OptionalList[ValidationPoint] = []
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.data import Prepared
+from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.flops import step_flops
 from resnet_bk.bench.peers import build_model
@@ -61,6 +62,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             bucket_of_token=prepared.bucket_of_token,
             bucket_count=len(prepared.bucket_names),
             dtype=protocol.dtype,
+            keep_losses=True,
         )
 
     def validate(model: Any, head: Head) -> float:
@@ -248,6 +250,7 @@ def _held_out_part(
             "held_out_perplexity_without_carry": None,
             "bits_per_character": None,
             "buckets": [],
+            "document_nll": [],
             "validation_log": [],
         }
     buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
@@ -258,6 +261,7 @@ def _held_out_part(
         "held_out_perplexity_without_carry": None if without is None else without.perplexity,
         "bits_per_character": full.nll / math.log(2) / validation.characters,
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
+        "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),
         "validation_log": [*trained.validation_log, last],
     }
 

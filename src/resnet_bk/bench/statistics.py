@@ -204,6 +204,20 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
     return paired_t_test([a for a, _ in finite], [b for _, b in finite])
 
 
+def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
+    """The bootstrap over documents, each model's losses averaged over its seeds; None where a run kept none.
+
+    Args:
+        first, second: the models.
+        tokens: tokens predicted in each document of the held-out text.
+    """
+    runs = (*first.runs, *second.runs)
+    if len(tokens) < 2 or any(len(run.document_nll) != len(tokens) for run in runs):
+        return None
+    ours, theirs = (np.mean([run.document_nll for run in model.runs], axis=0) for model in (first, second))
+    return paired_bootstrap(ours, theirs, tokens)
+
+
 def _summary(name: str, runs: list[Run]) -> ModelSummary:
     tried = {run.learning_rate for run in runs} | {
         rate.learning_rate for run in runs for rate in run.learning_rates_tried

@@ -5,7 +5,7 @@ Shape legend: B batch, T tokens, V vocabulary.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,12 +21,16 @@ def perplexity(loss: float) -> float:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket."""
+    """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket.
+
+    `losses` is the loss of every token predicted, float32 [tokens] in the order of the text, where it was asked for.
+    """
 
     nll: float
     tokens: int
     bucket_nll: tuple[float, ...] = ()
     bucket_tokens: tuple[int, ...] = ()
+    losses: Tensor | None = field(default=None, compare=False, repr=False)
 
     @property
     def loss(self) -> float:
@@ -54,6 +58,7 @@ def evaluate(
     bucket_of_token: Tensor | None = None,
     bucket_count: int = 1,
     dtype: str = "float32",
+    keep_losses: bool = False,
 ) -> Evaluation:
     """Sum the loss of every target of `batches`.
 
@@ -68,6 +73,8 @@ def evaluate(
         bucket_of_token: int64 [V], the bucket in which the loss of a target word is counted.
         bucket_count: number of buckets.
         dtype: "bfloat16" for autocast.
+        keep_losses: return every token's loss too; the rows of the batches must each be a stretch of the text, one
+            behind the other (`held_out_batches`).
 
     Raises:
         ValueError: there is nothing to predict.
@@ -78,6 +85,7 @@ def evaluate(
     nll = torch.zeros(buckets, dtype=torch.float64, device=device)
     count = torch.zeros(buckets, dtype=torch.int64, device=device)
     state = None
+    kept_losses: list[tuple[Tensor, Tensor]] = []
     was_training = model.training
     model.eval()
     for input_ids, targets in batches:
@@ -87,6 +95,8 @@ def evaluate(
                 model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
             )
         kept = targets != -100
+        if keep_losses:
+            kept_losses.append((losses.float().cpu(), kept.cpu()))
         target = targets[kept]
         bucket = torch.zeros_like(target) if lookup is None else lookup[target]
         nll += torch.bincount(bucket, losses[kept].double(), buckets)
@@ -96,4 +106,8 @@ def evaluate(
     if tokens == 0:
         raise ValueError("the split to evaluate on has fewer than two tokens; give more text or another split")
     by_bucket = (tuple(nll.tolist()), tuple(count.tolist())) if bucket_of_token is not None else ((), ())
-    return Evaluation(float(nll.sum()), tokens, *by_bucket)
+    in_order = None
+    if keep_losses:
+        rows, real = (torch.cat(parts, dim=1) for parts in zip(*kept_losses, strict=True))
+        in_order = rows[real]
+    return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order)
