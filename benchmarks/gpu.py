@@ -1,4 +1,6 @@
-"""The Triton kernels on a GPU, as a share of what copying their inputs and outputs takes: `python -m benchmarks.gpu`.
+"""The Triton kernels on a GPU, as a share of what copying their inputs and outputs takes.
+
+    python -m benchmarks.gpu [--out FILE]
 
 Shape legend: B batch, T sites, H chains, K key size, V value size.
 
@@ -7,16 +9,16 @@ cotangents, and moves the outputs and their cotangents. A copy that moves as man
 printed for an operator whose values or gradients miss the float64 result.
 """
 
-import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.command import Parser, guarded, out_file
 from benchmarks.machine import describe, machine
+from resnet_bk.bench.run_folder import write_json
 from resnet_bk.ops import (
     available_backends,
     propagate,
@@ -167,16 +169,20 @@ def measure(operator: str, batch: int, sites: int, chains: int, size: int, dtype
     )
 
 
-def main(arguments: list[str]) -> int:
-    if arguments and (len(arguments) != 2 or arguments[0] != "--out"):
-        print(f"error: unknown arguments {arguments}; use python -m benchmarks.gpu [--out FILE.json]", file=sys.stderr)
-        return 2
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call, or a machine without what it needs.
+    """
+    options = Parser(prog="python -m benchmarks.gpu", description=__doc__, allow_abbrev=False)
+    options.add_argument("--out", metavar="FILE", help="JSON to write; by default none")
+    given = options.parse_args(arguments)
+    out = None if given.out is None else out_file(given.out, "gpu", whole=True)
     if not torch.cuda.is_available():
-        print("error: no CUDA GPU that this PyTorch can use; run it on a machine with one", file=sys.stderr)
-        return 2
+        raise ValueError("no CUDA GPU that this PyTorch can use; run it on a machine with one")
     if "triton" not in available_backends("propagate", "cuda"):
-        print("error: triton is not installed; pip install 'resnet-bk[triton]'", file=sys.stderr)
-        return 2
+        raise ValueError("no triton for this GPU; it needs one of NVIDIA, and pip install 'resnet-bk[triton]'")
     found = machine() | {"gpu": torch.cuda.get_device_name()}
     print("\n".join([*describe(found), found["gpu"]]))
     rows = []
@@ -192,10 +198,11 @@ def main(arguments: list[str]) -> int:
                 f"error {row.largest_error:.1e}",
                 flush=True,
             )
-    if arguments:
-        Path(arguments[1]).write_text(json.dumps({"machine": found, "rows": [asdict(row) for row in rows]}, indent=1))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, {"machine": found, "rows": [asdict(row) for row in rows]})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    guarded(lambda: main(sys.argv[1:]))

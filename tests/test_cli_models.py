@@ -70,6 +70,9 @@ def test_flops_by_every_kind_of_name(home):
     assert json.loads(call("flops", run, *shape).stdout)["forward_flops"] * 4 == of_run["forward_flops"]
     gpt2 = json.loads(call("flops", "gpt2", *shape).stdout)
     assert gpt2["flops_convention"] is None
+    # A type of transformers has the protocol's shape.
+    config = json.loads(call("inspect", "mistral", *shape).stdout)["config"]
+    assert (config["vocab_size"], config["hidden_size"], config["num_hidden_layers"]) == (64, 32, 1)
     # A protocol: all its models.
     assert set(json.loads(call("flops", home / "tiny.yaml", "--json").stdout)) == {
         "resnet-bk-seed-causal",
@@ -78,6 +81,16 @@ def test_flops_by_every_kind_of_name(home):
     one = call("flops", home / "tiny.yaml", "--models", "resnet-bk-seed").stdout
     assert "as the report counts" in one
     assert "resnet-bk-seed-causal" not in one
+
+
+def test_a_type_that_does_not_take_the_shape(monkeypatch):
+    def refuse(config, seed):
+        raise RuntimeError("wants more")
+
+    monkeypatch.setattr("resnet_bk.bench.model_target.build_model", refuse)
+    done = call("flops", "mistral")
+    assert done.exit_code == 2
+    assert "transformers cannot build it in the shape of protocol seed (RuntimeError: wants more)" in done.stderr
 
 
 def test_inspect_a_run(home):

@@ -34,7 +34,9 @@ def plain_errors(command: Command) -> Command:
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            typer.echo("\nstopped; the same command goes on from the last checkpoint", err=True)
+            typer.echo(
+                "\nstopped; a training goes on from its last checkpoint when the same command is given", err=True
+            )
             raise typer.Exit(130) from None
 
     return wrapped  # type: ignore[return-value]
@@ -43,7 +45,14 @@ def plain_errors(command: Command) -> Command:
 ProtocolArgument = Annotated[
     str,
     typer.Argument(
-        metavar="PROTOCOL", help="quick, seed, seed-local, wikitext-2, wikitext-103, mqar, or a path to a .yaml file."
+        metavar="PROTOCOL", help="quick, seed, seed-local, wikitext-2, wikitext-103, or a path to a .yaml file."
+    ),
+]
+AnyProtocol = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROTOCOL",
+        help="quick, seed, seed-local, wikitext-2, wikitext-103, mqar (associative recall), or a path to a .yaml file.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
@@ -68,7 +77,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 @plain_errors
 def bench(
-    protocol: ProtocolArgument,
+    protocol: AnyProtocol,
     models: Models = None,
     data: Data = None,
     settings: Settings = None,

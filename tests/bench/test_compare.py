@@ -94,6 +94,13 @@ def test_results_that_do_not_tell_their_text_are_not_comparable(tmp_path: Path) 
     assert not compare_results(paths)["perplexities_comparable"]
 
 
+def test_ngrams_of_another_split_do_not_stand_beside(two: list[Path]) -> None:
+    results = json.loads((two[0] / "results.json").read_text())
+    results["ngrams"]["split"] = "test"
+    (two[0] / "results.json").write_text(json.dumps(results))
+    assert compare_results(two)["results"][0]["ngrams"] == {}
+
+
 def test_three_columns_and_a_leak(tmp_path: Path) -> None:
     leaking = sample_results("llama")
     leaking["runs"].append(sample_run("resnet-bk-seed", audit="leaks"))

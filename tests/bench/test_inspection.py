@@ -125,6 +125,17 @@ def test_the_whole():
     assert len([part for part in inspection_tables("m", found) if isinstance(part, str)]) == 3
 
 
+def test_no_text_is_read_where_nothing_is_measured_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnet_bk.bench.inspection.sample_text", None)
+    assert inspect_model(peer("gpt2"), tmp_path)["time_scales"] == []
+
+
+def test_the_mode_is_put_back():
+    for model in (ours().train(), seed().train(), peer("gpt2").train()):
+        generation_state(model)
+        assert model.training
+
+
 def test_text_that_cannot_be_read_is_said_so(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"protocol": {"name": "p"}}))
     ids, name = sample_text(seed(), tmp_path)

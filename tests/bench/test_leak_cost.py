@@ -160,6 +160,24 @@ def test_other_text(protocol, tmp_path):
         leak_setup("gpt2", protocol, "no/such/text.txt")
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_model_of_the_hub_brings_its_tokenizer(protocol, monkeypatch, cached):
+    fresh = leak_setup("gpt2", protocol)
+    calls = []
+
+    def load(name, local_files_only=False):
+        calls.append(local_files_only)
+        if local_files_only and not cached:
+            raise OSError("not in the cache")
+        return tokenizer_of(protocol)
+
+    model = AutoModelForCausalLM.from_config(fresh.config)
+    monkeypatch.setattr("resnet_bk.bench.leak_setup.audit_target", lambda name, protocol: model)
+    monkeypatch.setattr("resnet_bk.bench.leak_setup.AutoTokenizer.from_pretrained", load)
+    assert leak_setup("somebody/something", protocol).model is model
+    assert calls == ([True] if cached else [True, False])
+
+
 def test_more_words_than_the_model_has(protocol, tmp_path):
     config = leak_setup("gpt2", protocol).config
     config.vocab_size = 20

@@ -273,7 +273,7 @@ def test_a_corpus_without_the_splits(run, tmp_path):
 
 def test_one_benchmark_at_a_time(run, tmp_path):
     (tmp_path / "out").mkdir()
-    with runner._locked(tmp_path / "out"), pytest.raises(ValueError, match="another resnet-bk is running there"):
+    with runner.locked(tmp_path / "out"), pytest.raises(ValueError, match="another resnet-bk is running there"):
         run()
 
 

@@ -4,19 +4,31 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from benchmarks.command import guarded
 from tests.ops.cases import OPERATORS
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: gpu.main(arguments))
+    return ended.value.code
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to run it on")
 def test_no_gpu(capsys):
-    assert gpu.main([]) == 2
+    assert call() == 2
     assert capsys.readouterr().err == "error: no CUDA GPU that this PyTorch can use; run it on a machine with one\n"
 
 
-def test_unknown_arguments(capsys):
-    assert gpu.main(["--output"]) == 2
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["--output"], "unrecognized arguments: --output"), (["--out", "{file}/gpu.json"], "name a file that can be")],
+)
+def test_bad_calls(arguments, says, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert call(*(argument.format(file=tmp_path / "file") for argument in arguments)) == 2
     error = capsys.readouterr().err
-    assert "unknown arguments ['--output']; use python -m benchmarks.gpu [--out FILE.json]" in error
+    assert says in error
     assert error.count("\n") == 1
 
 

@@ -1,7 +1,9 @@
 """Which backend runs, and the record of it."""
 
+import numba
 import pytest
 import torch
+from llvmlite.binding import get_host_cpu_features
 
 from resnet_bk.ops import available_backends, dispatch, record_backends
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
@@ -24,6 +26,29 @@ def test_gpus_take_triton_where_it_is_installed(operator, installed, monkeypatch
     monkeypatch.setattr(dispatch, "_HAS_TRITON", installed)
     expected = ("triton", "chunked", "reference") if installed else ("chunked", "reference")
     assert available_backends(operator.name, "cuda") == expected
+
+
+@each_operator
+def test_amd_gpus_take_plain_pytorch(operator, monkeypatch):
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert available_backends(operator.name, "cuda") == ("chunked", "reference")
+
+
+def test_features_are_those_that_numba_compiles_for(monkeypatch):
+    feature = next((name for name, there in get_host_cpu_features().items() if there), None)
+    if feature is None:
+        pytest.skip("LLVM knows no feature of this processor")
+    has = dispatch.cpu_has.__wrapped__
+    for asked, expected in ((None, True), (f"-nothing,+{feature}", True), ("", False), (f"-{feature}", False)):
+        monkeypatch.setattr(numba.config, "CPU_FEATURES", asked)
+        monkeypatch.setattr(numba.config, "ENABLE_AVX", 1)
+        assert has(feature) is expected
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", None)
+    monkeypatch.setattr(numba.config, "ENABLE_AVX", 0)
+    assert has(feature) is not feature.startswith("avx")
+    assert not has("avx512f")
+    assert not has("no-such-feature")
 
 
 def test_no_such_operator():

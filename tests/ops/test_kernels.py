@@ -1,8 +1,10 @@
 """How kernels are compiled and run: vectors, threads, what is kept on disk, and runs without compilation."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -153,6 +155,17 @@ from resnet_bk.ops import surface_green
 green, _ = surface_green(torch.ones(1, 2, 3), torch.ones(1, 2, 3), torch.ones(1, 2, 3), backend="numba")
 print(green[0, 1, 0].item())
 """
+
+
+def test_machine_code_is_renewed_where_what_a_kernel_calls_has_changed():
+    """Every module that a kernel's file imports from is in the digest of its name."""
+    folder = Path(kernels.__file__).parent
+    files = sorted(folder.glob("*/cpu.py"))
+    assert len(files) == 5
+    for file in files:
+        for name in re.findall(r"^from resnet_bk\.ops\.([\w.]+) import", file.read_text(), re.MULTILINE):
+            module = folder.joinpath(*name.split("."))
+            assert (module / "__init__.py" if module.is_dir() else module.with_suffix(".py")) in kernels._SHARED
 
 
 def test_machine_code_is_kept_on_disk(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.ops import available_backends, linear_cross_entropy
 from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
 
 VOCABULARY, WIDTH = 53, 12
@@ -72,6 +72,27 @@ def test_bfloat16_tensors_give_bfloat16_gradients_and_a_float32_loss():
     loss.backward()
     assert loss.dtype == torch.float32
     assert {case[name].grad.dtype for name in ("input", "weight", "bias")} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_loss_of_a_certain_word_is_zero(dtype):
+    """Whatever a matmul rounds its results to, the two terms of the loss see the same logits."""
+    generator = torch.Generator().manual_seed(0)
+    input, weight = (torch.randn(5, WIDTH, generator=generator).to(dtype) for _ in range(2))
+    target = torch.zeros(5, dtype=torch.int64)
+    assert linear_cross_entropy(input, weight[:1], target, backend="chunked", reduction="none").tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("backend", available_backends("linear_cross_entropy", "cpu"))
+@pytest.mark.parametrize("wrong", [-1, VOCABULARY])
+def test_a_wrong_target_is_reported_where_values_were_not_looked_at(backend, wrong):
+    """As in a graph of torch.compile: a negative index must not count from the end."""
+    case = problem(4, bias=True, dtype=torch.float32)
+    target = torch.tensor([0, wrong, 1, 2])
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        torch.ops.resnet_bk.linear_cross_entropy_sum(
+            case["input"], case["weight"], target, case["bias"], -100, 0.0, torch.float32, backend, False
+        )
 
 
 def test_tied_weights_and_leading_dimensions():
@@ -142,6 +163,11 @@ INVALID = [
     ({"input": torch.zeros(4, WIDTH, dtype=torch.int64)}, "floating point.*int64"),
     ({"input": torch.zeros(4, WIDTH, dtype=torch.float32)}, "both be float64"),
     ({"weight": torch.zeros(VOCABULARY, WIDTH + 1, dtype=torch.float64)}, r"weight must be \[V, D\].*\(53, 13\)"),
+    ({"weight": torch.zeros(0, WIDTH, dtype=torch.float64)}, r"at least one word and one column.*\(0, 12\)"),
+    (
+        {"input": torch.zeros(4, 0, dtype=torch.float64), "weight": torch.zeros(53, 0, dtype=torch.float64)},
+        r"at least one word and one column.*\(53, 0\)",
+    ),
     ({"target": torch.zeros(5, dtype=torch.int64)}, r"target must have the shape.*\(4,\).*\(5,\)"),
     ({"target": torch.zeros(4, dtype=torch.int32)}, "int64.*int32"),
     ({"target": torch.tensor([0, 1, VOCABULARY, 2])}, r"\[0, 53\).*got 53"),

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from resnet_bk.ops import available_backends
 from tests.ops.cases import OPERATORS
 
 # Three threads also where the process may use fewer cores: numba would else start one a core.
 CODE = """
 import hashlib, torch
-from resnet_bk.ops import kernels
+from resnet_bk.ops import available_backends, kernels, linear_cross_entropy
 from tests.ops.cases import OPERATORS, draw, gradients, with_gradients
 asked, set_threads = [], kernels.numba.set_num_threads
 kernels.numba.set_num_threads = lambda count: (asked.append(count), set_threads(count))
@@ -27,6 +28,18 @@ for operator in OPERATORS:
             digest.update(x.detach().resolve_conj().contiguous().numpy().tobytes())
         digests.add(digest.hexdigest())
     print(operator.name, len(digests), sorted(set(asked)))
+
+if "numba" in available_backends("linear_cross_entropy", "cpu"):
+    x, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((300, 64), (4000, 64), (4000,)))
+    target = torch.arange(300)
+    digests = set()
+    asked.clear()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        loss = linear_cross_entropy(x, weight, target, bias, backend="numba")
+        parts = (loss, *torch.autograd.grad(loss, (x, weight, bias)))
+        digests.add(b"".join(part.detach().numpy().tobytes() for part in parts))
+    print("head", len(digests), sorted(set(asked)))
 """
 
 
@@ -36,4 +49,7 @@ def test_long_chains_give_the_same_bits():
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # One digest for all numbers of threads; 2 and 3 threads ran, and numba's own number, 3, was put back.
-    assert done.stdout.splitlines() == [f"{operator.name} 1 [2, 3]" for operator in OPERATORS]
+    names = [operator.name for operator in OPERATORS]
+    if "numba" in available_backends("linear_cross_entropy", "cpu"):
+        names.append("head")
+    assert done.stdout.splitlines() == [f"{name} 1 [2, 3]" for name in names]

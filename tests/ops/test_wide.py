@@ -76,6 +76,15 @@ def test_float32_saturates():
     np.testing.assert_array_equal(pairs, expected.repeat(2))
 
 
+@pytest.mark.kernels
+def test_float64_is_stored_as_it_is():
+    source = np.array([np.inf, -np.inf, np.nan, 1e300, 0, 1, 2, 3])
+    target, pairs = np.zeros(LANES), np.zeros(2 * LANES)
+    numba.njit(copy)(source, target, pairs)
+    np.testing.assert_array_equal(target, source)
+    np.testing.assert_array_equal(pairs, source.repeat(2))
+
+
 @pytest.mark.parametrize("number", [0.9 * np.exp(0.7j), 1e-30 + 1e-33j, 1j * (1 - 5e-4)])
 def test_shares_keep_products_of_rounded_numbers_exact(number):
     """2000 equal factors: rounded one by one the product would be off by up to 2000 eps / 2 = 1e-4."""

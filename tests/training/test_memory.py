@@ -12,7 +12,8 @@ CPU = torch.device("cpu")
 
 
 def test_peak_sees_what_was_freed():
-    reset_peak_memory(CPU)
+    if reset_peak_memory(CPU) == memory.OF_PROCESS:
+        pytest.skip("the mark cannot be reset here, and an earlier test may have set it higher")
     before = peak_memory_mb(CPU)
     block = torch.ones(64 * 2**20 // 4)
     del block
@@ -25,7 +26,8 @@ def test_reset_forgets_the_peak():
     block = torch.ones(128 * 2**20 // 4)
     high = peak_memory_mb(CPU)
     del block
-    assert reset_peak_memory(CPU) == memory.OF_RUN
+    if reset_peak_memory(CPU) == memory.OF_PROCESS:
+        pytest.skip("this kernel does not let a process reset its mark")
     assert peak_memory_mb(CPU) < high - 64
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.results_schema import Results, parse_results
+from resnet_bk.bench.results_schema import Ngram, Results, parse_results
 from resnet_bk.bench.run_folder import read_json
 from resnet_bk.bench.statistics import ModelSummary, summarize
 
@@ -74,8 +74,14 @@ def _figures(path: Path, results: Results) -> dict[str, Any]:
             "held_out_unk_rate": results.data.get("validation_unk_rate", first.unk_rate),
         },
         "models": {model.name: _model(model) for model in summarize(results)},
-        "ngrams": {entry.name: entry.perplexity for entry in results.ngrams.ngrams} if results.ngrams else {},
+        "ngrams": {entry.name: entry.perplexity for entry in _held_out_ngrams(results)},
     }
+
+
+def _held_out_ngrams(results: Results) -> list[Ngram]:
+    """The n-gram models, where they were scored on the split that the models are."""
+    found = results.ngrams
+    return found.ngrams if found is not None and found.split == "validation" else []
 
 
 def _model(model: ModelSummary) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from resnet_bk.training import evaluate, training_device
 from resnet_bk.training.loss import choose_head
 from resnet_bk.training.progress import counter
 
-# Shape of a model of transformers that is only audited, under the common names of the fields.
+# Shape of a type of transformers that is only audited, under the common names of the fields.
 SMALL = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -45,9 +45,15 @@ def run_folder(path: Path) -> Path:
 
 
 def protocol_config(protocol: Protocol, name: str) -> Any:
-    """Configuration of a model of the protocol, or of a known model that it does not have, sized to it."""
+    """Configuration of a model of the protocol, of a known model that it does not have (sized to it), or of a type of
+    transformers (of the protocol's shape).
+
+    Raises:
+        ValueError: a type that does not take that shape.
+    """
     if name not in protocol.models:
-        protocol = protocol.model_copy(update={"models": protocol.models | {name: ModelEntry()}})
+        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
+        protocol = protocol.model_copy(update={"models": protocol.models | {name: entry}})
     wanted = {key: protocol.models[key] for key in protocol.models if key in (next(iter(protocol.models)), name)}
     protocol = protocol.model_copy(update={"models": wanted})
     return resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)[name]

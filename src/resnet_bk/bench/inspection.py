@@ -18,7 +18,7 @@ from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run import config_dict
 from resnet_bk.bench.run_folder import read_json
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.bench.time_scales import time_scales
+from resnet_bk.bench.time_scales import has_chains, time_scales
 from resnet_bk.data import token_cache
 
 ROWS, TOKENS = 8, 128  # of the text that chains are measured on
@@ -48,10 +48,9 @@ def inspect_model(model: Any, folder: Path | None = None) -> dict[str, Any]:
         "time_scales": [],
         "measured_on": None,
     }
-    text, name = sample_text(model, folder)
-    scales = time_scales(model, text)
-    if scales:
-        found |= {"time_scales": scales, "measured_on": name}
+    if has_chains(model):
+        text, name = sample_text(model, folder)
+        found |= {"time_scales": time_scales(model, text), "measured_on": name}
     return found
 
 
@@ -78,15 +77,17 @@ def generation_state(model: Any) -> dict[str, Any] | None:
         return None
     sizes = []
     was_training = model.training
-    for length in STATE_TOKENS:
-        ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
-        output = model.eval()(input_ids=ids, use_cache=True)
-        names = ("cache", "past_key_values", "cache_params", "state")
-        state = next((getattr(output, name) for name in names if getattr(output, name, None) is not None), None)
-        if state is None:
-            return None
-        sizes.append(sum(_tensor_bytes(state, set()).values()))
-    model.train(was_training)
+    try:
+        for length in STATE_TOKENS:
+            ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
+            output = model.eval()(input_ids=ids, use_cache=True)
+            names = ("cache", "past_key_values", "cache_params", "state")
+            state = next((getattr(output, name) for name in names if getattr(output, name, None) is not None), None)
+            if state is None:
+                return None
+            sizes.append(sum(_tensor_bytes(state, set()).values()))
+    finally:
+        model.train(was_training)
     growth = (sizes[1] - sizes[0]) / (STATE_TOKENS[1] - STATE_TOKENS[0])
     return {
         "kind": type(state).__name__,

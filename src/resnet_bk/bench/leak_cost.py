@@ -45,7 +45,7 @@ class Measured:
         name: of the model; its twin's says so.
         parameters: in all.
         steps: that it was trained for this comparison; None for a model that came with its weights.
-        training_loss: mean over the last tenth of those steps, nats a token.
+        training_loss: mean over the last tenth of those steps, or less where ten does not divide them, nats a token.
         whole: held-out loss with the whole segment in view, nats a token.
         prefix: the same predictions, each from its prefix alone.
         bought: prefix - whole.
@@ -248,7 +248,7 @@ def _measured(
 
 
 def _train(label: str, config: Any, setup: LeakSetup, steps: int) -> tuple[Any, float]:
-    """A fresh model, trained; and its mean loss over the last tenth of the steps. Nothing is kept on disk."""
+    """A fresh model, trained; and its mean loss over the last tenth of the steps or less. Nothing is kept on disk."""
     protocol = setup.protocol
     spec = RunSpec(
         name=label,

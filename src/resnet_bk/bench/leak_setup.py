@@ -79,11 +79,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):
         raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
     model = audit_target(name, protocol)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
-    except Exception as error:  # transformers has many ways to fail here
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"--leak-cost: the tokenizer of {name} cannot be read ({reason}); save it again") from error
+    tokenizer = _saved_tokenizer(name, local=path.exists())
     return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
 
 
@@ -129,6 +125,20 @@ def _with_text(
                 corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress
             )
     return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, caches["train"], caches["validation"])
+
+
+def _saved_tokenizer(name: str, local: bool) -> Any:
+    """The tokenizer of a folder, or of a model of the hub: from its cache if it is there."""
+    try:
+        try:
+            return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        except Exception:
+            if local:
+                raise
+            return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers has many ways to fail here
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--leak-cost: the tokenizer of {name} cannot be read ({reason}); save it again") from error
 
 
 def _rate(protocol: Protocol) -> float:

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from resnet_bk.bench.audit.target import audit_target, only_config
+from resnet_bk.bench.inspect_model import protocol_config
+from resnet_bk.bench.peers import KNOWN, build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
 from resnet_bk.bench.run_folder import read_json
 
@@ -31,8 +35,8 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
 
     Args:
         name: see `audit_target`: a known model, a model type of transformers, a run or model folder, a config.json, or
-            owner/name on the hub.
-        protocol: where names are looked up and whose batch shape counts; None for a run folder's own, else "seed".
+            owner/name on the hub. A type has the protocol's shape, as a model of the protocol would.
+        protocol: where names are looked up and whose shape counts; None for a run folder's own, else "seed".
         settings: "key=value" each, for the protocol.
 
     Raises:
@@ -51,12 +55,34 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if is_protocol(name):
         raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {_first(loaded)}")
+    if is_type(name, loaded) and not path.exists():
+        return Target(build_type(name, loaded), loaded, None)
     try:
         model = audit_target(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
     saved = path.is_dir() and (is_run or not only_config(path))
     return Target(model, loaded, path if saved else None)
+
+
+def is_type(name: str, protocol: Protocol) -> bool:
+    """Whether a name means a model type of transformers, and no model of its own."""
+    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in protocol.models and name not in KNOWN
+
+
+def build_type(name: str, protocol: Protocol) -> Any:
+    """A freshly initialised model of that type of transformers, in the protocol's shape.
+
+    Raises:
+        ValueError: the type does not take that shape.
+    """
+    try:
+        return build_model(protocol_config(protocol, name), seed=0)
+    except Exception as error:  # any of a hundred architectures may want more than the common fields
+        raise ValueError(
+            f"model {name!r}: transformers cannot build it in the shape of protocol {protocol.name} "
+            f"({type(error).__name__}: {error}); save one with save_pretrained and give its folder"
+        ) from error
 
 
 def _first(protocol: Protocol) -> str:

@@ -216,7 +216,7 @@ def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
         protocol = Protocol.model_validate(raw)
     except ValidationError as error:
         for item in error.errors():
-            problems.append(_describe(dict(item)))
+            problems.append(describe_problem(dict(item), Protocol.model_fields))
             wrong.add(str(item["loc"][0]))
     problems += _cross_checks(raw, wrong)
     if problems or protocol is None:
@@ -291,11 +291,12 @@ def _hint(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _describe(item: dict[str, Any]) -> str:
+def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
+    """What pydantic found wrong, with the key and the way out; `fields` are the keys of the protocol."""
     loc = [str(part) for part in item["loc"] if part != "[key]"]
     where = ".".join(loc)
     if item["type"] == "extra_forbidden":
-        known = ModelEntry.model_fields if loc[0] == "models" else Protocol.model_fields
+        known = list(ModelEntry.model_fields if loc[0] == "models" else fields)
         return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
     if item["type"] == "missing":
         return f"{where}: missing"

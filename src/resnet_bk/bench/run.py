@@ -206,8 +206,11 @@ def _training_part(
     count = count_parameters(model)
     losses = trained.epoch_losses
     tensors = [*model.parameters(), *model.buffers()]
+    ran_on = environment()
     return {
         "model_name": run.model,
+        "git_commit": ran_on["git_commit"],
+        "git_dirty": ran_on["git_dirty"],
         "dataset_name": prepared.corpus.name,
         "config": config_dict(model.config),
         "seed": run.seed,

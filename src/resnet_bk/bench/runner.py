@@ -51,7 +51,7 @@ def bench(
             starts; a loss that is not a number, with all that was saved kept.
     """
     console = console or standard_output()
-    say = _speaker(console)
+    say = speaker(console)
     chosen = select_models(protocol, models)
     training_device(protocol.device)
     check_writable(out)
@@ -64,7 +64,7 @@ def bench(
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
 
     out.mkdir(parents=True, exist_ok=True)
-    with _locked(out), deterministic():
+    with locked(out), deterministic():
         write_protocol(protocol, out)
         for model in chosen:
             _run_model(model, protocol, prepared, configs[model], out, test, say)
@@ -183,7 +183,7 @@ def deterministic() -> Iterator[None]:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -202,5 +202,6 @@ def standard_output() -> Console:
     return console if console.is_terminal else Console(width=120)
 
 
-def _speaker(console: Console) -> Callable[[str], None]:
+def speaker(console: Console) -> Callable[[str], None]:
+    """Prints lines as they are: never wrapped, no markup."""
     return lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False)

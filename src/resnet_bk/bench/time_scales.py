@@ -19,9 +19,19 @@ from resnet_bk.layers.seed_block import SeedChain
 QUANTILES = (0.1, 0.5, 0.9)
 
 
+def has_chains(model: Any) -> bool:
+    """Whether a model has chains whose time scales can be measured."""
+    return bool(_projections(model))
+
+
+def _projections(model: Any) -> list[tuple[str, Any]]:
+    """Modules that make a chain of the tokens, with their names."""
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, ChainProjection | SeedChain)]
+
+
 @torch.no_grad()
 def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
-    """What the chains of every layer do on a text; empty for a model without chains.
+    """What the chains of every layer do on a text; empty for a model without chains (`has_chains`).
 
     Args:
         model: a causal LM of `transformers`.
@@ -41,8 +51,7 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
 
         return hook
 
-    modules = [(name, part) for name, part in model.named_modules() if isinstance(part, ChainProjection | SeedChain)]
-    hooks = [module.register_forward_hook(keep(name)) for name, module in modules]
+    hooks = [module.register_forward_hook(keep(name)) for name, module in _projections(model)]
     was_training = model.training
     try:
         model.eval()(input_ids=input_ids.to(model.device), use_cache=False, logits_to_keep=1)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,23 @@ def _rows(part: Any) -> Iterator[str]:
             yield value.as_py() or ""
 
 
+def answer_within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns, or the error that it raises, or a TimeoutError: in a thread, because the look-up of a host's
+    name obeys no timeout."""
+    answer: list[Any] = []
+
+    def run() -> None:
+        try:
+            answer.append(ask())
+        except Exception as error:  # handed to the caller, which tells the kinds apart
+            answer.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0] if answer else TimeoutError(f"no answer in {seconds:.0f} s")
+
+
 def _ask(name: str, repository: str) -> str:
     """Make sure that the hub answers and has the data set; return its licence."""
     import datasets
@@ -108,19 +125,8 @@ def _ask(name: str, repository: str) -> str:
 
     if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
         return "see its page"
-    answer: list[Any] = []
-
-    def ask() -> None:
-        try:
-            answer.append(HfApi().dataset_info(repository, timeout=DEADLINE_SECONDS / 2))
-        except Exception as error:  # handed to the caller, which tells the kinds apart
-            answer.append(error)
-
-    # A thread, because the look-up of the host's name obeys no timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(DEADLINE_SECONDS)
-    outcome = answer[0] if answer else TimeoutError(f"no answer in {DEADLINE_SECONDS:.0f} s")
+    seconds = DEADLINE_SECONDS
+    outcome = answer_within(seconds, lambda: HfApi().dataset_info(repository, timeout=seconds / 2))
     # WikiText is there: such an answer about it comes from something in between.
     if (
         isinstance(outcome, HfHubHTTPError)

@@ -229,8 +229,8 @@ def check_no_cache(use_cache: bool | None) -> None:
     """
     if use_cache:
         raise ValueError(
-            "use_cache must not be true: this model has no cache, a later token changes what earlier ones are; "
-            "leave it out, generate() reads the whole text again at every step"
+            "use_cache must not be true: this model has no cache; leave it out, generate() reads the whole text again "
+            "at every step"
         )
 
 

@@ -22,12 +22,22 @@ _records: list[dict[str, set[str]]] = []
 
 @cache
 def cpu_has(feature: str) -> bool:
-    """Whether numba can compile for this feature of the processor, by LLVM's name for it ("avx512f")."""
+    """Whether numba compiles for this feature of the processor, by LLVM's name for it ("avx512f")."""
     if not _HAS_NUMBA:
         return False
     from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 
-    return bool(get_host_cpu_features().get(feature, False))
+    try:
+        if not get_host_cpu_features().get(feature, False):
+            return False
+    except RuntimeError:  # LLVM does not know the processor
+        return False
+    from numba import config
+
+    # NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX may ask for less than the processor has.
+    if config.CPU_FEATURES is not None:  # type: ignore[attr-defined]
+        return f"+{feature}" in config.CPU_FEATURES.split(",")  # type: ignore[attr-defined]
+    return bool(config.ENABLE_AVX) or not feature.startswith("avx")  # type: ignore[attr-defined]
 
 
 def available_backends(op: str, device_type: str) -> tuple[str, ...]:
@@ -38,10 +48,11 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
 
     Returns:
-        Names out of "numba" (compiled CPU kernels with the exact adjoint), "triton" (compiled GPU kernels with the
-        exact adjoint; in float32 only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on
-        any device) and "reference" (the definition, a loop over sites under autograd). Where TRITON_INTERPRET=1 is
-        set, "triton" stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
+        Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
+        "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint; in float32 only, so that "auto" takes the
+        next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference" (the definition, a loop over
+        sites under autograd; the head has none). Where TRITON_INTERPRET=1 is set, "triton" stands last on a CPU too:
+        its interpreter runs the kernels there, slowly, to debug them.
 
     Raises:
         ValueError: `op` is not an operator with backends.
@@ -52,7 +63,8 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
         known = ", ".join((*OPERATORS, "linear_cross_entropy"))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
-    if device_type == "cuda" and _HAS_TRITON:
+    # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.
+    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None:
         return ("triton", *plain)
     if device_type == "cpu":
         compiled = ("numba",) if _HAS_NUMBA else ()

@@ -16,7 +16,13 @@ from torch import Tensor
 # numba keeps a compiled kernel as long as the kernel's own file is unchanged, even where a file it calls into has
 # changed. The kernels therefore carry a digest of these files in the name under which they are kept.
 _HERE = Path(__file__).parent
-_SHARED = sorted([_HERE / "kernels.py", *_HERE.rglob("sizes.py"), *(_HERE / "simd").glob("*.py")])
+_SHARED = sorted(
+    [
+        *(_HERE / name for name in ("kernels.py", "propagate/rounding.py")),
+        *_HERE.rglob("sizes.py"),
+        *(_HERE / "simd").glob("*.py"),
+    ]
+)
 _DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6).hexdigest()
 
 # numba's OpenMP pool beside PyTorch's makes both crawl: the threads of each wait by spinning on the cores that the

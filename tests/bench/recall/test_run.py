@@ -7,12 +7,14 @@ import torch
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from resnet_bk.bench.recall import load_recall
+from resnet_bk.bench import runner
+from resnet_bk.bench.recall import load_recall, run
 from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.run import accuracy, state_elements
 from resnet_bk.bench.recall.task import Recall, draw
 from resnet_bk.cli import app
 from resnet_bk.models import ResNetBKConfig
+from resnet_bk.training import NonFiniteLossError
 
 TINY = [
     "vocab_size=16",
@@ -43,16 +45,49 @@ def test_trains_reports_and_skips_what_is_finished(tmp_path):
         ("resnet-bk", 1),
         ("resnet-bk", 2),
     ]
-    for run in results["runs"]:
-        assert run["audit"] == "causal"
-        assert len(run["accuracy"]) == 2
-        assert all(0 <= value <= 1 for value in run["accuracy"])
-        assert run["steps"] == 8
+    for found in results["runs"]:
+        assert found["audit"] == "causal"
+        assert len(found["accuracy"]) == 2
+        assert all(0 <= value <= 1 for value in found["accuracy"])
+        assert (found["steps"], found["tokens"]) == (8, 2 * 64 * 16)
     assert results["runs"][0]["state_elements"] is None
     assert results["runs"][2]["state_elements"] == 2 * 2 * (8 * 8 + 1)
     again = call(tmp_path / "out", "seeds=[1,2]")
     assert again.exit_code == 0
     assert again.output.count("finished:") == 4
+
+
+def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
+    def train(model, stream, spec, folder):
+        if spec.learning_rate > 1e-2:
+            raise NonFiniteLossError("the training loss is nan")
+        return real(model, stream, spec, folder)
+
+    real = run.train
+    monkeypatch.setattr(run, "train", train)
+    result = call(tmp_path / "out", "learning_rates=[1e-2,1e9]", "epochs=1", models="resnet-bk")
+    assert result.exit_code == 0, result.output
+    assert "lr 1e+09: out of the grid. the training loss is nan" in result.output
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert found["learning_rate"] == 1e-2
+    result = call(tmp_path / "other", "learning_rates=[1e9]", models="resnet-bk")
+    assert result.exit_code == 2
+    assert "no rate of the grid [1000000000.0] could be trained. the training loss is nan" in result.output
+
+
+def test_two_in_one_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    with runner.locked(tmp_path / "out"):
+        result = call(tmp_path / "out")
+    assert result.exit_code == 2
+    assert "another resnet-bk is running there" in result.output
+
+
+def test_streams_of_training_validation_and_test_differ():
+    """A generator reads the low 32 bits of its seed."""
+    seeds = [run.TEST_SEED, run.VALIDATION_SEED, run.TEST_SEED + 1, 0]
+    drawn = [torch.rand(4, generator=torch.Generator().manual_seed(seed)).tolist() for seed in seeds]
+    assert len({tuple(values) for values in drawn}) == len(seeds)
 
 
 def test_another_setting_in_the_same_folder_is_refused(tmp_path):
@@ -69,7 +104,11 @@ def test_another_setting_in_the_same_folder_is_refused(tmp_path):
         (["vocab_size=4"], "pairs=2 need 2 keys, vocab_size=4 has 1"),
         (["batch_tokens=8"], "batch_tokens=8: an example of length 16 does not fit"),
         (["hidden_size=15"], "hidden_size=15: must be divisible by num_heads=2"),
-        (["epoch=3"], "epoch: unknown key"),
+        (["epoch=3"], "epoch: unknown key (did you mean epochs?)"),
+        (["test=[{length: 16, pairs: 2, example: 1}]"], "test.0.example: unknown key (did you mean examples?)"),
+        (["seeds=[1,1]"], "seeds=[1, 1]: holds a value twice"),
+        (["models.llama.carry_state=true"], "models.llama.carry_state: has no meaning for recall; leave it out"),
+        (["models.llama.learning_rate=1e-3"], "models.llama.learning_rate: has no meaning for recall"),
         (["epochs=0"], "epochs=0: input should be greater than or equal to 1"),
     ],
 )

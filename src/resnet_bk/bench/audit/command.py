@@ -12,7 +12,7 @@ from resnet_bk.bench.audit.full import FULL_LENGTHS, FullAudit, full_audit
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
 from resnet_bk.bench.audit.show import audit_table, leak_cost_table
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, parse_lengths, vocabulary
-from resnet_bk.bench.leak_cost import SEGMENTS, STEPS, LeakCost, check_counts, measure_leak
+from resnet_bk.bench.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
 from resnet_bk.bench.leak_setup import leak_setup
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.training import training_device
@@ -105,6 +105,11 @@ def run_audit(name: str, protocol: Protocol, options: AuditOptions) -> Audited:
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     lengths = None if options.lengths is None else parse_lengths(options.lengths)
     setup = leak_setup(name, protocol, options.data) if options.leak_cost else None
+    trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
+    if options.steps is not None and not trains:
+        raise ValueError(
+            f"--steps {options.steps}: {name} has its weights and no causal twin, so nothing is trained; leave it out"
+        )
     device = training_device(protocol.device)
     model = audit_target(name, protocol).to(device)
     fitting = fitting_lengths(model, lengths or (FULL_LENGTHS if options.full else LENGTHS))

@@ -45,7 +45,7 @@ class Leak:
 
     Attributes:
         changed: position (from 0) of the token that was changed.
-        moved: first position whose logits moved.
+        moved: first position whose logits moved by more than rounding can, or with a gradient.
         size: how far they moved, the largest of all that may not.
         length: tokens of the row.
         decided_by: "size" (beyond rounding) or "gradient".

@@ -1,7 +1,6 @@
 """The model that an audit is asked about: by name, folder, configuration or the name of a repository on the hub."""
 
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from resnet_bk.bench.inspect_model import find_model, longest_text
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
+from resnet_bk.data.hub import answer_within
 
 DEADLINE_SECONDS = 10.0  # for the hub to answer; transformers itself tries again for half a minute
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -88,21 +88,9 @@ def _ask_hub(name: str) -> None:
     """Make sure, within seconds, that the hub answers and has the model."""
     from huggingface_hub import HfApi, constants
 
-    answer: list[Exception | None] = []
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(name, timeout=DEADLINE_SECONDS / 2)
-            answer.append(None)
-        except Exception as error:  # told to the user
-            answer.append(error)
-
-    # A thread, because the look-up of the host's name obeys no timeout.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(DEADLINE_SECONDS)
-    outcome = answer[0] if answer else TimeoutError(f"no answer in {DEADLINE_SECONDS:.0f} s")
-    if outcome is not None:
+    seconds = DEADLINE_SECONDS
+    outcome = answer_within(seconds, lambda: HfApi().model_info(name, timeout=seconds / 2))
+    if isinstance(outcome, Exception):
         reason = (str(outcome).splitlines() or [type(outcome).__name__])[0]
         raise ValueError(
             f"model {name!r}: no such local path, and the Hugging Face hub at {constants.ENDPOINT} does not have it or "

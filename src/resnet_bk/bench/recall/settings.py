@@ -5,8 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_bk.bench.protocol import Count, ModelEntry, Name, Protocol, Rate, read_raw
+from resnet_bk.bench.protocol import Count, ModelEntry, Name, Protocol, Rate, describe_problem, read_raw
 from resnet_bk.bench.recall.task import Recall
+
+# What is read of a model's entry: all rates are of the grid, nothing is sized, no state is carried.
+READ = {"config", "transformers"}
 
 
 class _Strict(BaseModel):
@@ -42,7 +45,7 @@ class RecallProtocol(_Strict):
         seeds: one run each.
         dtype: "float32" or "bfloat16" (mixed precision).
         device: "auto", "cpu" or "cuda".
-        models: name -> entry, as in the protocols for language.
+        models: name -> entry, as in the protocols for language; only `config` and `transformers` have a meaning here.
     """
 
     name: Name
@@ -100,7 +103,8 @@ def load_recall(name_or_path: str, settings: Sequence[str] = ()) -> RecallProtoc
     try:
         protocol = RecallProtocol.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"protocol {name_or_path}: {'; '.join(map(_describe, error.errors()))}") from None
+        wrong = "; ".join(_describe(dict(item)) for item in error.errors())
+        raise ValueError(f"protocol {name_or_path}: {wrong}") from None
     problems = []
     for part in ("train", "test"):
         for kind in getattr(protocol, part):
@@ -121,16 +125,18 @@ def load_recall(name_or_path: str, settings: Sequence[str] = ()) -> RecallProtoc
         problems.append(
             f"hidden_size={protocol.hidden_size}: must be divisible by num_heads={protocol.num_heads}; change one"
         )
+    for key in ("seeds", "learning_rates"):
+        values = getattr(protocol, key)
+        if len(set(values)) < len(values):
+            problems.append(f"{key}={values}: holds a value twice; name each once")
+    for name, entry in protocol.models.items():
+        unread = sorted(entry.model_fields_set - READ)
+        problems += [f"models.{name}.{key}: has no meaning for recall; leave it out" for key in unread]
     if problems:
         raise ValueError(f"protocol {name_or_path}: {'; '.join(problems)}")
     return protocol
 
 
-def _describe(item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"] if part != "[key]")
-    if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key; known are {', '.join(RecallProtocol.model_fields)}"
-    if item["type"] == "missing":
-        return f"{where}: missing"
-    message = item["msg"]
-    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}; change it with --set {where}=VALUE"
+def _describe(item: dict[str, Any]) -> str:
+    inside = item["loc"][0] in ("train", "test") and len(item["loc"]) > 1
+    return describe_problem(item, Kind.model_fields if inside else RecallProtocol.model_fields)

@@ -85,4 +85,5 @@ class RecallStream:
         return self._order[1]
 
     def _generator(self, epoch: int, place: int) -> torch.Generator:
-        return torch.Generator().manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + place) % 2**63)
+        # Of a seed the generator reads 32 bits; the odd factors keep the streams of two seeds apart.
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + epoch) * 1_000_003 + place) % 2**32)

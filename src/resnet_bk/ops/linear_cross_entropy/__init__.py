@@ -100,6 +100,10 @@ def _check(
             f"weight must be [V, D] with D the last dimension of input, but got weight {tuple(weight.shape)} "
             f"and input {tuple(input.shape)}; pass the weight of nn.Linear(D, V)"
         )
+    if not weight.numel():
+        raise ValueError(
+            f"weight must have at least one word and one column, but got {tuple(weight.shape)}; skip the call"
+        )
     if target.shape != input.shape[:-1]:
         raise ValueError(
             f"target must have the shape of input without its last dimension, {tuple(input.shape[:-1])}, "
@@ -119,7 +123,7 @@ def _check(
         raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}")
-    # Values can be read without a wait only on the CPU; elsewhere the gather inside reports a bad index.
+    # Values can be read without a wait only on the CPU; elsewhere the gathers inside report a bad index.
     if target.device.type == "cpu" and not torch.compiler.is_compiling() and target.numel():
         wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
         if wrong.numel():

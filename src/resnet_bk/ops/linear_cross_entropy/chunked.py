@@ -8,6 +8,8 @@ With E = exp(Z - max) [C, V] and s = E 1 [C], a chunk adds
 
 so the softmax is never written out: two matmuls read E as it lies in cache, and memory holds C x V logits instead of
 N x V.
+
+PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk.
 """
 
 import torch
@@ -30,27 +32,36 @@ def _add_matmul(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *,
 
 
 def normalizers(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, matmul_dtype: torch.dtype, with_gradients: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logsumexp of every token's logits and the gradients of `sum(scale * logsumexp)`.
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    label: Tensor,
+    scale: Tensor,
+    matmul_dtype: torch.dtype,
+    with_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """logsumexp of every token's logits, one of these logits, and the gradients of `sum(scale * logsumexp)`.
 
     Args:
         x: [N, D], in the precision of accumulation.
         weight: [V, D].
         bias: [V] or None.
+        label: [N] int64, which logit; an index outside [0, V) raises.
         scale: [N], like `x`.
         matmul_dtype: precision of the operands of the matmuls.
         with_gradients: False leaves the three gradients empty.
 
     Returns:
-        logsumexp [N], gradient of x [N, D], of weight [V, D], of bias [V] (empty without), in the dtype of `x`.
+        logsumexp [N], logit of the label [N] (rounded as the logits in logsumexp are: where one word has all the
+        weight the two must cancel), gradient of x [N, D], of weight [V, D], of bias [V] (empty without), in the dtype
+        of `x`.
     """
     tokens, width = x.shape
     vocabulary = weight.shape[0]
     chunk = CHUNK.get(x.device.type, DEFAULT_CHUNK)
     operand = weight.to(matmul_dtype)
     bias_row = None if bias is None else bias.to(x.dtype)
-    normalizer = x.new_zeros(tokens)
+    normalizer, at_label = x.new_zeros(tokens), x.new_zeros(tokens)
     grad_input = x.new_zeros((tokens, width) if with_gradients else (0,))
     grad_weight = x.new_zeros((vocabulary, width) if with_gradients else (0,))
     grad_bias = x.new_zeros(vocabulary if with_gradients and bias is not None else 0)
@@ -63,6 +74,7 @@ def normalizers(
         _add_matmul(logits, x[rows], operand.t(), matmul_dtype, keep=False)
         if bias_row is not None:
             logits += bias_row
+        at_label[rows] = logits.gather(1, label[rows, None])[:, 0]
         largest = logits.amax(1, keepdim=True)
         exponentials = logits.sub_(largest).exp_()
         total = exponentials.sum(1)
@@ -75,4 +87,4 @@ def normalizers(
         _add_matmul(grad_weight, exponentials.t(), x[rows] * inverse[:, None], matmul_dtype, keep=True)
         if bias_row is not None:
             grad_bias += torch.mv(exponentials.t(), inverse)
-    return normalizer, grad_input, grad_weight, grad_bias
+    return normalizer, at_label, grad_input, grad_weight, grad_bias

@@ -27,13 +27,23 @@ def _pairs(tensor: Tensor) -> Tensor:
 
 
 def normalizers(
-    x: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor, matmul_dtype: torch.dtype, with_gradients: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    label: Tensor,
+    scale: Tensor,
+    matmul_dtype: torch.dtype,
+    with_gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `chunked.normalizers`; float32 on the CPU, matmul_dtype float32 or bfloat16."""
     from resnet_bk.ops.kernels import flat, launch
     from resnet_bk.ops.linear_cross_entropy import cpu
 
     (tokens, width), vocabulary = x.shape, weight.shape[0]
+    # The kernels round operands and nothing else.
+    at_label = (x.to(matmul_dtype).float() * weight.index_select(0, label).to(matmul_dtype).float()).sum(1)
+    if bias is not None:
+        at_label += bias.float().index_select(0, label)
     rows, words = _padded(x.detach(), TOKENS, LANES), _padded(weight.detach(), TILE_ROWS, LANES)
     offsets = x.new_zeros(vocabulary) if bias is None else bias.detach().float()
     # A word that is not there has no weight in the softmax.
@@ -70,4 +80,5 @@ def normalizers(
     if with_gradients:
         grad_input = grad_input[:tokens, :width].contiguous()
         grad_weight = grad_weight[:vocabulary, :width].contiguous()
-    return normalizer, grad_input, grad_weight, grad_bias[:vocabulary].clone() if grad_bias.numel() else grad_bias
+    grad_bias = grad_bias[:vocabulary].clone() if grad_bias.numel() else grad_bias
+    return normalizer, at_label, grad_input, grad_weight, grad_bias

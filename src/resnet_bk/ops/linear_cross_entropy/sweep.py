@@ -8,8 +8,8 @@ Derivation. For one token with input x, target y and label smoothing e, with log
     d loss / d z_j = p_j - (1 - e) [j = y] - e / V,        p = softmax(z)
 
 Only the first term needs all V logits: `normalizers` of a backend gives it and its gradients, in the forward pass, so
-that the backward pass of a mean or a sum only scales what is stored. The other two terms are gathers (rows W_y) and
-rank-one (the mean row of W), and are added here.
+that the backward pass of a mean or a sum only scales what is stored, and z_y with the same rounding. The gradients of
+the other two terms are gathers (rows W_y) and rank-one (the mean row of W), and are added here.
 """
 
 import torch
@@ -65,7 +65,7 @@ def sweep(
         target: [N] int64; entries equal to `ignore_index` count as zero loss and zero gradient.
         bias: [V] or None.
         token_scale: [N] cotangent of the losses; None stands for ones.
-        matmul_dtype: precision of the operands of the matmuls; sums are kept in float32 or better.
+        matmul_dtype: precision of the operands of the matmuls; sums over tokens and words are float32 or better.
         backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
         with_gradients: False leaves the three gradients empty.
 
@@ -103,16 +103,11 @@ def sweep(
     x = input.to(accumulate)
     label = target.where(kept, torch.zeros_like(target))
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
-    normalizer, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
-        x, weight, bias, scale, matmul_dtype, with_gradients
+    normalizer, at_label, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
+        x, weight, bias, label, scale, matmul_dtype, with_gradients
     )
-    rows = weight[label]
-    # Rounded as the operands of the logits are: where one word has all the weight, the terms must cancel.
-    at_target = (x.to(matmul_dtype).to(accumulate) * rows.to(matmul_dtype).to(accumulate)).sum(1)
     bias_row = None if bias is None else bias.to(accumulate)
-    if bias_row is not None:
-        at_target += bias_row[label]
-    loss = normalizer - (1.0 - label_smoothing) * at_target
+    loss = normalizer - (1.0 - label_smoothing) * at_label
     mean_row = weight.to(accumulate).mean(0) if label_smoothing else None
     if mean_row is not None:
         mean_logit = torch.mv(x, mean_row)
@@ -120,7 +115,7 @@ def sweep(
     losses = loss.where(kept, torch.zeros_like(loss))
     if with_gradients:
         on_target = (1.0 - label_smoothing) * scale
-        grad_input -= rows.to(accumulate) * on_target[:, None]
+        grad_input -= weight.index_select(0, label).to(accumulate) * on_target[:, None]
         grad_weight.index_add_(0, label, x * on_target[:, None], alpha=-1)
         if bias_row is not None:
             grad_bias.index_add_(0, label, on_target, alpha=-1)

@@ -42,7 +42,8 @@ def propagate(
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
         initial_state: (L, S) at the site before the first, complex [B, H] and [B, H, K, V]; None where the chain
-        begins. backend: "auto" or a name of `available_backends("propagate", device_type)`.
+            begins.
+        backend: "auto" or a name of `available_backends("propagate", device_type)`.
 
     Returns:
         y, complex [B, T, H, V], and the state (L, S) at the last site, complex [B, H] and [B, H, K, V]. complex128 for

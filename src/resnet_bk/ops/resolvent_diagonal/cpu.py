@@ -42,7 +42,7 @@ def forward(
     for task in prange(batch * blocks):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
-        seen = scratch(2 * block)  # b^2 L of the site before, then b^2 R of the site behind
+        seen = scratch(2 * block)  # L of the site before, then b^2 R of the site behind
         seen.fill(0)
         for t in range(sites):
             for c in range(0, width, LANES):

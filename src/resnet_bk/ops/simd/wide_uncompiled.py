@@ -34,8 +34,9 @@ def load(array: Floats, i: int, count: int) -> Floats:
 
 def store(array: Floats, i: int, count: int, x: Floats) -> None:
     count = min(count, LANES)
-    largest = np.finfo(array.dtype).max
-    array[i : i + count] = np.clip(x[:count], -largest, largest)
+    if array.dtype == np.float32:
+        x = np.clip(x, -largest(array), largest(array))
+    array[i : i + count] = x[:count]
 
 
 def load_pairs(array: Floats, i: int, count: int) -> tuple[Floats, Floats]:

@@ -1,0 +1,69 @@
+"""What the compiler makes of the kernels: whole vectors, nothing lane by lane."""
+
+import os
+import platform
+import re
+
+import numba
+import pytest
+import torch
+
+from resnet_bk.ops import dispatch
+
+pytestmark = [
+    pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no machine code"),
+    pytest.mark.skipif(
+        platform.machine() not in ("x86_64", "AMD64") or not dispatch.cpu_has("avx512f"),
+        reason="the instructions are named for x86 with AVX-512",
+    ),
+]
+
+
+def machine_code(kernel) -> str:
+    """Of the serial build, compiled afresh: numba does not show code that it has read from disk."""
+    (signature,) = kernel.serial.signatures
+    fresh = numba.njit(error_model="numpy", boundscheck=False)(kernel.serial.py_func)
+    fresh.compile(signature)
+    (text,) = fresh.inspect_asm().values()
+    return text
+
+
+def compiled(operator: str):
+    """Kernels after a forward and backward pass in float32, so that each has one signature."""
+    tensors = [torch.rand(1, 20, 3).add(0.5).requires_grad_() for _ in range(4)]
+    from resnet_bk import ops
+    from resnet_bk.ops.propagate_vector import cpu as vector
+    from resnet_bk.ops.resolvent_diagonal import cpu as diagonal
+    from resnet_bk.ops.surface_green import cpu as green
+
+    if operator == "surface_green":
+        ops.surface_green(*tensors[1:])[0].abs().sum().backward()
+        return green
+    if operator == "resolvent_diagonal":
+        ops.resolvent_diagonal(*tensors[1:]).abs().sum().backward()
+        return diagonal
+    ops.propagate_vector(*tensors)[0].abs().sum().backward()
+    return vector
+
+
+@pytest.mark.parametrize("operator", ["surface_green", "propagate_vector", "resolvent_diagonal"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_sweeps_are_vectors_throughout(operator, direction):
+    """The divisions fill 512-bit registers, none is scalar, and nothing is gathered or scattered."""
+    code = machine_code(getattr(compiled(operator), direction))
+    assert re.search(r"vdivpd\s.*%zmm", code)
+    assert not re.search(r"v?divs[sd]\s", code)
+    assert not re.search(r"v(p?gather|p?scatter)", code)
+
+
+def test_the_head_multiplies_in_whole_vectors():
+    from resnet_bk.ops import linear_cross_entropy
+    from resnet_bk.ops.linear_cross_entropy import cpu
+
+    x, weight = torch.randn(3, 16, requires_grad=True), torch.randn(5, 16)
+    linear_cross_entropy(x, weight, torch.tensor([0, 1, 2]), backend="numba").backward()
+    code = machine_code(cpu.sweep_float32)
+    # Sixteen sums to a tile, in four places where there are tiles.
+    assert len(re.findall(r"vfmadd\d+ps\s.*%zmm", code)) >= 64
+    # (A chunk's inputs are transposed once, which may gather.)
+    assert not re.search(r"vfmadd\d+ss\s", code)
