@@ -33,7 +33,10 @@ def sample_run(name: str, *, seed: int = 0, perplexity: float | None = None, **c
     log = []
     for step in range(5, steps + 1, 5):
         loss = math.log(base) + 4.6 * math.exp(-step / 45) + 60 / (step + 90) - 0.10 + generator.gauss(0, 0.05)
-        log.append({"step": step, "seconds": step * speed, "loss": loss})
+        point: dict[str, Any] = {"step": step, "seconds": step * speed, "loss": loss}
+        if name == "resnet-bk":  # as a model that halts and removes sites would report
+            point["measures"] = {"depth": 4 - step / steps, "kept": 1 - 0.5 * min(1.0, 2 * step / steps)}
+        log.append(point)
     tilt = generator.uniform(-0.08, 0.08)
     buckets = [
         {"name": label, "tokens": tokens, "perplexity": value * (base / 100) ** 0.9 * (1 + tilt * (index - 2.5) / 2)}

@@ -11,6 +11,7 @@ from resnet_bk.bench.audit import Check, FullAudit, Leak, full_audit
 from resnet_bk.bench.audit.probe import Probe, embeddings_as_leaves
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.leaky_models import WIDTH, WORDS, Attention, ByPosition, Convolution, Function, Leaky, OverTime
+from tests.models.configs import SWITCHED, VOCAB_SIZE, build
 
 LENGTHS = (2, 17)
 
@@ -240,6 +241,16 @@ def test_resnet_bk_is_causal_in_every_check(fields):
     torch.manual_seed(0)
     model = ResNetBKForCausalLM(ResNetBKConfig(**SHAPE, num_heads=2, **fields))
     audit = full_audit(model, WORDS, lengths=(2, 67))
+    assert audit.verdict == "causal", audit.detail
+    assert {check.outcome for check in audit.checks} == {"passes"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mixed_precision"),
+    [*((name, "none") for name in SWITCHED), ("all-matrix", "bf16"), ("all-vector-moe", "bf16")],
+)
+def test_no_switch_leaks(name, mixed_precision):
+    audit = full_audit(build(name, mixed_precision=mixed_precision), VOCAB_SIZE, lengths=(2, 37))
     assert audit.verdict == "causal", audit.detail
     assert {check.outcome for check in audit.checks} == {"passes"}
 

@@ -11,7 +11,10 @@ from resnet_bk.bench.plot_style import STYLES, THEME, shorten, styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
 from tests.bench.report_samples import PERPLEXITIES, sample_results, sample_run
 
-NAMES = ["loss-steps", "loss-seconds", "validation-steps", "validation-seconds", "buckets", "bucket-ratios"]
+NAMES = [
+    "loss-steps", "loss-seconds", "validation-steps", "validation-seconds", "depth-steps", "kept-steps", "buckets",
+    "bucket-ratios",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

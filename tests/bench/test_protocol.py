@@ -8,7 +8,9 @@ from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import load_protocol, parse_yaml, read_raw, select_models, shipped_protocols
 from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
+from resnet_bk.models import ResNetBKConfig
 
+SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale", "sparse_bk")
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
 
 
@@ -23,6 +25,7 @@ EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
 
 
 TEXT = ["quick", *EARLIER]
+ABLATION = ["ablation", "ablation-wide"]
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -38,10 +41,32 @@ def test_shipped_protocols_are_right(name):
     assert max(count.deviation(counts[0]) for count in counts) < 0.02
 
 
+@pytest.mark.parametrize("name", ABLATION)
+def test_ablations_compare_switches_of_one_model(name):
+    protocol = load_protocol(name)
+    assert protocol.name == name
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    counts = [count_config(config) for config in configs.values()]
+    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    switches = {
+        model: {field for field in SWITCHES if getattr(config, field) != getattr(ResNetBKConfig(), field)}
+        for model, config in configs.items()
+    }
+    assert switches["exact"] == set()
+    assert {protocol.models[model].head for model in configs if model != "plain"} == {"auto"}
+    assert (protocol.models["plain"].head, configs["plain"].gradient) == ("model", "autograd")
+    for model in ("plain", "diagonal", "bf16", "adaptive", "multi-scale", "sparse"):
+        assert len(switches[model]) == 1, model
+    assert switches["all"] == set(SWITCHES) - {"gradient"}
+    assert switches["optimised"]
+    same = {(protocol.models[model].learning_rate, protocol.models[model].carry_state) for model in configs}
+    assert len(same) == 1
+
+
 def test_which_protocols_are_shipped():
-    assert set(TEXT) <= set(shipped_protocols())
+    assert {*TEXT, *ABLATION} <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
-    assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in TEXT)
+    assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in (*TEXT, *ABLATION))
 
 
 @pytest.mark.parametrize("name", EARLIER)

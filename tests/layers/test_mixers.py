@@ -24,6 +24,7 @@ CONFIG = SimpleNamespace(
     absorption_init=(0.05, 1.0),
     hopping_init=1.0,
     backend="auto",
+    gradient="exact",
 )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from resnet_bk.layers import HaltingUnit, SiteGate
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 
 VOCAB_SIZE = 61
@@ -34,11 +35,35 @@ def _grid() -> dict[str, dict[str, Any]]:
     # Shapes that differ from one another, where the grid above has many that are equal.
     grid["matrix-wide-values"] = {"state": "matrix", "key_dim": 4, "value_dim": 12, "conv_size": 3, "num_heads": 4}
     grid["vector-many-channels"] = {"state": "vector", "state_channels": 40, "conv_size": 2, "intermediate_size": 24}
-    return grid
+    return grid | SWITCHED
 
+
+# The switches that skip work, alone and together, with both states and with experts. Three blocks or more, so that
+# tokens can stop before the last one; a threshold and gates (see `build`) at which about half of them do.
+ADAPTIVE = {"adaptive_computation": True, "halting_threshold": 0.8, "num_hidden_layers": 4}
+SWITCHED: dict[str, dict[str, Any]] = {
+    "adaptive-matrix": {"state": "matrix", **ADAPTIVE},
+    "adaptive-vector-moe": {"state": "vector", "num_experts": 4, **ADAPTIVE},
+    "scales-matrix": {"state": "matrix", "num_hidden_layers": 3, "multi_scale": [1, 2, 1]},
+    "scales-nested-vector": {"state": "vector", "num_hidden_layers": 5, "multi_scale": [1, 2, 4, 2, 1]},
+    "scales-ending-coarse-moe": {"state": "matrix", "num_hidden_layers": 2, "multi_scale": [1, 3], "num_experts": 4},
+    "scales-jump": {"state": "matrix", "conv_size": 0, "num_hidden_layers": 4, "multi_scale": [3, 6, 1, 2]},
+    "sparse-matrix": {"state": "matrix", "sparse_bk": 0.5},
+    "sparse-vector-moe": {"state": "vector", "sparse_bk": 0.5, "num_experts": 4},
+    "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},
+    "all-matrix": {
+        "state": "matrix", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
+    },
+    "all-vector-moe": {
+        "state": "vector", "sparse_bk": 0.5, "num_experts": 4, **ADAPTIVE, "num_hidden_layers": 5,
+        "multi_scale": [1, 1, 2, 1, 1],
+    },
+}  # fmt: skip
 
 GRID = _grid()
 DENSE = [name for name, fields in GRID.items() if not fields.get("num_experts")]
+# Whose tokens are never regrouped, so that what may not change does not change in a single bit.
+BITWISE = [name for name in DENSE if name not in SWITCHED]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any) -> ResNetBKForCausalLM:
@@ -54,7 +79,14 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **ove
         **GRID[name],
         **overrides,
     }
-    return ResNetBKForCausalLM(ResNetBKConfig(**fields)).to(dtype).eval()
+    model = ResNetBKForCausalLM(ResNetBKConfig(**fields)).to(dtype).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, SiteGate):
+                module.bias.zero_()
+            if isinstance(module, HaltingUnit):
+                module.bias.fill_(-1.0)
+    return model
 
 
 def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from resnet_bk.models import ResNetBKConfig
+from resnet_bk.models.switches import example
 
 WRONG = {
     "vocab_size": [0, -1, 2.5, "many", True, None],
@@ -28,6 +29,16 @@ WRONG = {
     "initializer_range": [0.0, -0.02, True],
     "tie_word_embeddings": ["true"],
     "backend": ["", None, 3],
+    "gradient": ["exactly", None, True],
+    "mixed_precision": ["fp16", None, True],
+    "adaptive_computation": [None, "on", 1.5],
+    "halting_threshold": [0, 1.01, None, float("nan")],
+    "ponder_cost": [-0.1, None, float("inf")],
+    "early_exit_threshold": [0, 1.5, "early"],
+    "multi_scale": [[1, 2], [1, 2, 1.0, 1], [1, 2, 3, 1], [1, 4, 2, 1], [1, 0, 1, 1], "hourglass", 2],
+    "sparse_bk": [0, 1.5, True, "half"],
+    "sparsity_loss_coef": [-1, None],
+    "sparsity_schedule": [-0.1, 1.1, None],
     "use_cache": [None],
     "pad_token_id": [-1, 30000, "<pad>"],
     "bos_token_id": [1.5],
@@ -59,6 +70,30 @@ def test_rules_of_experts():
         ResNetBKConfig(num_experts=4, hidden_size=60)
     with pytest.raises(ValueError, match=r"intermediate_size=20 must be a multiple of 8.*set it to 24"):
         ResNetBKConfig(num_experts=4, intermediate_size=20)
+
+
+def test_switches_that_do_not_go_together():
+    with pytest.raises(ValueError, match=r"backend='numba' would not be read \(leave backend at 'auto'"):
+        ResNetBKConfig(gradient="autograd", backend="numba")
+    with pytest.raises(ValueError, match=r"early_exit_threshold=0.5 has no effect without adaptive_computation=true"):
+        ResNetBKConfig(early_exit_threshold=0.5)
+    for scales in ([1, 2, 2, 2], [2, 2, 2, 1], [1, 1, 2, 2]):
+        with pytest.raises(
+            ValueError, match=r"two blocks at scale 1 or more, .* \(for example \[1, 2, 2, 1\], or turn"
+        ):
+            ResNetBKConfig(adaptive_computation=True, multi_scale=scales)
+    with pytest.raises(ValueError, match=r"must shorten by whole factors, but block 2 goes from 2 to 3"):
+        ResNetBKConfig(multi_scale=[1, 2, 3, 1])
+    with pytest.raises(ValueError, match=r"must lengthen to a scale that it came from, but block 2 goes to 2"):
+        ResNetBKConfig(multi_scale=[1, 4, 2, 1])
+
+
+@pytest.mark.parametrize("blocks", range(1, 13))
+def test_the_example_of_scales_is_a_valid_one(blocks):
+    scales = example(blocks)
+    assert ResNetBKConfig(num_hidden_layers=blocks, multi_scale=scales).multi_scale == tuple(scales)
+    assert scales == scales[::-1]
+    assert max(scales) == min(4, 2 ** ((blocks - 1) // 2))
 
 
 def test_several_problems_in_one_error():

@@ -25,11 +25,19 @@ def test_loss_is_the_shifted_cross_entropy(name):
     labels[0, :5] = -100
     output = model(ids, labels=labels)
     expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    if GRID[name].get("num_experts"):
-        assert output.aux_loss >= 0.5
-        expected = expected + model.config.router_aux_loss_coef * output.aux_loss
+    weights = {
+        "load_balancing": model.config.router_aux_loss_coef if model.config.num_experts else None,
+        "ponder": model.config.ponder_cost if model.config.adaptive_computation else None,
+        "sparsity": None if model.config.sparse_bk is None else model.config.sparsity_loss_coef,
+    }
+    weights = {name: weight for name, weight in weights.items() if weight is not None}
+    if weights:
+        assert set(weights) <= set(output.measures)
+        assert_close(output.aux_loss, sum(weight * output.measures[name] for name, weight in weights.items()))
+        expected = expected + output.aux_loss
     else:
         assert output.aux_loss is None
+        assert output.measures is None
     assert_close(output.loss, expected, rtol=1e-10, atol=0)
     # What a training loop may compute by itself.
     base = model.base_model(input_ids=ids)
@@ -37,7 +45,7 @@ def test_loss_is_the_shifted_cross_entropy(name):
     targets = F.pad(labels[:, 1:], (0, 1), value=-100)
     loss = ops.linear_cross_entropy(base.last_hidden_state, head.weight, targets, head.bias)
     if base.aux_loss is not None:
-        loss = loss + model.config.router_aux_loss_coef * base.aux_loss
+        loss = loss + base.aux_loss
     assert_close(output.loss, loss, rtol=1e-10, atol=0)
 
 
@@ -187,7 +195,7 @@ def test_compiled_is_the_same(name):
     hidden = compiled(input_ids=ids).last_hidden_state
     loss = ops.linear_cross_entropy(hidden, model.lm_head.weight, F.pad(ids[:, 1:], (0, 1), value=-100))
     if name == EXPERTS:
-        loss = loss + model.config.router_aux_loss_coef * model.model(ids).aux_loss
+        loss = loss + model.model(ids).aux_loss
     assert_close(loss, expected, rtol=1e-5, atol=0)
 
 

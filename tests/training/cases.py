@@ -1,25 +1,36 @@
 """Runs that are stopped and resumed."""
 
+from typing import Any
+
 from resnet_bk.training import RunSpec
 from tests.training.tiny import tiny_gpt2, tiny_resnet_bk
 
-# name -> (model, whether its state is carried)
-CASES = {
-    "resnet-bk": (tiny_resnet_bk, True),
-    "resnet-bk-vector": (lambda: tiny_resnet_bk(state="vector"), True),
+# Every switch that skips work, and the schedule of one of them.
+SWITCHES: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "adaptive_computation": True,
+    "multi_scale": [1, 2, 1, 1],
+    "sparse_bk": 0.5,
+    "mixed_precision": "bf16",
+}
+# name -> (model, settings of the run)
+CASES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "resnet-bk": (tiny_resnet_bk, {"carry_state": True}),
+    "resnet-bk-vector": (lambda: tiny_resnet_bk(state="vector"), {"carry_state": True}),
+    "switches-muon": (lambda: tiny_resnet_bk(**SWITCHES), {"carry_state": True, "optimizer": "muon"}),
     # Dropout: the random numbers must go on where they were.
-    "gpt2": (lambda: tiny_gpt2(dropout=0.2), False),
+    "gpt2": (lambda: tiny_gpt2(dropout=0.2), {}),
 }
 
 
-def SPEC(carry_state: bool) -> RunSpec:  # noqa: N802, a constructor
+def SPEC(settings: dict[str, Any]) -> RunSpec:  # noqa: N802, a constructor
     return RunSpec(
         name="tiny",
         steps=12,
         learning_rate=1e-2,
         warmup_steps=3,
         device="cpu",
-        carry_state=carry_state,
         log_interval=3,
         checkpoint_seconds=0.0,  # after every step
+        **settings,
     )

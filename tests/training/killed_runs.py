@@ -44,9 +44,9 @@ def die_while_saving() -> None:
 def child(folder: Path, name: str, moment: str) -> None:
     if moment == "saving":
         die_while_saving()
-    build, carry = CASES[name]
+    build, settings = CASES[name]
     tokens = DyingTokens() if moment == "step" else Tokens()
-    train(build(), tokens, SPEC(carry), folder)
+    train(build(), tokens, SPEC(settings), folder)
 
 
 if __name__ == "__main__":

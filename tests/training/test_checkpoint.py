@@ -33,7 +33,7 @@ def losses(log):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("moment", ["step", "saving"])
 def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
-    build, carry = CASES[name]
+    build, settings = CASES[name]
     folder = killed / f"{name}-{moment}"
     before = [path.name for path in sorted((folder / "checkpoint").iterdir())]
     if moment == "saving":
@@ -42,8 +42,8 @@ def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
         assert before == ["step-000000007"]
 
     resumed, whole = build(), build()
-    result = train(resumed, Tokens(), SPEC(carry), folder)
-    expected = train(whole, Tokens(), SPEC(carry), tmp_path)
+    result = train(resumed, Tokens(), SPEC(settings), folder)
+    expected = train(whole, Tokens(), SPEC(settings), tmp_path)
 
     assert result.resumed_from == (3 if moment == "saving" else 7)
     assert equal_weights(resumed, whole)
@@ -56,28 +56,28 @@ def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):
-    build, carry = CASES["gpt2"]
+    build, settings = CASES["gpt2"]
     folder = tmp_path / "run"
-    train(build(), Tokens(), SPEC(carry), folder)
+    train(build(), Tokens(), SPEC(settings), folder)
     log = folder / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 99}\n{"st')
-    result = train(build(), Tokens(), SPEC(carry), folder)
+    result = train(build(), Tokens(), SPEC(settings), folder)
     assert result.resumed_from == result.steps == 12
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [3, 6, 9, 12]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    build, carry = CASES["resnet-bk"]
+    build, settings = CASES["resnet-bk"]
     whole, again = build(), build()
-    first = train(whole, Tokens(), SPEC(carry), tmp_path)
-    second = train(again, Tokens(), SPEC(carry), tmp_path)
+    first = train(whole, Tokens(), SPEC(settings), tmp_path)
+    second = train(again, Tokens(), SPEC(settings), tmp_path)
     assert equal_weights(whole, again)
     assert (second.seconds, second.log, second.backend) == (first.seconds, first.log, first.backend)
 
 
 def test_a_checkpoint_that_cannot_be_read(tmp_path):
-    build, carry = CASES["gpt2"]
-    train(build(), Tokens(), SPEC(carry), tmp_path)
+    build, settings = CASES["gpt2"]
+    train(build(), Tokens(), SPEC(settings), tmp_path)
     (tmp_path / "checkpoint" / "step-000000012" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step-000000012 cannot be read .*; remove .*checkpoint to start"):
-        train(build(), Tokens(), SPEC(carry), tmp_path)
+        train(build(), Tokens(), SPEC(settings), tmp_path)

@@ -109,4 +109,5 @@ def test_the_load_balancing_loss_stands_apart(batch):
     output = model.base_model(batch[0], use_cache=False)
     plain = F.cross_entropy(model.lm_head(output.last_hidden_state).flatten(0, 1), batch[1].flatten())
     torch.testing.assert_close(found.value, plain, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found.auxiliary, 0.5 * output.aux_loss)
+    torch.testing.assert_close(found.auxiliary, 0.5 * output.measures["load_balancing"])
+    assert found.measures == output.measures

@@ -1,13 +1,13 @@
-"""AdamW and its schedule."""
+"""The optimizers and their schedule."""
 
 import math
 
 import pytest
 import torch
 
-from resnet_bk.training.optimizer import build_optimizer, build_schedule
+from resnet_bk.training.optimizer import build_optimizer, build_schedule, muon_flops
 from resnet_bk.training.spec import RunSpec
-from tests.training.tiny import tiny_gpt2
+from tests.training.tiny import tiny_gpt2, tiny_resnet_bk
 
 
 def test_only_matrices_are_decayed():
@@ -24,6 +24,65 @@ def test_a_parameter_may_refuse_decay():
     model.weight._no_weight_decay = True
     (group,) = build_optimizer(model, RunSpec("x", 1, 1e-3, weight_decay=0.3)).param_groups
     assert group["weight_decay"] == 0.0
+
+
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_resnet_bk])
+def test_muon_takes_the_weights_of_linear_maps_alone(build):
+    model = build()
+    optimizer = build_optimizer(model, RunSpec("x", 1, 1e-3, optimizer="muon", weight_decay=0.3))
+    muon, *rest = optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken = {names[id(parameter)] for parameter in muon["params"]}
+    assert muon["weight_decay"] == 0.3
+    assert taken
+    assert all(name.endswith("weight") and ".layers." in name or ".h." in name for name in taken)
+    assert not any(
+        word in name for name in taken for word in ("embed", "wte", "lm_head", "norm", "ln_", "chain", "conv.")
+    )
+    others = [parameter for group in rest for parameter in group["params"]]
+    assert len(taken) + len(others) == len(list(model.parameters()))
+    # Orthogonal steps of the size of AdamW's: about 0.2 a weight, root mean square, before the rate.
+    before = {id(parameter): parameter.detach().clone() for parameter in model.parameters()}
+    ids = torch.randint(50, (4, 16))
+    model(input_ids=ids, labels=ids).loss.backward()
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    optimizer.step()
+    for parameter in muon["params"]:
+        moved = (parameter - before[id(parameter)]).square().mean().sqrt() / 1e-3
+        assert 0.1 < moved < 0.3, names[id(parameter)]
+
+
+def test_several_optimizers_are_saved_loaded_and_scheduled_as_one():
+    torch.manual_seed(0)
+    spec = RunSpec("x", steps=6, learning_rate=0.1, optimizer="muon", warmup_steps=2)
+    results = []
+    for stops in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+        optimizer = build_optimizer(model, spec)
+        schedule = build_schedule(optimizer, spec)
+        for step in range(6):
+            if stops and step == 3:
+                saved = optimizer.state_dict(), schedule.state_dict()
+                optimizer = build_optimizer(model, spec)
+                schedule = build_schedule(optimizer, spec)
+                optimizer.load_state_dict(saved[0])
+                schedule.load_state_dict(saved[1])
+            model(torch.ones(2, 4) * step).square().sum().backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            assert len({group["lr"] for group in optimizer.param_groups}) == 1
+        results.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+    with pytest.raises(ValueError, match="closure=.*cannot share one"):
+        optimizer.step(lambda: 0.0)
+
+
+def test_flops_of_the_newton_schulz_iteration():
+    # 5 times: X X^T (3 x 7 by 7 x 3), a 3 x 3 square, 3 x 3 by 3 x 7; two operations a multiply-add.
+    assert muon_flops(torch.zeros(7, 3)) == muon_flops(torch.zeros(3, 7)) == 5 * 2 * (3 * 7 * 3 + 27 + 3 * 3 * 7)
 
 
 def test_warm_up_then_cosine_to_the_final_ratio():

@@ -73,7 +73,8 @@ def tiny_llama() -> Any:
 
 def tiny_resnet_bk(**fields: Any) -> Any:
     torch.manual_seed(0)
-    config = ResNetBKConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_heads=2, **fields)
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2}
+    config = ResNetBKConfig(**shape | fields)
     return ResNetBKForCausalLM(config)
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.bench.flops_convention import OPTIMIZER_FLOPS_A_PARAMETER, ConventionFlops, convention_flops
 from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.training.optimizer import hidden_matrices, muon_flops
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,30 @@ class StepFlops:
         }
 
 
-def step_flops(model: Any, batch_size: int, sequence_length: int) -> StepFlops:
-    """Count one step. Runs the model once, on a copy and on one row: work is proportional to the rows.
+def depends_on_text(config: Any) -> bool:
+    """Whether a model skips work by what the tokens are: then a count is of one text and one set of weights."""
+    return bool(getattr(config, "adaptive_computation", False)) or getattr(config, "sparse_bk", None) is not None
+
+
+def step_flops(
+    model: Any, batch_size: int, sequence_length: int, tokens: Tensor | None = None, *, optimizer: str = "adamw"
+) -> StepFlops:
+    """Count one step. Runs the model once, on a copy.
 
     Args:
         model: a causal LM of `transformers`.
         batch_size: rows of a step.
         sequence_length: tokens of a row.
+        tokens: the batch, int64 [batch_size, sequence_length]; None for one row of any tokens, where work is
+            proportional to the rows.
+        optimizer: of the step.
     """
     probe = copy.deepcopy(model).train()
     device = next(probe.parameters()).device
-    tokens = torch.zeros(1, sequence_length, dtype=torch.int64, device=device)
+    if tokens is None:
+        tokens, rows = torch.zeros(1, sequence_length, dtype=torch.int64, device=device), batch_size
+    else:
+        tokens, rows = tokens.to(device), 1
     # The plain form of attention consists of matmuls that the counter knows; the fused ones of the CPU it does not.
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False, custom_mapping=FORMULAS) as forward:
@@ -72,11 +87,12 @@ def step_flops(model: Any, batch_size: int, sequence_length: int) -> StepFlops:
         with FlopCounterMode(display=False, custom_mapping=FORMULAS) as backward:
             loss.backward()
     parameters = count_parameters(model).total
-    first, second = _by_operator(forward, batch_size), _by_operator(backward, batch_size)
+    orthogonalised = sum(map(muon_flops, hidden_matrices(model))) if optimizer == "muon" else 0
+    first, second = _by_operator(forward, rows), _by_operator(backward, rows)
     return StepFlops(
         forward_flops=sum(first.values()),
         backward_flops=sum(second.values()),
-        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * parameters,
+        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * parameters + orthogonalised,
         convention=convention_flops(model.config, parameters, batch_size, sequence_length),
         by_operator={name: (first[name], second[name]) for name in sorted({*first, *second})},
     )
@@ -93,7 +109,7 @@ def _grouped_mm(first: tuple[int, ...], second: tuple[int, ...], *args: Any, **k
 FORMULAS = {torch.ops.aten._grouped_mm: _grouped_mm}
 
 
-def _by_operator(counter: FlopCounterMode, batch_size: int) -> Counter[str]:
-    """Operations of `batch_size` rows by operator, where one row was counted."""
+def _by_operator(counter: FlopCounterMode, times: int) -> Counter[str]:
+    """Operations by operator of so many times what was counted."""
     counts = counter.get_flop_counts().get("Global", {})
-    return Counter({str(operator): batch_size * number for operator, number in counts.items()})
+    return Counter({str(operator): times * number for operator, number in counts.items()})

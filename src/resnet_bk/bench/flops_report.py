@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from rich import box
 from rich.table import Table
 
-from resnet_bk.bench.flops import step_flops
+from resnet_bk.bench.flops import depends_on_text, step_flops
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.sizing import count_parameters
 
@@ -24,11 +25,17 @@ def protocol_steps(protocol: Protocol) -> int | None:
 def model_flops(model: Any, protocol: Protocol) -> dict[str, Any]:
     """Counts of a model for the batches and steps of a protocol.
 
+    What a model skips by the text (`counted_on`) is that of random words and of the weights that it has.
+
     Args:
         model: a causal LM of `transformers`.
         protocol: its batch_size, sequence_length and steps are read.
     """
-    found = step_flops(model, protocol.batch_size, protocol.sequence_length)
+    words = None
+    if depends_on_text(model.config):
+        shape = (protocol.batch_size, protocol.sequence_length)
+        words = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+    found = step_flops(model, protocol.batch_size, protocol.sequence_length, words, optimizer=protocol.optimizer)
     steps = protocol_steps(protocol)
     counts = found.as_dict()
     for count in (counts, counts["flops_convention"]):
@@ -40,6 +47,7 @@ def model_flops(model: Any, protocol: Protocol) -> dict[str, Any]:
         "batch_size": protocol.batch_size,
         "sequence_length": protocol.sequence_length,
         "steps": steps,
+        "counted_on": "any words" if words is None else "random words, with these weights",
         **counts,
         "by_operator": {
             name: {"forward_flops": forward, "backward_flops": backward}
@@ -67,6 +75,8 @@ def model_tables(name: str, counted: dict[str, Any]) -> list[str | Table]:
     """The report's count row by row where it applies, FlopCounterMode's by operator, and the two side by side; a line
     of title before each."""
     shape = f"one step of {counted['batch_size']} x {counted['sequence_length']} tokens"
+    if counted["counted_on"] != "any words":
+        shape += f" ({counted['counted_on']})"
     convention = counted["flops_convention"]
     tables: list[str | Table] = []
     if convention is not None:

@@ -101,6 +101,8 @@ def draw_plots(results: dict[str, Any]) -> list[Plot]:
             y_title="held-out perplexity",
             smooth=False,
         ),
+        _measure_plot(models, "depth", "Blocks a token passes", "blocks a token, mean"),
+        _measure_plot(models, "kept", "Sites that stay in the chains", "share of sites kept"),
         _bucket_plot(models),
         _ratio_plot(models),
     ]
@@ -121,6 +123,22 @@ def _curves(models: list[ModelSummary], points: Callable[[Any], list[tuple[float
         if lines:
             curves[model.name] = lines
     return curves
+
+
+def _measure_plot(models: list[ModelSummary], measure: str, title: str, y_title: str) -> Plot | None:
+    """What some models report of themselves in training."""
+
+    def points(run: Any) -> list[tuple[float, float]]:
+        return [(point.step, point.measures[measure]) for point in run.log if measure in point.measures]
+
+    return _curve_plot(
+        models,
+        _curves(models, points),
+        name=f"{measure}-steps",
+        title=f"{title}, against steps",
+        x_title="training steps",
+        y_title=y_title,
+    )
 
 
 def _smoothed(line: np.ndarray) -> np.ndarray:

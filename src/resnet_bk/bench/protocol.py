@@ -1,6 +1,6 @@
 """Protocols: what a comparison is made of, as a flat YAML file that a user can copy and change.
 
-A protocol is a shipped name (`quick`, `seed`, `seed-local`, `wikitext-2`, `wikitext-103`) or a path to a `.yaml` file.
+A protocol is the name of a shipped one (a file in `protocols/`) or a path to a `.yaml` file.
 `--set key=value` changes a key; `models.<name>.<key>` reaches into a model's entry. What a key means stands at its
 field here.
 """
@@ -42,6 +42,8 @@ class ModelEntry(_Strict):
         learning_rate_source: the command that found it.
         size_by: the field of the configuration that is solved for, so that the parameters match the first model's.
         match_parameters: False lets the parameters differ; the report then says so.
+        head: "auto" takes the loss from the fused vocabulary head where the model has a plain one; "model" from the
+            logits that the model returns.
     """
 
     config: dict[str, Any] = {}
@@ -51,6 +53,7 @@ class ModelEntry(_Strict):
     learning_rate_source: str | None = None
     size_by: str | None = None
     match_parameters: bool = True
+    head: Literal["auto", "model"] = "auto"
 
 
 class Protocol(_Strict):
@@ -74,7 +77,8 @@ class Protocol(_Strict):
         parameter_tolerance: how far a model's parameters may lie from the first model's, as a share.
         learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
             the other seeds. null: each model's `learning_rate`.
-        weight_decay, betas: of AdamW.
+        optimizer: "adamw", or "muon": Muon on the weights of linear maps, AdamW on the rest, at the same rate.
+        weight_decay, betas: of AdamW; Muon has the same decay.
         clip: largest gradient norm; null for none.
         warmup_steps: steps of linear warm-up, before the cosine; null for 10% of the steps.
         final_lr_ratio: last learning rate over the peak.
@@ -104,6 +108,7 @@ class Protocol(_Strict):
     tie_word_embeddings: bool = False
     parameter_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
     learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
     clip: Rate | None = 1.0
@@ -126,12 +131,17 @@ class Protocol(_Strict):
 
     def shared_settings(self) -> dict[str, Any]:
         """What all runs share, by key."""
-        return {key: value for key, value in self.model_dump().items() if key not in NOT_OF_A_RUN}
+        settings = {key: value for key, value in self.model_dump().items() if key not in NOT_OF_A_RUN}
+        if settings["optimizer"] == "adamw":  # as in runs from before there was a choice
+            del settings["optimizer"]
+        return settings
 
     def run_settings(self, model: str) -> dict[str, Any]:
         """What determines a run of `model` beside its learning rate and seed, as flat keys."""
         settings = self.shared_settings()
         entry = self.models[model].model_dump(exclude={"learning_rate", "learning_rate_source"})
+        if entry["head"] == "auto":  # as in runs from before there was a choice
+            del entry["head"]
         reference = next(iter(self.models))
         if reference != model and entry["match_parameters"]:
             settings[f"models.{reference}.config"] = self.models[reference].config

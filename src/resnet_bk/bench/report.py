@@ -22,7 +22,16 @@ from resnet_bk.bench.results_schema import Results, parse_results
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
 from resnet_bk.training import perplexity
 
-PLOT_NAMES = ("loss-steps", "loss-seconds", "validation-steps", "validation-seconds", "buckets", "bucket-ratios")
+PLOT_NAMES = (
+    "loss-steps",
+    "loss-seconds",
+    "validation-steps",
+    "validation-seconds",
+    "depth-steps",
+    "kept-steps",
+    "buckets",
+    "bucket-ratios",
+)
 LONG = 32  # characters; a longer value takes a line of its own
 TEMPLATES = Path(__file__).parent / "templates"
 # Labels of the protocol's keys, in the order in which a reader asks for them; the rest stands in the full listing.
@@ -40,7 +49,8 @@ SETTINGS = (
     ("num_heads", "Heads"),
     ("tie_word_embeddings", "Embedding and head shared"),
     ("learning_rates", "Grid of learning rates"),
-    ("weight_decay", "Weight decay (AdamW)"),
+    ("optimizer", "Optimizer"),
+    ("weight_decay", "Weight decay"),
     ("betas", "Betas (AdamW)"),
     ("clip", "Gradient norm clipped at"),
     ("warmup_steps", "Warm-up steps"),
@@ -209,7 +219,7 @@ def _settings_text(entry: Any) -> str:
     if not isinstance(entry, dict):
         return ""
     told = {"learning_rate", "learning_rate_source", "carry_state"}  # have columns of their own
-    usual = {"match_parameters": True}
+    usual = {"match_parameters": True, "head": "auto"}
     own = {
         key: value
         for key, value in entry.items()

@@ -25,11 +25,13 @@ class Bucket(BaseModel):
 
 
 class LogPoint(BaseModel):
-    """One logged step: training loss in nats a token, seconds of training so far (warm-up not counted)."""
+    """One logged step: training loss in nats a token, seconds of training so far (warm-up not counted), and what the
+    model reports of itself, by name."""
 
     step: int
     seconds: float
     loss: float | None
+    measures: dict[str, float] = {}
 
 
 class ValidationPoint(BaseModel):

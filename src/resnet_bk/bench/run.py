@@ -14,7 +14,7 @@ from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.flops import step_flops
+from resnet_bk.bench.flops import depends_on_text, step_flops
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, settings_of, write_json
@@ -26,6 +26,7 @@ from resnet_bk.training.memory import MIB
 from resnet_bk.training.threads import same_threads
 
 WARMUP_SHARE = 0.1
+LOGGED = ("step", "seconds", "loss", "measures")
 
 
 def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None]) -> None:
@@ -44,7 +45,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     model = build_model(config, run.seed).to(training_device(protocol.device))
     with same_threads():
         audit = audit_causality(model, len(prepared.tokenizer), lengths=audit_lengths(protocol.sequence_length))
-        flops = step_flops(model, protocol.batch_size, protocol.sequence_length)
+        flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
     if audit.verdict == "leaks":
         say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
     stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
@@ -86,12 +87,18 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
     leaking = None if causal else held_out(model, trained.head, False, prepared.validation).perplexity  # type: ignore[arg-type]
 
+    if depends_on_text(model.config):
+        with same_threads():
+            words = first_tokens(prepared, protocol)
+            flops = step_flops(model, *words.shape, words, optimizer=protocol.optimizer)
+
     disable_progress_bar()  # of transformers, which would draw into ours
     model.save_pretrained(run.folder / "model")
     prepared.tokenizer.save_pretrained(run.folder / "model")
     result = (
         _training_part(run, protocol, prepared, model, trained)
         | flops.as_dict()
+        | {"flops_counted_on": "trained model, first batch" if depends_on_text(model.config) else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
         | _held_out_part(prepared, trained, full, without)
         | {"leaking_perplexity": leaking}
@@ -113,6 +120,7 @@ def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
         name=run.title,
         steps=steps,
         learning_rate=run.learning_rate,
+        optimizer=protocol.optimizer,
         weight_decay=protocol.weight_decay,
         betas=(protocol.betas[0], protocol.betas[1]),
         clip=protocol.clip,
@@ -124,7 +132,13 @@ def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
         carry_state=protocol.models[run.model].carry_state,
         log_interval=protocol.log_interval,
         checkpoint_seconds=protocol.checkpoint_seconds,
+        head=protocol.models[run.model].head,
     )
+
+
+def first_tokens(prepared: Prepared, protocol: Protocol) -> Tensor:
+    """The first batch of the training text, int64 [B, T]."""
+    return TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length).next_batch()[0]
 
 
 def validation_steps(steps: int, evaluations: int) -> list[int]:
@@ -237,7 +251,7 @@ def _training_part(
         "backend": trained.backend,
         "head": trained.head,
         "profile": trained.profile,
-        "log": [{key: line[key] for key in ("step", "seconds", "loss")} for line in trained.log],
+        "log": [{key: line[key] for key in LOGGED if key in line} for line in trained.log],
     }
 
 
@@ -255,6 +269,7 @@ def _held_out_part(
             "buckets": [],
             "document_nll": [],
             "validation_log": [],
+            "held_out_measures": {},
         }
     buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
     last = {"step": trained.steps, "seconds": trained.seconds, "perplexity": full.perplexity}
@@ -266,6 +281,7 @@ def _held_out_part(
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
         "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),
         "validation_log": [*trained.validation_log, last],
+        "held_out_measures": full.measures,
     }
 
 

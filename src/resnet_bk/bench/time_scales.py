@@ -43,18 +43,20 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
         share of its sites inside the band, and `memory`, in tokens (see the head of this file), None where nothing
         decays.
     """
-    chains: dict[str, Chain] = {}
+    chains: dict[str, list[Chain]] = {}
 
     def keep(name: str) -> Any:
         def hook(module: Any, inputs: Any, output: Chain) -> None:
-            chains[name] = output
+            chains.setdefault(name, []).append(output)
 
         return hook
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in _projections(model)]
     was_training = model.training
     try:
-        model.eval()(input_ids=input_ids.to(model.device), use_cache=False, logits_to_keep=1)
+        # Row by row: where chains have removed sites, shorter ones would be filled up to the length of others.
+        for row in input_ids.to(model.device).split(1):
+            model.eval()(input_ids=row, use_cache=False, logits_to_keep=1)
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -62,18 +64,21 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
     return [_layer(name, chain) for name, chain in chains.items()]
 
 
-def _layer(name: str, chain: Chain) -> dict[str, Any]:
-    potential, hopping, absorption = (part.float() for part in chain)
+def _layer(name: str, chains: list[Chain]) -> dict[str, Any]:
+    rates = []
+    for chain in chains:
+        potential, hopping, absorption = (part.float() for part in chain)
+        green, _ = ops.surface_green(potential, hopping, absorption)
+        rates.append(-(hopping * green.abs())[:, 1:].log().flatten(0, 1))
+    potential, hopping, absorption = (torch.cat(parts, dim=1).float() for parts in zip(*chains, strict=True))
     energy = potential / (2 * hopping)
-    green, _ = ops.surface_green(potential, hopping, absorption)
-    rate = -(hopping * green.abs())[:, 1:].log().mean((0, 1))
     return {
         "layer": name,
         "chains": potential.shape[2],
         "absorption": _quantiles(absorption),
         "energy": _quantiles(energy),
         "in_band": (energy.abs() < 1).float().mean((0, 1)).tolist(),
-        "memory": [1 / value if value > 0 else None for value in rate.tolist()],
+        "memory": [1 / value if value > 0 else None for value in torch.cat(rates).mean(0).tolist()],
     }
 
 

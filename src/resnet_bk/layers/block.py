@@ -1,18 +1,30 @@
 """The residual block.
 
-Shape legend: B batch, T tokens, D hidden size.
+Shape legend: B batch, T tokens, D hidden size, M tokens that go on (`resnet_bk.layers.adaptive`).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.boundaries import Boundaries, select_boundaries, without_tokens
 from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.moe import SparseMoE
 from resnet_bk.layers.registry import get_mixer
+from resnet_bk.layers.selection import add_rows, select
+from resnet_bk.layers.sparse import SiteGate
+
+
+class BlockOutput(NamedTuple):
+    """hidden: [B, T, D]; state: of the mixer; balance: the load-balancing loss, None for a dense block; share: of the
+    sites that the gate kept, None without a gate."""
+
+    hidden: Tensor
+    state: MixerState
+    balance: Tensor | None
+    share: Tensor | None
 
 
 class ResNetBKBlock(GradientCheckpointingLayer):
@@ -25,6 +37,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.site_gate = None if config.sparse_bk is None else SiteGate(config.hidden_size)
         self.mixer = get_mixer(config.state).from_config(config)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward: SwiGLU | SparseMoE
@@ -36,13 +49,74 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             self.feed_forward = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
-    ) -> tuple[Tensor, MixerState, Tensor | None]:
-        """[B, T, D] to [B, T, D], with the mixer's state and the load-balancing loss (None for a dense block)."""
-        mixed, state = self.mixer(self.mixer_norm(hidden), boundaries, state)
-        hidden = hidden + mixed
-        normed = self.feed_forward_norm(hidden)
+        self,
+        hidden: Tensor,
+        boundaries: Boundaries | None = None,
+        state: MixerState | None = None,
+        active: Tensor | None = None,
+    ) -> BlockOutput:
+        """One block.
+
+        Args:
+            hidden: [B, T, D].
+            boundaries: where chains are cut.
+            state: of the mixer, from the tokens before.
+            active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
+                leave as they came; they write into the chain.
+        """
+        readers = None if active is None else active.flatten().nonzero().squeeze(1)
+        normed = self.mixer_norm(hidden)
+        share = None
+        if self.site_gate is not None:
+            hidden, state, share = self._mix_sites(hidden, normed, boundaries, state, active)
+        else:
+            mixed, state = self.mixer(normed, boundaries, state, readers)
+            hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed)
+        assert state is not None
+        hidden, balance = self._feed_forward(hidden, boundaries, readers)
+        return BlockOutput(hidden, state, balance, share)
+
+    def _mix_sites(
+        self,
+        hidden: Tensor,
+        normed: Tensor,
+        boundaries: Boundaries | None,
+        state: MixerState | None,
+        active: Tensor | None,
+    ) -> tuple[Tensor, MixerState, Tensor]:
+        """The mixer on the sites that the gate keeps."""
+        assert self.site_gate is not None
+        choice = self.site_gate(normed, boundaries)
+        selection = select(choice.keep)
+        if selection is None:
+            return hidden, self.skipped(normed, boundaries, state), choice.share
+        tokens, readers = selection.tokens, selection.places
+        if active is not None:
+            reads = active.flatten().index_select(0, tokens)
+            tokens, readers = tokens[reads], readers[reads]
+        mixed, state = self.mixer(selection.gather(normed), select_boundaries(boundaries, selection), state, readers)
+        weight = choice.weight.flatten().index_select(0, tokens).unsqueeze(-1)
+        return add_rows(hidden, tokens, mixed * weight.to(mixed.dtype)), state, choice.share
+
+    def _feed_forward(
+        self, hidden: Tensor, boundaries: Boundaries | None, readers: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if readers is not None and readers.numel() == 0:
+            return hidden, None
+        real = None if boundaries is None else boundaries.real
+        tokens = hidden
+        if readers is not None:
+            tokens = hidden.flatten(0, 1).index_select(0, readers).unsqueeze(0)
+            real = None if real is None else real.flatten(0, 1).index_select(0, readers)
+        normed, balance = self.feed_forward_norm(tokens), None
         if isinstance(self.feed_forward, SparseMoE):
-            output, aux_loss = self.feed_forward(normed, boundaries)
-            return hidden + output, state, aux_loss
-        return hidden + self.feed_forward(normed), state, None
+            output, balance = self.feed_forward(normed, real)
+        else:
+            output = self.feed_forward(normed)
+        return hidden + output if readers is None else add_rows(hidden, readers, output.squeeze(0)), balance
+
+    def skipped(self, hidden: Tensor, boundaries: Boundaries | None, state: MixerState | None) -> MixerState:
+        """The state after a call of which no token came here; `hidden` [B, ...] says the batch and the precision."""
+        state = self.mixer.initial_state(hidden) if state is None else state
+        alive = without_tokens(boundaries)
+        return state if alive is None else state.only(alive)

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.layers.selection import Selection
+from resnet_bk.layers.spacer import Spacer, spacer
+
 
 @dataclass(frozen=True)
 class Boundaries:
@@ -26,6 +29,11 @@ class Boundaries:
         begun: False for a row that holds nothing but padding so far, bool [B]; None without such rows. The state of
             such a row must be set to zero, which is the same as none.
         padded_right: some row has padding after its last token, so that the state after it is of no use.
+        end_segment: segment at the end of the call, int64 [B]; None without documents.
+        filling: sites behind the last token of a row that are transparent, so that the state after them is the state
+            after that token; None without such rows. Only what `select_boundaries` returns has any.
+        ended: True where the document of the last token was over before the end of the call, bool [B]: the state must
+            be set to zero. None without documents.
     """
 
     keep: Tensor
@@ -33,6 +41,14 @@ class Boundaries:
     segment: Tensor | None
     begun: Tensor | None
     padded_right: bool
+    end_segment: Tensor | None = None
+    filling: Spacer | None = None
+    ended: Tensor | None = None
+
+    def tokens_only(self, like: Tensor) -> Tensor:
+        """1 for a token, 0 for padding and filling, to be multiplied with `like`, [B, T, ...]."""
+        assert self.real is not None
+        return self.real.view(*self.real.shape[:2], *[1] * (like.ndim - 2)).to(like.dtype)
 
     def same_segment(self, lag: int) -> Tensor:
         """1 where t and t - lag lie in one segment, [B, T, 1]; tokens before the first are in segment 0."""
@@ -89,7 +105,56 @@ def find_boundaries(
     if document_ids is not None:
         cut |= _document_starts(document_ids, shape, past_length, last_document)
         segment = cut.long().cumsum(dim=1)
-    return Boundaries((~cut).unsqueeze(-1).float(), real, segment, begun, padded_right)
+    end_segment = None if segment is None else segment[:, -1]
+    return Boundaries((~cut).unsqueeze(-1).float(), real, segment, begun, padded_right, end_segment)
+
+
+def without_tokens(boundaries: Boundaries | None) -> Tensor | None:
+    """Rows whose state lives on where no token of the call was selected, bool [B]; None for all of them.
+
+    The others have begun another document.
+    """
+    return None if boundaries is None or boundaries.end_segment is None else boundaries.end_segment == 0
+
+
+def select_boundaries(boundaries: Boundaries | None, selection: Selection) -> Boundaries | None:
+    """The cuts between selected tokens.
+
+    A chain that skips tokens is cut where its neighbours lie in two documents. Padding is never selected, and the state
+    before the first token of a padded row is zero, so that padding alone cuts nothing.
+
+    Args:
+        boundaries: of the tokens that were selected from.
+        selection: the tokens.
+
+    Returns:
+        None where nothing is cut and no row is filled up.
+    """
+    filling = spacer(selection.counts, selection.width) if selection.ragged else None
+    segment = end_segment = ended = None
+    if boundaries is not None and boundaries.segment is not None:
+        end_segment = boundaries.end_segment
+        assert end_segment is not None
+        segment = selection.gather(boundaries.segment.unsqueeze(-1)).squeeze(-1)
+        last = F.pad(segment, (1, 0)).gather(1, selection.counts.unsqueeze(1)).squeeze(1)
+        ended = last != end_segment
+    if filling is None and segment is None:
+        return None
+    real = selection.real()
+    if segment is None:
+        keep = torch.ones(real.shape, dtype=torch.bool, device=real.device)
+    else:
+        keep = segment == F.pad(segment, (1, 0))[:, :-1]
+    return Boundaries(
+        keep=keep.unsqueeze(-1).float(),
+        real=real.unsqueeze(-1).float() if filling is not None else None,
+        segment=segment,
+        begun=None,
+        padded_right=False,
+        end_segment=end_segment,
+        filling=filling,
+        ended=ended,
+    )
 
 
 def _check_mask(attention_mask: Tensor, batch: int, length: int, past_length: int) -> Tensor:

@@ -103,9 +103,21 @@ class ChainProjection(nn.Module):
             sites = F.linear(hidden.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
             potential, rest = sites.split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)
+            absorption = absorption + self.absorption_min
             if boundaries is not None:
                 hopping = hopping * boundaries.keep.to(dtype)
-            return Chain(potential, hopping, absorption + self.absorption_min)
+                if boundaries.filling is not None:
+                    return _filled_up(Chain(potential, hopping, absorption), boundaries)
+            return Chain(potential, hopping, absorption)
+
+
+def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:
+    """The chain with transparent sites where `boundaries` has no token."""
+    assert boundaries.filling is not None
+    assert boundaries.real is not None
+    token, filling = boundaries.real != 0, boundaries.filling
+    sites = (filling.potential, filling.hopping, filling.absorption)
+    return Chain(*(torch.where(token, own, site.to(own.dtype)) for own, site in zip(chain, sites, strict=True)))
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
-from resnet_bk.layers.mixer import Mixer, MixerState
+from resnet_bk.layers.gradients import propagate
+from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.unit_length import unit_length
@@ -33,6 +33,7 @@ class MatrixPropagator(Mixer):
         conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
         output_gate: multiplies what is read by SiLU of a projection of the token.
         backend: of `resnet_bk.ops.propagate`.
+        gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
     """
 
@@ -54,10 +55,11 @@ class MatrixPropagator(Mixer):
         absorption_init: tuple[float, float],
         hopping_init: float,
         backend: str = "auto",
+        gradient: str = "exact",
     ) -> None:
         super().__init__()
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
-        self.backend = backend
+        self.backend, self.gradient = backend, gradient
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
         self.in_proj = nn.Linear(hidden_size, sum(self.widths), bias=False)
         self.chain = ChainProjection(
@@ -85,10 +87,19 @@ class MatrixPropagator(Mixer):
             absorption_init=tuple(config.absorption_init),
             hopping_init=config.hopping_init,
             backend=config.backend,
+            gradient=config.gradient,
         )
 
+    def initial_state(self, hidden: Tensor) -> MixerState:
+        tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
+        return zero_state(hidden.shape[0], tail, (self.num_heads, self.key_dim, self.value_dim), hidden)
+
     def forward(
-        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
+        self,
+        hidden: Tensor,
+        boundaries: Boundaries | None = None,
+        state: MixerState | None = None,
+        readers: Tensor | None = None,
     ) -> tuple[Tensor, MixerState]:
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
@@ -97,15 +108,16 @@ class MatrixPropagator(Mixer):
         query_key, value = mixed.split(self.widths, dim=-1)
         query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
         value = value.view(batch, length, self.num_heads, self.value_dim)
-        potential, hopping, absorption = self.chain(hidden, boundaries)
-        output, chain_state = ops.propagate(
+        if boundaries is not None and boundaries.filling is not None:
+            value = value * boundaries.tokens_only(value)
+        output, chain_state = propagate(
             query,
             key,
             value,
-            potential,
-            hopping,
-            absorption,
+            *self.chain(hidden, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=self.backend,
+            gradient=self.gradient,
         )
-        return self.readout(output.flatten(2), hidden), MixerState(tail, chain_state)
+        after = MixerState(tail, chain_state).behind(boundaries, state)
+        return self.readout(output.flatten(2), hidden, readers), after

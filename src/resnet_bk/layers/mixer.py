@@ -5,6 +5,7 @@ Shape legend: B batch, T tokens, D hidden size, K taps of the short convolution.
 
 from typing import Any, ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries
@@ -32,6 +33,31 @@ class MixerState(NamedTuple):
         green, carried = self.chain
         return MixerState(None if self.convolution is None else mask(self.convolution), (mask(green), mask(carried)))
 
+    def behind(self, boundaries: Boundaries | None, before: "MixerState | None") -> "MixerState":
+        """The state after the last token of each row, where this one is after the last site.
+
+        Args:
+            boundaries: of the sites.
+            before: the state before them.
+        """
+        if boundaries is None:
+            return self
+        state = self
+        if boundaries.filling is not None:
+            filling, (green, carried) = boundaries.filling, state.chain
+
+            def of_row(values: Tensor, like: Tensor) -> Tensor:
+                return values.view(-1, *[1] * (like.ndim - 1))
+
+            old = (torch.zeros_like(green), torch.zeros_like(carried)) if before is None else before.chain
+            carried = carried * of_row(filling.sign, carried)
+            chain = (
+                torch.where(of_row(filling.filled, green), green, old[0]),
+                torch.where(of_row(filling.filled, carried), carried, old[1]),
+            )
+            state = MixerState(state.convolution, chain)
+        return state if boundaries.ended is None else state.only(~boundaries.ended)
+
 
 class Mixer(nn.Module):
     """Base class of the mixers; a subclass declares its properties, so that tests and audits can hold it to them.
@@ -51,8 +77,16 @@ class Mixer(nn.Module):
         """Builds the mixer from the attributes of a `ResNetBKConfig`."""
         raise NotImplementedError
 
+    def initial_state(self, hidden: Tensor) -> MixerState:
+        """The state before any token, which is the same as None: zeros, for a batch like `hidden` [B, T, D]."""
+        raise NotImplementedError
+
     def forward(
-        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
+        self,
+        hidden: Tensor,
+        boundaries: Boundaries | None = None,
+        state: MixerState | None = None,
+        readers: Tensor | None = None,
     ) -> tuple[Tensor, MixerState]:
         """Mixes the tokens.
 
@@ -60,8 +94,21 @@ class Mixer(nn.Module):
             hidden: normed hidden states, [B, T, D].
             boundaries: where chains are cut; None for one unbroken sequence a row.
             state: of the tokens before; None at the start.
+            readers: the tokens that read, int64 [M], places in the rows laid end to end; None for all. All tokens write
+                into the chain.
 
         Returns:
-            The mixed tokens [B, T, D], to be added to the residual stream, and the state after the last token.
+            The mixed tokens [B, T, D] ([M, D] with `readers`), to be added to the residual stream, and the state after
+            the last token.
         """
         raise NotImplementedError
+
+
+def zero_state(batch: int, tail: tuple[int, ...] | None, carried: tuple[int, ...], like: Tensor) -> MixerState:
+    """Zeros: a convolution tail [B, *tail], L [B, carried[0]] and what the chain carries, [B, *carried]."""
+    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+    zeros = like.new_zeros
+    return MixerState(
+        None if tail is None else zeros(batch, *tail),
+        (zeros(batch, carried[0], dtype=dtype), zeros(batch, *carried, dtype=dtype)),
+    )

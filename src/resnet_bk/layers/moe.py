@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from resnet_bk.layers.boundaries import Boundaries
-
 
 class SparseMoE(nn.Module):
     """Top-k routing over SwiGLU experts, with the chosen experts' probabilities normalised to sum to 1 (Mixtral, arXiv
@@ -44,8 +42,11 @@ class SparseMoE(nn.Module):
     def extra_repr(self) -> str:
         return f"num_experts={self.num_experts}, num_experts_per_tok={self.num_experts_per_tok}"
 
-    def forward(self, hidden: Tensor, boundaries: Boundaries | None = None) -> tuple[Tensor, Tensor]:
-        """[B, T, D] to [B, T, D], and the load-balancing loss, a float32 scalar. Padding takes no part in the loss."""
+    def forward(self, hidden: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[B, T, D] to [B, T, D], and the load-balancing loss, a float32 scalar.
+
+        Padding, where `real` [B, T, 1] is 0, takes no part in the loss.
+        """
         tokens = hidden.flatten(0, 1)
         # The router decides between near equals: in float32, as in Switch Transformers.
         with torch.autocast(hidden.device.type, enabled=False):
@@ -53,8 +54,7 @@ class SparseMoE(nn.Module):
             probabilities = F.linear(tokens.to(wide), self.router.weight.to(wide)).softmax(dim=-1)
             weights, chosen = probabilities.topk(self.num_experts_per_tok, dim=-1)
             weights = weights / weights.sum(dim=-1, keepdim=True)
-        real = boundaries.real.flatten() if boundaries is not None and boundaries.real is not None else None
-        aux_loss = load_balancing_loss(probabilities, chosen, real)
+        aux_loss = load_balancing_loss(probabilities, chosen, None if real is None else real.flatten())
 
         # Slots (token, choice) in order of their expert. Each step is a permutation, so that backward adds nothing up.
         order = chosen.flatten().argsort(stable=True)
@@ -96,7 +96,7 @@ def load_balancing_loss(probabilities: Tensor, chosen: Tensor, real: Tensor | No
     experts = probabilities.shape[-1]
     ones = torch.ones_like(chosen, dtype=probabilities.dtype)
     weight = ones if real is None else ones * real.to(ones.dtype).unsqueeze(-1)
-    total = weight.sum()
+    total = weight.sum().clamp(min=1)  # padding alone: 0
     share = probabilities.new_zeros(experts).scatter_add_(0, chosen.flatten(), weight.flatten()) / total
     mean = (probabilities * weight[:, :1]).sum(dim=0) * (chosen.shape[-1] / total)
     return experts * (share * mean).sum()

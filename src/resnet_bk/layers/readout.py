@@ -26,9 +26,14 @@ class Readout(nn.Module):
         self.gate_proj = nn.Linear(hidden_size, channels, bias=False) if gate else None
         self.out_proj = nn.Linear(2 * channels, hidden_size, bias=False)
 
-    def forward(self, y: Tensor, hidden: Tensor) -> Tensor:
-        """Reads complex [B, T, C] for tokens [B, T, D]; returns [B, T, D] in the precision of the model."""
+    def forward(self, y: Tensor, hidden: Tensor, readers: Tensor | None = None) -> Tensor:
+        """Reads complex [B, T, C] for tokens [B, T, D]; returns [B, T, D] in the precision of the model.
+
+        With `readers`, int64 [M], places in the rows laid end to end, only those tokens read: [M, D].
+        """
+        if readers is not None:
+            y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
         parts = torch.view_as_real(y)
         if self.gate_proj is not None:
             parts = parts * F.silu(self.gate_proj(hidden)).unsqueeze(-1)
-        return self.out_proj(parts.flatten(2).to(self.out_proj.weight.dtype))
+        return self.out_proj(parts.flatten(-2).to(self.out_proj.weight.dtype))

@@ -70,12 +70,27 @@ class ShortConvolution(nn.Module):
     def _new_tail(self, x: Tensor, tail: Tensor | None, boundaries: Boundaries | None) -> Tensor:
         """The last K - 1 inputs, zero where they belong to a document that has ended."""
         taps = self.kernel_size - 1
+        if boundaries is not None and boundaries.filling is not None:
+            return self._tail_before_filling(x, tail, boundaries)
         if x.shape[1] < taps:
             x = torch.cat([_or_zeros(tail, x, taps), x], dim=1)
         # A copy: a view would keep the whole input alive.
         new_tail = x[:, -taps:].clone()
         if boundaries is not None and boundaries.segment is not None:
             segment = F.pad(boundaries.segment, (taps, 0))[:, -taps:]
+            new_tail = new_tail * (segment == segment[:, -1:]).unsqueeze(-1)
+        return new_tail
+
+    def _tail_before_filling(self, x: Tensor, tail: Tensor | None, boundaries: Boundaries) -> Tensor:
+        """The same where rows end at different places."""
+        assert boundaries.real is not None
+        taps = self.kernel_size - 1
+        count = boundaries.real.squeeze(-1).sum(dim=1).long()
+        place = count.unsqueeze(1) + torch.arange(taps, device=x.device)  # in the tail followed by the input
+        full = torch.cat([_or_zeros(tail, x, taps), x], dim=1)
+        new_tail = full.gather(1, place.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+        if boundaries.segment is not None:
+            segment = F.pad(boundaries.segment, (taps, 0)).gather(1, place)
             new_tail = new_tail * (segment == segment[:, -1:]).unsqueeze(-1)
         return new_tail
 

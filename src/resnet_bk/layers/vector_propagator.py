@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
-from resnet_bk.layers.mixer import Mixer, MixerState
+from resnet_bk.layers.gradients import propagate_vector
+from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 
@@ -29,6 +29,7 @@ class VectorPropagator(Mixer):
         conv_size: taps of the short convolution on u; 0 leaves it out.
         output_gate: multiplies what is read by SiLU of a projection of the token.
         backend: of `resnet_bk.ops.propagate_vector`.
+        gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
     """
 
@@ -48,9 +49,10 @@ class VectorPropagator(Mixer):
         absorption_init: tuple[float, float],
         hopping_init: float,
         backend: str = "auto",
+        gradient: str = "exact",
     ) -> None:
         super().__init__()
-        self.backend = backend
+        self.backend, self.gradient = backend, gradient
         self.in_proj = nn.Linear(hidden_size, state_channels, bias=False)
         self.chain = ChainProjection(
             hidden_size,
@@ -75,21 +77,32 @@ class VectorPropagator(Mixer):
             absorption_init=tuple(config.absorption_init),
             hopping_init=config.hopping_init,
             backend=config.backend,
+            gradient=config.gradient,
         )
 
+    def initial_state(self, hidden: Tensor) -> MixerState:
+        channels = self.chain.chains
+        tail = None if self.conv is None else (self.conv.kernel_size - 1, channels)
+        return zero_state(hidden.shape[0], tail, (channels,), hidden)
+
     def forward(
-        self, hidden: Tensor, boundaries: Boundaries | None = None, state: MixerState | None = None
+        self,
+        hidden: Tensor,
+        boundaries: Boundaries | None = None,
+        state: MixerState | None = None,
+        readers: Tensor | None = None,
     ) -> tuple[Tensor, MixerState]:
         source, tail = self.in_proj(hidden), None
         if self.conv is not None:
             source, tail = self.conv(source, boundaries, state.convolution if state is not None else None)
-        potential, hopping, absorption = self.chain(hidden, boundaries)
-        psi, chain_state = ops.propagate_vector(
+        if boundaries is not None and boundaries.filling is not None:
+            source = source * boundaries.tokens_only(source)
+        psi, chain_state = propagate_vector(
             source,
-            potential,
-            hopping,
-            absorption,
+            *self.chain(hidden, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=self.backend,
+            gradient=self.gradient,
         )
-        return self.readout(psi, hidden), MixerState(tail, chain_state)
+        after = MixerState(tail, chain_state).behind(boundaries, state)
+        return self.readout(psi, hidden, readers), after

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import Cache
 
 from resnet_bk.layers.mixer import MixerState
+from resnet_bk.layers.multi_scale import ScaleState
 
 
 class ResNetBKCacheLayer:
@@ -50,6 +51,7 @@ class ResNetBKCache(Cache):
 
     Attributes:
         layers: a `ResNetBKCacheLayer` a block.
+        scales: state of each shortening of a multi-scale model; empty for others, and before the first token.
         last_document: document of the last token, int64 [B], where the tokens came with document_ids; else None.
     """
 
@@ -57,6 +59,7 @@ class ResNetBKCache(Cache):
 
     def __init__(self, config: Any) -> None:
         super().__init__(layers=[ResNetBKCacheLayer() for _ in range(config.num_hidden_layers)])  # type: ignore[misc]
+        self.scales: list[ScaleState] = []
         self.last_document: Tensor | None = None
         self._seen_tokens = 0
 
@@ -67,10 +70,17 @@ class ResNetBKCache(Cache):
         """The state of each block, None before the first token."""
         return [layer.state for layer in self.layers]
 
-    def update_states(self, states: list[MixerState], new_tokens: int, last_document: Tensor | None = None) -> None:
+    def update_states(
+        self,
+        states: list[MixerState],
+        new_tokens: int,
+        last_document: Tensor | None = None,
+        scales: list[ScaleState] | None = None,
+    ) -> None:
         """Takes the states after `new_tokens` more tokens; `last_document` None leaves the document as it is."""
         for layer, state in zip(self.layers, states, strict=True):
             layer.state = state
+        self.scales = [] if scales is None else scales
         self._seen_tokens += new_tokens
         if last_document is not None:
             self.last_document = last_document
@@ -92,7 +102,8 @@ class ResNetBKCache(Cache):
     @property
     def nbytes(self) -> int:
         """Memory of all states, in bytes."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer.tensors())
+        tensors = [tensor for layer in self.layers for tensor in layer.tensors()]
+        return sum(tensor.nbytes for tensor in [*tensors, *(part for scale in self.scales for part in scale)])
 
     @property
     def is_compileable(self) -> bool:
@@ -112,10 +123,14 @@ class ResNetBKCache(Cache):
         """Cuts the graph: later losses send no gradient into earlier calls. Returns the cache itself."""
         return self._apply(torch.Tensor.detach)
 
+    def to(self, device: torch.device | str) -> Self:
+        """Moves every state to a device. Returns the cache itself."""
+        return self._apply(lambda tensor: tensor.to(device))
+
     def reset(self) -> None:
         """Forgets everything."""
         super().reset()
-        self._seen_tokens, self.last_document = 0, None
+        self._seen_tokens, self.last_document, self.scales = 0, None, []
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Takes the rows `beam_idx`, int64 [B'], for beam search."""
@@ -143,6 +158,7 @@ class ResNetBKCache(Cache):
     def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:
         for layer in self.layers:
             layer.apply(function)
+        self.scales = [ScaleState(*map(function, scale)) for scale in self.scales]
         if self.last_document is not None:
             self.last_document = function(self.last_document)
         return self

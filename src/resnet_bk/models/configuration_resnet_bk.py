@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from resnet_bk.layers.registry import MIXERS
+from resnet_bk.models.switches import switch_problems
 
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
 _OF_TRANSFORMERS = {
@@ -55,6 +56,20 @@ class ResNetBKConfig(PreTrainedConfig):
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
         backend (`str`): backend of the operators, "auto" or one of `resnet_bk.ops.available_backends`.
+        gradient (`str`): of the operators: "exact", "diagonal" (the earlier system's, incomplete) or "autograd" (slow);
+            see `resnet_bk.layers.gradients`.
+        mixed_precision (`str`): "none", or "bf16": matmuls and head in bfloat16; weights, chains, norms and loss in
+            float32.
+        adaptive_computation (`bool`): tokens stop at a block of their own (`resnet_bk.layers.adaptive`).
+        halting_threshold (`float`): sum of halting probabilities at which a token stops.
+        ponder_cost (`float`): weight of the ponder cost in the loss.
+        early_exit_threshold (`float`, *optional*): halting threshold in evaluation and generation; that of training by
+            default.
+        multi_scale (`list[int]`, *optional*): by how much the sequence is shortened for each block, for example
+            [1, 2, 4, 2, 1] (`resnet_bk.layers.multi_scale`).
+        sparse_bk (`float`, *optional*): share of sites that the gates learn to keep (`resnet_bk.layers.sparse`).
+        sparsity_loss_coef (`float`): weight of the loss that draws the share there.
+        sparsity_schedule (`float`): share of the training over which it is brought down from 1.
         use_cache (`bool`): return a cache outside training where the call does not say.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
 
@@ -63,7 +78,7 @@ class ResNetBKConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "resnet_bk"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "aux_loss", "measures"]
 
     vocab_size: int = 30000
     hidden_size: int = 64
@@ -87,6 +102,16 @@ class ResNetBKConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
     backend: str = "auto"
+    gradient: str = "exact"
+    mixed_precision: str = "none"
+    adaptive_computation: bool = False
+    halting_threshold: float = 0.99
+    ponder_cost: float = 0.01
+    early_exit_threshold: float | None = None
+    multi_scale: tuple[int, ...] | list[int] | None = None
+    sparse_bk: float | None = None
+    sparsity_loss_coef: float = 1.0
+    sparsity_schedule: float = 0.5
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -105,6 +130,8 @@ class ResNetBKConfig(PreTrainedConfig):
         for name in ("potential_init", "absorption_init"):
             low, high = getattr(self, name)
             setattr(self, name, (float(low), float(high)))
+        if self.multi_scale is not None:
+            self.multi_scale = tuple(self.multi_scale)
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
@@ -190,12 +217,12 @@ class ResNetBKConfig(PreTrainedConfig):
         number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
         number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
         number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
-        for name in ("output_gate", "tie_word_embeddings", "use_cache"):
+        for name in ("output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name}={getattr(self, name)!r} must be true or false (write it without quotes)")
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
-        return problems
+        return problems + switch_problems(self)
 
     def _token_problems(self, problems: list[str], name: str) -> None:
         value = getattr(self, name)

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
-from resnet_bk.layers import ChainProjection, MixerState, ResNetBKBlock, ShortConvolution, SparseMoE, find_boundaries
+from resnet_bk.layers import ChainProjection, ResNetBKBlock, ShortConvolution, SparseMoE, find_boundaries
+from resnet_bk.layers.adaptive import HaltingUnit
+from resnet_bk.layers.sparse import SiteGate
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
+from resnet_bk.models.stack import BlockStack, mixed_precision
 from resnet_bk.ops import linear_cross_entropy
 
 IGNORED = -100
@@ -34,7 +37,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["chain"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ChainProjection | SparseMoE):
+        if isinstance(module, ChainProjection | SparseMoE | SiteGate | HaltingUnit):
             module.reset_parameters(self.config.initializer_range)
         elif isinstance(module, ShortConvolution):
             module.reset_parameters()
@@ -50,9 +53,14 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(ResNetBKBlock(config) for _ in range(config.num_hidden_layers))
+        self.stack = BlockStack(config)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
+
+    def set_progress(self, share: float) -> None:
+        """How much of the training is done, 0 to 1, for schedules of the configuration; 1 unless somebody says so."""
+        self.stack.progress = share
 
     def forward(
         self,
@@ -80,7 +88,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
                 so outside training, except for rows padded on the right: the state after padding is of no use.
             document_ids: integers [B, T]; a document ends where the number changes, and no token sees another document.
                 With a cache, the first token continues the last document if it has its number.
-            output_hidden_states: return the embeddings and the output of every block too.
+            output_hidden_states: return what goes into every block too, the embeddings first.
             output_attentions: must not be true, there is no attention.
             return_dict: false for a tuple.
 
@@ -112,29 +120,31 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        states = cache.states() if cache is not None else [None] * len(self.layers)
-        new_states: list[MixerState] = []
-        hidden_states: list[Tensor] = []
-        aux_losses: list[Tensor] = []
-        for layer, state in zip(self.layers, states, strict=True):
-            if output_hidden_states:
-                hidden_states.append(hidden)
-            hidden, new_state, aux_loss = layer(hidden, boundaries, state)
-            new_states.append(new_state)
-            if aux_loss is not None:
-                aux_losses.append(aux_loss)
-        hidden = self.norm(hidden)
+        with mixed_precision(self.config, hidden.device):
+            passed = self.stack(
+                self.layers,
+                hidden,
+                boundaries,
+                cache.states() if cache is not None else [None] * len(self.layers),
+                cache.scales if cache is not None else [],
+                keep_hidden=output_hidden_states,
+            )
+            hidden = self.norm(passed.hidden)
 
         if use_cache:
+            states, scales = passed.states, passed.scales
             if boundaries is not None and boundaries.begun is not None:
-                new_states = [state.only(boundaries.begun) for state in new_states]
+                states = [state.only(boundaries.begun) for state in states]
+                scales = [scale.only(boundaries.begun) for scale in scales]
             cache = ResNetBKCache(self.config) if cache is None else cache
-            cache.update_states(new_states, length, None if document_ids is None else document_ids[:, -1].clone())
+            last_document = None if document_ids is None else document_ids[:, -1].clone()
+            cache.update_states(states, length, last_document, scales)
         output = ResNetBKModelOutput(
             last_hidden_state=hidden,
             cache=cache if use_cache else None,
-            hidden_states=(*hidden_states, hidden) if output_hidden_states else None,
-            aux_loss=torch.stack(aux_losses).mean() if aux_losses else None,
+            hidden_states=(*passed.hidden_states, hidden) if output_hidden_states else None,
+            aux_loss=passed.aux_loss,
+            measures=passed.measures or None,
         )
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
@@ -151,6 +161,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         self.model = ResNetBKModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def set_progress(self, share: float) -> None:
+        """As in `ResNetBKModel`."""
+        self.model.set_progress(share)
 
     def forward(
         self,
@@ -203,21 +217,26 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = shifted_targets(labels, attention_mask, document_ids, hidden.shape[:2])
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction)
+            with mixed_precision(self.config, hidden.device):
+                loss = linear_cross_entropy(
+                    hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction
+                )
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
             if output.aux_loss is not None:
-                loss = loss + self.config.router_aux_loss_coef * output.aux_loss
+                loss = loss + output.aux_loss
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden[:, kept])
+            with mixed_precision(self.config, hidden.device):
+                logits = self.lm_head(hidden[:, kept])
         result = ResNetBKCausalLMOutput(
             loss=loss,
             logits=logits,
             cache=output.cache,
             hidden_states=output.hidden_states,
             aux_loss=output.aux_loss,
+            measures=output.measures,
         )
         return result if _wants_dict(return_dict, self.config) else result.to_tuple()
 

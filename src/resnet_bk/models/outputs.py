@@ -4,6 +4,7 @@ Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -18,15 +19,23 @@ class ResNetBKModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: after the last norm, [B, T, D].
         cache: state after the last token, where one was asked for; `past_key_values` is the same.
-        hidden_states: the embeddings and the output of every block, [B, T, D] each (the last one normed), where asked
-            for.
-        aux_loss: load-balancing loss, a scalar, the mean over blocks; None for a dense model.
+        hidden_states: what goes into every block, [B, T, D] (fewer tokens for a block at a coarser scale, perhaps
+            none), and last_hidden_state, where asked for.
+        aux_loss: what training adds to the loss, weighted by the configuration: load balancing of experts, ponder cost
+            of adaptive computation, distance of the kept sites from their share; None where there is none of these.
+        measures: the same things before any weight, and what they are about, by name, without gradient:
+            "load_balancing"; "ponder" and "depth" (blocks a token passed); "sparsity" and "kept" (share of sites). Each
+            is a scalar, the mean over blocks.
     """
+
+    # The weights of the configuration are in it already.
+    aux_loss_weight: ClassVar[float] = 1.0
 
     last_hidden_state: Tensor | None = None
     cache: ResNetBKCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     aux_loss: Tensor | None = None
+    measures: dict[str, Tensor] | None = None
 
     @property
     def past_key_values(self) -> ResNetBKCache | None:
@@ -38,16 +47,19 @@ class ResNetBKCausalLMOutput(ModelOutput):
     """Output of `ResNetBKForCausalLM`.
 
     Attributes:
-        loss: nats a predicted token, with the weighted load-balancing loss; None without labels.
+        loss: nats a predicted token, with `aux_loss`; None without labels.
         logits: [B, T, V], or fewer tokens with `logits_to_keep`; None where they were not computed.
-        cache, hidden_states, aux_loss: as in `ResNetBKModelOutput`.
+        cache, hidden_states, aux_loss, measures: as in `ResNetBKModelOutput`.
     """
+
+    aux_loss_weight: ClassVar[float] = 1.0
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     cache: ResNetBKCache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     aux_loss: Tensor | None = None
+    measures: dict[str, Tensor] | None = None
 
     @property
     def past_key_values(self) -> ResNetBKCache | None:

@@ -24,6 +24,7 @@ class Evaluation:
     """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket.
 
     `losses` is the loss of every token predicted, float32 [tokens] in the order of the text, where it was asked for.
+    `measures` is what the model reports of itself, by name, the mean over batches.
     """
 
     nll: float
@@ -31,6 +32,7 @@ class Evaluation:
     bucket_nll: tuple[float, ...] = ()
     bucket_tokens: tuple[int, ...] = ()
     losses: Tensor | None = field(default=None, compare=False, repr=False)
+    measures: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def loss(self) -> float:
@@ -86,14 +88,17 @@ def evaluate(
     count = torch.zeros(buckets, dtype=torch.int64, device=device)
     state = None
     kept_losses: list[tuple[Tensor, Tensor]] = []
+    measured: dict[str, list[Tensor]] = {}
     was_training = model.training
     model.eval()
     for input_ids, targets in batches:
         input_ids, targets = input_ids.to(device), targets.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            losses, _, state = causal_lm_loss(
+            losses, _, state, measures = causal_lm_loss(
                 model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
             )
+        for name, value in measures.items():
+            measured.setdefault(name, []).append(value)
         kept = targets != -100
         if keep_losses:
             kept_losses.append((losses.float().cpu(), kept.cpu()))
@@ -110,4 +115,5 @@ def evaluate(
     if keep_losses:
         rows, real = (torch.cat(parts, dim=1) for parts in zip(*kept_losses, strict=True))
         in_order = rows[real]
-    return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order)
+    means = {name: float(torch.stack(values).mean()) for name, values in measured.items()}
+    return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order, measures=means)

@@ -67,7 +67,7 @@ def train(
     batch = _peek(stream, device)
     started = time.perf_counter()
     with same_threads():
-        head = choose_head(model, batch[0])
+        head: Head = "model" if spec.head == "model" else choose_head(model, batch[0])
         _warm_up(model, batch, head, spec, accelerator)
     warm_up_seconds = time.perf_counter() - started
 
@@ -82,6 +82,8 @@ def train(
     log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log))
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": state.step + 1}})
 
+    # A model may have schedules of its own.
+    set_progress = getattr(model, "set_progress", None)
     peak_memory_kind = reset_peak_memory(device)
     watch = Stopwatch(state.seconds, state.phases, device)
     saved_at = time.monotonic()
@@ -103,8 +105,10 @@ def train(
                     state.carried = None
                 watch.lap("data")
 
+                if set_progress is not None:
+                    set_progress(state.step / spec.steps)
                 with accelerator.autocast():
-                    loss, auxiliary, carried = causal_lm_loss(
+                    loss, auxiliary, carried, measures = causal_lm_loss(
                         model, input_ids, targets, head, carry_state=spec.carry_state, state=state.carried
                     )
                 watch.lap("forward")
@@ -116,7 +120,7 @@ def train(
                 schedule.step()
                 optimizer.zero_grad()
                 state.carried = None if carried is None else carried.detach()
-                state.pending.append(loss.detach())
+                state.pending.append((loss.detach(), measures))
                 state.step += 1
                 watch.lap("optimizer")
 
@@ -147,6 +151,8 @@ def train(
                 display.update(state.step, newest.get("loss"), newest.get("tokens_per_second"), state.seconds)
                 watch.lap("logging")
     finally:
+        if set_progress is not None:
+            set_progress(1.0)
         accelerator.end_training()
 
     return TrainingResult(
@@ -208,7 +214,7 @@ def _warm_up(model: Any, batch: tuple[Tensor, Tensor], head: Head, spec: RunSpec
         carried = None
         for _ in range(2):
             with accelerator.autocast():
-                loss, auxiliary, carried = causal_lm_loss(
+                loss, auxiliary, carried, _ = causal_lm_loss(
                     twin, *batch, head, carry_state=spec.carry_state, state=carried
                 )
             (loss if auxiliary is None else loss + auxiliary).backward()
@@ -226,7 +232,7 @@ def _clip(accelerator: Accelerator, model: Any, limit: float | None) -> Tensor:
 def _log_line(state: TrainState, batch_tokens: int, rate: float, grad_norm: float) -> dict[str, Any]:
     """Append the line of this step to `state.log`."""
     steps, seconds = state.step - state.line_step, state.seconds - state.line_seconds
-    line = {
+    line: dict[str, Any] = {
         "step": state.step,
         "tokens": state.step * batch_tokens,
         "seconds": state.seconds,
@@ -235,7 +241,10 @@ def _log_line(state: TrainState, batch_tokens: int, rate: float, grad_norm: floa
         "grad_norm": grad_norm,
         "tokens_per_second": steps * batch_tokens / seconds,
     }
+    if state.measured:
+        line["measures"] = {name: sum(values) / len(values) for name, values in state.measured.items()}
     state.log.append(line)
+    state.measured = {}
     state.interval, state.line_seconds, state.line_step = [], state.seconds, state.step
     return line
 

@@ -8,6 +8,7 @@ Shape legend: B batch, T tokens, D width, V vocabulary.
 """
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,11 +26,13 @@ HEAD_LOGITS = 30.0  # size of the logits under test: a soft cap does not show on
 
 
 class Loss(NamedTuple):
-    """value: loss by reduction, in nats; auxiliary: what training adds to it, or None; state: to hand on, or None."""
+    """value: loss by reduction, in nats; auxiliary: what training adds to it, or None; state: to hand on, or None;
+    measures: scalars that the model reports of this call, by name."""
 
     value: Tensor
     auxiliary: Tensor | None
     state: Any
+    measures: dict[str, Tensor]
 
 
 def causal_lm_loss(
@@ -59,21 +62,31 @@ def causal_lm_loss(
     if head == "fused":
         output = model.base_model(input_ids=input_ids, **options)
         layer = model.get_output_embeddings()
-        value = linear_cross_entropy(
-            output.last_hidden_state, layer.weight, targets, getattr(layer, "bias", None), reduction=reduction
-        )
+        with own_precision(model):
+            value = linear_cross_entropy(
+                output.last_hidden_state, layer.weight, targets, getattr(layer, "bias", None), reduction=reduction
+            )
     else:
         output = model(input_ids=input_ids, **options)
         value = F.cross_entropy(output.logits.float().flatten(0, 1), targets.flatten(), reduction=reduction)
         if reduction == "none":
             value = value.view(targets.shape)
     auxiliary = getattr(output, "aux_loss", None)
-    coefficient = getattr(model.config, "router_aux_loss_coef", 0.0)
+    # Mixtures of experts of `transformers` return it without its weight.
+    weight = getattr(output, "aux_loss_weight", getattr(model.config, "router_aux_loss_coef", 0.0))
     return Loss(
         value,
-        None if auxiliary is None or not coefficient else coefficient * auxiliary,
+        None if auxiliary is None or not weight else weight * auxiliary,
         output.past_key_values if carry_state else None,
+        getattr(output, "measures", None) or {},
     )
+
+
+def own_precision(model: Any) -> AbstractContextManager[Any]:
+    """What a model whose configuration says `mixed_precision: bf16` does in its own forward pass, for its head."""
+    if getattr(model.config, "mixed_precision", "none") != "bf16":
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -103,7 +116,8 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
         head.weight.mul_(HEAD_LOGITS / logits.std())
         # Once more, for the input embedding may be the same matrix.
         hidden = probe.base_model(input_ids=ids, use_cache=False)
-        logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
+        with own_precision(probe):
+            logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
         output = probe(input_ids=ids, use_cache=False)
     has_aux = getattr(output, "aux_loss", None) is not None
     if has_aux and getattr(hidden, "aux_loss", None) is None:

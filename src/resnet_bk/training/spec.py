@@ -1,7 +1,7 @@
 """What a training run is given and what it gives back."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,7 +13,8 @@ class RunSpec:
     Attributes:
         name: shown in the progress line and in errors.
         steps: optimizer steps, each over one batch of the stream.
-        learning_rate: peak rate of AdamW.
+        learning_rate: peak rate.
+        optimizer: "adamw" or "muon" (see `training.optimizer`).
         weight_decay: on matrices only (see `training.optimizer`).
         betas: of AdamW.
         clip: largest global gradient norm; None leaves gradients alone.
@@ -25,11 +26,13 @@ class RunSpec:
         carry_state: hand the state of a row's segment to its next segment (the model must take `past_key_values`).
         log_interval: steps between two log lines.
         checkpoint_seconds: seconds of training between two checkpoints.
+        head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.
     """
 
     name: str
     steps: int
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float | None = 1.0
@@ -41,6 +44,7 @@ class RunSpec:
     carry_state: bool = False
     log_interval: int = 10
     checkpoint_seconds: float = 20.0
+    head: Literal["auto", "model"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class TrainingResult:
         seconds: time of training.
         epoch_losses, epoch_seconds: mean training loss and time of each epoch (the last may be a part of one).
         log: one dict a log line: step, tokens, seconds, loss (mean since the line before), lr, grad_norm,
-            tokens_per_second.
+            tokens_per_second, and measures, the means of what the model reports of itself, where it does.
         validation_log: one dict a validation: step, seconds, perplexity.
         peak_memory_mb, peak_memory_kind: of the steps, validations and checkpoints of this run; see `training.memory`.
         head: "fused" or "model" (see `training.loss`).

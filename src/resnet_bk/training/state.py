@@ -31,8 +31,10 @@ class TrainState:
         step: steps done.
         seconds: time of training so far.
         carried: state of the model after the last segment of each row, or None.
-        pending: losses of the steps since they were last looked at (never saved: `settle` empties it first).
+        pending: losses and measures of the model of the steps since they were last looked at (never saved: `settle`
+            empties it first).
         interval: losses since the last log line.
+        measured: measures of the model since the last log line, by name.
         line_seconds, line_step: time and step of the last log line.
         epoch_sums: sum of losses, number of steps and seconds at the last of them, one entry an epoch.
         phases: seconds by phase.
@@ -44,8 +46,9 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
     carried: Any = None
-    pending: list[Tensor] = field(default_factory=list)
+    pending: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
     interval: list[float] = field(default_factory=list)
+    measured: dict[str, list[float]] = field(default_factory=dict)
     line_seconds: float = 0.0
     line_step: int = 0
     epoch_sums: list[list[float]] = field(default_factory=list)
@@ -74,7 +77,10 @@ class TrainState:
         Raises:
             NonFiniteLossError: one of them is not a finite number.
         """
-        losses = torch.stack(self.pending).tolist() if self.pending else []
+        losses = torch.stack([loss for loss, _ in self.pending]).tolist() if self.pending else []
+        for _, measures in self.pending:
+            for name, value in measures.items():
+                self.measured.setdefault(name, []).append(float(value))
         self.pending = []
         for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
             if not math.isfinite(loss):

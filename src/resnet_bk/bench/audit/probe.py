@@ -136,6 +136,8 @@ class Probe:
     @property
     def rounding(self) -> float:
         """Share of the largest logit that rounding may move."""
+        if getattr(getattr(self.model, "config", None), "mixed_precision", "none") == "bf16":
+            return ROUNDING[torch.bfloat16]
         weights = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         return ROUNDING[self.autocast or weights]
 

@@ -56,10 +56,17 @@ def propagate(
 
     query and key are real [B, T, H, K], value [B, T, H, V], the chain [B, T, H]; the states are complex.
     """
-    batch, sites, heads, _ = query.shape
     green = wide_surface_green(potential, hopping, absorption, initial_green)
-    transmission = widened(hopping)[0] * green
+    output, memory = propagate_through(query, key, value, green, widened(hopping)[0] * green, initial_memory)
+    # A copy: the state must not keep the whole chain in memory.
+    return output, narrowed(green[:, -1].clone(), initial_green.dtype), memory
 
+
+def propagate_through(
+    query: Tensor, key: Tensor, value: Tensor, green: Tensor, transmission: Tensor, initial_memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """y [B, T, H, V] and the last S [B, H, K, V] of chains whose L and tau are known, complex128 [B, T, H]."""
+    batch, sites, heads, _ = query.shape
     # Sites that fill up the last chunk transmit all and write nothing: they hand the state on as it is.
     size = min(CHUNK, sites)
     count = -(-sites // size)
@@ -85,5 +92,4 @@ def propagate(
     read = torch.complex(q @ entering.real, q @ entering.imag)
     output = _real_matmul((q @ k.mT) * gamma[:, :, 1:], v) + gamma[:, :, :1] * read
     output = output.unflatten(0, (batch, count, heads)).movedim(3, 2).flatten(1, 2)[:, :sites]
-    # Copies: the state must not keep the whole chain in memory.
-    return output, narrowed(green[:, -1].clone(), initial_green.dtype), memories[:, -1].clone()
+    return output, memories[:, -1].clone()

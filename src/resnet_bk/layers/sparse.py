@@ -1,0 +1,86 @@
+"""Sparse chains: a learned gate takes sites out, and the mixer runs on those that are left.
+
+Shape legend: B batch, T tokens, D hidden size.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from resnet_bk.layers.boundaries import Boundaries
+
+BIAS = 2.0
+
+
+class SiteChoice(NamedTuple):
+    """keep: bool [B, T]; weight: of what a kept site reads, [B, T]; share: of sites kept, a scalar with the gradient of
+    the sigmoid."""
+
+    keep: Tensor
+    weight: Tensor
+    share: Tensor
+
+
+class SiteGate(nn.Module):
+    """A site stays in the chain where w . x + c > 0.
+
+    A token whose site is removed neither writes into the chain nor reads from it: to the mixer it is not there, and the
+    sites beside it become neighbours, as in decimation, where the Schur complement of a site that couples to nothing
+    leaves the others as they were. Projections, convolution and scan run on the kept sites alone. The choice is the
+    token's own, so that it depends on the past alone and a token generated later cannot undo it.
+
+    Learned by two gradients. What a kept site reads is multiplied by p = sigmoid(w . x + c), so that the loss of the
+    model raises p where reading helps. And the share of kept sites is drawn to its target by the loss
+
+        (share - target)^2,    share = mean of 1[p > 1/2] + p - stopgrad(p)
+
+    whose value is that of the hard choice and whose slope that of the sigmoid (straight-through). At the start c = 2:
+    nearly every site is kept.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden_size))
+        self.bias = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float = 0.02) -> None:
+        """w is N(0, std), c is 2."""
+        init.normal_(self.weight, std=std)
+        init.constant_(self.bias, BIAS)
+
+    def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> SiteChoice:
+        """Chooses among tokens [B, T, D]; padding is never kept and does not count."""
+        # In float32: the choice is between near equals.
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        with torch.autocast(hidden.device.type, enabled=False):
+            score = (hidden.to(dtype) * self.weight.to(dtype)).sum(-1) + self.bias.to(dtype)
+        weight = score.sigmoid()
+        keep = score > 0
+        counted = torch.ones_like(weight)
+        if boundaries is not None and boundaries.real is not None:
+            counted = boundaries.real.squeeze(-1).to(dtype)
+            keep = keep & (counted != 0)
+        hard = keep.to(dtype) + (weight - weight.detach()) * counted
+        return SiteChoice(keep, weight, hard.sum() / counted.sum().clamp(min=1))
+
+
+def sparsity_loss(share: Tensor, target: float) -> Tensor:
+    """(share - target)^2, a scalar."""
+    return F.mse_loss(share, torch.full_like(share, target))
+
+
+def target_share(final: float, progress: float, schedule: float) -> float:
+    """The share of sites to keep: from 1 at the start of training down to `final`, in a straight line.
+
+    Args:
+        final: the share at the end.
+        progress: how much of the training is done, 0 to 1.
+        schedule: how much of the training the way down takes; 0 starts at `final`.
+    """
+    done = 1.0 if schedule == 0 else min(1.0, progress / schedule)
+    return 1 - (1 - final) * done

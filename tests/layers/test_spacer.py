@@ -1,0 +1,84 @@
+"""Transparent sites: the state after the filling is the state after the last token, for every operator and backend."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from resnet_bk import ops
+from resnet_bk.layers.spacer import spacer
+
+COUNTS = torch.tensor([7, 5, 4, 3, 2, 1, 0])
+WIDTH = 9  # 2 to 9 sites of filling
+
+
+def chain(dtype, scale=1.0):
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(COUNTS), WIDTH, 4)
+    potential, hopping, absorption = torch.randn(3, *shape, dtype=dtype, generator=generator).unbind()
+    return potential * scale, hopping.abs() + 0.1, absorption.abs() + 1e-3
+
+
+def filled_up(tensors):
+    filling = spacer(COUNTS, WIDTH)
+    token = (torch.arange(WIDTH) < COUNTS.unsqueeze(1)).unsqueeze(-1)
+    sites = (filling.potential, filling.hopping, filling.absorption)
+    return filling, token, [torch.where(token, x, y.to(x.dtype)) for x, y in zip(tensors, sites, strict=True)]
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_vector_state(backend, with_state, scale):
+    inputs = chain(torch.float64, scale)
+    source = torch.randn(inputs[0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    state = None
+    if with_state:
+        start = [x[:, :3] for x in (source, *inputs)]
+        state = ops.propagate_vector(*start)[1]
+    filling, token, sites = filled_up(inputs)
+    _, (green, psi) = ops.propagate_vector(source * token, *sites, initial_state=state, backend=backend)
+    for row, count in enumerate(COUNTS.tolist()):
+        assert bool(filling.filled[row]) == (count > 0)
+        if count == 0:
+            continue
+        own = [x[row : row + 1, :count] for x in (source, *inputs)]
+        before = None if state is None else tuple(part[row : row + 1] for part in state)
+        _, (expected_green, expected_psi) = ops.propagate_vector(*own, initial_state=before)
+        assert_close(green[row : row + 1], expected_green, rtol=1e-9, atol=0)
+        assert_close(filling.sign[row] * psi[row : row + 1], expected_psi, rtol=1e-9, atol=1e-15)
+    assert torch.isfinite(torch.view_as_real(psi)).all()
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
+def test_matrix_state_and_its_gradients(backend):
+    inputs = [x.requires_grad_() for x in chain(torch.float64)]
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = torch.randn(3, len(COUNTS), WIDTH, 4, 5, dtype=torch.float64, generator=generator).unbind()
+    filling, token, sites = filled_up(inputs)
+    _, (green, memory) = ops.propagate(query, key, value * token.unsqueeze(-1), *sites, backend=backend)
+    weight = torch.randn(memory.shape, dtype=memory.dtype, generator=generator)
+    for row, count in enumerate(COUNTS.tolist()):
+        if count == 0:
+            continue
+        mine = filling.sign[row] * memory[row]
+        gradients = torch.autograd.grad(
+            (mine * weight[row]).real.sum() + green[row].real.sum(), inputs, retain_graph=True
+        )
+        own = [x[row : row + 1, :count] for x in (query, key, value, *inputs)]
+        _, (expected_green, expected) = ops.propagate(*own)
+        assert_close(mine, expected[0], rtol=1e-9, atol=1e-15)
+        wanted = torch.autograd.grad((expected[0] * weight[row]).real.sum() + expected_green.real.sum(), inputs)
+        for gradient, other in zip(gradients, wanted, strict=True):
+            assert_close(gradient, other, rtol=1e-8, atol=1e-12)
+
+
+def test_float32():
+    inputs = chain(torch.float32)
+    source = torch.randn(inputs[0].shape, generator=torch.Generator().manual_seed(1))
+    filling, token, sites = filled_up(inputs)
+    _, (green, psi) = ops.propagate_vector(source * token, *sites)
+    for row, count in enumerate(COUNTS.tolist()[:-1]):
+        own = [x[row : row + 1, :count] for x in (source, *inputs)]
+        _, (expected_green, expected_psi) = ops.propagate_vector(*own)
+        assert_close(green[row : row + 1], expected_green, rtol=1e-5, atol=0)
+        assert_close(filling.sign[row] * psi[row : row + 1], expected_psi, rtol=1e-5, atol=1e-7)
