@@ -6,7 +6,6 @@ The page has places `<!-- begin SUITE:CASE -->` ... `<!-- end -->`; what stands 
 nothing and exits with code 1 if the page differs from the files.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 
 from benchmarks.command import Parser, guarded
 from benchmarks.machine import describe
+from benchmarks.page import places, read_page, replace, settle
 from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[1] / "results"
-PLACE = re.compile(r"<!-- begin (?P<suite>\w+):(?P<case>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
@@ -33,25 +32,17 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
             raise ValueError(
                 f"the results of {suite} are of a quick or unfinished run; run python -m benchmarks.{suite}"
             )
-        places = {match["case"] for match in PLACE.finditer(page) if match["suite"] == suite} - {"machine"}
+        given = places(page, suite) - {"machine"}
         cases = {row["case"] for row in found["rows"]}
-        if places != cases:
+        if given != cases:
             raise ValueError(
-                f"the page has places for {suite}: {', '.join(sorted(places)) or 'none'}, but the results have "
+                f"the page has places for {suite}: {', '.join(sorted(given)) or 'none'}, but the results have "
                 f"{', '.join(sorted(cases)) or 'none'}; run all cases, or give each a place in the page"
             )
-        page = PLACE.sub(lambda match, found=found: _filled(match, found), page)  # type: ignore[misc]
+        texts = {case: markdown([row for row in found["rows"] if row["case"] == case]) for case in cases}
+        texts["machine"] = "\n".join(f"- {line}" for line in describe(found["machine"]))
+        page = replace(page, suite, texts)
     return page
-
-
-def _filled(match: re.Match[str], found: dict[str, Any]) -> str:
-    if match["suite"] != found["suite"]:
-        return match[0]
-    if match["case"] == "machine":
-        text = "\n".join(f"- {line}" for line in describe(found["machine"]))
-    else:
-        text = markdown([row for row in found["rows"] if row["case"] == match["case"]])
-    return f"<!-- begin {match['suite']}:{match['case']} -->\n\n{text}\n\n<!-- end -->"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,17 +58,9 @@ def main(arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     files = [Path(file) for file in given.files] or [RESULTS / "ops.json", RESULTS / "models.json"]
     page = Path(given.page)
-    try:
-        before = page.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"--page {page} cannot be read ({error.strerror}); name a Markdown file") from None
+    before = read_page(page)
     after = fill(before, [read_results(file) for file in files])
-    if given.check:
-        print(f"{page} {'agrees with' if after == before else 'DIFFERS from'} {', '.join(map(str, files))}")
-        return int(after != before)
-    page.write_text(after, encoding="utf-8")
-    print(f"{page} written from {', '.join(map(str, files))}")
-    return 0
+    return settle(page, before, after, given.check, files)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.command import guarded
 from benchmarks.gate import Check, run_gate
+from benchmarks.page import PLACE
 from benchmarks.row import OURS, Row, Table, Target
 from benchmarks.text import cell, markdown, seconds
 from benchmarks.timing import Spread, Timing
@@ -135,7 +136,7 @@ def test_a_page_that_is_not_there(tmp_path, capsys):
 def test_the_page_of_the_repository():
     """It has a place for every case, and where results are kept it agrees with them."""
     page = tables.PAGE.read_text(encoding="utf-8")
-    places = {(match["suite"], match["case"]) for match in tables.PLACE.finditer(page)}
+    places = {(match["suite"], match["name"]) for match in PLACE.finditer(page)}
     from benchmarks.ops import CASES
 
     assert places == {

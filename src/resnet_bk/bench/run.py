@@ -90,7 +90,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     if depends_on_text(model.config):
         with same_threads():
             words = first_tokens(prepared, protocol)
-            flops = step_flops(model, *words.shape, words, optimizer=protocol.optimizer)
+            batch, length = words.shape
+            flops = step_flops(model, batch, length, words, optimizer=protocol.optimizer)
 
     disable_progress_bar()  # of transformers, which would draw into ours
     model.save_pretrained(run.folder / "model")

@@ -1,8 +1,9 @@
 """The optimizers and their learning-rate schedule, the same for every model.
 
     adamw   AdamW on everything
-    muon    Muon (momentum, orthogonalised by a Newton-Schulz iteration; https://kellerjordan.github.io/posts/muon) on the
-            weights of linear maps, AdamW on the rest: embeddings, head, norms, biases, gates, filters, experts
+    muon    Muon on the weights of linear maps, AdamW on the rest: embeddings, head, norms, biases, gates, filters,
+            experts. Muon's step is the momentum, orthogonalised by a Newton-Schulz iteration
+            (https://kellerjordan.github.io/posts/muon)
 
 Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Moonlight, arXiv 2502.16982), so that one
 learning rate serves both.
@@ -53,7 +54,7 @@ def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D) and module is not head and module.weight.requires_grad:
-            yield module.weight
+            yield module.weight  # type: ignore[misc]
 
 
 class Together(Optimizer):
@@ -63,7 +64,7 @@ class Together(Optimizer):
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], defaults={})
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of each part.
 
         Raises:

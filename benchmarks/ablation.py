@@ -1,0 +1,99 @@
+"""Writes the figures of the `ablation` protocols into docs/switches.md, so that none is typed by hand.
+
+    python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
+
+FILE is the results.json of `resnet-bk bench ablation` or `ablation-wide`; by default those in results/ that are there.
+--check writes nothing and exits with code 1 if the page differs from the files.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.command import Parser, guarded
+from benchmarks.page import machine, read_json, read_page, replace_all, settle, table
+from resnet_bk.bench import formatting as fmt
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "switches.md"
+SUITES = ("ablation", "ablation-wide")
+BASE, PLAIN = "exact", "plain"
+
+
+def rows(results: Mapping[str, Any]) -> str:
+    """A row a model, in the order of the protocol."""
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        by_model.setdefault(run["model_name"], []).append(run)
+    for name in (BASE, PLAIN):
+        if name not in by_model:
+            raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
+    seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in by_model.items()}
+    lines = []
+    for name, runs in by_model.items():
+        perplexities = [run["held_out_perplexity"] for run in runs]
+        spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
+        measures = runs[0].get("held_out_measures") or {}
+        skips = [
+            text
+            for key, text in (("depth", "{:.2f} blocks a token"), ("kept", "{:.0%} of sites"))
+            if key in measures
+            for text in [text.format(fmean(run["held_out_measures"][key] for run in runs))]
+        ]
+        lines.append(
+            (
+                f"`{name}`",
+                fmt.decimal(seconds[name], 3),
+                f"{seconds[BASE] / seconds[name]:.2f}",
+                f"{seconds[PLAIN] / seconds[name]:.2f}",
+                f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}",
+                fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
+                fmt.perplexity(fmean(perplexities)) + spread,
+                ", ".join(skips) or fmt.MISSING,
+            )
+        )
+    columns = (
+        "model", "s/step", "speed of exact", "speed of plain", "GFLOPs a step", "peak MiB", "held-out perplexity",
+        "what ran",
+    )  # fmt: skip
+    facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
+    return f"{table(columns, lines)}\n\n{facts}"
+
+
+def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`.
+
+    Raises:
+        ValueError: results of another protocol, or without the runs that are compared with.
+    """
+    for found in results:
+        suite = found["protocol"]["name"]
+        if suite not in SUITES:
+            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
+        page = replace_all(page, suite, {"table": rows(found)})
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    options = Parser(prog="python -m benchmarks.ablation", description=__doc__, allow_abbrev=False)
+    options.add_argument("files", nargs="*", metavar="FILE", help="by default those in results/")
+    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default docs/switches.md")
+    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    given = options.parse_args(arguments)
+    shipped = [path for suite in SUITES if (path := ROOT / "results" / suite / "results.json").exists()]
+    files, page = [Path(file) for file in given.files] or shipped, Path(given.page)
+    if not files:
+        raise ValueError("results/ has no results of an ablation; name the results.json of resnet-bk bench ablation")
+    before = read_page(page)
+    return settle(page, before, fill(before, [read_json(file) for file in files]), given.check, files)
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,101 @@
+"""Places of a Markdown page that a program fills, so that no figure is typed by hand.
+
+A place is `<!-- begin SUITE:NAME -->` ... `<!-- end -->`; what stands between is replaced.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PLACE = re.compile(r"<!-- begin (?P<suite>[\w-]+):(?P<name>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+
+def places(page: str, suite: str) -> set[str]:
+    """Names of the places that a suite has in the page."""
+    return {match["name"] for match in PLACE.finditer(page) if match["suite"] == suite}
+
+
+def replace(page: str, suite: str, texts: Mapping[str, str]) -> str:
+    """The page with `texts`, by name of the place, in the places of the suite; other suites stay as they are."""
+
+    def filled(match: re.Match[str]) -> str:
+        if match["suite"] != suite:
+            return match[0]
+        return f"<!-- begin {suite}:{match['name']} -->\n\n{texts[match['name']]}\n\n<!-- end -->"
+
+    return PLACE.sub(filled, page)
+
+
+def replace_all(page: str, suite: str, texts: Mapping[str, str]) -> str:
+    """The same, where the page must have exactly these places.
+
+    Raises:
+        ValueError: it has others.
+    """
+    found = places(page, suite)
+    if found != set(texts):
+        raise ValueError(
+            f"the page has the places {', '.join(sorted(found)) or 'none'} of {suite}, but must have "
+            f"{', '.join(sorted(texts))}; add what is missing as <!-- begin {suite}:NAME --> ... <!-- end -->"
+        )
+    return replace(page, suite, texts)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def machine(results: Mapping[str, Any]) -> list[str]:
+    """Where a benchmark ran, one fact a line, from its results.json."""
+    found = results["environment"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba")
+    )
+    dirty = ", changed since" if found["git_dirty"] else ""
+    return [
+        f"{found['cpu']}, {found['threads']} threads of {found['cpu_count']} cores",
+        f"Python {found['python']}, {versions}",
+        f"commit {(found['git_commit'] or 'unknown')[:12]}{dirty}",
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: the file cannot be read or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); name the results.json of a benchmark") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; name the results.json of a benchmark")
+    return found
+
+
+def read_page(path: Path) -> str:
+    """The text of a page.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"--page {path} cannot be read ({error.strerror}); name a Markdown file") from None
+
+
+def settle(path: Path, before: str, after: str, check: bool, sources: Sequence[Path]) -> int:
+    """Write the page, or say whether it is up to date; the exit code of the command."""
+    names = ", ".join(map(str, sources))
+    if check:
+        print(f"{path} {'agrees with' if after == before else 'DIFFERS from'} {names}")
+        return int(after != before)
+    path.write_text(after, encoding="utf-8")
+    print(f"{path} written from {names}")
+    return 0

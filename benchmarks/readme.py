@@ -1,0 +1,97 @@
+"""Writes the figures of the README's tables from results/, so that none is typed by hand.
+
+    python -m benchmarks.readme [--page FILE] [--check]
+
+They are those of results/quick/results.json and results/seed-local/results.json. --check writes nothing and exits with
+code 1 if the README differs from them.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.command import Parser, guarded
+from benchmarks.page import read_json, read_page, replace_all, settle, table
+from resnet_bk.bench import formatting as fmt
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "README.md"
+FILES = {suite: ROOT / "results" / suite / "results.json" for suite in ("quick", "seed-local")}
+NAMES = {
+    "resnet-bk": "**ResNet-BK** (matrix state, short convolution)",
+    "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
+    "gpt2": "GPT-2",
+    "resnet-bk-seed": "the earlier system, rebuilt",
+    "resnet-bk-seed-causal": "the same without its leak",
+}
+
+
+def rows(results: Mapping[str, Any]) -> str:
+    """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last."""
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        by_model.setdefault(run["model_name"], []).append(run)
+
+    def reached(runs: list[dict[str, Any]], key: str) -> str:
+        values = [run[key] for run in runs]
+        if any(value is None for value in values):
+            return "leaks" if runs[0]["audit"] == "leaks" else fmt.MISSING
+        return fmt.perplexity(fmean(values)) + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+    def order(item: tuple[str, list[dict[str, Any]]]) -> float:
+        return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
+
+    lines: list[tuple[str, ...]] = []
+    for name, runs in sorted(by_model.items(), key=order):
+        without = "held_out_perplexity_without_carry"
+        lines.append(
+            (
+                NAMES.get(name, name),
+                reached(runs, "held_out_perplexity"),
+                reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
+                fmt.count(runs[0]["parameters"]),
+                fmt.count(runs[0]["parameters_without_embeddings"]),
+                fmt.decimal(fmean(run["seconds_per_step"] for run in runs), 3),
+            )
+        )
+    for entry in results["ngrams"]["ngrams"]:
+        if entry["order"] in (1, 5):
+            name = "words counted" if entry["order"] == 1 else "5-gram, Kneser-Ney"
+            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 4))
+    columns = ("", "held-out perplexity", "state not carried", "parameters", "without embeddings", "s/step")
+    return table(columns, lines)
+
+
+def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`, by protocol.
+
+    Raises:
+        ValueError: a place is missing, or results have no n-grams.
+    """
+    for suite, found in results.items():
+        if "ngrams" not in found:
+            raise ValueError(f"the results of {suite} have no n-grams; call resnet-bk ngrams {suite} --out OUT")
+        page = replace_all(page, suite, {"table": rows(found)})
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    options = Parser(prog="python -m benchmarks.readme", description=__doc__, allow_abbrev=False)
+    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default README.md")
+    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    given = options.parse_args(arguments)
+    page = Path(given.page)
+    before = read_page(page)
+    after = fill(before, {suite: read_json(file) for suite, file in FILES.items()})
+    return settle(page, before, after, given.check, list(FILES.values()))
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""docs/switches.md gets its figures from the results of the ablation protocols, and agrees with those in results/."""
+
+import json
+
+import pytest
+
+from benchmarks import ablation
+from benchmarks.command import guarded
+
+
+def run(name, seed, seconds, perplexity, **changes):
+    return {
+        "model_name": name,
+        "seed": seed,
+        "seconds_per_step": seconds,
+        "total_flops_per_step": 2.5e10,
+        "peak_memory_mb": 700.4,
+        "held_out_perplexity": perplexity,
+        "held_out_measures": {},
+    } | changes
+
+
+RESULTS = {
+    "protocol": {"name": "ablation"},
+    "environment": {
+        "cpu": "A chip",
+        "threads": 2,
+        "cpu_count": 2,
+        "python": "3.11.7",
+        "versions": {"torch": "2.13.0", "numba": "0.68", "rich": "15"},
+        "git_commit": "0123456789abcdef",
+        "git_dirty": False,
+    },
+    "data": {"name": "a text"},
+    "runs": [
+        run("exact", 0, 0.1, 100.0),
+        run("exact", 1, 0.3, 102.0),
+        run("plain", 0, 0.8, 101.0),
+        run("adaptive", 0, 0.1, 99.0, held_out_measures={"depth": 2.5, "ponder": 3.0}),
+    ],
+}
+PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: ablation.main([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+def test_a_page_is_filled():
+    lines = ablation.fill(PAGE, [RESULTS]).splitlines()
+    for line in (
+        "| `exact` | 0.200 | 1.00 | 4.00 | 25.00 | 700 | 101.0 ± 1.4 | – |",
+        "| `plain` | 0.800 | 0.25 | 1.00 | 25.00 | 700 | 101.0 | – |",
+        "| `adaptive` | 0.100 | 2.00 | 8.00 | 25.00 | 700 | 99.0 | 2.50 blocks a token |",
+        "- commit 0123456789ab",
+    ):
+        assert line in lines, line
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"runs": RESULTS["runs"][:2]}, "no run of plain"),
+        ({"protocol": {"name": "quick"}}, "are of protocol quick"),
+        ({"protocol": {"name": "ablation-wide"}}, "has the places none of ablation-wide"),
+    ],
+)
+def test_what_does_not_fit(change, says, tmp_path, capsys):
+    (tmp_path / "page.md").write_text(PAGE)
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS | change))
+    assert call(tmp_path / "results.json", "--page", tmp_path / "page.md") == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert (tmp_path / "page.md").read_text() == PAGE
+
+
+def test_the_command(tmp_path):
+    page, file = tmp_path / "page.md", tmp_path / "results.json"
+    page.write_text(PAGE)
+    file.write_text(json.dumps(RESULTS))
+    assert call(file, "--page", page, "--check") == 1
+    assert call(file, "--page", page) == 0
+    assert call(file, "--page", page, "--check") == 0
+
+
+def test_the_page_of_the_repository():
+    if any((ablation.ROOT / "results" / suite / "results.json").exists() for suite in ablation.SUITES):
+        assert call("--check") == 0
+    else:
+        assert "begin ablation" not in ablation.PAGE.read_text()

@@ -1,0 +1,58 @@
+"""The README's tables come from results/, and agree with them."""
+
+import pytest
+
+from benchmarks import readme
+from benchmarks.command import guarded
+
+NGRAMS = {"ngrams": [{"order": order, "perplexity": 100.0 * order} for order in (1, 2, 5)]}
+
+
+def run(name, perplexity, seed=0, **changes):
+    return {
+        "model_name": name,
+        "seed": seed,
+        "audit": "causal",
+        "held_out_perplexity": perplexity,
+        "held_out_perplexity_without_carry": None,
+        "parameters": 1_000,
+        "parameters_without_embeddings": 10,
+        "seconds_per_step": 0.1234,
+    } | changes
+
+
+RUNS = [
+    run("resnet-bk-seed", None, audit="leaks"),
+    run("resnet-bk", 50.0, held_out_perplexity_without_carry=55.0),
+    run("resnet-bk", 52.0, seed=1, held_out_perplexity_without_carry=57.0),
+    run("llama", 40.0),
+]
+PAGE = "<!-- begin quick:table -->\nold\n<!-- end -->\n"
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: readme.main([str(argument) for argument in arguments]))
+    return ended.value.code
+
+
+def test_the_best_model_comes_first_whoever_it_is():
+    lines = readme.fill(PAGE, {"quick": {"runs": RUNS, "ngrams": NGRAMS}}).splitlines()
+    assert [line.split(" | ")[:3] for line in lines if line.startswith("| ")][1:] == [
+        ["| Llama (RoPE, RMSNorm, SwiGLU)", "40.0", "–"],
+        ["| **ResNet-BK** (matrix state, short convolution)", "51.0 ± 1.4", "56.0 ± 1.4"],
+        ["| the earlier system, rebuilt", "leaks", "–"],
+        ["| words counted", "100.0", "–"],
+        ["| 5-gram, Kneser-Ney", "500.0", "–"],
+    ]
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match="the results of quick have no n-grams"):
+        readme.fill(PAGE, {"quick": {"runs": RUNS}})
+    with pytest.raises(ValueError, match="has the places none of quick"):
+        readme.fill("Words.", {"quick": {"runs": RUNS, "ngrams": NGRAMS}})
+
+
+def test_the_readme_of_the_repository():
+    assert call("--check") == 0
