@@ -23,8 +23,8 @@ NAMES = {
     "resnet-bk": "**ResNet-BK** (matrix state, short convolution)",
     "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
     "gpt2": "GPT-2",
-    "resnet-bk-seed": "the earlier system, rebuilt",
-    "resnet-bk-seed-causal": "the same without its leak",
+    "resnet-bk-seed": "the earlier system, which sees the answer",
+    "resnet-bk-seed-causal": "the earlier system without its leak",
 }
 
 
