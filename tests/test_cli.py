@@ -272,7 +272,7 @@ def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
     monkeypatch.setattr(runner_module, "bench", stopped)
     done = call("bench", home / "tiny.yaml")
     assert done.exit_code == 130
-    assert "the same command goes on from the last checkpoint" in done.stderr
+    assert "a training goes on from its last checkpoint when the same command is given" in done.stderr
 
 
 def test_help_imports_nothing_heavy():
