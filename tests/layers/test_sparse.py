@@ -33,7 +33,8 @@ def test_padding_is_never_kept_and_does_not_count():
 def test_the_target_comes_down_in_a_straight_line():
     assert [target_share(0.4, progress, 0.5) for progress in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.7, 0.4, 0.4])
     assert target_share(0.4, 0.0, 0.0) == 0.4
-    assert sparsity_loss(torch.tensor([0.5, 1.0]), 0.5) == 0.125
+    assert sparsity_loss(torch.tensor([0.5, 1.0]), [0.5, 0.5]) == 0.125
+    assert sparsity_loss(torch.tensor([0.5, 1.0]), [0.5, 0.75]) == 0.03125
 
 
 @pytest.mark.parametrize("state", ["vector", "matrix"])

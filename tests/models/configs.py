@@ -49,6 +49,7 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "scales-ending-coarse-moe": {"state": "matrix", "num_hidden_layers": 2, "multi_scale": [1, 3], "num_experts": 4},
     "scales-jump": {"state": "matrix", "conv_size": 0, "num_hidden_layers": 4, "multi_scale": [3, 6, 1, 2]},
     "sparse-matrix": {"state": "matrix", "sparse_bk": 0.5},
+    "sparse-by-block": {"state": "matrix", "num_hidden_layers": 3, "sparse_bk": [1, 0.5, 0.7]},
     "sparse-vector-moe": {"state": "vector", "sparse_bk": 0.5, "num_experts": 4},
     "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},
     "all-matrix": {

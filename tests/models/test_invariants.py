@@ -335,10 +335,9 @@ def test_number_of_parameters(name):
     if config.num_experts:
         feed_forward = config.num_experts * (feed_forward + width)
     block = mixer + feed_forward + 2 * width
-    if config.sparse_bk is not None:
-        block += width + 1
     embeddings = vocabulary * width * (1 if config.tie_word_embeddings else 2)
     expected = config.num_hidden_layers * block + width + embeddings
+    expected += sum(width + 1 for share in config.site_shares() if share < 1)
     scales, factors = list(config.multi_scale or [1] * config.num_hidden_layers), SHORTENINGS.get(name, [])
     expected += sum(2 * factor * width * width for factor in factors)
     if config.adaptive_computation:

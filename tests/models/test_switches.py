@@ -215,3 +215,12 @@ def test_progress_reaches_the_schedule():
         model.set_progress(progress)
         losses.append(float(model.base_model(ids).measures["sparsity"]))
     assert losses == pytest.approx([0.0, 0.0625, 0.25])
+
+
+def test_every_block_has_a_share_of_its_own():
+    model = build("sparse-by-block", sparsity_loss_coef=10.0, sparsity_schedule=0.5)
+    assert [block.site_gate is None for block in model.model.layers] == [True, False, False]
+    set_bias(model, SiteGate, 2.0)
+    train(model, 60, schedule=lambda step: step / 60)
+    kept = [float(share) for share in shares(model, tokens(8, 32, seed=99))]
+    assert kept == pytest.approx([0.5, 0.7], abs=0.12)

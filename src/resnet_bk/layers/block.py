@@ -32,12 +32,16 @@ class ResNetBKBlock(GradientCheckpointingLayer):
 
     The block is a function of its arguments: the state goes in and comes out, so that gradient checkpointing may run it
     twice.
+
+    Args:
+        config: a `ResNetBKConfig`.
+        gated: whether a gate takes sites out of the chain (`resnet_bk.layers.sparse`).
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *, gated: bool = False) -> None:
         super().__init__()
         self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.site_gate = None if config.sparse_bk is None else SiteGate(config.hidden_size)
+        self.site_gate = SiteGate(config.hidden_size) if gated else None
         self.mixer = get_mixer(config.state).from_config(config)
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward: SwiGLU | SparseMoE

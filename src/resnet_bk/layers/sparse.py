@@ -3,6 +3,7 @@
 Shape legend: B batch, T tokens, D hidden size.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,9 +70,9 @@ class SiteGate(nn.Module):
         return SiteChoice(keep, weight, hard.sum() / counted.sum().clamp(min=1))
 
 
-def sparsity_loss(share: Tensor, target: float) -> Tensor:
-    """(share - target)^2, a scalar."""
-    return F.mse_loss(share, torch.full_like(share, target))
+def sparsity_loss(shares: Tensor, targets: Sequence[float]) -> Tensor:
+    """(share - target)^2, the mean over gates: [gates] to a scalar."""
+    return F.mse_loss(shares, shares.new_tensor(targets))
 
 
 def target_share(final: float, progress: float, schedule: float) -> float:

@@ -67,7 +67,8 @@ class ResNetBKConfig(PreTrainedConfig):
             default.
         multi_scale (`list[int]`, *optional*): by how much the sequence is shortened for each block, for example
             [1, 2, 4, 2, 1] (`resnet_bk.layers.multi_scale`).
-        sparse_bk (`float`, *optional*): share of sites that the gates learn to keep (`resnet_bk.layers.sparse`).
+        sparse_bk (`float` or `list[float]`, *optional*): share of sites that the gates learn to keep
+            (`resnet_bk.layers.sparse`): one number for all blocks, or one a block, where 1 is a block without a gate.
         sparsity_loss_coef (`float`): weight of the loss that draws the share there.
         sparsity_schedule (`float`): share of the training over which it is brought down from 1.
         use_cache (`bool`): return a cache outside training where the call does not say.
@@ -109,7 +110,7 @@ class ResNetBKConfig(PreTrainedConfig):
     ponder_cost: float = 0.01
     early_exit_threshold: float | None = None
     multi_scale: tuple[int, ...] | list[int] | None = None
-    sparse_bk: float | None = None
+    sparse_bk: float | tuple[float, ...] | list[float] | None = None
     sparsity_loss_coef: float = 1.0
     sparsity_schedule: float = 0.5
     use_cache: bool = True
@@ -132,7 +133,15 @@ class ResNetBKConfig(PreTrainedConfig):
             setattr(self, name, (float(low), float(high)))
         if self.multi_scale is not None:
             self.multi_scale = tuple(self.multi_scale)
+        if isinstance(self.sparse_bk, list):
+            self.sparse_bk = tuple(self.sparse_bk)
         super().__post_init__(**kwargs)
+
+    def site_shares(self) -> list[float]:
+        """The share of sites that each block is to keep; 1 where it has no gate."""
+        if isinstance(self.sparse_bk, tuple | list):
+            return list(self.sparse_bk)
+        return [1 if self.sparse_bk is None else self.sparse_bk] * self.num_hidden_layers
 
     def check(self) -> None:
         """Checks every field again, for one that was set after construction.

@@ -52,7 +52,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         config.check()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(ResNetBKBlock(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(ResNetBKBlock(config, gated=share < 1) for share in config.site_shares())
         self.stack = BlockStack(config)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False

@@ -77,9 +77,9 @@ class BlockStack(nn.Module):
         pondering = Pondering(self._threshold(), boundaries) if self.config.adaptive_computation else None
         halting = iter([*self.halting, None])
         balances: list[Tensor] = []
-        shares: list[Tensor] = []
+        shares: list[tuple[Tensor, float]] = []  # of the sites that a gate kept, and that it is to keep at the end
         level = _Level(self.shortenings, scale_states, hidden, boundaries)
-        for block, state, scale in zip(blocks, states, self.scales, strict=True):
+        for block, state, scale, share in zip(blocks, states, self.scales, self.config.site_shares(), strict=True):
             level.go_to(scale)
             if keep_hidden:
                 passed.hidden_states.append(level.tokens())
@@ -93,7 +93,7 @@ class BlockStack(nn.Module):
             if output.balance is not None:
                 balances.append(output.balance)
             if output.share is not None:
-                shares.append(output.share)
+                shares.append((output.share, share))
             if halts is not None:
                 unit = next(halting)
                 halts.step(output.hidden, None if unit is None else unit(output.hidden))
@@ -108,7 +108,11 @@ class BlockStack(nn.Module):
         return self.config.halting_threshold if self.training or early is None else early
 
     def _losses(
-        self, passed: Passed, balances: list[Tensor], shares: list[Tensor], pondering: Pondering | None
+        self,
+        passed: Passed,
+        balances: list[Tensor],
+        shares: list[tuple[Tensor, float]],
+        pondering: Pondering | None,
     ) -> None:
         """Fills in `aux_loss` and `measures`."""
         terms: list[tuple[float, Tensor]] = []
@@ -120,10 +124,10 @@ class BlockStack(nn.Module):
             ponder = pondering.ponder_cost()
             passed.measures |= {"ponder": ponder.detach(), "depth": pondering.depth().detach()}
             terms.append((self.config.ponder_cost, ponder))
-        if shares and self.config.sparse_bk is not None:
-            kept = torch.stack(shares)
-            target = target_share(self.config.sparse_bk, self.progress, self.config.sparsity_schedule)
-            sparsity = sparsity_loss(kept, target)
+        if shares:
+            kept = torch.stack([kept for kept, _ in shares])
+            progress, schedule = self.progress, self.config.sparsity_schedule
+            sparsity = sparsity_loss(kept, [target_share(final, progress, schedule) for _, final in shares])
             passed.measures |= {"sparsity": sparsity.detach(), "kept": kept.detach().mean()}
             terms.append((self.config.sparsity_loss_coef, sparsity))
         if terms:

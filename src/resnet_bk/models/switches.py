@@ -45,11 +45,31 @@ def switch_problems(config: Any) -> list[str]:
             f"early_exit_threshold={config.early_exit_threshold!r} has no effect without adaptive_computation=true "
             "(turn that on, or leave this out)"
         )
-    number("sparse_bk", "above 0 and at most 1", lambda x: 0 < x <= 1, "0.5 keeps half of the sites", optional=True)
+    problems += _share_problems(config.sparse_bk, config.num_hidden_layers)
     number("sparsity_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual")
     number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")
     problems += _scale_problems(config.multi_scale, config.num_hidden_layers, config.adaptive_computation)
     return problems
+
+
+def _share_problems(shares: Any, blocks: Any) -> list[str]:
+    """sparse_bk: nothing, a number, or one number a block."""
+    if shares is None or isinstance(blocks, bool) or not isinstance(blocks, int):
+        return []
+
+    def fits(share: Any) -> bool:
+        return isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
+
+    if isinstance(shares, list | tuple):
+        if len(shares) != blocks or not all(fits(share) for share in shares) or min(shares) == 1:
+            usual = [1, *[0.5] * (blocks - 1)]
+            return [
+                f"sparse_bk={shares!r} must be {blocks} numbers above 0 and at most 1, one a block, and not all 1 "
+                f"(for example {usual}, or one number for all blocks)"
+            ]
+    elif not fits(shares) or shares == 1:
+        return [f"sparse_bk={shares!r} must be above 0 and below 1 (0.5 keeps half of the sites, null has no gates)"]
+    return []
 
 
 def _scale_problems(scales: Any, blocks: Any, adaptive: Any) -> list[str]:
