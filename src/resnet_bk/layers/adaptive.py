@@ -21,36 +21,23 @@ early for the same tokens. In evaluation a lower threshold (`early_exit_threshol
 gets the whole remainder.
 """
 
+from typing import ClassVar
+
 import torch
-from torch import Tensor, nn
-from transformers import initialization as init
+from torch import Tensor
 
 from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.token_score import TokenScore
 
-BIAS = -2.0
 
+class HaltingUnit(TokenScore):
+    """p = sigmoid(w . h + c). c = -2 at the start: 12% a block, so that tokens go deep at first."""
 
-class HaltingUnit(nn.Module):
-    """p = sigmoid(w . h + c), in float32. c = -2 at the start: 12% a block, so that tokens go deep at first."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(hidden_size))
-        self.bias = nn.Parameter(torch.empty(()))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self, std: float = 0.02) -> None:
-        """w is N(0, std), c is -2."""
-        init.normal_(self.weight, std=std)
-        init.constant_(self.bias, BIAS)
+    start: ClassVar[float] = -2.0
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T]."""
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden.device.type, enabled=False):
-            score = (hidden.to(dtype) * self.weight.to(dtype)).sum(-1) + self.bias.to(dtype)
-        return score.sigmoid()
+        return self.score(hidden).sigmoid()
 
 
 class Pondering:

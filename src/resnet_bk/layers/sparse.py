@@ -4,16 +4,14 @@ Shape legend: B batch, T tokens, D hidden size.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import initialization as init
+from torch import Tensor
 
 from resnet_bk.layers.boundaries import Boundaries
-
-BIAS = 2.0
+from resnet_bk.layers.token_score import TokenScore
 
 
 class SiteChoice(NamedTuple):
@@ -25,7 +23,7 @@ class SiteChoice(NamedTuple):
     share: Tensor
 
 
-class SiteGate(nn.Module):
+class SiteGate(TokenScore):
     """A site stays in the chain where w . x + c > 0.
 
     A token whose site is removed neither writes into the chain nor reads from it: to the mixer it is not there, and the
@@ -42,31 +40,18 @@ class SiteGate(nn.Module):
     nearly every site is kept.
     """
 
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(hidden_size))
-        self.bias = nn.Parameter(torch.empty(()))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self, std: float = 0.02) -> None:
-        """w is N(0, std), c is 2."""
-        init.normal_(self.weight, std=std)
-        init.constant_(self.bias, BIAS)
+    start: ClassVar[float] = 2.0
 
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> SiteChoice:
         """Chooses among tokens [B, T, D]; padding is never kept and does not count."""
-        # In float32: the choice is between near equals.
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden.device.type, enabled=False):
-            score = (hidden.to(dtype) * self.weight.to(dtype)).sum(-1) + self.bias.to(dtype)
+        score = self.score(hidden)
         weight = score.sigmoid()
         keep = score > 0
         counted = torch.ones_like(weight)
         if boundaries is not None and boundaries.real is not None:
-            counted = boundaries.real.squeeze(-1).to(dtype)
+            counted = boundaries.real.squeeze(-1).to(score.dtype)
             keep = keep & (counted != 0)
-        hard = keep.to(dtype) + (weight - weight.detach()) * counted
+        hard = keep.to(score.dtype) + (weight - weight.detach()) * counted
         return SiteChoice(keep, weight, hard.sum() / counted.sum().clamp(min=1))
 
 

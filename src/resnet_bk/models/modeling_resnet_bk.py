@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
 from resnet_bk.layers import ChainProjection, ResNetBKBlock, ShortConvolution, SparseMoE, find_boundaries
-from resnet_bk.layers.adaptive import HaltingUnit
-from resnet_bk.layers.sparse import SiteGate
+from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
@@ -37,7 +36,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["chain"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ChainProjection | SparseMoE | SiteGate | HaltingUnit):
+        if isinstance(module, ChainProjection | SparseMoE | TokenScore):
             module.reset_parameters(self.config.initializer_range)
         elif isinstance(module, ShortConvolution):
             module.reset_parameters()
