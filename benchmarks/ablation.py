@@ -2,7 +2,8 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench ablation` or `ablation-wide`; by default those in results/ that are there.
+FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide` or `ablation-price`; by default those in
+results/ that are there.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -18,36 +19,44 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-SUITES = ("ablation", "ablation-wide")
-BASE, PLAIN = "exact", "plain"
+# protocol -> the models whose speed the others are compared with.
+SUITES = {"ablation": ("exact", "plain"), "ablation-wide": ("exact", "plain"), "ablation-price": ("full",)}
+CURVES = "ablation-price"  # also has the course of the training
+# What a model may report of the work it did: measure -> how it reads.
+SKIPS = {"depth": "{:.2f} blocks a token", "kept": "{:.0%} of sites"}
+TENTHS = range(1, 11)
 
 
-def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, in the order of the protocol."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
+def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each model, in the order of the protocol."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
-        by_model.setdefault(run["model_name"], []).append(run)
-    for name in (BASE, PLAIN):
-        if name not in by_model:
+        found.setdefault(run["model_name"], []).append(run)
+    return found
+
+
+def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
+    """A row a model."""
+    models = by_model(results)
+    for name in compared:
+        if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
-    seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in by_model.items()}
+    seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in models.items()}
     lines = []
-    for name, runs in by_model.items():
+    for name, runs in models.items():
         perplexities = [run["held_out_perplexity"] for run in runs]
         spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
         measures = runs[0].get("held_out_measures") or {}
         skips = [
-            text
-            for key, text in (("depth", "{:.2f} blocks a token"), ("kept", "{:.0%} of sites"))
+            text.format(fmean(run["held_out_measures"][key] for run in runs))
+            for key, text in SKIPS.items()
             if key in measures
-            for text in [text.format(fmean(run["held_out_measures"][key] for run in runs))]
         ]
         lines.append(
             (
                 f"`{name}`",
                 fmt.decimal(seconds[name], 3),
-                f"{seconds[BASE] / seconds[name]:.2f}",
-                f"{seconds[PLAIN] / seconds[name]:.2f}",
+                *(f"{seconds[other] / seconds[name]:.2f}" for other in compared),
                 f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}",
                 fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
                 fmt.perplexity(fmean(perplexities)) + spread,
@@ -55,11 +64,26 @@ def rows(results: Mapping[str, Any]) -> str:
             )
         )
     columns = (
-        "model", "s/step", "speed of exact", "speed of plain", "GFLOPs a step", "peak MiB", "held-out perplexity",
-        "what ran",
+        "model", "s/step", *(f"speed of {other}" for other in compared), "GFLOPs a step", "peak MiB",
+        "held-out perplexity", "what ran",
     )  # fmt: skip
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
     return f"{table(columns, lines)}\n\n{facts}"
+
+
+def curves(results: Mapping[str, Any], measure: str) -> str:
+    """What the models that report a measure reported in the course of the training, first seed, at every tenth of it:
+    the mean of the log lines of that tenth."""
+    lines = []
+    for name, runs in by_model(results).items():
+        tenths: dict[int, list[float]] = {}
+        for line in runs[0]["log"]:
+            if measure in line.get("measures", {}):
+                tenths.setdefault(-(-10 * line["step"] // runs[0]["steps"]), []).append(line["measures"][measure])
+        if tenths:
+            means = (f"{fmean(tenths[n]):.2f}" if n in tenths else fmt.MISSING for n in TENTHS)
+            lines.append((f"`{name}`", *means))
+    return table(("model", *(f"{10 * n}%" for n in TENTHS)), lines)
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -72,7 +96,10 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         suite = found["protocol"]["name"]
         if suite not in SUITES:
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
-        page = replace_all(page, suite, {"table": rows(found)})
+        texts = {"table": rows(found, SUITES[suite])}
+        if suite == CURVES:
+            texts |= {measure: curves(found, measure) for measure in SKIPS}
+        page = replace_all(page, suite, texts)
     return page
 
 

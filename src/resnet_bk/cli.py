@@ -152,6 +152,31 @@ def evaluate(
 
 @app.command()
 @plain_errors
+def lengths(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
+    data: Data = None,
+    split: Annotated[str, typer.Option("--split", help="validation, test, or another split.")] = "validation",
+    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of each document, from its start.")] = 65536,
+    documents: Annotated[int, typer.Option("--documents", min=1, help="How many, the first long enough.")] = 4,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/lengths.json as well.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of trained models by place in long documents, read as one stream and in single segments."""
+    from resnet_bk.bench.inspect_model import run_folder
+    from resnet_bk.bench.lengths import length_profiles, lengths_table, write_lengths
+    from resnet_bk.bench.runner import standard_output
+
+    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents)
+    if out is not None:
+        write_lengths(found, out)
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        standard_output().print(lengths_table(found))
+
+
+@app.command()
+@plain_errors
 def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],

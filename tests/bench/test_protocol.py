@@ -26,6 +26,7 @@ EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
 
 TEXT = ["quick", *EARLIER]
 ABLATION = ["ablation", "ablation-wide"]
+PRICE = "ablation-price"
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -63,10 +64,27 @@ def test_ablations_compare_switches_of_one_model(name):
     assert len(same) == 1
 
 
+def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
+    protocol = load_protocol(PRICE)
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    counts = [count_config(config) for config in configs.values()]
+    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    costs = [config.ponder_cost for name, config in configs.items() if name.startswith("ponder")]
+    shares = [sum(config.site_shares()) for name, config in configs.items() if name.startswith("keep")]
+    assert costs == sorted(set(costs))
+    assert shares == sorted(set(shares), reverse=True)
+    assert len(configs) == 1 + len(costs) + len(shares)
+    full = configs["full"].to_dict()
+    for name, config in configs.items():
+        changed = {key for key, value in config.to_dict().items() if value != full[key]} - {"intermediate_size"}
+        assert changed <= {"adaptive_computation", "ponder_cost", "sparse_bk"}, name
+
+
 def test_which_protocols_are_shipped():
-    assert {*TEXT, *ABLATION} <= set(shipped_protocols())
+    known = {*TEXT, *ABLATION, PRICE}
+    assert known <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
-    assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in (*TEXT, *ABLATION))
+    assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in known)
 
 
 @pytest.mark.parametrize("name", EARLIER)

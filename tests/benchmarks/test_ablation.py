@@ -59,6 +59,23 @@ def test_a_page_is_filled():
         assert line in lines, line
 
 
+def test_curves_are_means_over_tenths_of_the_training():
+    log = [{"step": step, "measures": {"depth": 4 - step / 50}} for step in range(5, 101, 5)]
+    runs = [
+        run("full", 0, 0.1, 100.0, steps=100, log=[{"step": 5, "measures": {}}]),
+        run("deep", 0, 0.2, 90.0, steps=100, log=log, held_out_measures={"depth": 2.5}),
+        run("kept", 0, 0.2, 90.0, steps=100, log=[{"step": 91, "measures": {"kept": 0.5}}], held_out_measures={}),
+    ]
+    names = ("table", "depth", "kept")
+    page = "".join(f"<!-- begin ablation-price:{name} -->\n<!-- end -->\n" for name in names)
+    lines = ablation.fill(page, [RESULTS | {"protocol": {"name": "ablation-price"}, "runs": runs}]).splitlines()
+    assert "| `deep` | 0.200 | 0.50 | 25.00 | 700 | 90.0 | 2.50 blocks a token |" in lines
+    # Steps 5 and 10, 15 and 20, and so on.
+    assert "| `deep` | 3.85 | 3.65 | 3.45 | 3.25 | 3.05 | 2.85 | 2.65 | 2.45 | 2.25 | 2.05 |" in lines
+    assert f"| `kept` |{' – |' * 9} 0.50 |" in lines
+    assert not any(line.startswith("| `full` | –") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -81,10 +81,10 @@ def test_the_state_is_carried_within_an_epoch_and_dropped_at_its_end(tmp_path, m
     had_state = []
     forward = type(model.base_model).forward
 
-    def watched(self, *args, past_key_values=None, **kwargs):
+    def watched(self, *args, cache=None, **kwargs):
         if kwargs.get("use_cache"):
-            had_state.append(past_key_values is not None)
-        return forward(self, *args, past_key_values=past_key_values, **kwargs)
+            had_state.append(cache is not None)
+        return forward(self, *args, cache=cache, **kwargs)
 
     monkeypatch.setattr(type(model.base_model), "forward", watched)
     result = train(model, Tokens(), spec(carry_state=True, steps=7), tmp_path)

@@ -1,6 +1,7 @@
 """Models by whatever name the command line gives: for `eval`, `generate`, `flops`, `inspect` and `audit`."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_c
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model, split_batches
 from resnet_bk.bench.run_folder import read_json
-from resnet_bk.data import token_cache
+from resnet_bk.data import TokenCache, token_cache
 from resnet_bk.training import evaluate, training_device
 from resnet_bk.training.loss import choose_head
 from resnet_bk.training.progress import counter
@@ -84,6 +85,57 @@ def find_model(name: str, protocol: Protocol, seed: int = 0) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run with text to read.
+
+    Attributes:
+        folder: of the run.
+        record: run.json.
+        protocol: of the run, with the text that is to be read in the place of `dataset`.
+        model: trained, on the protocol's device.
+        audit: "causal" or "leaks".
+        corpus_name: of the text.
+        tokens: of the split, by the run's tokenizer.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    protocol: Protocol
+    model: Any
+    audit: str
+    corpus_name: str
+    tokens: TokenCache
+
+    @property
+    def carry_state(self) -> bool:
+        """Whether the model was trained with its state handed from segment to segment."""
+        return self.protocol.models[self.record["model"]].carry_state
+
+
+def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
+    """A finished run and a split of text.
+
+    Args:
+        folder: run folder.
+        split: "validation", "test" or another split of the data.
+        data: other text than that of the run; the run's tokenizer reads it.
+
+    Raises:
+        ValueError: no finished run, no such data or split.
+    """
+    record = read_json(folder / "run.json")
+    protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
+    corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    model = load_model(folder / "model").to(training_device(protocol.device))
+    audit = read_json(folder / "result.json")["audit"]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    limit = protocol.data_limit if split == "train" else None
+    with counter(f"tokens of {corpus.name}, {split}") as progress:
+        tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
+    return OpenedRun(folder, record, protocol, model, audit, corpus.name, tokens)
+
+
 def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
     """Perplexity of a finished run over a whole split.
 
@@ -99,27 +151,19 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
     Raises:
         ValueError: no finished run, no such data or split.
     """
-    record = read_json(folder / "run.json")
-    protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
-    corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
-    model = load_model(folder / "model").to(training_device(protocol.device))
-    audit = read_json(folder / "result.json")["audit"]
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
-    limit = protocol.data_limit if split == "train" else None
-    with counter(f"tokens of {corpus.name}, {split}") as progress:
-        tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
+    opened = open_run(folder, split, data)
+    model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
     batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
     first, _ = next(iter(split_batches(tokens, protocol.batch_size, protocol.sequence_length)))
-    carry = protocol.models[record["model"]].carry_state
     found = evaluate(
         model, batches, head=choose_head(model, first.to(model.device)), carry_state=carry, dtype=protocol.dtype
     )
-    causal = audit == "causal"
+    causal = opened.audit == "causal"
     return {
-        "model_name": record["model"],
-        "dataset_name": corpus.name,
+        "model_name": opened.record["model"],
+        "dataset_name": opened.corpus_name,
         "split": split,
-        "audit": audit,
+        "audit": opened.audit,
         "perplexity": found.perplexity if causal else None,
         "leaking_perplexity": None if causal else found.perplexity,
         "loss": found.loss if causal else None,

@@ -58,7 +58,7 @@ def causal_lm_loss(
     """
     options: dict[str, Any] = {"use_cache": carry_state}
     if carry_state and state is not None:
-        options["past_key_values"] = state
+        options["cache"] = state
     if head == "fused":
         output = model.base_model(input_ids=input_ids, **options)
         layer = model.get_output_embeddings()
@@ -77,7 +77,7 @@ def causal_lm_loss(
     return Loss(
         value,
         None if auxiliary is None or not weight else weight * auxiliary,
-        output.past_key_values if carry_state else None,
+        output.cache if carry_state else None,
         getattr(output, "measures", None) or {},
     )
 

@@ -23,7 +23,7 @@ class RunSpec:
         seed: of dropout and whatever else draws numbers while training (weights are drawn before).
         dtype: "float32", or "bfloat16" for mixed precision with float32 weights.
         device: "cpu", "cuda", or "auto": the GPU if there is one.
-        carry_state: hand the state of a row's segment to its next segment (the model must take `past_key_values`).
+        carry_state: hand the state of a row's segment to its next segment (the model must take a `cache`).
         log_interval: steps between two log lines.
         checkpoint_seconds: seconds of training between two checkpoints.
         head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.

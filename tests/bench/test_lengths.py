@@ -1,0 +1,160 @@
+"""Perplexity by place: one stream is the whole text, segments are texts, and what cannot be read is said."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from torch.testing import assert_close
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM
+from typer.testing import CliRunner
+
+from resnet_bk import cli
+from resnet_bk.bench.lengths import cannot_carry, long_documents, place_borders, read, split_documents
+from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from tests.bench.tiny_bench import settings, write_text
+
+pytestmark = pytest.mark.xdist_group("lengths")  # one finished run for all of them
+EOS = 1
+
+
+def resnet_bk():
+    return ResNetBKForCausalLM(
+        ResNetBKConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_heads=2, initializer_range=0.3)
+    )
+
+
+def llama():
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+            max_position_embeddings=8, initializer_range=0.3,
+        )
+    )  # fmt: skip
+
+
+def mamba2():
+    return Mamba2ForCausalLM(
+        Mamba2Config(
+            vocab_size=40, hidden_size=16, num_hidden_layers=2, num_heads=4, head_dim=8, state_size=8, n_groups=1,
+            initializer_range=0.3,
+        )
+    )  # fmt: skip
+
+
+def test_documents_end_with_their_eos_and_are_cut():
+    tokens = np.array([5, 6, EOS, 7, EOS, 8, 9, 10, 11, EOS, 12, 13, 14, 15])
+    assert [part.tolist() for part in split_documents(tokens)] == [
+        [5, 6, EOS], [7, EOS], [8, 9, 10, 11, EOS], [12, 13, 14, 15],
+    ]  # fmt: skip
+    assert [part.tolist() for part in long_documents(tokens, 3, 9)] == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert [part.tolist() for part in long_documents(tokens, 3, 1)] == [[8, 9, 10, 11]]
+    assert [part.tolist() for part in long_documents(tokens, 4, 9)] == [[8, 9, 10, 11, EOS]]
+    assert long_documents(tokens, 5, 9) == []
+
+
+@pytest.mark.parametrize(
+    ("segment", "tokens", "borders"),
+    [
+        (512, 4096, [(0, 512), (512, 1024), (1024, 2048), (2048, 4096)]),
+        (10, 25, [(0, 10), (10, 20), (20, 25)]),
+        (10, 7, [(0, 7)]),
+    ],
+)
+def test_places_double(segment, tokens, borders):
+    assert place_borders(segment, tokens) == borders
+
+
+def expected(model, words):
+    logits = model(words[:, :-1], use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1), words[:, 1:].flatten(), reduction="none").double()
+
+
+@pytest.mark.parametrize("build", [resnet_bk, llama])
+@pytest.mark.parametrize("head", ["fused", "model"])
+@torch.no_grad()
+def test_one_stream_is_the_whole_text_and_segments_stand_alone(build, head):
+    torch.manual_seed(0)
+    model, text = build().eval(), np.random.default_rng(0).integers(2, 40, size=8 * 10 + 4)
+    words = torch.from_numpy(text).unsqueeze(0)
+    carried = read(model, text, 8, head, True, "float32").losses
+    assert_close(carried, expected(model, words), rtol=1e-3, atol=1e-4)
+    alone = torch.cat([expected(model, words[:, at : at + 9]) for at in range(0, 83, 8)])
+    assert len(alone) == 83
+    restarted = read(model, text, 8, head, False, "float32").losses
+    assert_close(restarted, alone, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(carried[8:], restarted[8:], atol=1e-2)
+
+
+def test_learned_positions_end_somewhere():
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+    sample = torch.arange(8).unsqueeze(0)
+    assert cannot_carry(model, sample, 32) is None
+    assert cannot_carry(model, sample, 33) == "it has learned positions for 32 tokens"
+    assert cannot_carry(llama(), sample, 1000) is None
+    assert cannot_carry(mamba2(), sample, 1000) in (
+        None,
+        "its cache does not continue a text with several tokens at once",
+    )
+    assert cannot_carry(resnet_bk(), sample, 1000) is None
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two models of one protocol, and one whose tokenizer is another."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("lengths")
+        patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
+        text = write_text(folder / "text.txt")
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text, steps=3), sort_keys=False))
+        (folder / "other.yaml").write_text(yaml.safe_dump(settings(text, steps=3, vocab_size=32), sort_keys=False))
+        book = " ".join((folder / "text.txt").read_text().split())
+        (folder / "book").mkdir()
+        (folder / "book" / "validation").mkdir()
+        for number, text in enumerate((book[:3000], book[3000:3400], book[3400:9000])):
+            (folder / "book" / "validation" / f"{number}.txt").write_text(text)
+        assert call("bench", folder / "tiny.yaml", "--out", folder / "out").exit_code == 0
+        assert call("train", folder / "other.yaml", "--out", folder / "other").exit_code == 0
+        yield folder
+
+
+def test_the_command_writes_what_it_prints(home):
+    runs = [home / "out" / name / "seed-42" for name in ("resnet-bk", "gpt2")]
+    options = ("--data", home / "book", "--tokens", 200, "--documents", 3)
+    done = call("lengths", *runs, *options, "--out", home / "found")
+    assert done.exit_code == 0, done.output
+    found = json.loads((home / "found" / "lengths.json").read_text())
+    assert found["documents"] == 2
+    assert found["places"] == [[0, 16], [16, 32], [32, 64], [64, 128], [128, 200]]
+    ours, gpt2 = found["models"]
+    assert len(ours["carried"]) == len(ours["restarted"]) == len(gpt2["restarted"]) == 5
+    # The first segment has nothing before it.
+    assert ours["carried"][0] == pytest.approx(ours["restarted"][0], rel=1e-4)
+    assert gpt2["carried"] is None
+    assert "learned positions for 16 tokens" in " ".join(done.stdout.split())
+    again = json.loads(call("lengths", *runs, *options, "--json").stdout)
+    assert again["models"][0]["carried"] == ours["carried"]
+    assert "128 to 200" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out/resnet-bk/seed-42", "--tokens", "100000"], "--tokens 100000: no document of .* is that long"),
+        (["out/resnet-bk/seed-42", "other/resnet-bk/seed-42"], "reads other tokens than"),
+        (["out/resnet-bk"], "no run folder"),
+        (["out/resnet-bk/seed-42", "--split", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_calls(home, arguments, message):
+    done = call("lengths", *(home / part if "/" in part else part for part in arguments), "--data", home / "book")
+    assert done.exit_code == 2
+    assert done.stderr.count("\n") == 1
+    assert re.search(message, done.stderr)
