@@ -3,7 +3,7 @@
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide` or `ablation-price`; by default those in
-results/ that are there.
+results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -13,14 +13,15 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.command import Parser, guarded
-from benchmarks.page import machine, read_json, read_page, replace_all, settle, table
+from benchmarks.command import guarded
+from benchmarks.page import fill_page, machine, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
 # protocol -> the models whose speed the others are compared with.
 SUITES = {"ablation": ("exact", "plain"), "ablation-wide": ("exact", "plain"), "ablation-price": ("full",)}
+FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 CURVES = "ablation-price"  # also has the course of the training
 # What a model may report of the work it did: measure -> how it reads.
 SKIPS = {"depth": "{:.2f} blocks a token", "kept": "{:.0%} of sites"}
@@ -109,17 +110,14 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call.
     """
-    options = Parser(prog="python -m benchmarks.ablation", description=__doc__, allow_abbrev=False)
-    options.add_argument("files", nargs="*", metavar="FILE", help="by default those in results/")
-    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default docs/switches.md")
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
-    given = options.parse_args(arguments)
-    shipped = [path for suite in SUITES if (path := ROOT / "results" / suite / "results.json").exists()]
-    files, page = [Path(file) for file in given.files] or shipped, Path(given.page)
-    if not files:
-        raise ValueError("results/ has no results of an ablation; name the results.json of resnet-bk bench ablation")
-    before = read_page(page)
-    return settle(page, before, fill(before, [read_json(file) for file in files]), given.check, files)
+    return fill_page(
+        arguments,
+        module="ablation",
+        description=__doc__,
+        page=PAGE,
+        files=FILES,
+        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Places of a Markdown page that a program fills, so that no figure is typed by hand.
+"""Places of a Markdown page that a program fills, so that no figure is typed by hand, and the command that fills them.
 
 A place is `<!-- begin SUITE:NAME -->` ... `<!-- end -->`; what stands between is replaced.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.command import Parser
 
 PLACE = re.compile(r"<!-- begin (?P<suite>[\w-]+):(?P<name>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -90,12 +92,39 @@ def read_page(path: Path) -> str:
         raise ValueError(f"--page {path} cannot be read ({error.strerror}); name a Markdown file") from None
 
 
-def settle(path: Path, before: str, after: str, check: bool, sources: Sequence[Path]) -> int:
-    """Write the page, or say whether it is up to date; the exit code of the command."""
-    names = ", ".join(map(str, sources))
-    if check:
-        print(f"{path} {'agrees with' if after == before else 'DIFFERS from'} {names}")
+def fill_page(
+    arguments: Sequence[str],
+    *,
+    module: str,
+    description: str | None,
+    page: Path,
+    files: Sequence[Path],
+    fill: Callable[[str, list[Path]], str],
+) -> int:
+    """The command `python -m benchmarks.MODULE [FILE ...] [--page FILE] [--check]`; returns its exit code.
+
+    Args:
+        arguments: of the call.
+        module, description: for its help.
+        page: by default.
+        files: what it is filled from, by default.
+        fill: the page with the figures of these files.
+
+    Raises:
+        ValueError: a bad call, or files that do not fit the page.
+    """
+    options = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
+    by_default = ", ".join(map(str, files))
+    options.add_argument("files", nargs="*", metavar="FILE", type=Path, help=f"by default {by_default}")
+    options.add_argument("--page", metavar="FILE", type=Path, default=page, help="by default %(default)s")
+    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
+    given = options.parse_args(arguments)
+    sources = given.files or list(files)
+    before = read_page(given.page)
+    after, names = fill(before, sources), ", ".join(map(str, sources))
+    if given.check:
+        print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
         return int(after != before)
-    path.write_text(after, encoding="utf-8")
-    print(f"{path} written from {names}")
+    given.page.write_text(after, encoding="utf-8")
+    print(f"{given.page} written from {names}")
     return 0

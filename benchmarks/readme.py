@@ -1,9 +1,9 @@
 """Writes the figures of the README's tables from results/, so that none is typed by hand.
 
-    python -m benchmarks.readme [--page FILE] [--check]
+    python -m benchmarks.readme [FILE ...] [--page FILE] [--check]
 
-They are those of results/quick/results.json and results/seed-local/results.json. --check writes nothing and exits with
-code 1 if the README differs from them.
+FILE is the results.json of `resnet-bk bench`, by default those of `quick` and `seed-local` in results/. --check writes
+nothing and exits with code 1 if the README differs from them.
 """
 
 import sys
@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from benchmarks.command import Parser, guarded
-from benchmarks.page import read_json, read_page, replace_all, settle, table
+from benchmarks.command import guarded
+from benchmarks.page import fill_page, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-FILES = {suite: ROOT / "results" / suite / "results.json" for suite in ("quick", "seed-local")}
+FILES = [ROOT / "results" / suite / "results.json" for suite in ("quick", "seed-local")]
 NAMES = {
     "resnet-bk": "**ResNet-BK** (matrix state, short convolution)",
     "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
@@ -64,13 +64,14 @@ def rows(results: Mapping[str, Any]) -> str:
     return table(columns, lines)
 
 
-def fill(page: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The page with the figures of `results`, by protocol.
+def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`.
 
     Raises:
         ValueError: a place is missing, or results have no n-grams.
     """
-    for suite, found in results.items():
+    for found in results:
+        suite = found["protocol"]["name"]
         if "ngrams" not in found:
             raise ValueError(f"the results of {suite} have no n-grams; call resnet-bk ngrams {suite} --out OUT")
         page = replace_all(page, suite, {"table": rows(found)})
@@ -83,14 +84,14 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call.
     """
-    options = Parser(prog="python -m benchmarks.readme", description=__doc__, allow_abbrev=False)
-    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default README.md")
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
-    given = options.parse_args(arguments)
-    page = Path(given.page)
-    before = read_page(page)
-    after = fill(before, {suite: read_json(file) for suite, file in FILES.items()})
-    return settle(page, before, after, given.check, list(FILES.values()))
+    return fill_page(
+        arguments,
+        module="readme",
+        description=__doc__,
+        page=PAGE,
+        files=FILES,
+        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
+    )
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Parser, guarded
-from benchmarks.page import machine, read_json, read_page, replace_all, settle, table
+from benchmarks.command import guarded
+from benchmarks.page import fill_page, machine, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -143,14 +143,21 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call.
     """
-    options = Parser(prog="python -m benchmarks.reproduction", description=__doc__, allow_abbrev=False)
-    options.add_argument("file", nargs="?", metavar="FILE", default=str(RESULTS), help="by default %(default)s")
-    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default docs/reproduction.md")
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
-    given = options.parse_args(arguments)
-    file, page = Path(given.file), Path(given.page)
-    before = read_page(page)
-    return settle(page, before, fill(before, read_json(file)), given.check, [file])
+    return fill_page(
+        arguments,
+        module="reproduction",
+        description=__doc__,
+        page=PAGE,
+        files=[RESULTS],
+        fill=lambda page, files: fill(page, _only(files)),
+    )
+
+
+def _only(files: Sequence[Path]) -> dict[str, Any]:
+    """The results of the one file there may be."""
+    if len(files) > 1:
+        raise ValueError(f"{files[1]} is one file too many; the page is filled from one")
+    return read_json(files[0])
 
 
 if __name__ == "__main__":

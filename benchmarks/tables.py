@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Parser, guarded
+from benchmarks.command import guarded
 from benchmarks.machine import describe
-from benchmarks.page import places, read_page, replace, settle
+from benchmarks.page import fill_page, places, replace
 from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -51,16 +51,14 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call.
     """
-    options = Parser(prog="python -m benchmarks.tables", description=__doc__, allow_abbrev=False)
-    options.add_argument("files", nargs="*", metavar="FILE", help="by default results/ops.json and results/models.json")
-    options.add_argument("--page", metavar="FILE", default=str(PAGE), help="by default docs/performance.md")
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
-    given = options.parse_args(arguments)
-    files = [Path(file) for file in given.files] or [RESULTS / "ops.json", RESULTS / "models.json"]
-    page = Path(given.page)
-    before = read_page(page)
-    after = fill(before, [read_results(file) for file in files])
-    return settle(page, before, after, given.check, files)
+    return fill_page(
+        arguments,
+        module="tables",
+        description=__doc__,
+        page=PAGE,
+        files=[RESULTS / "ops.json", RESULTS / "models.json"],
+        fill=lambda page, files: fill(page, [read_results(file) for file in files]),
+    )
 
 
 if __name__ == "__main__":

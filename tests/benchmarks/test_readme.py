@@ -27,6 +27,7 @@ RUNS = [
     run("resnet-bk", 52.0, seed=1, held_out_perplexity_without_carry=57.0),
     run("llama", 40.0),
 ]
+QUICK = {"protocol": {"name": "quick"}, "runs": RUNS, "ngrams": NGRAMS}
 PAGE = "<!-- begin quick:table -->\nold\n<!-- end -->\n"
 
 
@@ -37,7 +38,7 @@ def call(*arguments):
 
 
 def test_the_best_model_comes_first_whoever_it_is():
-    lines = readme.fill(PAGE, {"quick": {"runs": RUNS, "ngrams": NGRAMS}}).splitlines()
+    lines = readme.fill(PAGE, [QUICK]).splitlines()
     assert [line.split(" | ")[:3] for line in lines if line.startswith("| ")][1:] == [
         ["| Llama (RoPE, RMSNorm, SwiGLU)", "40.0", "–"],
         ["| **ResNet-BK** (matrix state, short convolution)", "51.0 ± 1.4", "56.0 ± 1.4"],
@@ -49,9 +50,9 @@ def test_the_best_model_comes_first_whoever_it_is():
 
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results of quick have no n-grams"):
-        readme.fill(PAGE, {"quick": {"runs": RUNS}})
+        readme.fill(PAGE, [{"protocol": {"name": "quick"}, "runs": RUNS}])
     with pytest.raises(ValueError, match="has the places none of quick"):
-        readme.fill("Words.", {"quick": {"runs": RUNS, "ngrams": NGRAMS}})
+        readme.fill("Words.", [QUICK])
 
 
 def test_the_readme_of_the_repository():

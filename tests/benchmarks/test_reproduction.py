@@ -117,5 +117,10 @@ def test_what_does_not_fit(results, page, says, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+def test_the_page_has_one_source(tmp_path, capsys):
+    assert call("one.json", "two.json", "--page", reproduction.PAGE) == 2
+    assert "two.json is one file too many" in capsys.readouterr().err
+
+
 def test_the_page_of_the_repository():
     assert call("--check") == 0
