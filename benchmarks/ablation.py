@@ -65,7 +65,7 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
             )
         )
     columns = (
-        "model", "s/step", *(f"speed of {other}" for other in compared), "GFLOPs a step", "peak MiB",
+        "model", "s/step", *(f"times as fast as `{other}`" for other in compared), "GFLOPs a step", "peak MiB",
         "held-out perplexity", "what ran",
     )  # fmt: skip
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])

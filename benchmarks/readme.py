@@ -58,7 +58,7 @@ def rows(results: Mapping[str, Any]) -> str:
         )
     for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
-            name = "words counted" if entry["order"] == 1 else "5-gram, Kneser-Ney"
+            name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
             lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 4))
     columns = ("", "held-out perplexity", "state not carried", "parameters", "without embeddings", "s/step")
     return table(columns, lines)

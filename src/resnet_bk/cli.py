@@ -13,6 +13,12 @@ import typer
 
 from resnet_bk.process import tune_process
 
+# Of `resnet_bk.bench.protocol.shipped_protocols`, which would be slow to ask; a test compares.
+TEXT_PROTOCOLS = (
+    "quick", "seed", "seed-local", "wikitext-2", "wikitext-103", "ablation", "ablation-wide", "ablation-price",
+)  # fmt: skip
+RECALL_PROTOCOLS = ("mqar",)
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 app = typer.Typer(
@@ -44,15 +50,13 @@ def plain_errors(command: Command) -> Command:
 
 ProtocolArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="PROTOCOL", help="quick, seed, seed-local, wikitext-2, wikitext-103, or a path to a .yaml file."
-    ),
+    typer.Argument(metavar="PROTOCOL", help=f"{', '.join(TEXT_PROTOCOLS)}, or a path to a .yaml file."),
 ]
 AnyProtocol = Annotated[
     str,
     typer.Argument(
         metavar="PROTOCOL",
-        help="quick, seed, seed-local, wikitext-2, wikitext-103, mqar (associative recall), or a path to a .yaml file.",
+        help=f"{', '.join(TEXT_PROTOCOLS)}, {', '.join(RECALL_PROTOCOLS)} (recall), or a path to a .yaml file.",
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from resnet_bk import cli
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import load_protocol, parse_yaml, read_raw, select_models, shipped_protocols
@@ -78,6 +79,10 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
     for name, config in configs.items():
         changed = {key for key, value in config.to_dict().items() if value != full[key]} - {"intermediate_size"}
         assert changed <= {"adaptive_computation", "ponder_cost", "sparse_bk"}, name
+
+
+def test_the_command_line_names_all_shipped_protocols():
+    assert sorted((*cli.TEXT_PROTOCOLS, *cli.RECALL_PROTOCOLS)) == shipped_protocols()
 
 
 def test_which_protocols_are_shipped():

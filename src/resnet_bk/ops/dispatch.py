@@ -119,7 +119,7 @@ def choose(op: str, backend: str, like: torch.Tensor) -> str:
         raise ValueError(
             f"backend 'triton' of {op} needs inputs on a GPU, but they are on cpu; move them with .to('cuda'), take "
             "'auto', or set TRITON_INTERPRET=1 to run Triton's interpreter"
-            + ("" if _HAS_TRITON else "; triton is not installed either: pip install 'resnet-bk[triton]'")
+            + ("" if _HAS_TRITON else "; triton is not installed either: pip install '.[triton]' in the checkout")
         )
     if backend not in names:
         hint = "; triton is not installed" if backend == "triton" and not _HAS_TRITON else ""
