@@ -70,6 +70,13 @@ def test_time_scale_of_a_periodic_chain(potential, inside):
     assert not model.training
 
 
+def test_memory_counts_tokens_where_a_site_is_a_group_of_them():
+    models = [periodic(ours(multi_scale=scales), 1.0, 1.25, 0.3) for scales in (None, [1, 4])]
+    plain, coarse = (time_scales(model, torch.zeros(1, 2000, dtype=torch.int64)) for model in models)
+    assert coarse[0]["memory"] == pytest.approx(plain[0]["memory"])
+    assert coarse[1]["memory"] == pytest.approx([4 * value for value in plain[1]["memory"]], rel=1e-2)
+
+
 def test_time_scales_of_the_seed_and_of_others():
     found = time_scales(seed().train(), torch.arange(20)[None])
     assert [layer["layer"] for layer in found] == ["model.layers.0.chain", "model.layers.1.chain"]

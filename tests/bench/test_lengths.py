@@ -9,7 +9,16 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Mamba2Config, Mamba2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 from typer.testing import CliRunner
 
 from resnet_bk import cli
@@ -95,11 +104,50 @@ def test_learned_positions_end_somewhere():
     assert cannot_carry(model, sample, 32) is None
     assert cannot_carry(model, sample, 33) == "it has learned positions for 32 tokens"
     assert cannot_carry(llama(), sample, 1000) is None
-    assert cannot_carry(mamba2(), sample, 1000) in (
-        None,
-        "its cache does not continue a text with several tokens at once",
-    )
     assert cannot_carry(resnet_bk(), sample, 1000) is None
+    assert cannot_carry(mamba2(), sample, 1000) is None
+    opt = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=40, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32, word_embed_proj_dim=16,
+        )
+    )  # fmt: skip
+    assert cannot_carry(opt, sample, 33) == "it has learned positions for 32 tokens"
+
+
+class Forgetful(LlamaForCausalLM):
+    """Returns a cache and passes over the one that it is given."""
+
+    @property
+    def base_model(self):
+        def forward(cache=None, **inputs):
+            return self.model(**inputs)
+
+        return forward
+
+
+class Cacheless(LlamaForCausalLM):
+    """Returns no cache."""
+
+    @property
+    def base_model(self):
+        def forward(use_cache=None, **inputs):
+            return self.model(use_cache=False, **inputs)
+
+        return forward
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (Forgetful, "its cache does not continue a text with several tokens at once"),
+        (Cacheless, "it returns no cache"),
+    ],
+)
+@pytest.mark.parametrize("length", [2, 3, 20])
+def test_a_cache_that_does_not_carry(kind, problem, length):
+    torch.manual_seed(0)
+    assert cannot_carry(kind(llama().config), torch.arange(length).unsqueeze(0), 1000) == problem
 
 
 def call(*arguments):

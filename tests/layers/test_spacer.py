@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from resnet_bk import ops
-from resnet_bk.layers.spacer import spacer
+from resnet_bk.layers.spacer import backend_for, spacer
 
 COUNTS = torch.tensor([7, 5, 4, 3, 2, 1, 0])
 WIDTH = 9  # 2 to 9 sites of filling
@@ -70,6 +70,39 @@ def test_matrix_state_and_its_gradients(backend):
         wanted = torch.autograd.grad((expected[0] * weight[row]).real.sum() + expected_green.real.sum(), inputs)
         for gradient, other in zip(gradients, wanted, strict=True):
             assert_close(gradient, other, rtol=1e-8, atol=1e-12)
+
+
+def test_the_backend_of_rows_that_are_filled_up():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert backend_for("auto", filled=True, device=gpu) == "chunked"
+    assert backend_for("auto", filled=False, device=gpu) == "auto"
+    assert backend_for("auto", filled=True, device=cpu) == "auto"
+    assert backend_for("reference", filled=True, device=gpu) == "reference"
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
+def test_a_long_filling(backend):
+    """Whole pieces and chunks of nothing but filling."""
+    counts, width = torch.tensor([300, 7]), 300
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, width, 3)
+    potential, hopping, absorption, source = torch.randn(4, *shape, dtype=torch.float64, generator=generator).unbind()
+    inputs = (potential, hopping.abs() + 0.1, absorption.abs() + 1e-3)
+    filling = spacer(counts, width)
+    token = (torch.arange(width) < counts.unsqueeze(1)).unsqueeze(-1)
+    fill = (filling.potential, filling.hopping, filling.absorption)
+    sites = [torch.where(token, x, y.to(x.dtype)) for x, y in zip(inputs, fill, strict=True)]
+    query, key, value = torch.randn(3, 2, width, 3, 4, dtype=torch.float64, generator=generator).unbind()
+    value = value * token.unsqueeze(-1)
+    _, (green, psi) = ops.propagate_vector(source * token, *sites, backend=backend)
+    _, (_, memory) = ops.propagate(query, key, value, *sites, backend=backend)
+    own = [x[1:, :7] for x in (source, *inputs)]
+    _, (expected_green, expected_psi) = ops.propagate_vector(*own)
+    _, (_, expected) = ops.propagate(*(x[1:, :7] for x in (query, key, value, *inputs)))
+    sign = filling.sign[1]
+    assert_close(green[1:], expected_green, rtol=1e-9, atol=0)
+    assert_close(sign * psi[1:], expected_psi, rtol=1e-9, atol=1e-15)
+    assert_close(sign * memory[1:], expected, rtol=1e-9, atol=1e-15)
 
 
 def test_float32():

@@ -96,6 +96,21 @@ def test_the_example_of_scales_is_a_valid_one(blocks):
     assert max(scales) == min(4, 2 ** ((blocks - 1) // 2))
 
 
+def test_halting_needs_two_blocks_at_full_length():
+    with pytest.raises(ValueError, match=r"num_hidden_layers=1 must be at least 2 for adaptive_computation=true \("):
+        ResNetBKConfig(num_hidden_layers=1, adaptive_computation=True)
+    with pytest.raises(
+        ValueError, match=r"multi_scale=\(1,\) must have two blocks .* \(add blocks, or turn that off\)"
+    ):
+        ResNetBKConfig(num_hidden_layers=1, adaptive_computation=True, multi_scale=(1,))
+
+
+@pytest.mark.parametrize("switch", [{"sparse_bk": 0.5}, {"multi_scale": [1, 2, 2, 1]}])
+def test_triton_is_not_asked_for_rows_that_are_filled_up(switch):
+    with pytest.raises(ValueError, match=r"backend='triton' does not bear rows .* \(leave backend at 'auto'"):
+        ResNetBKConfig(backend="triton", **switch)
+
+
 def test_several_problems_in_one_error():
     with pytest.raises(ValueError, match="ResNetBKConfig") as error:
         ResNetBKConfig(vocab_size=0, hidden_size=66, conv_size=1, absorption_min=0.1)

@@ -135,6 +135,14 @@ def test_packed_documents_are_separate_documents(name):
         ]
         assert_close(torch.cat(pieces, dim=1), separate, **ROUNDING_64)
 
+    # A mask of ones for the new tokens alone says nothing.
+    cache = ResNetBKCache(model.config)
+    pieces = []
+    for piece, numbers in zip(ids.split(11, dim=1), document_ids.split(11, dim=1), strict=True):
+        mask = torch.ones_like(piece)
+        pieces.append(model(piece, attention_mask=mask, document_ids=numbers, past_key_values=cache).logits)
+    assert_close(torch.cat(pieces, dim=1), separate, **ROUNDING_64)
+
     # Without numbers the tokens after a packed call continue its last document.
     more = tokens(2, 4, seed=3)
     expected = model(torch.cat([ids[:, -5:], more], dim=1)).logits[:, 5:]

@@ -57,6 +57,17 @@ def test_loss_over_several_batches():
     assert_close(sum(parts), whole, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("name", ["sparse-matrix", "adaptive-vector-moe"])
+def test_what_a_switch_adds_has_the_weight_of_the_tokens_in_a_loss_over_several_batches(name):
+    model = build(name, dtype=torch.float64)
+    parts = [tokens(3, 9), tokens(1, 9, seed=2)]
+    losses = [model(part, labels=part, num_items_in_batch=32) for part in parts]
+    alone = [model(part, labels=part) for part in parts]
+    assert all(float(output.aux_loss) != 0 for output in alone)
+    for found, output, share in zip(losses, alone, (24 / 32, 8 / 32), strict=True):
+        assert_close(found.loss, output.loss * share, rtol=1e-10, atol=0)
+
+
 def test_logits_are_computed_where_something_reads_them():
     model = build(PLAIN)
     ids = tokens(2, 7)

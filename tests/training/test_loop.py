@@ -154,6 +154,36 @@ def test_the_step_is_named_though_losses_are_looked_at_later(tmp_path):
         train(model, Poisoned(2, spoil), spec(log_interval=100), tmp_path)
 
 
+def test_a_gradient_that_is_no_number_is_never_saved(tmp_path):
+    """The loss of that step is finite; after it every weight would be NaN."""
+    model, steps = tiny_gpt2(), []
+
+    def spoil(gradient):
+        steps.append(1)
+        return gradient * math.inf if len(steps) == 2 + 5 else gradient  # two of the warm-up
+
+    settings = spec(log_interval=100, checkpoint_seconds=0.0)
+    model.transformer.ln_f.weight.register_hook(spoil)
+    with pytest.raises(NonFiniteLossError, match="tiny: the norm of the gradient is nan at step 5 of 12"):
+        train(model, Tokens(), settings, tmp_path)
+    assert train(tiny_gpt2(), Tokens(), settings, tmp_path).resumed_from == 4
+
+
+def test_the_model_is_told_how_far_the_training_is(tmp_path, monkeypatch):
+    model, told = tiny_resnet_bk(sparse_bk=0.5), []
+    monkeypatch.setattr(type(model), "set_progress", lambda self, share: told.append(share))
+    train(model, Tokens(), spec(steps=4), tmp_path)
+    assert told == [0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("optimizer", "Muon"), ("dtype", "bf16"), ("device", "gpu"), ("head", "fused")]
+)
+def test_a_setting_that_does_not_exist(field, value):
+    with pytest.raises(ValueError, match=rf"RunSpec: {field}='{value}' must be one of .*\(change {field}\)"):
+        spec(**{field: value})
+
+
 def test_the_number_of_threads_stays(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -179,4 +179,6 @@ def longest_text(model: Any) -> int | None:
     longest = getattr(model.config, "max_position_embeddings", None)
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     words = model.get_input_embeddings()
-    return longest if any(table is not words and table.num_embeddings == longest for table in tables) else None
+    # The tables of some models (OPT) have rows in front that no position uses.
+    sizes = [table.num_embeddings - getattr(table, "offset", 0) for table in tables if table is not words]
+    return longest if longest in sizes else None

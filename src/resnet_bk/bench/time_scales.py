@@ -3,8 +3,8 @@
 Shape legend: B batch, T tokens, H chains of a layer.
 
 The transmission from site t - 1 to t is b_t L_t, and the propagator from j to t is a product of such factors, so along
-a text its size falls by exp(mean of log |b_t L_t|) a token. The inverse of that rate is the memory of a chain in
-tokens.
+a text its size falls by exp(mean of log |b_t L_t|) a site. The inverse of that rate, times the tokens of the text that
+there are to a site (1 but for shorter scales and sparse chains), is the memory of a chain in tokens.
 """
 
 from typing import Any
@@ -61,10 +61,10 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-    return [_layer(name, chain) for name, chain in chains.items()]
+    return [_layer(name, chain, input_ids.numel()) for name, chain in chains.items()]
 
 
-def _layer(name: str, chains: list[Chain]) -> dict[str, Any]:
+def _layer(name: str, chains: list[Chain], tokens: int) -> dict[str, Any]:
     rates = []
     for chain in chains:
         potential, hopping, absorption = (part.float() for part in chain)
@@ -72,13 +72,14 @@ def _layer(name: str, chains: list[Chain]) -> dict[str, Any]:
         rates.append(-(hopping * green.abs())[:, 1:].log().flatten(0, 1))
     potential, hopping, absorption = (torch.cat(parts, dim=1).float() for parts in zip(*chains, strict=True))
     energy = potential / (2 * hopping)
+    spacing = tokens / potential.shape[1]  # tokens to a site
     return {
         "layer": name,
         "chains": potential.shape[2],
         "absorption": _quantiles(absorption),
         "energy": _quantiles(energy),
         "in_band": (energy.abs() < 1).float().mean((0, 1)).tolist(),
-        "memory": [1 / value if value > 0 else None for value in torch.cat(rates).mean(0).tolist()],
+        "memory": [spacing / value if value > 0 else None for value in torch.cat(rates).mean(0).tolist()],
     }
 
 

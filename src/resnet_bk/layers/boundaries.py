@@ -86,6 +86,8 @@ def find_boundaries(
         return None
     batch, length = shape
     mask = None if attention_mask is None else _check_mask(attention_mask, batch, length, past_length)
+    if mask is not None and mask.shape[1] < past_length + length:
+        mask = F.pad(mask, (past_length, 0), value=True)  # it is all ones, and so were the tokens before
     if mask is not None and document_ids is None and bool(mask[:, -(length + 1) :].all()):
         return None
 
@@ -107,6 +109,11 @@ def find_boundaries(
         segment = cut.long().cumsum(dim=1)
     end_segment = None if segment is None else segment[:, -1]
     return Boundaries((~cut).unsqueeze(-1).float(), real, segment, begun, padded_right, end_segment)
+
+
+def is_filled(boundaries: Boundaries | None) -> bool:
+    """Whether rows are filled up to one length."""
+    return boundaries is not None and boundaries.filling is not None
 
 
 def without_tokens(boundaries: Boundaries | None) -> Tensor | None:

@@ -16,6 +16,10 @@ Both give L back and S with the other sign. Pairs and one triple make up every n
 known to the operators, whatever their backend. The sites are not quite without absorption, for the operators want it
 above 0: 1e-30, which is nothing beside any L that can be (|L| >= 1e-15 or so for inputs up to 1e6).
 
+Triton's kernels cut long chains into pieces and sum up each piece as a chain of its own. A piece that is nothing but
+filling is a chain with a state exactly at its energy, and its Green's function is of the size of 1e30: what should
+cancel there does not. So "auto" takes `chunked` on a GPU for rows that are filled up (`backend_for`).
+
 A row without a single token has perhaps no state at all (L = 0, and -1/L would be infinite): its filling is cut off
 (hopping 0, absorption 1), and its state is not taken from the operator.
 """
@@ -43,6 +47,11 @@ class Spacer:
     absorption: Tensor
     sign: Tensor
     filled: Tensor
+
+
+def backend_for(backend: str, *, filled: bool, device: torch.device) -> str:
+    """The backend of an operator, for a chain whose rows are filled up or not; see the head of this file."""
+    return "chunked" if backend == "auto" and filled and device.type == "cuda" else backend
 
 
 def spacer(counts: Tensor, width: int) -> Spacer:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_vector
 from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
+from resnet_bk.layers.spacer import backend_for
 
 
 class VectorPropagator(Mixer):
@@ -101,7 +102,7 @@ class VectorPropagator(Mixer):
             source,
             *self.chain(hidden, boundaries),
             initial_state=state.chain if state is not None else None,
-            backend=self.backend,
+            backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,
         )
         after = MixerState(tail, chain_state).behind(boundaries, state)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from resnet_bk.layers.registry import MIXERS
+from resnet_bk.models.rules import Rules
 from resnet_bk.models.switches import switch_problems
 
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
@@ -166,39 +167,14 @@ class ResNetBKConfig(PreTrainedConfig):
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""
-        problems: list[str] = []
-
-        def whole(name: str, least: int, way_out: str, optional: bool = False) -> bool:
-            value = getattr(self, name)
-            if optional and value is None:
-                return True
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                problems.append(f"{name}={value!r} must be a whole number of at least {least} ({way_out})")
-                return False
-            return True
-
-        def number(name: str, rule: str, fits: Any, way_out: str) -> bool:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-                problems.append(f"{name}={value!r} must be {rule} ({way_out})")
-                return False
-            return True
-
-        def pair(name: str, example: str) -> bool:
-            value = getattr(self, name)
-            numbers = isinstance(value, tuple | list) and len(value) == 2
-            numbers = numbers and all(isinstance(x, int | float) and math.isfinite(x) for x in value)
-            if not numbers or value[0] > value[1]:
-                problems.append(f"{name}={value!r} must be two numbers, low and high (for example {example})")
-                return False
-            return True
-
-        if whole("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"):
+        rules = Rules(self)
+        problems = rules.problems
+        if rules.whole("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"):
             for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
                 self._token_problems(problems, name)
-        sizes = whole("hidden_size", 1, "for example 64")
-        whole("num_hidden_layers", 1, "for example 4")
-        sizes = whole("num_heads", 1, "for example 4") and sizes
+        sizes = rules.whole("hidden_size", 1, "for example 64")
+        rules.whole("num_hidden_layers", 1, "for example 4")
+        sizes = rules.whole("num_heads", 1, "for example 4") and sizes
         if self.state not in MIXERS:
             problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (matrix is the default)")
         elif self.state == "matrix" and sizes and self.hidden_size % self.num_heads:
@@ -209,26 +185,27 @@ class ResNetBKConfig(PreTrainedConfig):
                 f"(set hidden_size to {' or '.join(near)}, or change num_heads)"
             )
         for name in ("key_dim", "value_dim", "state_channels", "intermediate_size"):
-            whole(name, 1, "leave it out for the default", optional=True)
-        whole("conv_size", 0, "4 is usual, 0 leaves the convolution out")
+            rules.whole(name, 1, "leave it out for the default", optional=True)
+        rules.whole("conv_size", 0, "4 is usual, 0 leaves the convolution out")
         if self.conv_size == 1:
             problems.append("conv_size=1 must be 0 or at least 2 (one tap mixes nothing; 0 leaves the convolution out)")
-        if whole("num_experts", 0, "0 is a dense feed-forward network") and self.num_experts:
-            self._expert_problems(problems, whole)
-        number("router_aux_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is usual")
-        floor = number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")
-        pair("potential_init", "0.9, 1.2")
-        if pair("absorption_init", "0.02, 1.0") and floor and self.absorption_init[0] <= self.absorption_min:
+        if rules.whole("num_experts", 0, "0 is a dense feed-forward network") and self.num_experts:
+            self._expert_problems(rules)
+        rules.number("router_aux_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is usual")
+        floor = rules.number(
+            "absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000"
+        )
+        rules.pair("potential_init", "0.9, 1.2")
+        if rules.pair("absorption_init", "0.02, 1.0") and floor and self.absorption_init[0] <= self.absorption_min:
             problems.append(
                 f"absorption_init={self.absorption_init!r} must be above absorption_min={self.absorption_min} "
                 "(for example 0.02, 1.0)"
             )
-        number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
-        number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
-        number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
+        rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
+        rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
+        rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
         for name in ("output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):
-            if not isinstance(getattr(self, name), bool):
-                problems.append(f"{name}={getattr(self, name)!r} must be true or false (write it without quotes)")
+            rules.boolean(name)
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
         return problems + switch_problems(self)
@@ -244,10 +221,11 @@ class ResNetBKConfig(PreTrainedConfig):
                     "(take it from the tokenizer, or leave it out)"
                 )
 
-    def _expert_problems(self, problems: list[str], whole: Any) -> None:
+    def _expert_problems(self, rules: Rules) -> None:
+        problems = rules.problems
         if self.num_experts == 1:
             problems.append("num_experts=1 must be 0 or at least 2 (0 is a dense feed-forward network)")
-        if whole("num_experts_per_tok", 1, "2 is usual") and self.num_experts_per_tok > self.num_experts:
+        if rules.whole("num_experts_per_tok", 1, "2 is usual") and self.num_experts_per_tok > self.num_experts:
             problems.append(
                 f"num_experts_per_tok={self.num_experts_per_tok} must be at most num_experts={self.num_experts} "
                 "(lower it, or have more experts)"

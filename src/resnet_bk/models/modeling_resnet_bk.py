@@ -192,7 +192,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
             num_items_in_batch: divide the summed loss by this number in place of the number of predicted tokens, for
-                gradients accumulated over batches.
+                gradients accumulated over batches; what a switch adds to the loss has the weight of the batch's tokens.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
             output_hidden_states, output_attentions, return_dict: as in `ResNetBKModel.forward`.
 
@@ -220,10 +220,14 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 loss = linear_cross_entropy(
                     hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction
                 )
+            auxiliary = output.aux_loss
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
-            if output.aux_loss is not None:
-                loss = loss + output.aux_loss
+                # A mean over this batch: in the sum over all batches it has the weight of its tokens.
+                if auxiliary is not None:
+                    auxiliary = auxiliary * ((targets != IGNORED).sum() / num_items_in_batch)
+            if auxiliary is not None:
+                loss = loss + auxiliary
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -25,7 +25,7 @@ class ResNetBKModelOutput(ModelOutput):
             of adaptive computation, distance of the kept sites from their share; None where there is none of these.
         measures: the same things before any weight, and what they are about, by name, without gradient:
             "load_balancing"; "ponder" and "depth" (blocks a token passed); "sparsity" and "kept" (share of sites). Each
-            is a scalar, the mean over blocks.
+            is a scalar: "ponder" and "depth" the mean over tokens, the others over the blocks that have them.
     """
 
     # The weights of the configuration are in it already.

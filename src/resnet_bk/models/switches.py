@@ -4,36 +4,25 @@ import math
 from typing import Any
 
 from resnet_bk.layers.gradients import GRADIENTS
+from resnet_bk.models.rules import Rules
 
 PRECISIONS = ("none", "bf16")
 
 
 def switch_problems(config: Any) -> list[str]:
     """Every rule that a switch breaks, as `field=value rule (way out)`."""
-    problems: list[str] = []
-
-    def choice(name: str, known: tuple[str, ...]) -> None:
-        value = getattr(config, name)
-        if value not in known:
-            problems.append(f"{name}={value!r} must be one of {', '.join(known)} ({known[0]} is the default)")
-
-    def number(name: str, rule: str, fits: Any, way_out: str, optional: bool = False) -> None:
-        value = getattr(config, name)
-        if optional and value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-            problems.append(f"{name}={value!r} must be {rule} ({way_out})")
-
-    choice("gradient", GRADIENTS)
-    choice("mixed_precision", PRECISIONS)
+    rules = Rules(config)
+    problems = rules.problems
+    rules.choice("gradient", GRADIENTS)
+    rules.choice("mixed_precision", PRECISIONS)
     if config.gradient in GRADIENTS[1:] and config.backend != "auto":
         problems.append(
             f"gradient={config.gradient!r} brings its own evaluation, so that backend={config.backend!r} would not be "
             "read (leave backend at 'auto', or gradient at 'exact')"
         )
-    number("halting_threshold", "above 0 and at most 1", lambda x: 0 < x <= 1, "0.99 is usual")
-    number("ponder_cost", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is a start")
-    number(
+    rules.number("halting_threshold", "above 0 and at most 1", lambda x: 0 < x <= 1, "0.99 is usual")
+    rules.number("ponder_cost", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is a start")
+    rules.number(
         "early_exit_threshold",
         "above 0 and at most 1",
         lambda x: 0 < x <= 1,
@@ -46,9 +35,16 @@ def switch_problems(config: Any) -> list[str]:
             "(turn that on, or leave this out)"
         )
     problems += _share_problems(config.sparse_bk, config.num_hidden_layers)
-    number("sparsity_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual")
-    number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")
-    problems += _scale_problems(config.multi_scale, config.num_hidden_layers, config.adaptive_computation)
+    rules.number("sparsity_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual")
+    rules.number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")
+    if config.backend == "triton" and (config.sparse_bk is not None or config.multi_scale is not None):
+        problems.append(
+            "backend='triton' does not bear rows that are filled up to one length, as sparse_bk and multi_scale make "
+            "them (leave backend at 'auto', which takes another one for such rows)"
+        )
+    problems += _scale_problems(config.multi_scale, config.num_hidden_layers)
+    if not problems and config.adaptive_computation:
+        problems += _halting_problems(config.multi_scale, config.num_hidden_layers)
     return problems
 
 
@@ -72,7 +68,7 @@ def _share_problems(shares: Any, blocks: Any) -> list[str]:
     return []
 
 
-def _scale_problems(scales: Any, blocks: Any, adaptive: Any) -> list[str]:
+def _scale_problems(scales: Any, blocks: Any) -> list[str]:
     if scales is None or isinstance(blocks, bool) or not isinstance(blocks, int):
         return []
     whole = isinstance(scales, list | tuple) and all(
@@ -97,10 +93,22 @@ def _scale_problems(scales: Any, blocks: Any, adaptive: Any) -> list[str]:
             ]
         if scale > open_scales[-1]:
             open_scales.append(scale)
-    if adaptive is True and (scales.count(1) < 2 or scales[-1] != 1):
+    return []
+
+
+def _halting_problems(scales: Any, blocks: int) -> list[str]:
+    """adaptive_computation: tokens halt between two blocks at full length, and at the last one they must."""
+    if scales is None:
+        if blocks < 2:
+            return [
+                f"num_hidden_layers={blocks} must be at least 2 for adaptive_computation=true (one block leaves "
+                "nothing to skip; add blocks, or turn that off)"
+            ]
+    elif list(scales).count(1) < 2 or scales[-1] != 1:
+        hint = f"for example {example(blocks)}, or turn that off" if blocks > 1 else "add blocks, or turn that off"
         return [
             f"multi_scale={scales!r} must have two blocks at scale 1 or more, the last one among them, for "
-            f"adaptive_computation=true, where tokens halt (for example {example(blocks)}, or turn that off)"
+            f"adaptive_computation=true, where tokens halt ({hint})"
         ]
     return []
 

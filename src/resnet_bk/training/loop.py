@@ -120,7 +120,7 @@ def train(
                 schedule.step()
                 optimizer.zero_grad()
                 state.carried = None if carried is None else carried.detach()
-                state.pending.append((loss.detach(), measures))
+                state.pending.append((loss.detach(), grad_norm, measures))
                 state.step += 1
                 watch.lap("optimizer")
 

@@ -1,9 +1,9 @@
 """The optimizers and their learning-rate schedule, the same for every model.
 
     adamw   AdamW on everything
-    muon    Muon on the weights of linear maps, AdamW on the rest: embeddings, head, norms, biases, gates, filters,
-            experts. Muon's step is the momentum, orthogonalised by a Newton-Schulz iteration
-            (https://kellerjordan.github.io/posts/muon)
+    muon    Muon on the weights of linear maps (those of output gates and routers among them), AdamW on the rest:
+            embeddings, head, norms, biases, chains, halting and site gates, filters, experts. Muon's step is the
+            momentum, orthogonalised by a Newton-Schulz iteration (https://kellerjordan.github.io/posts/muon)
 
 Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Moonlight, arXiv 2502.16982), so that one
 learning rate serves both.
@@ -20,8 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from resnet_bk.training.spec import RunSpec
 
-OPTIMIZERS = ("adamw", "muon")
-MUON_ITERATIONS = 5  # of Newton and Schulz; torch's default
+MUON_ITERATIONS = 5  # of Newton and Schulz
 
 
 def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
@@ -45,7 +44,13 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
     rate = spec.learning_rate
     if not groups["muon"]:
         return AdamW(rest, lr=rate, betas=spec.betas, fused=True)
-    muon = Muon(groups["muon"], lr=rate, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon = Muon(
+        groups["muon"],
+        lr=rate,
+        weight_decay=spec.weight_decay,
+        ns_steps=MUON_ITERATIONS,
+        adjust_lr_fn="match_rms_adamw",
+    )
     return Together([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
 
 

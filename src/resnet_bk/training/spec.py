@@ -5,6 +5,13 @@ from typing import Any, Literal
 
 import torch
 
+CHOICES = {
+    "optimizer": ("adamw", "muon"),
+    "dtype": ("float32", "bfloat16"),
+    "device": ("auto", "cpu", "cuda"),
+    "head": ("auto", "model"),
+}
+
 
 @dataclass(frozen=True)
 class RunSpec:
@@ -27,6 +34,9 @@ class RunSpec:
         log_interval: steps between two log lines.
         checkpoint_seconds: seconds of training between two checkpoints.
         head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.
+
+    Raises:
+        ValueError: another optimizer, dtype, device or head than these.
     """
 
     name: str
@@ -45,6 +55,12 @@ class RunSpec:
     log_interval: int = 10
     checkpoint_seconds: float = 20.0
     head: Literal["auto", "model"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"RunSpec: {name}={value!r} must be one of {', '.join(known)} (change {name})")
 
 
 @dataclass(frozen=True)
@@ -96,4 +112,4 @@ def training_device(name: str) -> torch.device:
 
 
 class NonFiniteLossError(ValueError):
-    """The training loss stopped being a number."""
+    """The training loss, or its gradient, stopped being a number."""

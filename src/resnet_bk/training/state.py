@@ -31,8 +31,8 @@ class TrainState:
         step: steps done.
         seconds: time of training so far.
         carried: state of the model after the last segment of each row, or None.
-        pending: losses and measures of the model of the steps since they were last looked at (never saved: `settle`
-            empties it first).
+        pending: loss, gradient norm and measures of the model of the steps since they were last looked at (never
+            saved: `settle` empties it first).
         interval: losses since the last log line.
         measured: measures of the model since the last log line, by name.
         line_seconds, line_step: time and step of the last log line.
@@ -46,7 +46,7 @@ class TrainState:
     step: int = 0
     seconds: float = 0.0
     carried: Any = None
-    pending: list[tuple[Tensor, dict[str, Tensor]]] = field(default_factory=list)
+    pending: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = field(default_factory=list)
     interval: list[float] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
     line_seconds: float = 0.0
@@ -75,17 +75,19 @@ class TrainState:
         Losses are added one by one in step order, so that the sums do not depend on when this is called.
 
         Raises:
-            NonFiniteLossError: one of them is not a finite number.
+            NonFiniteLossError: one of them, or a gradient, is not a finite number.
         """
-        losses = torch.stack([loss for loss, _ in self.pending]).tolist() if self.pending else []
-        for _, measures in self.pending:
+        pairs = [torch.stack([loss, norm.to(loss.dtype)]) for loss, norm, _ in self.pending]
+        found = torch.stack(pairs).tolist() if pairs else []
+        for _, _, measures in self.pending:
             for name, value in measures.items():
                 self.measured.setdefault(name, []).append(float(value))
         self.pending = []
-        for step, loss in enumerate(losses, start=self.step - len(losses) + 1):
-            if not math.isfinite(loss):
+        for step, (loss, norm) in enumerate(found, start=self.step - len(found) + 1):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                what = f"training loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
                 raise NonFiniteLossError(
-                    f"{spec.name}: the training loss is {loss} at step {step} of {spec.steps}, with learning rate "
+                    f"{spec.name}: the {what} at step {step} of {spec.steps}, with learning rate "
                     f"{spec.learning_rate:g}, clip {spec.clip} and {spec.warmup_steps} warm-up steps; try a smaller "
                     "learning rate, a smaller clip or a longer warm-up. What was saved before is kept."
                 )

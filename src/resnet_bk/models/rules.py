@@ -1,0 +1,67 @@
+"""Rules of the fields of a configuration, and the problems found: `field=value must be ... (way out)`."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Rules:
+    """Checks fields of a configuration one by one; each check says whether the field is right.
+
+    Attributes:
+        problems: one text for each field that is wrong.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.problems: list[str] = []
+
+    def whole(self, name: str, least: int, way_out: str, *, optional: bool = False) -> bool:
+        """A whole number of at least `least`; None too where it is `optional`."""
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, int) and value >= least
+
+        return self._check(name, f"a whole number of at least {least}", fits, way_out, optional)
+
+    def number(
+        self, name: str, rule: str, fits: Callable[[float], bool], way_out: str, *, optional: bool = False
+    ) -> bool:
+        """A number that `fits`; `rule` says so in words."""
+        return self._check(name, rule, lambda value: isinstance(value, int | float) and fits(value), way_out, optional)
+
+    def choice(self, name: str, known: Sequence[str]) -> bool:
+        """One of `known`, the default first."""
+        return self._check(
+            name, f"one of {', '.join(known)}", lambda value: value in known, f"{known[0]} is the default", False
+        )
+
+    def pair(self, name: str, example: str) -> bool:
+        """Two finite numbers, low and high."""
+
+        def fits(value: Any) -> bool:
+            numbers = isinstance(value, tuple | list) and len(value) == 2
+            return (
+                numbers
+                and all(isinstance(x, int | float) and math.isfinite(x) for x in value)
+                and bool(value[0] <= value[1])
+            )
+
+        return self._check(name, "two numbers, low and high", fits, f"for example {example}", False)
+
+    def boolean(self, name: str) -> bool:
+        """True or False."""
+        value = getattr(self.config, name)
+        if not isinstance(value, bool):
+            self.problems.append(f"{name}={value!r} must be true or false (write it without quotes)")
+        return isinstance(value, bool)
+
+    def _check(self, name: str, rule: str, fits: Callable[[Any], bool], way_out: str, optional: bool) -> bool:
+        value = getattr(self.config, name)
+        if optional and value is None:
+            return True
+        # bool is an int to Python, and no number to us.
+        right = not isinstance(value, bool) and fits(value)
+        if not right:
+            self.problems.append(f"{name}={value!r} must be {rule} ({way_out})")
+        return right
