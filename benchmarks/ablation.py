@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide` or `ablation-price`; by default those in
-results/.
---check writes nothing and exits with code 1 if the page differs from the files.
+FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide`, `ablation-price`, or on a few steps of
+`ablation-wide` (--set name=ablation-wide-steps --set steps=24); by default those in results/. --check writes nothing
+and exits with code 1 if the page differs from the files.
 """
 
 import sys
@@ -20,8 +20,14 @@ from resnet_bk.bench import formatting as fmt
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
 # protocol -> the models whose speed the others are compared with.
-SUITES = {"ablation": ("exact", "plain"), "ablation-wide": ("exact", "plain"), "ablation-price": ("full",)}
+SUITES = {
+    "ablation": ("exact", "plain"),
+    "ablation-wide": ("exact",),
+    "ablation-wide-steps": ("exact", "plain"),
+    "ablation-price": ("full",),
+}
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
+STEPS = "ablation-wide-steps"  # too few to say anything of the perplexity
 CURVES = "ablation-price"  # also has the course of the training
 # What a model may report of the work it did: measure -> how it reads.
 SKIPS = {"depth": "{:.2f} blocks a token", "kept": "{:.0%} of sites"}
@@ -36,8 +42,8 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
-    """A row a model."""
+def rows(results: Mapping[str, Any], compared: Sequence[str], *, perplexity: bool = True) -> str:
+    """A row a model, with or without what it has learned."""
     models = by_model(results)
     for name in compared:
         if name not in models:
@@ -68,6 +74,8 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
         "model", "s/step", *(f"times as fast as `{other}`" for other in compared), "GFLOPs a step", "peak MiB",
         "held-out perplexity", "what ran",
     )  # fmt: skip
+    if not perplexity:
+        columns, lines = columns[:-2], [line[:-2] for line in lines]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
     return f"{table(columns, lines)}\n\n{facts}"
 
@@ -97,7 +105,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         suite = found["protocol"]["name"]
         if suite not in SUITES:
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
-        texts = {"table": rows(found, SUITES[suite])}
+        texts = {"table": rows(found, SUITES[suite], perplexity=suite != STEPS)}
         if suite == CURVES:
             texts |= {measure: curves(found, measure) for measure in SKIPS}
         page = replace_all(page, suite, texts)
