@@ -128,9 +128,7 @@ def test_a_cpu_is_refused(operator):
 def test_where_triton_is_not_installed(monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", False)
     tensors = draw(OPERATORS[0], 2, dtype=torch.float32)
-    with pytest.raises(
-        ValueError, match=r"needs inputs on a GPU.*not installed either: pip install 'resnet-bk\[triton\]'"
-    ):
+    with pytest.raises(ValueError, match=r"needs inputs on a GPU.*not installed either: pip install '.\[triton\]'"):
         OPERATORS[0].run(tensors, "triton")
     with pytest.raises(ValueError, match=r"one of chunked, reference .* got 'triton'; triton is not installed"):
         OPERATORS[0].run({name: x.to("meta") for name, x in tensors.items()}, "triton")
