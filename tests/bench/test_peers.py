@@ -38,9 +38,11 @@ def test_a_tied_head_is_counted_once():
 @pytest.mark.parametrize("ours", [{}, {"state": "vector"}, {"num_experts": 4, "intermediate_size": 32}])
 def test_peers_match_within_the_tolerance(shape, ours):
     settings = shape | {"sequence_length": 16}
-    found = configs({"resnet-bk": {"config": ours}, "gpt2": {}, "llama": {}, "mamba2": {}}, **settings)
+    found = configs(
+        {"resnet-bk": {"config": ours}, "gpt2": {}, "llama": {}, "mamba2": {}, "gated-deltanet": {}}, **settings
+    )
     reference = count_config(found["resnet-bk"])
-    for name in ("gpt2", "llama", "mamba2"):
+    for name in ("gpt2", "llama", "mamba2", "gated-deltanet"):
         assert count_config(found[name]).deviation(reference) <= 0.02, name
 
 
@@ -55,6 +57,26 @@ def test_the_shape_reaches_every_model():
     assert found["gpt2"].n_positions == 32
     assert (found["gpt2"].resid_pdrop, found["gpt2"].attn_pdrop, found["gpt2"].embd_pdrop) == (0.0, 0.0, 0.0)
     assert found["llama"].num_key_value_heads == 2
+
+
+def test_gated_deltanet_has_no_attention():
+    found = configs({"resnet-bk": {}, "gated-deltanet": {}}, hidden_size=32, num_layers=3, num_heads=2)
+    config = found["gated-deltanet"]
+    assert config.layer_types == ["linear_attention"] * 3
+    assert (config.linear_num_value_heads, config.linear_key_head_dim, config.linear_value_head_dim) == (2, 16, 16)
+    model = build_model(config, 0)
+    assert sum(type(part).__name__ == "Qwen3_5GatedDeltaNet" for part in model.modules()) == 3
+    assert not any("Attention" in type(part).__name__ for part in model.modules())
+
+
+@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "llama", "gpt2"])
+def test_who_has_a_state_to_carry(name):
+    entry = {name: {"carry_state": True}}
+    if name in ("mamba2", "gated-deltanet"):
+        assert name in configs({"resnet-bk": {}, **entry})
+    else:
+        with pytest.raises(ValueError, match=f"models.{name}: carry_state=true: the model has no state of constant"):
+            configs({"resnet-bk": {}, **entry})
 
 
 def test_any_other_model_of_transformers():
@@ -98,7 +120,7 @@ def test_a_size_that_cannot_be_reached():
         ({"resnet-bk": {}, "x": {"transformers": "lama"}}, r"transformers='lama': no causal LM.*did you mean llama"),
         ({"resnet-bk": {}, "gpt2": {"config": {"n_layr": 1}}}, r"config.n_layr: gpt2 has no such field.*n_layer"),
         ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
-        ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: only resnet-bk"),
+        ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: the model has no state"),
         ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"models.gpt2: "),
         (
             {"resnet-bk": {}, "llama": {"size_by": "max_position_embeddings"}},

@@ -68,7 +68,7 @@ def test_other_fields_can_be_set_but_not_what_the_name_says():
             r"config.green='surface': resnet-bk-seed is the model with green='two_sided'",
         ),
         ({"size_by": "intermediate_size"}, r"size_by='intermediate_size': resnet-bk-seed has a fixed shape"),
-        ({"carry_state": True}, r"carry_state=true: only resnet-bk has a state"),
+        ({"carry_state": True}, r"carry_state=true: the model has no state of constant size"),
         ({"config": {"num_expert": 4}}, r"config.num_expert: .*did you mean num_experts"),
     ):
         with pytest.raises(ValueError, match=f"models.resnet-bk-seed: {message}"):

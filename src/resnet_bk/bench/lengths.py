@@ -31,6 +31,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
 from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
+from resnet_bk.training.carried import first_state
 from resnet_bk.training.loss import Head, causal_lm_loss, choose_head
 
 FILE = "lengths.json"
@@ -162,7 +163,9 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
     with torch.no_grad():
         base = model.eval().base_model
         whole = base(input_ids=words, use_cache=False).last_hidden_state
-        cache = getattr(base(input_ids=words[:, :half], use_cache=True), "cache", None)
+        first = first_state(model)
+        given = {} if first is None else {"cache": first}
+        cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
         if cache is not None:
             rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
     model.train(was_training)
@@ -193,9 +196,10 @@ def read(model: Any, text: np.ndarray, segment: int, head: Head, carried: bool, 
     model.eval()
     start = time.perf_counter()
     for first in range(0, len(inputs), segment):
-        batch = (part[first : first + segment].unsqueeze(0) for part in (inputs, targets))
+        stretch = slice(first, first + segment)
+        ids, words_after = inputs[stretch].unsqueeze(0), targets[stretch].unsqueeze(0)
         with torch.autocast(words.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            found = causal_lm_loss(model, *batch, head, carry_state=carried, state=state, reduction="none")
+            found = causal_lm_loss(model, ids, words_after, head, carry_state=carried, state=state, reduction="none")
         state = found.state
         losses.append(found.value.flatten().double().cpu())
     model.train(was_training)

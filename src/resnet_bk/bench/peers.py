@@ -14,6 +14,7 @@ what they are.
 """
 
 import inspect
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import resnet_bk.models  # noqa: F401, registers resnet_bk with the Auto classes
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
+from resnet_bk.training.carried import constant_state
 
 # name -> (model type of transformers, field that is solved for; None for a fixed shape)
 KNOWN: dict[str, tuple[str, str | None]] = {
@@ -32,6 +34,8 @@ KNOWN: dict[str, tuple[str, str | None]] = {
     "gpt2": ("gpt2", "n_inner"),
     "llama": ("llama", "intermediate_size"),
     "mamba2": ("mamba2", "state_size"),
+    # Gated DeltaNet (arXiv 2412.06464): the linear-attention layers of Qwen3.5 without the full-attention ones.
+    "gated-deltanet": ("qwen3_5_text", "intermediate_size"),
 }
 # What a name stands for beside its model type; a protocol cannot say otherwise under the same name.
 FIXED: dict[str, dict[str, Any]] = {
@@ -74,8 +78,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
                 configs[name] = template({})
             else:
                 configs[name] = _match(name, entry, template, protocol, reference)
-            if entry.carry_state and configs[name].model_type != "resnet_bk":
-                raise ValueError("carry_state=true: only resnet-bk has a state to carry; set it to false")
+            if entry.carry_state and not may_carry(configs[name]):
+                raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
             if entry.size_by is not None and fixed_shape(name, entry):
                 raise ValueError(f"size_by={entry.size_by!r}: {name} has a fixed shape; leave size_by out")
         except ValueError as error:
@@ -85,6 +89,11 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
     if problems:
         raise ValueError(f"protocol {protocol.name}: {'; '.join(problems)}")
     return configs
+
+
+def may_carry(config: PreTrainedConfig) -> bool:
+    """Whether a model hands a state of constant size from segment to segment."""
+    return config.model_type == "resnet_bk" or constant_state(config)
 
 
 def fixed_shape(name: str, entry: ModelEntry) -> bool:
@@ -108,8 +117,9 @@ def _template(
     }
     if model_type == "resnet_bk":
         shape["num_heads"] = protocol.num_heads
-    if model_type == "mamba2":
-        shape |= _mamba2_shape(protocol)
+    special = SHAPES.get(name if entry.transformers is None else model_type)
+    if special is not None:
+        shape |= special(protocol)
     fixed = FIXED.get(name, {}) if entry.transformers is None else {}
     for key, value in fixed.items():
         if entry.config.get(key, value) != value:
@@ -195,6 +205,24 @@ def _mamba2_shape(protocol: Protocol) -> dict[str, Any]:
         "n_groups": 1,
         "num_hidden_layers": 2 * protocol.num_layers,
     }
+
+
+def _gated_deltanet_shape(protocol: Protocol) -> dict[str, Any]:
+    size = protocol.hidden_size // protocol.num_heads
+    return {
+        "layer_types": ["linear_attention"] * protocol.num_layers,
+        "linear_num_key_heads": protocol.num_heads,
+        "linear_num_value_heads": protocol.num_heads,
+        "linear_key_head_dim": size,
+        "linear_value_head_dim": size,
+    }
+
+
+# Fields beyond the common ones, by the name of a known model, or by model type.
+SHAPES: dict[str, Callable[[Protocol], dict[str, Any]]] = {
+    "mamba2": _mamba2_shape,
+    "gated-deltanet": _gated_deltanet_shape,
+}
 
 
 def _match(

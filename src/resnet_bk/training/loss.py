@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.training.carried import first_state
 
 Head = Literal["fused", "model"]
 
@@ -57,8 +58,8 @@ def causal_lm_loss(
         reduction: "mean", "sum" or "none" ([B, T]).
     """
     options: dict[str, Any] = {"use_cache": carry_state}
-    if carry_state and state is not None:
-        options["cache"] = state
+    if carry_state:
+        options["cache"] = first_state(model) if state is None else state
     if head == "fused":
         output = model.base_model(input_ids=input_ids, **options)
         layer = model.get_output_embeddings()

@@ -112,6 +112,8 @@ def state_elements(model: Any) -> int | None:
         return 2 * chains * per_chain
     if config.model_type == "mamba2":
         return int(config.num_heads * config.head_dim * config.state_size)
+    if set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}:
+        return int(config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim)
     return None
 
 

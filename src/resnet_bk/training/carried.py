@@ -1,0 +1,79 @@
+"""States of models of `transformers` as training hands them from segment to segment.
+
+ResNet-BK brings a cache that may be used under autograd. That of a linear-attention or state-space model of
+`transformers` is made for generation: it is overwritten in place, also where the backward pass still needs what was
+read from it. `CarriedStates` is the same cache without that.
+"""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
+
+
+class CarriedStates(DynamicCache):
+    """The states of a model all of whose layers have one of constant size.
+
+    Args:
+        config: of the model.
+
+    Raises:
+        ValueError: a layer keeps keys and values, or nothing is known of what it keeps.
+    """
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        super().__init__(config=config)
+        if not constant_state(config):
+            raise ValueError(
+                f"{config.model_type}: its cache grows with the text, or is unknown; carry_state is for models with a "
+                "state of constant size"
+            )
+
+    def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """A copy: the state itself is overwritten in the same forward pass."""
+        state = super().get_conv_state(layer_idx, state_idx)
+        return None if state is None else state.clone()
+
+    def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+        """A copy: the state itself is overwritten in the same forward pass."""
+        state = super().get_recurrent_state(layer_idx, state_idx)
+        return None if state is None else state.clone()
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0: what a state has seen is not counted, and positions mean nothing to such models."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """The call's own tokens, from 0: there are no keys of earlier ones."""
+        return query_length, 0
+
+    def detach(self) -> Self:
+        """Cuts the graph: later losses send no gradient into earlier segments. Returns the cache itself."""
+        return self._apply(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves every state to a device. Returns the cache itself."""
+        return self._apply(lambda state: state.to(device))
+
+    def _apply(self, change: Any) -> Self:
+        for layer in self.layers:
+            assert isinstance(layer, LinearAttentionCacheLayerMixin)  # checked at construction
+            for states in (layer.conv_states, layer.recurrent_states):
+                for place, state in states.items():
+                    states[place] = None if state is None else change(state)
+        return self
+
+
+def constant_state(config: PreTrainedConfig) -> bool:
+    """Whether every layer of a model of `transformers` keeps a state of constant size, and nothing else."""
+    layers = DynamicCache(config=config).layers
+    return bool(layers) and all(
+        isinstance(layer, LinearAttentionCacheLayerMixin) and not isinstance(layer, CacheLayerMixin) for layer in layers
+    )
+
+
+def first_state(model: Any) -> CarriedStates | None:
+    """What a model is given as the state before the first segment; None for a model that makes its own."""
+    return CarriedStates(model.config) if constant_state(model.config) else None

@@ -1,0 +1,99 @@
+"""Carried states of models of transformers: the loss of one long segment, gradients that stop at segments, resuming."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import LlamaConfig, Mamba2Config, Mamba2ForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+from resnet_bk.models import ResNetBKConfig
+from resnet_bk.training import train
+from resnet_bk.training.carried import CarriedStates, constant_state
+from resnet_bk.training.loss import causal_lm_loss
+from tests.training.cases import SPEC
+from tests.training.tiny import VOCABULARY, Tokens, equal_weights
+
+
+def mamba2():
+    torch.manual_seed(0)
+    return Mamba2ForCausalLM(
+        Mamba2Config(
+            vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_heads=4, head_dim=8, state_size=8,
+            n_groups=1, chunk_size=16,
+        )
+    )  # fmt: skip
+
+
+def deltanet():
+    torch.manual_seed(0)
+    return Qwen3_5ForCausalLM(
+        Qwen3_5TextConfig(
+            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, head_dim=8, layer_types=["linear_attention"] * 2, linear_num_key_heads=2,
+            linear_num_value_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+        )
+    )  # fmt: skip
+
+
+every_model = pytest.mark.parametrize("build", [mamba2, deltanet])
+
+
+@every_model
+def test_segments_with_their_state_are_one_text(build):
+    model = build().train()
+    words = torch.randint(VOCABULARY, (2, 25), generator=torch.Generator().manual_seed(1))
+    ids, targets = words[:, :-1], words[:, 1:]
+    whole = causal_lm_loss(model, ids, targets, "fused", reduction="none").value
+    state, parts = None, []
+    for piece, target in zip(ids.split(8, dim=1), targets.split(8, dim=1), strict=True):
+        found = causal_lm_loss(model, piece, target, "fused", carry_state=True, state=state, reduction="none")
+        found.value.sum().backward()
+        state = found.state.detach()
+        parts.append(found.value)
+    assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-4)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    alone = causal_lm_loss(model, ids[:, 8:16], targets[:, 8:16], "fused", reduction="none").value
+    assert not torch.allclose(alone, whole[:, 8:16], atol=1e-4)
+
+
+@every_model
+def test_no_gradient_reaches_into_an_earlier_segment(build):
+    model = build().train()
+    words = torch.randint(VOCABULARY, (2, 17), generator=torch.Generator().manual_seed(1))
+    first = causal_lm_loss(model, words[:, :8], words[:, 1:9], "fused", carry_state=True)
+    state = first.state.detach()
+    again = copy.deepcopy(state)
+    gradients = []
+    for start in (state, again):
+        model.zero_grad()
+        causal_lm_loss(model, words[:, 8:16], words[:, 9:17], "fused", carry_state=True, state=start).value.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@every_model
+def test_a_stopped_run_goes_on_bitwise(build, tmp_path):
+    spec = SPEC({"carry_state": True})
+    whole, stopped = build(), build()
+    train(whole, Tokens(), spec, tmp_path / "whole")
+
+    def stop(model, head):
+        raise RuntimeError("stopped here")
+
+    with pytest.raises(RuntimeError, match="stopped here"):
+        train(stopped, Tokens(), spec, tmp_path / "stopped", validate=stop, validation_steps=[7])
+    resumed = build()
+    result = train(resumed, Tokens(), spec, tmp_path / "stopped")
+    assert result.resumed_from is not None
+    assert equal_weights(whole, resumed)
+
+
+def test_which_models_have_a_state_of_constant_size():
+    assert constant_state(mamba2().config)
+    assert constant_state(deltanet().config)
+    mixed = Qwen3_5TextConfig(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
+    for config in (mixed, LlamaConfig(), ResNetBKConfig()):
+        assert not constant_state(config)
+        with pytest.raises(ValueError, match=f"{config.model_type}: its cache grows with the text"):
+            CarriedStates(config)
