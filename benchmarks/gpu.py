@@ -39,8 +39,9 @@ CASES = (
     ("propagate", 1, 65_536, 4, 64),
     ("propagate", 16, 2_048, 16, 64),
 )
-# Errors relative to the largest entry. Inputs are as well conditioned as in the tests (kappa <= 30, 4 kappa eps).
-TOLERANCE = 1.5e-5
+# Errors relative to the largest entry. Inputs are as well conditioned as in the tests (kappa <= 30, 4 kappa eps). With
+# inputs in bfloat16 the gradients are rounded to it: half a unit in its eighth digit, and as much in what they sum.
+TOLERANCE = {torch.float32: 1.5e-5, torch.bfloat16: 8e-3}
 ROUNDS = 20
 
 
@@ -98,9 +99,10 @@ def run(operator: str, inputs: list[Tensor], backend: str) -> Tensor:
 
 
 def largest_error(operator: str, inputs: list[Tensor], sites: int = 300) -> float:
-    """Of values and gradients, against float64 on the first sites, relative to the largest entry of each."""
+    """Of values and gradients in the precision of the inputs, against float64 of the same numbers on the first sites,
+    relative to the largest entry of each."""
     results = []
-    for dtype, backend in ((torch.float32, "triton"), (torch.float64, "chunked")):
+    for dtype, backend in ((inputs[0].dtype, "triton"), (torch.float64, "chunked")):
         leaves = [x.detach()[:, :sites].to(dtype).requires_grad_() for x in inputs]
         output = run(operator, leaves, backend)
         results.append([output, *torch.autograd.grad(output, leaves, torch.ones_like(output))])
@@ -129,15 +131,15 @@ def copy_of(moved: int) -> Callable[[], object]:
 
 
 def measure(operator: str, batch: int, sites: int, chains: int, size: int, dtype: torch.dtype) -> Row:
-    """Raises RuntimeError where the kernels are wrong."""
+    """Raises ValueError where the kernels are wrong; then nothing is timed."""
     inputs = make_inputs(operator, batch, sites, chains, size, dtype)
     error = largest_error(operator, inputs)
-    if not error < TOLERANCE:
-        raise RuntimeError(f"{operator}: error {error:.1e} against float64, at most {TOLERANCE:.1e} was expected")
+    if not error < TOLERANCE[dtype]:
+        raise ValueError(f"{operator}: error {error:.1e} against float64, at most {TOLERANCE[dtype]:.1e} was expected")
     with torch.no_grad(), record_backends() as seen:
         output = run(operator, inputs, "auto")
     if seen != {operator: {"triton"}}:
-        raise RuntimeError(f"{operator}: expected the triton backend, but {seen} ran")
+        raise ValueError(f"{operator}: expected the triton backend, but {seen} ran")
     bar = torch.ones_like(output)
 
     @torch.no_grad()
@@ -182,14 +184,23 @@ def main(arguments: Sequence[str]) -> int:
     if not torch.cuda.is_available():
         raise ValueError("no CUDA GPU that this PyTorch can use; run it on a machine with one")
     if "triton" not in available_backends("propagate", "cuda"):
-        raise ValueError("no triton for this GPU; it needs one of NVIDIA, and pip install 'resnet-bk[triton]'")
+        raise ValueError("no triton for this GPU; it needs one of NVIDIA, and pip install '.[triton]' in the checkout")
     found = machine() | {"gpu": torch.cuda.get_device_name()}
     print("\n".join([*describe(found), found["gpu"]]))
-    rows = []
+    rows: list[Row] = []
+    red = []
     for case in CASES:
-        for dtype in (torch.float32, torch.bfloat16):
-            row = measure(*case, dtype)
+        for dtype in TOLERANCE:
+            try:
+                row = measure(*case, dtype)
+            except ValueError as error:
+                red.append(str(error))
+                print(f"RED {case}, {dtype}: {error}", flush=True)
+                continue
             rows.append(row)
+            if out is not None:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                write_json(out, {"machine": found, "rows": [asdict(row) for row in rows], "red": red})
             print(
                 f"{row.operator:20} B={row.batch} T={row.sites} H={row.chains} K={row.size} {row.dtype:8} "
                 f"forward {row.forward_seconds * 1e6:9.1f} us, {row.forward_share:4.0%} of copying; "
@@ -198,10 +209,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"error {row.largest_error:.1e}",
                 flush=True,
             )
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, {"machine": found, "rows": [asdict(row) for row in rows]})
-    return 0
+    return int(bool(red))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,10 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         suite = found["protocol"]["name"]
         if "ngrams" not in found:
             raise ValueError(f"the results of {suite} have no n-grams; call resnet-bk ngrams {suite} --out OUT")
+        if found["ngrams"]["split"] != "validation":
+            raise ValueError(
+                f"the n-grams of {suite} are of the {found['ngrams']['split']} split; score --split validation"
+            )
         page = replace_all(page, suite, {"table": rows(found)})
     return page
 

@@ -64,7 +64,7 @@ def sample_run(name: str, *, seed: int = 0, perplexity: float | None = None, **c
         "epoch_times": [steps * speed],
         "seed": seed,
         "parameters": size,
-        "parameters_without_embeddings": size - 1_280_000,
+        "parameters_without_embeddings": 210_000 + (size - 1_490_000) // 10,
         "held_out_perplexity": base,
         "held_out_loss": math.log(base),
         "test_perplexity": None,

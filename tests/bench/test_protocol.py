@@ -81,6 +81,17 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
         assert changed <= {"adaptive_computation", "ponder_cost", "sparse_bk"}, name
 
 
+def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
+    path = tmp_path / "anchors.yaml"
+    path.write_text(
+        "name: anchors\ndataset: text.txt\nmodels:\n  a: &m {transformers: resnet_bk, learning_rate: 1e-3, config: "
+        "{conv_size: 4}}\n  b: {<<: *m, head: model}\n"
+    )
+    protocol = load_protocol(str(path), ["models.a.config.state=vector"])
+    assert protocol.models["a"].config == {"conv_size": 4, "state": "vector"}
+    assert protocol.models["b"].config == {"conv_size": 4}
+
+
 def test_the_command_line_names_all_shipped_protocols():
     assert sorted((*cli.TEXT_PROTOCOLS, *cli.RECALL_PROTOCOLS)) == shipped_protocols()
 

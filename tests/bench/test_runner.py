@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run import audit_lengths, validation_steps
 from resnet_bk.bench.run_folder import write_json
 from resnet_bk.bench.runner import bench, deterministic
+from resnet_bk.bench.statistics import summarize
 from resnet_bk.training import NonFiniteLossError
 from tests.bench.tiny_bench import settings, write_text
 
@@ -207,6 +209,46 @@ def test_no_rate_is_left(run, monkeypatch):
         ValueError, match=r"gpt2: no rate of the grid \[0.003, 0.01\] could be trained. the training loss"
     ):
         run("grid", only=["gpt2"], learning_rates=[3e-3, 1e-2])
+
+
+def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(run, monkeypatch, tmp_path):
+    train = run_module.train
+
+    def breaks_down(model, stream, spec, folder, **options):
+        if spec.seed == 2 and "gpt2" in spec.name:
+            raise NonFiniteLossError("the training loss is nan at step 3 of 12")
+        return train(model, stream, spec, folder, **options)
+
+    monkeypatch.setattr(run_module, "train", breaks_down)
+    models = {"gpt2": {"learning_rate": 3e-3}, "llama": {"learning_rate": 3e-3}}
+    for _ in range(2):  # the second call skips all of them, and still says so
+        with pytest.raises(NonFiniteLossError, match=r"nan at step 3 of 12 All else is done and saved\."):
+            run(seeds=[1, 2, 3], models=models)
+    finished = sorted(str(path.parent.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*/result.json"))
+    assert finished == [f"{model}/seed-{seed}" for model in ("gpt2", "llama") for seed in (1, 2, 3)]
+    monkeypatch.setattr(run_module, "train", train)
+    results, _ = run(seeds=[1, 3], models=models)
+    assert [entry["held_out_perplexity"] is None for entry in results["runs"]] == [False] * 4
+    lost = json.loads((tmp_path / "out" / "gpt2" / "seed-2" / "result.json").read_text())
+    assert lost["diverged"] == "the training loss is nan at step 3 of 12"
+    parsed = parse_results(results | {"runs": [lost, *results["runs"]]})
+    assert [model.state for model in summarize(parsed)] == ["diverged", "ranked"]
+
+
+def test_a_grid_that_was_not_finished_is_not_called_one(run, tmp_path):
+    rates = [1e-4, 1e-3, 1e-2]
+    run(only=["gpt2"], learning_rates=rates)
+    shutil.rmtree(tmp_path / "out" / "gpt2" / "lr-0.001")
+    results, _ = run(only=["resnet-bk"], learning_rates=rates)
+    tried = {entry["model_name"]: entry["learning_rates_tried"] for entry in results["runs"]}
+    assert [point["learning_rate"] for point in tried["gpt2"]] == [1e-4, 1e-2]
+    assert [point["learning_rate"] for point in tried["resnet-bk"]] == rates
+
+
+def test_a_warm_up_that_never_ends(run, tmp_path):
+    with pytest.raises(ValueError, match=r"warmup_steps=100000: must be below the \d+ steps .* null takes 10%"):
+        run(steps=None, warmup_steps=100_000)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

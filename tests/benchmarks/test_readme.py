@@ -5,7 +5,7 @@ import pytest
 from benchmarks import readme
 from benchmarks.command import guarded
 
-NGRAMS = {"ngrams": [{"order": order, "perplexity": 100.0 * order} for order in (1, 2, 5)]}
+NGRAMS = {"split": "validation", "ngrams": [{"order": order, "perplexity": 100.0 * order} for order in (1, 2, 5)]}
 
 
 def run(name, perplexity, seed=0, **changes):
@@ -51,6 +51,8 @@ def test_the_best_model_comes_first_whoever_it_is():
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results of quick have no n-grams"):
         readme.fill(PAGE, [{"protocol": {"name": "quick"}, "runs": RUNS}])
+    with pytest.raises(ValueError, match="the n-grams of quick are of the test split"):
+        readme.fill(PAGE, [QUICK | {"ngrams": NGRAMS | {"split": "test"}}])
     with pytest.raises(ValueError, match="has the places none of quick"):
         readme.fill("Words.", [QUICK])
 

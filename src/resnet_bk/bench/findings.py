@@ -16,6 +16,7 @@ OURS = "resnet-bk"
 SIGNIFICANCE = 0.05
 PARAMETER_TOLERANCE = 0.02  # the rule of a comparison: parameters within 2%
 SMALLEST_GRID = 3  # and at least three learning rates for each model
+CLAIM_SEEDS = 3
 LEVEL = 0.0005  # ratios that print as 1.000
 
 
@@ -143,7 +144,7 @@ def _budget(models: list[ModelSummary]) -> str:
     tokens, steps = _range(models, lambda run: run.total_tokens), _range(models, lambda run: run.steps)
     equal = tokens[0] == tokens[1] and steps[0] == steps[1]
     gap, gap_without = parameter_gap(models), parameter_gap(models, "parameters_without_embeddings")
-    if equal and gap <= PARAMETER_TOLERANCE:
+    if equal and max(gap, gap_without) <= PARAMETER_TOLERANCE:
         start = f"Equal budget: each model saw {fmt.count(tokens[0])} tokens in {fmt.count(steps[0])} steps"
     elif equal:
         start = f"Same tokens and steps ({fmt.count(tokens[0])} in {fmt.count(steps[0])}), unequal parameters"
@@ -164,24 +165,38 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
     for model in models:
         if model.state != "ranked":
             add(f"{model.name} {_why_unranked(model)}.")
-    counts = {len(model.runs) for model in models}
-    if counts == {1}:
+    fewest = min(len(model.runs) for model in models)
+    if fewest == 1 and all(len(model.runs) == 1 for model in models):
         add("One seed, no spread: differences of a few per cent can be chance. A claim needs three seeds or more.")
-    elif len({model.seeds for model in ranked(models)}) > 1:
+    elif fewest < CLAIM_SEEDS:
+        add(f"{_plural(fewest, 'seed')} for some models: a claim needs three seeds or more.")
+    if len({model.seeds for model in ranked(models)}) > 1:
         seeds = "; ".join(f"{model.name}: {', '.join(map(str, model.seeds))}" for model in ranked(models))
         add(f"The models were not trained on the same seeds ({seeds}); only shared seeds are paired.")
     if len(models) > 1:
         if not _same(models, lambda run: run.total_tokens) or not _same(models, lambda run: run.steps):
             add("Tokens or steps differ between models: this is no comparison on an equal budget.")
-        if parameter_gap(models) > PARAMETER_TOLERANCE:
-            add(f"Parameters differ by {fmt.percent(parameter_gap(models))}, more than the rule of 2%.")
+        gap = max(parameter_gap(models), parameter_gap(models, "parameters_without_embeddings"))
+        if gap > PARAMETER_TOLERANCE:
+            add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
         if not _same(models, lambda run: run.device or ""):
             add("The models ran on different devices: their times and speeds cannot be compared.")
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
-    if _flag(results.environment, ("git_dirty", "dirty")):
-        add("The code had changes that were not committed when this ran.")
+    notes.extend(_provenance_notes(results, models))
     return notes
+
+
+def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
+    """Where the runs themselves were made; results of before they said so have only the last call's place."""
+    places = [run.environment for model in models for run in model.runs if run.environment is not None]
+    if any(_flag(place, ("git_dirty", "dirty")) for place in places or [results.environment]):
+        yield Note("The code had changes that were not committed when this ran.", warning=True)
+    if len({place.get("git_commit") for place in places}) > 1:
+        yield Note("The runs were made by different commits of the code.", warning=True)
+    for key, name in (("cpu", "processors"), ("gpu", "GPUs"), ("threads", "numbers of threads")):
+        if len({place.get(key) for place in places}) > 1:
+            yield Note(f"The runs were made on different {name}: their times cannot be compared.", warning=True)
 
 
 def _rate_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:

@@ -1,14 +1,16 @@
 """Floating-point operations of a training step.
 
-Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or convolution, what the operators of
-`resnet_bk.ops` register for themselves, and the grouped matmuls of experts, for which a formula stands here because
-PyTorch has none; other element-wise work (norms, activations, softmax) is not counted. Every model is counted with its
-own logits, whatever head it is trained with, and attention in full, without taking off the masked half. The optimizer
-is counted as 15 operations a parameter, as in the earlier report, whose own count stands beside this one where it
-applies (`resnet_bk.bench.flops_convention`).
+Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or convolution, and what the operators of
+`resnet_bk.ops` register for themselves. Formulas stand here for the grouped matmuls of experts, where PyTorch has none,
+and for the gradient of a convolution, where PyTorch's counts C^2 filters for C channels that each have one. Other
+element-wise work (norms, activations, softmax) is not counted. Every model is counted with its own logits, whatever
+head it is trained with, and attention in full, without taking off the masked half. The optimizer is counted as 15
+operations a parameter, as in the earlier report, whose own count stands beside this one where it applies
+(`resnet_bk.bench.flops_convention`).
 """
 
 import copy
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,7 +108,30 @@ def _grouped_mm(first: tuple[int, ...], second: tuple[int, ...], *args: Any, **k
     return 2 * first[-2] * first[-1] * second[-1]
 
 
-FORMULAS = {torch.ops.aten._grouped_mm: _grouped_mm}
+def _convolution_backward(
+    gradient: tuple[int, ...],
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    wanted: list[bool],
+    **kwargs: Any,
+) -> int:
+    """Each of the two gradients takes the multiply-adds of the convolution itself: every weight [C, C / groups, ...]
+    meets every place (of the output; of the input where it is transposed) once a row."""
+    places = x[2:] if transposed else gradient[2:]
+    return 2 * gradient[0] * math.prod(places) * math.prod(weight) * sum(wanted[:2])
+
+
+FORMULAS = {
+    torch.ops.aten._grouped_mm: _grouped_mm,
+    torch.ops.aten.convolution_backward: _convolution_backward,
+}
 
 
 def _by_operator(counter: FlopCounterMode, times: int) -> Counter[str]:

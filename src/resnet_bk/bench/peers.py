@@ -237,7 +237,8 @@ def _match(
     else:
         config, way_out = template({size_by: solve_size(template, size_by, reference)}), f"no {size_by} fits"
         blocks = config.num_hidden_layers
-        while config.model_type == "mamba2" and config.state_size < MAMBA2_STATE and blocks > 1:
+        given = "num_hidden_layers" in entry.config
+        while config.model_type == "mamba2" and config.state_size < MAMBA2_STATE and blocks > 1 and not given:
             blocks -= 1
             shallower = _with(template, num_hidden_layers=blocks)
             config = shallower({size_by: solve_size(shallower, size_by, reference)})

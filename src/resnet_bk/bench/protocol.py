@@ -248,6 +248,10 @@ def select_models(protocol: Protocol, names: Iterable[str] | None) -> list[str]:
     if names is None:
         return known
     wanted = list(names)
+    if not wanted:
+        raise ValueError(
+            f"no model is named; protocol {protocol.name} has {', '.join(known)}, and leaving --models out takes all"
+        )
     for name in wanted:
         if name not in known:
             raise ValueError(
@@ -277,7 +281,14 @@ def _read(name_or_path: str) -> dict[str, Any]:
     raw = parse_yaml(text, f"protocol {where}")
     if not isinstance(raw, dict):
         raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")
-    return raw
+    return _unshared(raw)
+
+
+def _unshared(value: Any) -> Any:
+    """The same values, each its own object: an anchor of YAML puts one into several places, and `--set` changes one."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _apply(raw: dict[str, Any], setting: str) -> None:

@@ -92,6 +92,7 @@ class Run(BaseModel):
     carry_state: bool | None = None
     held_out_perplexity_without_carry: float | None = None
     test_perplexity: float | None = None
+    test_perplexity_without_carry: float | None = None
     bits_per_character: float | None = None
     unk_rate: float | None = None
     seconds_per_step: float | None = None
@@ -103,6 +104,8 @@ class Run(BaseModel):
     total_flops_per_step: float | None = None
     total_training_flops: float | None = None
     device: str | None = None
+    environment: dict[str, Any] | None = None
+    diverged: str | None = None
     backend: dict[str, Any] | str | None = None
     head: str | None = None
     final_loss: float | None = None

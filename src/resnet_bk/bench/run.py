@@ -20,7 +20,16 @@ from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenCache, TokenStream, held_out_batches
-from resnet_bk.training import Evaluation, RunSpec, TrainingResult, evaluate, perplexity, train, training_device
+from resnet_bk.training import (
+    Evaluation,
+    NonFiniteLossError,
+    RunSpec,
+    TrainingResult,
+    evaluate,
+    perplexity,
+    train,
+    training_device,
+)
 from resnet_bk.training.loss import Head
 from resnet_bk.training.memory import MIB
 from resnet_bk.training.threads import same_threads
@@ -39,8 +48,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         config: configuration of the model.
         say: prints a line.
 
-    Raises:
-        NonFiniteLossError: the loss is not a number; what was saved is kept.
+    A run whose loss or gradient is no number has a result too: without figures, with the reason as `diverged`.
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
     with same_threads():
@@ -70,14 +78,25 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         return held_out(model, head, spec.carry_state, prepared.validation).perplexity
 
     causal = audit.verdict == "causal"
-    trained = train(
-        model,
-        stream,
-        spec,
-        run.folder,
-        validate=validate if causal else None,
-        validation_steps=validation_steps(spec.steps, protocol.evaluations),
-    )
+    try:
+        trained = train(
+            model,
+            stream,
+            spec,
+            run.folder,
+            validate=validate if causal else None,
+            validation_steps=validation_steps(spec.steps, protocol.evaluations),
+        )
+    except NonFiniteLossError as error:
+        result = (
+            _model_part(run, protocol, prepared, model)
+            | {"steps": spec.steps, "total_tokens": spec.steps * protocol.batch_size * protocol.sequence_length}
+            | _held_out_part(prepared, None, None, [])
+            | _audit_part(audit)
+            | {"diverged": str(error)}
+        )
+        write_json(run.folder / "result.json", result)
+        return
     for line in describe_epochs(trained):
         say(f"{run.title}: {line}")
     full = held_out(model, trained.head, spec.carry_state, prepared.validation) if causal else None  # type: ignore[arg-type]
@@ -96,13 +115,14 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     disable_progress_bar()  # of transformers, which would draw into ours
     model.save_pretrained(run.folder / "model")
     prepared.tokenizer.save_pretrained(run.folder / "model")
+    course = [*trained.validation_log, {"step": trained.steps, "seconds": trained.seconds}]
     result = (
         _training_part(run, protocol, prepared, model, trained)
         | flops.as_dict()
         | {"flops_counted_on": "trained model, first batch" if depends_on_text(model.config) else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
-        | _held_out_part(prepared, trained, full, without)
-        | {"leaking_perplexity": leaking}
+        | _held_out_part(prepared, full, without, course)
+        | {"leaking_perplexity": leaking, "diverged": None}
         | _audit_part(audit)
     )
     write_json(run.folder / "result.json", result)
@@ -113,9 +133,14 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     say(f"{run.title}: {reached}, {trained.steps} steps in {trained.seconds:.0f} s")
 
 
+def planned_steps(protocol: Protocol, steps_per_epoch: int) -> int:
+    """Optimizer steps of a run."""
+    return protocol.steps if protocol.steps is not None else protocol.epochs * steps_per_epoch
+
+
 def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
     """Settings of the training loop."""
-    steps = protocol.steps if protocol.steps is not None else protocol.epochs * steps_per_epoch
+    steps = planned_steps(protocol, steps_per_epoch)
     warmup = round(WARMUP_SHARE * steps) if protocol.warmup_steps is None else protocol.warmup_steps
     return RunSpec(
         name=run.title,
@@ -204,28 +229,30 @@ def load_model(folder: Path) -> Any:
 def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:
     """Read the test split once and put `test_perplexity` into the result of a finished run."""
     result = run.result()
-    if result["audit"] != "causal" or result["test_perplexity"] is not None:
+    if result["audit"] != "causal" or result.get("diverged") or result["test_perplexity"] is not None:
         return
-    model = load_model(run.folder / "model").to(result["device"])
+    model = load_model(run.folder / "model").to(training_device(protocol.device))
     carry = protocol.models[run.model].carry_state
-    batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
-    found = evaluate(model, batches, head=result["head"], carry_state=carry, dtype=protocol.dtype)
-    write_json(run.folder / "result.json", result | {"test_perplexity": found.perplexity})
-    say(f"{run.title}: test perplexity {found.perplexity:.2f}")
+
+    def reached(carry_state: bool) -> float:
+        batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
+        options = {"head": result["head"], "carry_state": carry_state, "dtype": protocol.dtype}
+        return evaluate(model, batches, **options).perplexity
+
+    found = {"test_perplexity": reached(carry), "test_perplexity_without_carry": reached(False) if carry else None}
+    write_json(run.folder / "result.json", result | found)
+    say(f"{run.title}: test perplexity {found['test_perplexity']:.2f}")
 
 
-def _training_part(
-    run: Run, protocol: Protocol, prepared: Prepared, model: Any, trained: TrainingResult
-) -> dict[str, Any]:
-    """The keys of the earlier report (losses and perplexities of training) and what was measured beside them."""
+def _model_part(run: Run, protocol: Protocol, prepared: Prepared, model: Any) -> dict[str, Any]:
+    """Which model was trained on what, and where."""
     count = count_parameters(model)
-    losses = trained.epoch_losses
-    tensors = [*model.parameters(), *model.buffers()]
     ran_on = environment()
     return {
         "model_name": run.model,
         "git_commit": ran_on["git_commit"],
         "git_dirty": ran_on["git_dirty"],
+        "environment": ran_on,
         "dataset_name": prepared.corpus.name,
         "config": config_dict(model.config),
         "seed": run.seed,
@@ -234,6 +261,17 @@ def _training_part(
         "parameters": count.total,
         "parameters_without_embeddings": count.without_embeddings,
         "vocab_size": len(prepared.tokenizer),
+        "device": str(next(model.parameters()).device),
+    }
+
+
+def _training_part(
+    run: Run, protocol: Protocol, prepared: Prepared, model: Any, trained: TrainingResult
+) -> dict[str, Any]:
+    """The keys of the earlier report (losses and perplexities of training) and what was measured beside them."""
+    losses = trained.epoch_losses
+    tensors = [*model.parameters(), *model.buffers()]
+    return _model_part(run, protocol, prepared, model) | {
         "steps": trained.steps,
         "total_tokens": trained.tokens,
         "training_time": trained.seconds,
@@ -257,10 +295,12 @@ def _training_part(
 
 
 def _held_out_part(
-    prepared: Prepared, trained: TrainingResult, full: Evaluation | None, without: Evaluation | None
+    prepared: Prepared, full: Evaluation | None, without: Evaluation | None, course: list[dict[str, Any]]
 ) -> dict[str, Any]:
+    """What the model makes of the held-out text, at the end and in the course of training (its last point is open)."""
     validation = prepared.validation
-    shared = {"unk_rate": validation.unknown_rate, "test_perplexity": None}
+    tests = {"test_perplexity": None, "test_perplexity_without_carry": None}  # until they are asked for
+    shared = {"unk_rate": validation.unknown_rate} | tests
     if full is None:
         return shared | {
             "held_out_perplexity": None,
@@ -273,7 +313,6 @@ def _held_out_part(
             "held_out_measures": {},
         }
     buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
-    last = {"step": trained.steps, "seconds": trained.seconds, "perplexity": full.perplexity}
     return shared | {
         "held_out_perplexity": full.perplexity,
         "held_out_loss": full.loss,
@@ -281,7 +320,7 @@ def _held_out_part(
         "bits_per_character": full.nll / math.log(2) / validation.characters,
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
         "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),
-        "validation_log": [*trained.validation_log, last],
+        "validation_log": [*course[:-1], course[-1] | {"perplexity": full.perplexity}],
         "held_out_measures": full.measures,
     }
 

@@ -76,6 +76,11 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
     """
     for file in sorted(out.glob("*/**/run.json")):
         record = read_json(file)
+        if "task" in record:
+            raise ValueError(
+                f"--out {out} holds {file.parent.relative_to(out)}, a run of another task ({record['task']}); give "
+                "another folder with --out"
+            )
         here, there = _comparable(protocol, out, record, corpus_fingerprint), record["settings"]
         if here is None:
             # A model that the protocol no longer has: its data and budget must still be those of the others.

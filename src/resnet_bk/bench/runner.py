@@ -20,8 +20,9 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
-from resnet_bk.bench.run import add_test, execute
+from resnet_bk.bench.run import add_test, execute, planned_steps
 from resnet_bk.bench.run_folder import Run, check_same_protocol, check_writable, run_of, write_json, write_protocol
+from resnet_bk.data import TokenStream
 from resnet_bk.training import NonFiniteLossError, training_device
 
 
@@ -48,7 +49,9 @@ def bench(
 
     Raises:
         ValueError: anything that is wrong with the protocol, the models, the data or the folder, before training
-            starts; a loss that is not a number, with all that was saved kept.
+            starts.
+        NonFiniteLossError: a model diverged, at all rates of its grid or with one of its seeds; raised at the end, when
+            all other runs are made and the report is written.
     """
     console = console or standard_output()
     say = speaker(console)
@@ -62,64 +65,87 @@ def bench(
     check_same_protocol(protocol, out, corpus.fingerprint)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+    _check_warmup(protocol, prepared)
 
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
+        # Once more: another process may have finished runs here since.
+        check_same_protocol(protocol, out, corpus.fingerprint)
         write_protocol(protocol, out)
+        diverged: list[str] = []
         for model in chosen:
-            _run_model(model, protocol, prepared, configs[model], out, test, say)
+            diverged += _run_model(model, protocol, prepared, configs[model], out, test, say)
         results = collect(protocol, prepared, out)
         if report:
             write_json(out / "results.json", results)
             publish(results, out, console)
+    if diverged:
+        raise NonFiniteLossError(f"{' '.join(diverged)} All else is done and saved.")
     return results
+
+
+def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:
+    """Whether the warm-up ends before the training does, also where the steps follow from the text."""
+    stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
+    steps = planned_steps(protocol, stream.steps_per_epoch)
+    if protocol.warmup_steps is not None and protocol.warmup_steps >= steps:
+        raise ValueError(
+            f"protocol {protocol.name}: warmup_steps={protocol.warmup_steps}: must be below the {steps} steps of the "
+            "training; lower it, or null takes 10%"
+        )
 
 
 def _run_model(
     model: str, protocol: Protocol, prepared: Prepared, config: Any, out: Path, test: bool, say: Callable[[str], None]
-) -> None:
-    """All rates with the first seed, the best one with the other seeds."""
-    diverged: list[str] = []
+) -> list[str]:
+    """All rates with the first seed, the best one with the other seeds; returns what diverged and should not have."""
     rates = protocol.rates(model)
+    diverged: list[str] = []
     for rate in rates:
         run = run_of(protocol, out, model, rate, protocol.seeds[0])
-        try:
-            _run(run, protocol, prepared, config, say)
-        except NonFiniteLossError as error:
-            if len(rates) == 1:
-                raise
-            diverged.append(str(error))
-            say(f"{run.title}: out of the grid. {error}")
+        reason = _run(run, protocol, prepared, config, say)
+        if reason is not None:
+            diverged.append(reason)
+            say(f"{run.title}: {'out of the grid. ' if len(rates) > 1 else ''}{reason}")
+    if len(diverged) == len(rates):
+        return [f"{model}: no rate of the grid {rates} could be trained. {diverged[0]}"] if len(rates) > 1 else diverged
     best = best_rate(protocol, out, model)
-    if best is None:
-        raise ValueError(f"{model}: no rate of the grid {rates} could be trained. {diverged[0]}")
+    assert best is not None
+    lost = []
     for seed in protocol.seeds:
         run = run_of(protocol, out, model, best, seed)
-        _run(run, protocol, prepared, config, say, again=seed == protocol.seeds[0])
-        if test:
+        reason = _run(run, protocol, prepared, config, say, again=seed == protocol.seeds[0])
+        if reason is not None:
+            lost.append(reason)
+            say(f"{run.title}: {reason}")
+        elif test:
             add_test(run, protocol, prepared, say)
+    return lost
 
 
 def _run(
     run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None], again: bool = False
-) -> None:
+) -> str | None:
+    """Carry out a run that is not finished; returns why it has no figures, None if it has."""
     if not run.finished:
         execute(run, protocol, prepared, config, say)
     elif not again:
         say(f"finished: {run.title} ({run.folder})")
+    reason: str | None = run.result().get("diverged")
+    return reason
 
 
 def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
     """The rate with the lowest held-out perplexity at the first seed; of a model that leaks, the lowest training loss.
 
-    None if no rate has a finished run.
+    None if no rate has a finished run; a rate that diverged comes last.
     """
     tried = {}
     for rate in protocol.rates(model):
         run = run_of(protocol, out, model, rate, protocol.seeds[0])
         if run.finished:
             result = run.result()
-            reached = result["final_loss"] if result["audit"] == "leaks" else result["held_out_perplexity"]
+            reached = result.get("final_loss") if result["audit"] == "leaks" else result["held_out_perplexity"]
             tried[rate] = math.inf if reached is None else reached  # JSON has no infinity
     return min(tried, key=lambda rate: tried[rate], default=None)
 
@@ -134,8 +160,9 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
         tried = []
         for rate in protocol.rates(model):
             run = run_of(protocol, out, model, rate, protocol.seeds[0])
-            reached = run.result()["held_out_perplexity"] if run.finished else None
-            tried.append({"learning_rate": rate, "held_out_perplexity": reached})
+            if run.finished:
+                reached = run.result()["held_out_perplexity"]
+                tried.append({"learning_rate": rate, "held_out_perplexity": reached})
         for seed in protocol.seeds:
             run = run_of(protocol, out, model, best, seed)
             if run.finished:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
@@ -15,6 +16,7 @@ from resnet_bk.bench.recall.task import Recall, draw
 from resnet_bk.cli import app
 from resnet_bk.models import ResNetBKConfig
 from resnet_bk.training import NonFiniteLossError
+from tests.bench import tiny_bench
 
 TINY = [
     "vocab_size=16",
@@ -95,6 +97,31 @@ def test_another_setting_in_the_same_folder_is_refused(tmp_path):
     result = call(tmp_path / "out", "epochs=3", models="resnet-bk")
     assert result.exit_code == 2
     assert "holds runs with another epochs; name another folder" in result.output
+
+
+def test_runs_of_models_that_are_not_run_again_are_held_to_the_protocol_too(tmp_path):
+    assert call(tmp_path / "out").exit_code == 0
+    assert call(tmp_path / "out", models="resnet-bk").exit_code == 0
+    result = call(tmp_path / "out", "models.llama.config={initializer_range: 0.1}")
+    assert result.exit_code == 2
+    assert "holds runs with another models.llama; name another folder" in result.output
+
+
+def test_a_folder_of_a_text_is_refused_and_the_other_way_round(tmp_path):
+    text = tiny_bench.write_text(tmp_path / "text.txt")
+    protocol = tiny_bench.settings(text, steps=2)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
+    invoke = CliRunner().invoke
+    arguments = ["train", str(tmp_path / "tiny.yaml"), "--out"]
+    environment = {"RESNET_BK_CACHE": str(tmp_path / "cache")}
+    assert invoke(app, [*arguments, str(tmp_path / "text")], env=environment).exit_code == 0
+    result = call(tmp_path / "text", models="resnet-bk")
+    assert result.exit_code == 2
+    assert "holds runs on a text (resnet-bk/seed-42)" in result.output
+    assert call(tmp_path / "recall", models="resnet-bk").exit_code == 0
+    result = invoke(app, [*arguments, str(tmp_path / "recall")], env=environment)
+    assert result.exit_code == 2
+    assert "a run of another task (recall)" in result.output
 
 
 @pytest.mark.parametrize(

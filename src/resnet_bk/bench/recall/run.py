@@ -31,6 +31,7 @@ from resnet_bk.training.threads import same_threads
 # (see `stream`) meet these by chance alone, once in 10^5 trainings or so.
 TEST_SEED, VALIDATION_SEED = 2**32 - 2**20, 2**32 - 2**21
 VALIDATION_EXAMPLES = 100
+TASK = "recall"
 
 
 def bench_recall(
@@ -53,6 +54,7 @@ def bench_recall(
     _check_same(protocol, out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
+        _check_same(protocol, out)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())
         for model in chosen:
             _run_model(protocol, out, model, configs[model], say)
@@ -151,17 +153,23 @@ def _select(protocol: RecallProtocol, names: Sequence[str] | None) -> list[str]:
     return [name for name in protocol.models if names is None or name in names]
 
 
-def _check_same(protocol: RecallProtocol, out: Path) -> None:
-    """Raises ValueError where the folder holds runs under other settings."""
-    if not (out / "protocol.json").exists():
-        return
+def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
+    """What determines a run of `model` beside its learning rate and seed; of any model, for None."""
     free = {"name", "description", "models", "seeds", "learning_rates"}
-    before, now = read_json(out / "protocol.json"), protocol.model_dump()
-    changed = [key for key in now if key not in free and now[key] != before.get(key)]
-    shared = set(before.get("models", {})) & set(now["models"])
-    changed += [f"models.{name}" for name in sorted(shared) if before["models"][name] != now["models"][name]]
-    if changed:
-        raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
+    shared = {key: value for key, value in protocol.model_dump().items() if key not in free}
+    return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump()}
+
+
+def _check_same(protocol: RecallProtocol, out: Path) -> None:
+    """Raises ValueError where the folder holds runs under other settings, or of another task."""
+    for file in sorted(out.glob("*/**/run.json")):
+        record = read_json(file)
+        if record.get("task") != TASK:
+            raise ValueError(f"--out {out}: holds runs on a text ({file.parent.relative_to(out)}); name another folder")
+        now = _settings(protocol, record["model"] if record["model"] in protocol.models else None)
+        changed = [key for key in now if now[key] != record["settings"].get(key)]
+        if changed:
+            raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
 
 
 def _folder(out: Path, model: str, rate: float, seed: int) -> Path:
@@ -198,6 +206,9 @@ def _run(
         dtype=protocol.dtype,
         device=protocol.device,
     )
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"task": TASK, "model": model_name, "seed": seed, "learning_rate": rate}
+    write_json(folder / "run.json", record | {"settings": _settings(protocol, model_name)})
     trained = train(model, stream, spec, folder)
 
     def reached(kind: Recall, of: int) -> float:
