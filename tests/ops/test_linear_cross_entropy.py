@@ -126,7 +126,10 @@ def test_all_ignored():
     case = problem(4, bias=True)
     case["target"][:] = -100
     assert linear_cross_entropy(**case, reduction="sum").item() == 0.0
-    assert linear_cross_entropy(**case).isnan()  # 0 / 0, as in PyTorch
+    mean = linear_cross_entropy(**case)
+    assert mean.isnan()  # 0 / 0, as in PyTorch
+    for gradient in torch.autograd.grad(mean, [case[name] for name in ("input", "weight", "bias")]):
+        assert not gradient.any()  # and no NaN, as in PyTorch
 
 
 def test_no_tokens():
@@ -146,8 +149,12 @@ def test_large_and_small_inputs_are_finite(scale):
     assert all(tensor.isfinite().all() for tensor in (loss, *gradients))
 
 
-def test_opcheck():
+@pytest.mark.parametrize("transposed", [False, True])
+def test_opcheck(transposed):
     case = problem(9, bias=True)
+    if transposed:  # gradients come contiguous all the same
+        for name in ("input", "weight"):
+            case[name] = case[name].detach().t().contiguous().t().requires_grad_()
     arguments = (case["input"], case["weight"], case["target"], case["bias"], -100, 0.1, torch.float64, "chunked")
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True))
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)

@@ -126,6 +126,30 @@ def test_second_derivative_is_right_or_raises(operator, backend):
         )
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
+def test_second_derivative_in_float32(operator, batch):
+    """Against float64; the widened state comes back conjugated, and dense where there is one row."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        tensors = with_gradients(draw(operator, 3, batch=batch, state=bool(operator.states), dtype=torch.float64))
+        tensors = {
+            name: x.detach()
+            .to(torch.complex64 if x.is_complex() else torch.float32)
+            .to(x.dtype if dtype == torch.float64 else torch.complex64 if x.is_complex() else torch.float32)
+            .requires_grad_()
+            for name, x in tensors.items()
+        }
+        leaves = list(tensors.values())
+        output = operator.run(tensors, "chunked")[0].abs().square().sum()
+        first = torch.autograd.grad(output, leaves, create_graph=True)
+        size = sum(bar.abs().square().sum() for bar in first)
+        found.append(torch.autograd.grad(size, leaves, allow_unused=True))
+    for small, large in zip(*found, strict=True):
+        if large is not None:
+            assert (small - large).abs().max() <= 1e-4 * large.abs().max()
+
+
 @each_backend
 def test_no_gradient_for_the_first_hopping(operator, backend):
     tensors = with_gradients(draw(operator, 4))

@@ -5,6 +5,8 @@ start of the process. The interpreter takes about a millisecond an operation: pi
 so that short chains have several. Fresh memory holds NaN throughout: an entry that no kernel wrote would show.
 """
 
+import math
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -112,10 +114,12 @@ def test_matrix_state_with_the_sizes_of_a_gpu(monkeypatch):
 
 @each_operator
 def test_near_singular(operator):
-    """eta = 1e-3 with the energy at the band edge, over several pieces: a condition number of 4,000, at which float32
+    """eta = 1e-3 with the energy on an eigenvalue, over several pieces: a condition number of 4,000, at which float32
     throughout would miss by 4,000 eps = 5e-4. Sweeps are float64 inside and 1e-5 is promised."""
     tensors = draw(operator, 3 * PIECE + 1, batch=1, chains=1, dtype=torch.float32)
-    tensors["potential"] = torch.full_like(tensors["potential"], 2.0)
+    sites = 3 * PIECE + 1
+    # Eigenvalues of a uniform chain: 2 b cos(k pi / (T + 1)).
+    tensors["potential"] = torch.full_like(tensors["potential"], 2 * math.cos(3 * math.pi / (sites + 1)))
     tensors["hopping"] = torch.ones_like(tensors["hopping"])
     tensors["absorption"] = torch.full_like(tensors["absorption"], 1e-3)
     check(operator, tensors, tolerance=1e-5)

@@ -55,10 +55,14 @@ class ShortConvolution(nn.Module):
         full = x if tail is None and not masked else torch.cat([_or_zeros(tail, x, taps), x], dim=1)
         if masked:
             assert boundaries is not None
-            y = full[:, taps:] * weight[:, -1]
+            # Summed in float32 and rounded once, as the convolution does.
+            wide = torch.promote_types(x.dtype, torch.float32)
+            taken, filters = full.to(wide), weight.to(wide)
+            y = taken[:, taps:] * filters[:, -1]
             for lag in range(1, self.kernel_size):
-                tap = full[:, taps - lag : taps - lag + length] * weight[:, taps - lag]
+                tap = taken[:, taps - lag : taps - lag + length] * filters[:, taps - lag]
                 y = y + tap * boundaries.same_segment(lag)
+            y = y.to(x.dtype)
         else:
             picture = full.transpose(1, 2).unsqueeze(2)
             filters = weight[:, None, None, :]

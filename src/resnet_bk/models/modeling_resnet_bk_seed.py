@@ -132,6 +132,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         document_ids: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        return_logits: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -143,6 +144,8 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
                 padding and the first token of a packed document are not predicted.
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
+            return_logits: compute the logits. By default they are left out where nothing reads them: in training with
+                labels.
             num_items_in_batch: divide the summed loss by this number in place of the number of predicted tokens.
             input_ids, attention_mask, inputs_embeds, use_cache, document_ids, output_hidden_states, output_attentions,
             return_dict: as in `ResNetBKSeedModel.forward`.
@@ -174,8 +177,11 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             )
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        result = CausalLMOutput(loss=loss, logits=self.lm_head(hidden[:, kept]), hidden_states=output.hidden_states)
+        logits = None
+        if return_logits if return_logits is not None else labels is None or not self.training:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden[:, kept])
+        result = CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
         return result if _wants_dict(return_dict, self.config) else result.to_tuple()
 
     def _prepare_cache_for_generation(

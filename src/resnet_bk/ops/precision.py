@@ -19,7 +19,8 @@ LARGEST = torch.finfo(torch.float32).max
 
 def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
     if x.is_complex():
-        return torch.view_as_complex(torch.view_as_real(x).clamp(-LARGEST, LARGEST)).to(dtype)
+        parts = torch.view_as_real(x.resolve_conj())
+        return torch.view_as_complex(parts.clamp(-LARGEST, LARGEST)).to(dtype)
     return x.clamp(-LARGEST, LARGEST).to(dtype)
 
 

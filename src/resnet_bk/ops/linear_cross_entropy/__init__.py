@@ -1,5 +1,6 @@
 """Cross-entropy of a linear head, fused so that the full logits matrix never exists."""
 
+import math
 from contextlib import nullcontext
 
 import torch
@@ -73,7 +74,11 @@ def linear_cross_entropy(
             backend,
             with_gradients,
         )
-        return total if reduction == "sum" else total / (flat_target != ignore_index).sum()
+        if reduction == "sum":
+            return total
+        count = (flat_target != ignore_index).sum()
+        # No token at all: NaN, as in PyTorch, whose gradients are 0 there and no NaN.
+        return torch.where(count > 0, total / count.clamp(min=1), math.nan)
 
 
 def _check(

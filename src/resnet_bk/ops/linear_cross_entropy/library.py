@@ -62,9 +62,13 @@ def _sum_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
     input, weight, _, bias, *_ = inputs
     ctx.dtypes = (input.dtype, weight.dtype, None if bias is None else bias.dtype)
     ctx.save_for_backward(*output[1:])
+    # The gradients are outputs to PyTorch: it would fill zeros for their cotangents.
+    ctx.set_materialize_grads(False)
 
 
 def _sum_backward(ctx, grad_sum, *_):  # type: ignore[no-untyped-def]
+    if grad_sum is None:
+        return (None,) * 9
     gradients = [
         _scale(gradient, grad_sum, dtype) if dtype is not None and needed else None
         for gradient, dtype, needed in zip(
@@ -122,9 +126,9 @@ def _tokens_backward(
 @_tokens_backward.register_fake
 def _(grad_losses, input, weight, target, bias, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
     return (
-        torch.empty_like(input),
-        torch.empty_like(weight),
-        input.new_empty(0) if bias is None else torch.empty_like(bias),
+        input.new_empty(input.shape),
+        weight.new_empty(weight.shape),
+        input.new_empty(0) if bias is None else bias.new_empty(bias.shape),
     )
 
 
