@@ -131,15 +131,9 @@ def test_second_derivative_is_right_or_raises(operator, backend):
 def test_second_derivative_in_float32(operator, batch):
     """Against float64; the widened state comes back conjugated, and dense where there is one row."""
     found = []
-    for dtype in (torch.float32, torch.float64):
-        tensors = with_gradients(draw(operator, 3, batch=batch, state=bool(operator.states), dtype=torch.float64))
-        tensors = {
-            name: x.detach()
-            .to(torch.complex64 if x.is_complex() else torch.float32)
-            .to(x.dtype if dtype == torch.float64 else torch.complex64 if x.is_complex() else torch.float32)
-            .requires_grad_()
-            for name, x in tensors.items()
-        }
+    drawn = draw(operator, 3, batch=batch, state=bool(operator.states), dtype=torch.float32)
+    for precision in (torch.float32, torch.float64):
+        tensors = with_gradients({name: x.to(torch.promote_types(x.dtype, precision)) for name, x in drawn.items()})
         leaves = list(tensors.values())
         output = operator.run(tensors, "chunked")[0].abs().square().sum()
         first = torch.autograd.grad(output, leaves, create_graph=True)
