@@ -52,16 +52,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine(results: Mapping[str, Any]) -> list[str]:
-    """Where a benchmark ran, one fact a line, from its results.json."""
+    """Where a benchmark ran, one fact a line, from its results.json: the commits are those of the runs, the rest is of
+    the call that wrote it."""
     found = results["environment"]
+    runs = [run for run in results.get("runs", []) if "git_commit" in run] or [found]
+    commits = dict.fromkeys((run["git_commit"] or "unknown")[:12] for run in runs)
     versions = ", ".join(
         f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba")
     )
-    dirty = ", changed since" if found["git_dirty"] else ""
+    dirty = ", changed since" if any(run["git_dirty"] for run in runs) else ""
     return [
         f"{found['cpu']}, {found['threads']} threads of {found['cpu_count']} cores",
         f"Python {found['python']}, {versions}",
-        f"commit {(found['git_commit'] or 'unknown')[:12]}{dirty}",
+        f"commit {', '.join(commits)}{dirty}",
     ]
 
 

@@ -59,6 +59,16 @@ def test_a_page_is_filled():
         assert line in lines, line
 
 
+def test_the_commits_are_those_of_the_runs():
+    runs = [
+        run | {"git_commit": letter * 40, "git_dirty": False}
+        for run, letter in zip(RESULTS["runs"], "aabb", strict=True)
+    ]
+    environment = RESULTS["environment"] | {"git_dirty": True}
+    lines = ablation.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}]).splitlines()
+    assert f"- commit {'a' * 12}, {'b' * 12}" in lines
+
+
 def test_a_few_steps_say_nothing_of_the_perplexity():
     page = "<!-- begin ablation-wide-steps:table -->\n<!-- end -->\n"
     lines = ablation.fill(page, [RESULTS | {"protocol": {"name": "ablation-wide-steps"}}]).splitlines()
