@@ -9,6 +9,7 @@ and exits with code 1 if the page differs from the files.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -19,15 +20,28 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-# protocol -> the models whose speed the others are compared with.
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What the table of a protocol shows.
+
+    Attributes:
+        compared: the models whose speed the others are compared with; none where no time was taken.
+        quality: perplexity, and what ran; not where the training is too short to say anything of them.
+    """
+
+    compared: tuple[str, ...] = ()
+    quality: bool = True
+
+
 SUITES = {
-    "ablation": ("exact", "plain"),
-    "ablation-wide": ("exact",),
-    "ablation-wide-steps": ("exact", "plain"),
-    "ablation-price": ("full",),
+    "ablation": Suite(("exact", "plain")),
+    "ablation-wide": Suite(("exact",)),
+    "ablation-wide-steps": Suite(("exact", "plain"), quality=False),
+    "ablation-price": Suite(),
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
-STEPS = "ablation-wide-steps"  # too few to say anything of the perplexity
 CURVES = "ablation-price"  # also has the course of the training
 # What a model may report of the work it did: measure -> how it reads.
 SKIPS = {"depth": "{:.2f} blocks a token", "kept": "{:.0%} of sites"}
@@ -42,42 +56,44 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def rows(results: Mapping[str, Any], compared: Sequence[str], *, perplexity: bool = True) -> str:
-    """A row a model, with or without what it has learned."""
+def rows(results: Mapping[str, Any], suite: Suite) -> str:
+    """A row a model."""
     models = by_model(results)
-    for name in compared:
+    for name in suite.compared:
         if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
     seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in models.items()}
-    lines = []
-    for name, runs in models.items():
-        perplexities = [run["held_out_perplexity"] for run in runs]
-        spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
-        measures = runs[0].get("held_out_measures") or {}
-        skips = [
-            text.format(fmean(run["held_out_measures"][key] for run in runs))
-            for key, text in SKIPS.items()
-            if key in measures
-        ]
-        lines.append(
-            (
-                f"`{name}`",
-                fmt.decimal(seconds[name], 3),
-                *(f"{seconds[other] / seconds[name]:.2f}" for other in compared),
-                f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}",
-                fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
-                fmt.perplexity(fmean(perplexities)) + spread,
-                ", ".join(skips) or fmt.MISSING,
-            )
-        )
-    columns = (
-        "model", "s/step", *(f"times as fast as `{other}`" for other in compared), "GFLOPs a step", "peak MiB",
-        "held-out perplexity", "what ran",
-    )  # fmt: skip
-    if not perplexity:
-        columns, lines = columns[:-2], [line[:-2] for line in lines]
+
+    def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+        found = {"model": f"`{name}`"}
+        if suite.compared:
+            found["s/step"] = fmt.decimal(seconds[name], 3)
+            for other in suite.compared:
+                found[f"times as fast as `{other}`"] = f"{seconds[other] / seconds[name]:.2f}"
+            found["peak MiB"] = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
+        found["GFLOPs a step"] = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
+        if suite.quality:
+            found |= _quality(runs)
+        return found
+
+    filled = [cells(name, runs) for name, runs in models.items()]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
-    return f"{table(columns, lines)}\n\n{facts}"
+    return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{facts}"
+
+
+def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
+    perplexities = [run["held_out_perplexity"] for run in runs]
+    spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
+    measures = runs[0].get("held_out_measures") or {}
+    skips = [
+        text.format(fmean(run["held_out_measures"][key] for run in runs))
+        for key, text in SKIPS.items()
+        if key in measures
+    ]
+    return {
+        "held-out perplexity": fmt.perplexity(fmean(perplexities)) + spread,
+        "what ran": ", ".join(skips) or fmt.MISSING,
+    }
 
 
 def curves(results: Mapping[str, Any], measure: str) -> str:
@@ -105,7 +121,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         suite = found["protocol"]["name"]
         if suite not in SUITES:
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
-        texts = {"table": rows(found, SUITES[suite], perplexity=suite != STEPS)}
+        texts = {"table": rows(found, SUITES[suite])}
         if suite == CURVES:
             texts |= {measure: curves(found, measure) for measure in SKIPS}
         page = replace_all(page, suite, texts)
