@@ -53,6 +53,32 @@ def gradients(case, **options):
     return [loss, *torch.autograd.grad((loss * cotangent).sum(), leaves)]
 
 
+# Rounding moves a logit of size 8 by 2^-9 of it where the logits themselves are rounded (chunked), which is 1.6% of
+# 1 - p; elsewhere each of the other words' shares by 2^-9.
+@pytest.mark.parametrize(("backend", "tolerance"), [("numba", 8e-3), ("chunked", 4e-2)])
+@pytest.mark.parametrize("shape", [(TOKENS + 5, 64, BLOCK + 40), (3, 80, 53)])
+def test_confident_predictions_keep_their_digits_in_bfloat16(backend, tolerance, shape):
+    """p = 0.8 to 0.98 at the label: what is left of W_y and x is a small part of them."""
+    if backend == "numba" and not cpu_has("avx512bf16"):
+        pytest.skip("no AVX512-BF16 on this processor")
+    tokens, width, vocabulary = shape
+    generator = torch.Generator().manual_seed(vocabulary)
+    weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).bfloat16()
+    target = torch.randint(0, vocabulary, (tokens,), generator=generator)
+    rows = weight[target].float()
+    words = (8.0 * rows / rows.square().sum(1, keepdim=True)).bfloat16()
+    found = []
+    for dtype, name in ((torch.bfloat16, backend), (torch.float64, "chunked")):
+        leaves = [words.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+        with record_backends():
+            loss = linear_cross_entropy(*leaves, target, reduction="sum", backend=name)
+        found.append([loss.detach(), *torch.autograd.grad(loss, leaves)])
+    loss, *_ = found[1]
+    assert 0.01 < loss / tokens < 0.4
+    for small, large in zip(found[0][1:], found[1][1:], strict=True):
+        assert (small.double() - large).norm() < tolerance * large.norm()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", [{}, {"reduction": "none", "label_smoothing": 0.1}], ids=["mean", "each"])

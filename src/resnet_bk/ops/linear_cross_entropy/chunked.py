@@ -49,6 +49,7 @@ def normalizers(
         label: [N] int64, which logit; an index outside [0, V) raises.
         scale: [N], like `x`.
         matmul_dtype: precision of the operands of the matmuls.
+            Where they are rounded (another dtype than that of `x`), the gradients are without the share of the label.
         with_gradients: False leaves the three gradients empty.
 
     Returns:
@@ -81,6 +82,8 @@ def normalizers(
         normalizer[rows] = total.log() + largest[:, 0]
         if not with_gradients:
             continue
+        if matmul_dtype != x.dtype:
+            exponentials.scatter_(1, label[rows, None], 0.0)
         inverse = scale[rows] / total
         _add_matmul(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
         grad_input[rows] *= inverse[:, None]

@@ -61,7 +61,8 @@ def normalizers(
         rounded = words.to(torch.bfloat16)
         neighbours = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
         kernel = cpu.sweep_bfloat16
-        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(neighbours))
+        # Tokens that fill up a chunk have scale 0, whatever their label.
+        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(neighbours), _padded(label, TOKENS))
         room = torch.empty(padded_words * TOKENS // 2, dtype=torch.int32)
     launch(
         kernel,

@@ -126,6 +126,12 @@ def _scaled_input(x: Floats, factor: Floats, scaled: Floats, first: int, block: 
             store(scaled, c * width + d, width, load(x, (first + c) * width + d, width) * f)
 
 
+@register_jitable
+def _clear_half(array: Integers, i: int, high: int) -> None:
+    """Zero in the low or high half of a pair of bfloat16."""
+    array[i] &= 0x0000FFFF if high else ~0x0000FFFF
+
+
 @kernel
 def sweep_float32(
     x: Floats,
@@ -270,6 +276,7 @@ def sweep_bfloat16(
     x_pairs: Integers,
     weight: Integers,
     weight_pairs: Integers,
+    label: Integers,
     bias: Floats,
     scale: Floats,
     largest: Floats,
@@ -288,13 +295,14 @@ def sweep_bfloat16(
     with_gradients: bool,
     with_bias: bool,
 ) -> None:
-    """`sweep_float32` with operands in bfloat16.
+    """`sweep_float32` with operands in bfloat16, and without the label's share of the gradients (`sweep.py`).
 
     Args:
         x: [N, D] float32.
         x_pairs: [N, D / 2], x rounded, pairs along D.
         weight: [V, D / 2], pairs along D.
         weight_pairs: [V / 2, D], pairs along V.
+        label: [N], the word whose share is left out.
         exponentials: room for E^T [V, C / 2], pairs along C.
     """
     blocks = (vocabulary + BLOCK - 1) // BLOCK
@@ -342,6 +350,11 @@ def sweep_bfloat16(
                 store(block_largest, block * TOKENS + c, TOKENS, m)
                 store(block_total, block * TOKENS + c, TOKENS, s + odd)
             if with_gradients:
+                for c in range(TOKENS):
+                    v = label[first + c] - low
+                    if v >= 0 and v < words:
+                        _clear_half(exponentials, (low + v) * pairs + c // 2, c % 2)
+                        _clear_half(joined, v // 2 * TOKENS + c, v % 2)
                 for d in range(0, width, TILE_ROWS):
                     at = (block * width + d) * TOKENS
                     start = low // 2 * width + d

@@ -10,6 +10,10 @@ Derivation. For one token with input x, target y and label smoothing e, with log
 Only the first term needs all V logits: `normalizers` of a backend gives it and its gradients, in the forward pass, so
 that the backward pass of a mean or a sum only scales what is stored, and z_y with the same rounding. The gradients of
 the other two terms are gathers (rows W_y) and rank-one (the mean row of W), and are added here.
+
+Where the operands of the matmuls are rounded to half precision, the share of the label itself, p_y, is left out of the
+matmuls and added with the second term, as p_y - 1 = expm1(z_y - logsumexp(z)) times the unrounded W_y and x. A token
+that is predicted well has 1 - p_y << 1, and rounding p_y W_y would leave little of the difference (p_y - 1) W_y.
 """
 
 import torch
@@ -114,11 +118,13 @@ def sweep(
         loss -= label_smoothing * (mean_logit if bias_row is None else mean_logit + bias_row.mean())
     losses = loss.where(kept, torch.zeros_like(loss))
     if with_gradients:
-        on_target = (1.0 - label_smoothing) * scale
-        grad_input -= weight.index_select(0, label).to(accumulate) * on_target[:, None]
-        grad_weight.index_add_(0, label, x * on_target[:, None], alpha=-1)
+        # p_y - (1 - e), or its second part where the matmuls have the first.
+        share = torch.expm1(at_label - normalizer) if matmul_dtype != accumulate else -1.0
+        on_target = (share + label_smoothing) * scale
+        grad_input += weight.index_select(0, label).to(accumulate) * on_target[:, None]
+        grad_weight.index_add_(0, label, x * on_target[:, None])
         if bias_row is not None:
-            grad_bias.index_add_(0, label, on_target, alpha=-1)
+            grad_bias.index_add_(0, label, on_target)
         if mean_row is not None:
             grad_input -= label_smoothing * scale[:, None] * mean_row
             grad_weight -= (label_smoothing / vocabulary) * torch.mv(x.t(), scale)
