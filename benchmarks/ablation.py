@@ -2,14 +2,12 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide`, `ablation-price`, or on a few steps of
-`ablation-wide` (--set name=ablation-wide-steps --set steps=24); by default those in results/. --check writes nothing
-and exits with code 1 if the page differs from the files.
+FILE is the results.json of `resnet-bk bench` on `ablation`, `ablation-wide` or `ablation-price`, by default those in
+results/. --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,26 +18,11 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What the table of a protocol shows.
-
-    Attributes:
-        compared: the models whose speed the others are compared with; none where no time was taken.
-        quality: perplexity, and what ran; not where the training is too short to say anything of them.
-    """
-
-    compared: tuple[str, ...] = ()
-    quality: bool = True
-
-
-SUITES = {
-    "ablation": Suite(("exact", "plain")),
-    "ablation-wide": Suite(("exact",)),
-    "ablation-wide-steps": Suite(("exact", "plain"), quality=False),
-    "ablation-price": Suite(),
+# protocol -> the models whose speed the others are compared with; none where no time was taken.
+SUITES: dict[str, tuple[str, ...]] = {
+    "ablation": ("exact", "plain"),
+    "ablation-wide": ("exact",),
+    "ablation-price": (),
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 CURVES = "ablation-price"  # also has the course of the training
@@ -56,25 +39,23 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def rows(results: Mapping[str, Any], suite: Suite) -> str:
+def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     """A row a model."""
     models = by_model(results)
-    for name in suite.compared:
+    for name in compared:
         if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
     seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in models.items()}
 
     def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
         found = {"model": f"`{name}`"}
-        if suite.compared:
+        if compared:
             found["s/step"] = fmt.decimal(seconds[name], 3)
-            for other in suite.compared:
+            for other in compared:
                 found[f"times as fast as `{other}`"] = f"{seconds[other] / seconds[name]:.2f}"
             found["peak MiB"] = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
         found["GFLOPs a step"] = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
-        if suite.quality:
-            found |= _quality(runs)
-        return found
+        return found | _quality(runs)
 
     filled = [cells(name, runs) for name, runs in models.items()]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])

@@ -69,13 +69,6 @@ def test_the_commits_are_those_of_the_runs():
     assert f"- commit {'a' * 12}, {'b' * 12}" in lines
 
 
-def test_a_few_steps_say_nothing_of_the_perplexity():
-    page = "<!-- begin ablation-wide-steps:table -->\n<!-- end -->\n"
-    lines = ablation.fill(page, [RESULTS | {"protocol": {"name": "ablation-wide-steps"}}]).splitlines()
-    assert "| `plain` | 0.800 | 0.25 | 1.00 | 700 | 25.00 |" in lines
-    assert not any("perplexity" in line for line in lines)
-
-
 def test_curves_are_means_over_tenths_of_the_training():
     log = [{"step": step, "measures": {"depth": 4 - step / 50}} for step in range(5, 101, 5)]
     runs = [
