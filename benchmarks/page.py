@@ -62,7 +62,7 @@ def machine(results: Mapping[str, Any]) -> list[str]:
     )
     dirty = ", changed since" if any(run["git_dirty"] for run in runs) else ""
     return [
-        f"{found['cpu']}, {found['threads']} threads of {found['cpu_count']} cores",
+        f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores",
         f"Python {found['python']}, {versions}",
         f"commit {', '.join(commits)}{dirty}",
     ]
