@@ -223,7 +223,7 @@ def lengths_table(result: dict[str, Any]) -> Table:
     table = Table(
         title=Text(
             f"{result['dataset_name']}, {result['split']}: perplexity by place, first {result['tokens']:,} tokens of "
-            f"{result['documents']} documents"
+            f"{result['documents']} document{'s' * (result['documents'] != 1)}"
         ),
         caption=Text("\n".join(_notes(result))),
         caption_justify="left",
