@@ -319,6 +319,14 @@ def test_the_test_split_is_shown_once_it_was_read(page: Page) -> None:
     assert after.table("Test perplexity")["llama"]["Test perplexity"] == "101.5"
 
 
+def test_the_test_split_is_shown_without_the_carried_state_too() -> None:
+    results = sample_results("resnet-bk", "llama", test_perplexity=101.5)
+    results["runs"][0]["test_perplexity_without_carry"] = 104.25
+    table = render(results).table("Test perplexity, state not carried")
+    assert table["resnet-bk"]["Test perplexity, state not carried"] == "104.2"
+    assert table["llama"]["Test perplexity, state not carried"] == "–"
+
+
 def test_sources_of_fixed_rates() -> None:
     results = sample_results("llama", learning_rates_tried=[])
     command = "resnet-bk bench quick --set learning_rates=[3e-3,1e-2,3e-2]"

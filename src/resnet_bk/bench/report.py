@@ -140,6 +140,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "variables": {name: style.variable for name, style in styles.items()},
         "seeds": sorted({seed for model in models for seed in model.seeds}),
         "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),
+        "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
         "settings": [(label, _shown(value)) for key, label in SETTINGS if (value := protocol.get(key)) is not None],
         "entries": entries if isinstance(entries, dict) else {},
