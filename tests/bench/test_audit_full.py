@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from resnet_bk.bench.audit import Check, FullAudit, Leak, full_audit
+from resnet_bk.bench.audit import Check, FullAudit, Leak, audit_causality, full_audit
 from resnet_bk.bench.audit.probe import Probe, embeddings_as_leaves
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.leaky_models import WIDTH, WORDS, Attention, ByPosition, Convolution, Function, Leaky, OverTime
@@ -198,6 +198,19 @@ def test_groups_of_rows_find_the_same(monkeypatch):
     model = Leaky(Attention(sees=lambda i, j: (j <= i) | ((j == i + 1) & (i >= 7))))
     leak = full_audit(model, WORDS, lengths=(17,)).first_leak.leak
     assert (leak.changed, leak.moved) == (8, 7)
+
+
+def test_calls_with_a_graph_are_small(monkeypatch):
+    monkeypatch.setattr("resnet_bk.bench.audit.probe.TOKENS_WITH_GRAPH", 40)
+    shapes = {True: set(), False: set()}
+
+    def seen(hidden, real):
+        shapes[torch.is_grad_enabled()].add(tuple(hidden.shape[:2]))
+        return hidden.cumsum(1)
+
+    assert audit_causality(Leaky(Function(seen)), WORDS, lengths=(17, 65)).verdict == "causal"
+    assert shapes[True] == {(2, 17), (1, 17), (1, 65)}
+    assert all(rows > 2 for rows, _ in shapes[False])
 
 
 def test_json():

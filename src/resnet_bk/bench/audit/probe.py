@@ -35,6 +35,8 @@ VECTOR_NOISE, MATRIX_NOISE = 0.1, 0.5
 ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # Logits held at a time; more rows than fit go through the model one group after another.
 LOGITS_AT_ONCE = 2**26
+# The same for tokens of a call with gradients: every site of a chain may leave a graph behind (`gradient: autograd`).
+TOKENS_WITH_GRAPH = 1024
 
 Decider = Literal["bits", "size", "gradient"]
 
@@ -163,7 +165,10 @@ class Probe:
     @torch.no_grad()
     def look(self, case: Case, vocab_size: int) -> Finding:
         """Change the tokens of `case`, each in its row, and look at the watched logits; the first leak ends it."""
-        rows = max(1, LOGITS_AT_ONCE // (case.tokens.shape[1] * vocab_size))
+        length = case.tokens.shape[1]
+        rows = max(1, LOGITS_AT_ONCE // (length * vocab_size))
+        if self.model.training:
+            rows = min(rows, max(1, TOKENS_WITH_GRAPH // length))
         responds, rounding = False, 0.0
         for start in range(0, len(case.changed), rows):
             found = self._look(case.rows(start, start + rows), vocab_size)
