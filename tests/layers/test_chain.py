@@ -7,6 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from resnet_bk.layers import ChainProjection, find_boundaries
+from resnet_bk.layers.boundaries import select_boundaries
+from resnet_bk.layers.selection import select
 
 
 def build(chains=16, **overrides):
@@ -68,3 +70,19 @@ def test_gradients():
     chain = build(3).double()
     hidden = torch.randn(1, 2, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda hidden: tuple(chain(hidden, None)), (hidden,))
+
+
+def test_phases_start_at_the_angle_of_the_band():
+    chain = build(3, potential_init=(-0.5, 1.5), hopping_phase=True)
+    like = torch.zeros(2, 5, 3)
+    assert_close(chain.phases(like, None)[1, 4], torch.tensor([2 * math.pi / 3, math.pi / 3, 0.0]))
+    assert build(3).phases(like, None) is None
+
+
+def test_a_filling_has_no_phase():
+    chain = build(3, hopping_phase=True)
+    selection = select(torch.tensor([[True, True, True, True], [True, False, True, False]]))
+    boundaries = select_boundaries(None, selection)
+    phases = chain.phases(torch.zeros(2, selection.width, 3), boundaries)
+    assert (phases != 0).any(-1).tolist() == (boundaries.real.squeeze(-1) != 0).tolist()
+    assert not bool(boundaries.real.all())

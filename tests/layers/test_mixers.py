@@ -23,6 +23,7 @@ CONFIG = SimpleNamespace(
     absorption_min=1e-3,
     absorption_init=(0.05, 1.0),
     hopping_init=1.0,
+    hopping_phase=False,
     backend="auto",
     gradient="exact",
 )

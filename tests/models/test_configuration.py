@@ -19,6 +19,7 @@ WRONG = {
     "intermediate_size": [0, "wide"],
     "conv_size": [-1, 1, 2.0, None],
     "output_gate": [None, "yes", 2],
+    "hopping_phase": [None, "yes", 2],
     "num_experts": [-1, 1, 0.5],
     "router_aux_loss_coef": [-0.1, float("nan"), "small"],
     "potential_init": [(1.0,), 2.0, (1.2, 0.9), (0.0, float("inf")), ("a", "b"), None],

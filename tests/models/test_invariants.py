@@ -339,6 +339,7 @@ def test_number_of_parameters(name):
         mixed = 2 * config.num_heads * config.key_dim + read
     mixer = width * mixed + 3 * chains * (width + 1) + mixed * config.conv_size + 2 * read * width
     mixer += width * read if config.output_gate else 0
+    mixer += chains if config.hopping_phase else 0
     feed_forward = 3 * width * inner
     if config.num_experts:
         feed_forward = config.num_experts * (feed_forward + width)

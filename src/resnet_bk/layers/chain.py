@@ -41,6 +41,12 @@ class ChainProjection(nn.Module):
     - c_eta: absorptions log-uniform over absorption_init; in mid-band the amplitude decays by about eta / (2 b
       sin theta) a site. The golden-ratio sequence pairs them with the energies, so that neither rises with the other.
 
+    With `hopping_phase` each chain also learns an angle phi: its hoppings are b exp(-i phi) (`resnet_bk.ops.peierls`).
+    It starts at arccos(a / 2b) where that exists and at 0 beyond the band. What a chain in its band carries then
+    arrives in step from as far as the absorption lets it, and what turns is the rest, theta - phi, for the tokens to
+    bend and the training to set. Without it only the edge of the band is in step, where a chain with absorption eta
+    reaches no further than about sqrt(2 b / eta) sites and every bump of the potential throws it back.
+
     Softplus is linear for large arguments: no token makes hopping or absorption explode. Everything runs in float32
     whatever the precision of the model: phases accumulate along the chain, and the three digits of a bfloat16 energy
     would smear them within a few sites.
@@ -52,6 +58,7 @@ class ChainProjection(nn.Module):
         absorption_min: floor of the absorption; 1 / absorption_min bounds the resolvent.
         absorption_init: (low, high) of the absorptions at the start, above absorption_min.
         hopping_init: hopping at the start.
+        hopping_phase: learn phases.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class ChainProjection(nn.Module):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
+        hopping_phase: bool = False,
     ) -> None:
         super().__init__()
         self.chains = chains
@@ -72,28 +80,37 @@ class ChainProjection(nn.Module):
         self.hopping_init = hopping_init
         self.weight = nn.Parameter(torch.empty(3 * chains, hidden_size))
         self.bias = nn.Parameter(torch.empty(3 * chains))
+        self.phase = nn.Parameter(torch.empty(chains)) if hopping_phase else None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self, std: float = 0.02) -> None:
-        """Weights N(0, std), biases as described above."""
+        """Weights N(0, std), biases and phases as described above."""
         init.normal_(self.weight, std=std)
         init.copy_(self.bias, self.initial_bias())
+        if self.phase is not None:
+            init.copy_(self.phase, torch.arccos(self._energies().clamp(-1, 1)).float())
 
     def extra_repr(self) -> str:
-        return f"hidden_size={self.weight.shape[1]}, chains={self.chains}, absorption_min={self.absorption_min:g}"
+        phase = ", hopping_phase" if self.phase is not None else ""
+        size = f"hidden_size={self.weight.shape[1]}, chains={self.chains}"
+        return f"{size}, absorption_min={self.absorption_min:g}{phase}"
+
+    def _energies(self) -> Tensor:
+        """a / 2b at the start, float64 [H]: from one bound to the other; a single chain stands in the middle."""
+        index = torch.arange(self.chains, dtype=torch.float64)
+        place = index / (self.chains - 1) if self.chains > 1 else index + 0.5
+        lowest, highest = self.potential_init
+        return lowest + (highest - lowest) * place
 
     def initial_bias(self) -> Tensor:
         """(c_a, c_b, c_eta) at the start, float32 [3 H]; deterministic."""
         index = torch.arange(self.chains, dtype=torch.float64)
-        # From one bound to the other; a single chain stands in the middle.
-        place = index / (self.chains - 1) if self.chains > 1 else index + 0.5
-        lowest, highest = (2 * self.hopping_init * bound for bound in self.potential_init)
-        potential = lowest + (highest - lowest) * place
+        potential = 2 * self.hopping_init * self._energies()
         golden = ((index + 0.5) * (math.sqrt(5) - 1) / 2) % 1.0
         low, high = (math.log(bound) for bound in self.absorption_init)
         absorption = torch.exp(low + (high - low) * golden) - self.absorption_min
-        hopping = torch.full_like(place, self.hopping_init)
+        hopping = torch.full_like(index, self.hopping_init)
         return torch.cat([potential, _inverse_softplus(hopping), _inverse_softplus(absorption)]).float()
 
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
@@ -109,6 +126,14 @@ class ChainProjection(nn.Module):
                 if boundaries.filling is not None:
                     return _filled_up(Chain(potential, hopping, absorption), boundaries)
             return Chain(potential, hopping, absorption)
+
+    def phases(self, like: Tensor, boundaries: Boundaries | None) -> Tensor | None:
+        """The phases of the hoppings of chains [B, T, H] such as `like`; None where they have none. Sites of a filling
+        have none either: they must undo each other."""
+        if self.phase is None:
+            return None
+        phase = self.phase.to(like.dtype).expand(like.shape)
+        return phase if boundaries is None or boundaries.filling is None else phase * boundaries.tokens_only(phase)
 
 
 def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:

@@ -25,6 +25,7 @@ def propagate_vector(
     hopping: Tensor,
     absorption: Tensor,
     *,
+    phase: Tensor | None = None,
     initial_state: State | None,
     backend: str,
     gradient: str,
@@ -32,9 +33,9 @@ def propagate_vector(
     """psi [B, T, H] and the state, as `resnet_bk.ops.propagate_vector`."""
     chain = (potential, hopping, absorption)
     if gradient == "diagonal":
-        return diagonal_gradient.propagate_vector(source, *chain, initial_state)
+        return diagonal_gradient.propagate_vector(source, *chain, initial_state, phase=phase)
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate_vector(source, *chain, initial_state=initial_state, backend=backend)
+    return ops.propagate_vector(source, *chain, phase=phase, initial_state=initial_state, backend=backend)
 
 
 def propagate(
@@ -45,6 +46,7 @@ def propagate(
     hopping: Tensor,
     absorption: Tensor,
     *,
+    phase: Tensor | None = None,
     initial_state: State | None,
     backend: str,
     gradient: str,
@@ -52,6 +54,6 @@ def propagate(
     """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate`."""
     chain = (potential, hopping, absorption)
     if gradient == "diagonal":
-        return diagonal_gradient.propagate(query, key, value, *chain, initial_state)
+        return diagonal_gradient.propagate(query, key, value, *chain, initial_state, phase=phase)
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate(query, key, value, *chain, initial_state=initial_state, backend=backend)
+    return ops.propagate(query, key, value, *chain, phase=phase, initial_state=initial_state, backend=backend)

@@ -35,7 +35,7 @@ class MatrixPropagator(Mixer):
         output_gate: multiplies what is read by SiLU of a projection of the token.
         backend: of `resnet_bk.ops.propagate`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
     """
 
     name: ClassVar[str] = "matrix"
@@ -55,6 +55,7 @@ class MatrixPropagator(Mixer):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
+        hopping_phase: bool = False,
         backend: str = "auto",
         gradient: str = "exact",
     ) -> None:
@@ -70,6 +71,7 @@ class MatrixPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
+            hopping_phase=hopping_phase,
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
@@ -87,6 +89,7 @@ class MatrixPropagator(Mixer):
             absorption_min=config.absorption_min,
             absorption_init=tuple(config.absorption_init),
             hopping_init=config.hopping_init,
+            hopping_phase=config.hopping_phase,
             backend=config.backend,
             gradient=config.gradient,
         )
@@ -111,11 +114,13 @@ class MatrixPropagator(Mixer):
         value = value.view(batch, length, self.num_heads, self.value_dim)
         if boundaries is not None and boundaries.filling is not None:
             value = value * boundaries.tokens_only(value)
+        chain = self.chain(hidden, boundaries)
         output, chain_state = propagate(
             query,
             key,
             value,
-            *self.chain(hidden, boundaries),
+            *chain,
+            phase=self.chain.phases(chain.potential, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

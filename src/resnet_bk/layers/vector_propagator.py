@@ -31,7 +31,7 @@ class VectorPropagator(Mixer):
         output_gate: multiplies what is read by SiLU of a projection of the token.
         backend: of `resnet_bk.ops.propagate_vector`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
     """
 
     name: ClassVar[str] = "vector"
@@ -49,6 +49,7 @@ class VectorPropagator(Mixer):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
+        hopping_phase: bool = False,
         backend: str = "auto",
         gradient: str = "exact",
     ) -> None:
@@ -62,6 +63,7 @@ class VectorPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
+            hopping_phase=hopping_phase,
         )
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
         self.readout = Readout(hidden_size, state_channels, gate=output_gate)
@@ -77,6 +79,7 @@ class VectorPropagator(Mixer):
             absorption_min=config.absorption_min,
             absorption_init=tuple(config.absorption_init),
             hopping_init=config.hopping_init,
+            hopping_phase=config.hopping_phase,
             backend=config.backend,
             gradient=config.gradient,
         )
@@ -98,9 +101,11 @@ class VectorPropagator(Mixer):
             source, tail = self.conv(source, boundaries, state.convolution if state is not None else None)
         if boundaries is not None and boundaries.filling is not None:
             source = source * boundaries.tokens_only(source)
+        chain = self.chain(hidden, boundaries)
         psi, chain_state = propagate_vector(
             source,
-            *self.chain(hidden, boundaries),
+            *chain,
+            phase=self.chain.phases(chain.potential, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

@@ -53,6 +53,7 @@ class ResNetBKConfig(PreTrainedConfig):
         absorption_min (`float`): floor of the absorption; its inverse bounds the resolvent.
         absorption_init (`tuple[float, float]`): lowest and highest absorption at the start.
         hopping_init (`float`): hopping at the start.
+        hopping_phase (`bool`): let each chain learn a phase of its hopping (`resnet_bk.layers.ChainProjection`).
         rms_norm_eps (`float`): epsilon of the RMSNorms.
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
@@ -100,6 +101,7 @@ class ResNetBKConfig(PreTrainedConfig):
     absorption_min: float = 1e-3
     absorption_init: tuple[float, float] | list[float] = (0.02, 1.0)
     hopping_init: float = 1.0
+    hopping_phase: bool = False
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
@@ -204,7 +206,7 @@ class ResNetBKConfig(PreTrainedConfig):
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
         rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
         rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
-        for name in ("output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):
+        for name in ("hopping_phase", "output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
