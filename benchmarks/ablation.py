@@ -2,8 +2,9 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` is `ablation-wide`
-over a few steps, as the page says), by default those in results/. --check writes nothing and exits with code 1 if the page differs from the files.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` is
+`ablation-wide` over a few steps, as the page says), by default those in results/. --check writes
+nothing and exits with code 1 if the page differs from the files.
 """
 
 import sys

@@ -73,9 +73,9 @@ def test_gradients():
 
 
 def test_phases_start_at_the_angle_of_the_band():
-    chain = build(3, potential_init=(-0.5, 1.5), hopping_phase=True)
-    like = torch.zeros(2, 5, 3)
-    assert_close(chain.phases(like, None)[1, 4], torch.tensor([2 * math.pi / 3, math.pi / 3, 0.0]))
+    chain = build(4, potential_init=(-1.5, 1.5), hopping_phase=True)
+    like = torch.zeros(2, 5, 4)
+    assert_close(chain.phases(like, None)[1, 4], torch.tensor([math.pi, 2 * math.pi / 3, math.pi / 3, 0.0]))
     assert build(3).phases(like, None) is None
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.layers import MIXERS, ShortConvolution, get_mixer
+from resnet_bk.layers.modulus_propagator import READ_EPS
 from resnet_bk.layers.unit_length import EPSILON, unit_length
 
 every_mixer = pytest.mark.parametrize("name", MIXERS)
@@ -74,6 +75,25 @@ def test_matrix_state_is_attention_with_the_propagator(gate, conv_size):
 
 @pytest.mark.parametrize("conv_size", [0, 3])
 @pytest.mark.parametrize("gate", [False, True])
+def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_size):
+    mixer, hidden = build("modulus", output_gate=gate, conv_size=conv_size), inputs()
+    mixed = mixer.in_proj(hidden)
+    if conv_size:
+        mixed, _ = mixer.conv(mixed, None, None)
+    query, key, value = mixed.split([12, 12, 15], dim=-1)
+    query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
+    value = value.unflatten(-1, (3, 5)) * mixer.write_proj(hidden).sigmoid().unsqueeze(-1)
+    weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden).abs()
+    y = torch.einsum("bhtj,bjhv->bthv", weights, value)
+    y = (y * (y.square().mean(-1, keepdim=True) + READ_EPS).rsqrt()).flatten(2)
+    if gate:
+        y = y * F.silu(mixer.gate_proj(hidden))
+    # float64 against an inverse of condition below 1e4.
+    assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("conv_size", [0, 3])
+@pytest.mark.parametrize("gate", [False, True])
 def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
     mixer, hidden = build("vector", output_gate=gate, conv_size=conv_size), inputs()
     source = mixer.in_proj(hidden)
@@ -132,7 +152,7 @@ def test_backend_is_passed_on(name):
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match="state must be one of matrix, vector, but got 'tensor'"):
+    with pytest.raises(ValueError, match="state must be one of matrix, modulus, vector, but got 'tensor'"):
         get_mixer("tensor")
 
 

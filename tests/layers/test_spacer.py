@@ -103,6 +103,11 @@ def test_a_long_filling(backend):
     assert_close(green[1:], expected_green, rtol=1e-9, atol=0)
     assert_close(sign * psi[1:], expected_psi, rtol=1e-9, atol=1e-15)
     assert_close(sign * memory[1:], expected, rtol=1e-9, atol=1e-15)
+    # The modulus keeps its sign.
+    _, (green, memory) = ops.propagate_modulus(query, key, value, *sites, backend=backend)
+    _, (_, expected) = ops.propagate_modulus(*(x[1:, :7] for x in (query, key, value, *inputs)))
+    assert_close(green[1:], expected_green, rtol=1e-9, atol=0)
+    assert_close(memory[1:], expected, rtol=1e-9, atol=1e-15)
 
 
 def test_float32():

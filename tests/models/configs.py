@@ -37,6 +37,9 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["vector-many-channels"] = {"state": "vector", "state_channels": 40, "conv_size": 2, "intermediate_size": 24}
     for state in ("matrix", "vector"):
         grid[f"{state}-phase"] = {"state": state, "hopping_phase": True, "potential_init": (-0.5, 1.1)}
+    grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": False}
+    grid["modulus-conv-gate"] = {"state": "modulus", "tie_word_embeddings": True}
+    grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     return grid | SWITCHED
 
 
@@ -53,6 +56,10 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "sparse-matrix": {"state": "matrix", "sparse_bk": 0.5},
     "sparse-by-block": {"state": "matrix", "num_hidden_layers": 3, "sparse_bk": [1, 0.5, 0.7]},
     "sparse-vector-moe": {"state": "vector", "sparse_bk": 0.5, "num_experts": 4},
+    "sparse-modulus": {"state": "modulus", "sparse_bk": 0.5},
+    "all-modulus": {
+        "state": "modulus", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
+    },
     "sparse-matrix-phase": {"state": "matrix", "sparse_bk": 0.5, "hopping_phase": True},
     "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},
     "all-matrix": {

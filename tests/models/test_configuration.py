@@ -73,6 +73,13 @@ def test_rules_of_experts():
         ResNetBKConfig(num_experts=4, intermediate_size=20)
 
 
+def test_the_modulus_has_no_phase():
+    with pytest.raises(ValueError, match=r"hopping_phase=true has no effect with state='modulus'.*\(leave"):
+        ResNetBKConfig(state="modulus", hopping_phase=True)
+    with pytest.raises(ValueError, match="hidden_size=64 must be divisible by num_heads=3"):
+        ResNetBKConfig(state="modulus", num_heads=3)
+
+
 def test_switches_that_do_not_go_together():
     with pytest.raises(ValueError, match=r"backend='numba' would not be read \(leave backend at 'auto'"):
         ResNetBKConfig(gradient="autograd", backend="numba")

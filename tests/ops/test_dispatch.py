@@ -11,7 +11,8 @@ from tests.ops.cases import OPERATORS, draw, each_backend, each_operator
 
 
 def test_table_is_complete():
-    assert {operator.name for operator in OPERATORS} == set(NAMES)
+    # propagate_modulus has a table of its own (test_propagate_modulus.py): its results are real.
+    assert {operator.name for operator in OPERATORS} | {"propagate_modulus"} == set(NAMES)
 
 
 @each_operator

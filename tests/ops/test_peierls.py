@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from resnet_bk import ops
-from resnet_bk.layers.gradients import propagate as layer_propagate
+from resnet_bk.layers import gradients as layers
 from tests.ops.cases import OPERATORS, draw, gradients, relative_error, with_gradients
 from tests.ops.test_operators import LENGTHS, TOLERANCE
 
@@ -21,6 +21,7 @@ each_backend = pytest.mark.parametrize(
         pytest.param(operator, backend, id=f"{operator.name}-{backend}", marks=marks)
         for operator in PHASED
         for backend in ops.available_backends(operator.name, "cpu")
+        if backend != "triton"  # its interpreter has its own tests
         for marks in [[pytest.mark.kernels] if backend == "numba" else []]
     ],
 )
@@ -135,13 +136,50 @@ def test_wrong_phases(operator, phase, message):
 
 
 @pytest.mark.parametrize("gradient", ["diagonal", "autograd"])
-def test_other_gradients_take_a_phase(gradient):
-    operator = PHASED[1]
-    tensors = drawn(operator, 7)
-    names = ("query", "key", "value", "potential", "hopping", "absorption")
-    inputs = [tensors[name] for name in names]
-    output, state = layer_propagate(
-        *inputs, phase=tensors["phase"], initial_state=None, backend="auto", gradient=gradient
+@pytest.mark.parametrize("operator", PHASED, ids=lambda operator: operator.name)
+def test_other_gradients_take_a_phase(operator, gradient):
+    """Values and the gradient of the phase, of which neither leaves anything out."""
+    tensors = with_gradients(drawn(operator, 7, state=True))
+    state = tuple(tensors[name] for name in operator.states)
+    output, after = getattr(layers, operator.name)(
+        *(tensors[name] for name in operator.inputs),
+        phase=tensors["phase"],
+        initial_state=state,
+        backend="auto",
+        gradient=gradient,
     )
-    for y, z in zip((output, *state), operator.run(tensors, "reference"), strict=True):
+    expected = operator.run(tensors, "reference")
+    for y, z in zip((output, *after), expected, strict=True):
         assert relative_error(y, z) < TOLERANCE[torch.float64]
+    of_phase = [torch.autograd.grad(y.real.sum(), tensors["phase"])[0] for y in (output, expected[0])]
+    assert relative_error(*of_phase) < TOLERANCE[torch.float64]
+
+
+@each_backend
+def test_a_cut_with_phases_before_it(operator, backend):
+    tensors = drawn(operator, 12)
+    tensors["hopping"][:, 5] = 0
+    changed = tensors | {"phase": tensors["phase"].clone()}
+    changed["phase"][:, :6] += 1
+    y, z = (operator.run(x, backend)[0][:, 5:] for x in (tensors, changed))
+    assert relative_error(y, z) < TOLERANCE[torch.float64]  # Phi is rounded otherwise
+
+
+@each_backend
+def test_state_holds_no_chain(operator, backend):
+    for part in operator.run(drawn(operator, 50), backend)[1:]:
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
+@pytest.mark.parametrize("operator", PHASED, ids=lambda operator: operator.name)
+def test_compile(operator):
+    tensors = with_gradients(drawn(operator, 4, dtype=torch.float32))
+
+    def call(*leaves):
+        return operator.run(dict(zip(tensors, leaves, strict=True)), "numba")
+
+    outputs = torch.compile(call, fullgraph=True, backend="aot_eager")(*tensors.values())
+    expected = call(*tensors.values())
+    pairs = zip((*outputs, *gradients(outputs, tensors)), (*expected, *gradients(expected, tensors)), strict=True)
+    for y, z in pairs:
+        assert relative_error(y, z) < TOLERANCE[torch.float32]

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from triton.runtime.interpreter import InterpretedFunction
 
-from resnet_bk.ops import available_backends, record_backends, triton_sizes
+from resnet_bk.ops import available_backends, propagate_modulus, record_backends, triton_sizes
 from resnet_bk.ops.propagate import triton as matrix
 from resnet_bk.ops.propagate import triton_library as matrix_library
 from tests.ops.cases import CAUSAL, OPERATORS, draw, each_operator, gradients, relative_error, with_gradients
@@ -310,3 +310,32 @@ def test_dispatch(operator):
     assert "triton" not in seen[operator.name]
     with pytest.raises(ValueError, match=rf"'triton' of {operator.name} computes in float32, but got torch.float64"):
         operator.run(tensors, "triton")
+
+
+def test_the_modulus_takes_the_kernel_for_its_green_function():
+    operator = OPERATORS[-1]
+    drawn = draw(operator, 5, batch=1, dtype=torch.float32)
+    results = []
+    for backend in ("triton", "reference"):
+        tensors = with_gradients(drawn)
+        with record_backends() as seen:
+            output, (green, memory) = propagate_modulus(*tensors.values(), backend=backend)
+        outputs = (torch.view_as_complex(torch.stack([output, output], -1)), green, memory.to(green.dtype))
+        results.append((*outputs, *gradients(outputs, tensors)))
+        kernel = {"surface_green": {"triton"}} if backend == "triton" else {}
+        assert seen == {"propagate_modulus": {backend}} | kernel
+    for actual, expected in zip(*results, strict=True):
+        assert relative_error(actual, expected) < FLOAT
+
+
+@pytest.mark.parametrize("operator", OPERATORS[2:], ids=lambda operator: operator.name)
+def test_hoppings_with_a_phase(operator):
+    drawn = draw(operator, 5, batch=1, chains=1, dtype=torch.float32, state=True)
+    drawn["phase"] = torch.linspace(-3, 4, 5).view(1, 5, 1)
+    results = []
+    for backend in ("triton", "reference"):
+        tensors = with_gradients(drawn)
+        outputs = operator.run(tensors, backend)
+        results.append((*outputs, *gradients(outputs, tensors)))
+    for actual, expected in zip(*results, strict=True):
+        assert relative_error(actual, expected) < FLOAT

@@ -42,7 +42,7 @@ class ChainProjection(nn.Module):
       sin theta) a site. The golden-ratio sequence pairs them with the energies, so that neither rises with the other.
 
     With `hopping_phase` each chain also learns an angle phi: its hoppings are b exp(-i phi) (`resnet_bk.ops.peierls`).
-    It starts at arccos(a / 2b) where that exists and at 0 beyond the band. What a chain in its band carries then
+    It starts at arccos(a / 2b), at 0 above the band and at pi below it. What a chain in its band carries then
     arrives in step from as far as the absorption lets it, and what turns is the rest, theta - phi, for the tokens to
     bend and the training to set. Without it only the edge of the band is in step, where a chain with absorption eta
     reaches no further than about sqrt(2 b / eta) sites and every bump of the potential throws it back.

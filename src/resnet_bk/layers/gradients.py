@@ -57,3 +57,23 @@ def propagate(
         return diagonal_gradient.propagate(query, key, value, *chain, initial_state, phase=phase)
     backend = "reference" if gradient == "autograd" else backend
     return ops.propagate(query, key, value, *chain, phase=phase, initial_state=initial_state, backend=backend)
+
+
+def propagate_modulus(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    potential: Tensor,
+    hopping: Tensor,
+    absorption: Tensor,
+    *,
+    initial_state: State | None,
+    backend: str,
+    gradient: str,
+) -> tuple[Tensor, State]:
+    """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate_modulus`."""
+    chain = (potential, hopping, absorption)
+    if gradient == "diagonal":
+        return diagonal_gradient.propagate_modulus(query, key, value, *chain, initial_state)
+    backend = "reference" if gradient == "autograd" else backend
+    return ops.propagate_modulus(query, key, value, *chain, initial_state=initial_state, backend=backend)

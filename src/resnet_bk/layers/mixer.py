@@ -18,7 +18,7 @@ class MixerState(NamedTuple):
         convolution: the last K - 1 inputs of the short convolution, [B, K - 1, C], zero where the chain was cut since;
             None without a convolution.
         chain: the state of the operator: the surface Green's function [B, H] and what the chain carries, [B, H] or
-            [B, H, K, V]; complex64 (complex128 for a float64 model).
+            [B, H, K, V]; complex64 (complex128 for a float64 model), the second real where the operator's is.
     """
 
     convolution: Tensor | None
@@ -33,12 +33,16 @@ class MixerState(NamedTuple):
         green, carried = self.chain
         return MixerState(None if self.convolution is None else mask(self.convolution), (mask(green), mask(carried)))
 
-    def behind(self, boundaries: Boundaries | None, before: "MixerState | None") -> "MixerState":
+    def behind(
+        self, boundaries: Boundaries | None, before: "MixerState | None", *, signed: bool = True
+    ) -> "MixerState":
         """The state after the last token of each row, where this one is after the last site.
 
         Args:
             boundaries: of the sites.
             before: the state before them.
+            signed: whether what the chain carries takes the sign of its sites (`resnet_bk.layers.spacer`), or their
+                modulus alone.
         """
         if boundaries is None:
             return self
@@ -50,7 +54,7 @@ class MixerState(NamedTuple):
                 return values.view(-1, *[1] * (like.ndim - 1))
 
             old = (torch.zeros_like(green), torch.zeros_like(carried)) if before is None else before.chain
-            carried = carried * of_row(filling.sign, carried)
+            carried = carried * of_row(filling.sign, carried) if signed else carried
             chain = (
                 torch.where(of_row(filling.filled, green), green, old[0]),
                 torch.where(of_row(filling.filled, carried), carried, old[1]),
@@ -104,11 +108,16 @@ class Mixer(nn.Module):
         raise NotImplementedError
 
 
-def zero_state(batch: int, tail: tuple[int, ...] | None, carried: tuple[int, ...], like: Tensor) -> MixerState:
-    """Zeros: a convolution tail [B, *tail], L [B, carried[0]] and what the chain carries, [B, *carried]."""
-    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+def zero_state(
+    batch: int, tail: tuple[int, ...] | None, carried: tuple[int, ...], like: Tensor, *, real: bool = False
+) -> MixerState:
+    """Zeros: a convolution tail [B, *tail], L [B, carried[0]] and what the chain carries, [B, *carried], `real` or
+    complex."""
+    double = like.dtype == torch.float64
+    dtype = torch.complex128 if double else torch.complex64
+    of_carried = (torch.float64 if double else torch.float32) if real else dtype
     zeros = like.new_zeros
     return MixerState(
         None if tail is None else zeros(batch, *tail),
-        (zeros(batch, carried[0], dtype=dtype), zeros(batch, *carried, dtype=dtype)),
+        (zeros(batch, carried[0], dtype=dtype), zeros(batch, *carried, dtype=of_carried)),
     )

@@ -2,9 +2,12 @@
 
 from resnet_bk.layers.matrix_propagator import MatrixPropagator
 from resnet_bk.layers.mixer import Mixer
+from resnet_bk.layers.modulus_propagator import ModulusPropagator
 from resnet_bk.layers.vector_propagator import VectorPropagator
 
-MIXERS: dict[str, type[Mixer]] = {mixer.name: mixer for mixer in (VectorPropagator, MatrixPropagator)}
+MIXERS: dict[str, type[Mixer]] = {
+    mixer.name: mixer for mixer in (VectorPropagator, MatrixPropagator, ModulusPropagator)
+}
 
 
 def get_mixer(name: str) -> type[Mixer]:

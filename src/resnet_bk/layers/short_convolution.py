@@ -20,22 +20,28 @@ class ShortConvolution(nn.Module):
     Args:
         channels: C.
         kernel_size: K, at least 2 (one tap mixes nothing).
+        std: standard deviation of the taps at the start; None for uniform ones in +-1/sqrt(K), as `nn.Conv1d` starts a
+            depthwise filter.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, *, std: float | None = None) -> None:
         super().__init__()
-        self.kernel_size = kernel_size
+        self.kernel_size, self.std = kernel_size, std
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(K), as `nn.Conv1d` starts a depthwise filter."""
+        """Taps as `std` says."""
         bound = self.kernel_size**-0.5
-        init.uniform_(self.weight, -bound, bound)
+        if self.std is None:
+            init.uniform_(self.weight, -bound, bound)
+        else:
+            init.normal_(self.weight, std=self.std)
 
     def extra_repr(self) -> str:
-        return f"channels={self.weight.shape[0]}, kernel_size={self.kernel_size}"
+        std = "" if self.std is None else f", std={self.std:g}"
+        return f"channels={self.weight.shape[0]}, kernel_size={self.kernel_size}{std}"
 
     def forward(self, x: Tensor, boundaries: Boundaries | None, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """Filters [B, T, C] given the K - 1 inputs before, [B, K - 1, C] or None; returns the result and the new tail.

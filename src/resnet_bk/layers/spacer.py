@@ -12,9 +12,10 @@ theta divides pi it comes back:
     a = 0, two sites      L -> -1/L -> L                      S -> (-1/L) L S                          = -S
     a = 1, three sites    L -> 1/(1 - L) -> (L - 1)/L -> L    S -> 1/(1 - L) (L - 1)/L L S             = -S
 
-Both give L back and S with the other sign. Pairs and one triple make up every number from two on, so nothing has to be
-known to the operators, whatever their backend. The sites are not quite without absorption, for the operators want it
-above 0: 1e-30, which is nothing beside any L that can be (|L| >= 1e-15 or so for inputs up to 1e6).
+Both give L back and S with the other sign (S itself, where the state takes |L| in the place of L). Pairs and one triple
+make up every number from two on, so nothing has to be known to the operators, whatever their backend. The sites are not
+quite without absorption, for the operators want it above 0: 1e-30, which is nothing beside any L that can be (|L| >=
+1e-15 or so for inputs up to 1e6).
 
 Triton's kernels cut long chains into pieces and sum up each piece as a chain of its own. A piece that is nothing but
 filling is a chain with a state exactly at its energy, and its Green's function is of the size of 1e30: what should

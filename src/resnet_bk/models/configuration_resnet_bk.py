@@ -36,10 +36,11 @@ class ResNetBKConfig(PreTrainedConfig):
         vocab_size (`int`): words of the embedding and of the head.
         hidden_size (`int`): width of the residual stream.
         num_hidden_layers (`int`): blocks.
-        num_heads (`int`): heads of the matrix state.
-        state (`str`): "matrix" (one chain a head, carrying key x value) or "vector" (one chain a channel).
-        key_dim (`int`, *optional*): key size of a head of the matrix state; hidden_size / num_heads by default.
-        value_dim (`int`, *optional*): value size of a head of the matrix state; hidden_size / num_heads by default.
+        num_heads (`int`): heads of the matrix and of the modulus state.
+        state (`str`): "matrix" (one chain a head, carrying key x value), "modulus" (the same with the modulus of the
+            propagator, a write gate, and a norm on what is read) or "vector" (one chain a channel).
+        key_dim (`int`, *optional*): key size of a head; hidden_size / num_heads by default.
+        value_dim (`int`, *optional*): value size of a head; hidden_size / num_heads by default.
         state_channels (`int`, *optional*): chains of the vector state; hidden_size by default.
         intermediate_size (`int`, *optional*): width of the feed-forward network, of each expert where there are
             experts; 8/3 of hidden_size, rounded up to a multiple of 8, by default.
@@ -53,8 +54,9 @@ class ResNetBKConfig(PreTrainedConfig):
         absorption_min (`float`): floor of the absorption; its inverse bounds the resolvent.
         absorption_init (`tuple[float, float]`): lowest and highest absorption at the start.
         hopping_init (`float`): hopping at the start.
-        hopping_phase (`bool`): let each chain learn a phase of its hopping (`resnet_bk.layers.ChainProjection`).
-        rms_norm_eps (`float`): epsilon of the RMSNorms.
+        hopping_phase (`bool`): let each chain of a matrix or vector state learn a phase of its hopping
+            (`resnet_bk.layers.ChainProjection`).
+        rms_norm_eps (`float`): epsilon of the RMSNorms of the residual stream.
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
         backend (`str`): backend of the operators, "auto" or one of `resnet_bk.ops.available_backends`.
@@ -179,7 +181,7 @@ class ResNetBKConfig(PreTrainedConfig):
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
         if self.state not in MIXERS:
             problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (matrix is the default)")
-        elif self.state == "matrix" and sizes and self.hidden_size % self.num_heads:
+        elif self.state != "vector" and sizes and self.hidden_size % self.num_heads:
             below = self.hidden_size - self.hidden_size % self.num_heads
             near = [str(size) for size in (below, below + self.num_heads) if size]
             problems.append(
@@ -210,6 +212,10 @@ class ResNetBKConfig(PreTrainedConfig):
             rules.boolean(name)
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
+        if self.state == "modulus" and self.hopping_phase is True:
+            problems.append(
+                "hopping_phase=true has no effect with state='modulus', which knows no phases (leave hopping_phase out)"
+            )
         return problems + switch_problems(self)
 
     def _token_problems(self, problems: list[str], name: str) -> None:

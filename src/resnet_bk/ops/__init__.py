@@ -9,6 +9,7 @@ from resnet_bk.ops import flops as _flops  # noqa: F401  (registers the formulas
 from resnet_bk.ops.dispatch import available_backends, record_backends
 from resnet_bk.ops.linear_cross_entropy import linear_cross_entropy
 from resnet_bk.ops.propagate import propagate
+from resnet_bk.ops.propagate_modulus import propagate_modulus
 from resnet_bk.ops.propagate_vector import propagate_vector
 from resnet_bk.ops.resolvent_diagonal import resolvent_diagonal
 from resnet_bk.ops.surface_green import surface_green
@@ -17,6 +18,7 @@ __all__ = [
     "available_backends",
     "linear_cross_entropy",
     "propagate",
+    "propagate_modulus",
     "propagate_vector",
     "record_backends",
     "resolvent_diagonal",

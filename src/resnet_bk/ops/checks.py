@@ -108,9 +108,11 @@ def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
         )
 
 
-def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...]) -> Tensor:
-    """One tensor of a state, or zeros for None: complex of the precision of `like`, shape `expected`, on its device."""
-    dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
+def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...], *, real: bool = False) -> Tensor:
+    """One tensor of a state, or zeros for None: complex (or `real`), of the precision and on the device of `like`."""
+    # torch.compile does not know dtype.to_complex.
+    narrow, wide = (torch.float32, torch.float64) if real else (torch.complex64, torch.complex128)
+    dtype = wide if like.dtype == torch.float64 else narrow
     if state is None:
         return torch.zeros(expected, dtype=dtype, device=like.device)
     if not isinstance(state, Tensor):

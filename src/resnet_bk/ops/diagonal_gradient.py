@@ -17,6 +17,7 @@ from torch import Tensor
 from resnet_bk.ops import dispatch, peierls
 from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.propagate.chunked import propagate_through
+from resnet_bk.ops.propagate_modulus.chunked import carried
 from resnet_bk.ops.scan import before, linear_scan
 from resnet_bk.ops.surface_green.chunked import wide_surface_green
 
@@ -31,12 +32,13 @@ def local_green(potential: Tensor, hopping: Tensor, absorption: Tensor, initial:
     return (torch.complex(potential, -absorption) - hopping * hopping * left).reciprocal()
 
 
-def _initial(state: State | None, like: Tensor, *shape: int) -> State:
+def _initial(state: State | None, like: Tensor, *shape: int, real: bool = False) -> State:
     if state is not None:
         return state
     dtype = torch.complex128 if like.dtype == torch.float64 else torch.complex64
     batch, _, chains = like.shape
-    return like.new_zeros(batch, chains, dtype=dtype), like.new_zeros(batch, chains, *shape, dtype=dtype)
+    carried = like.new_zeros(batch, chains, *shape, dtype=dtype)
+    return like.new_zeros(batch, chains, dtype=dtype), carried.real if real else carried
 
 
 def propagate_vector(
@@ -101,3 +103,22 @@ def _propagate(
     green = local_green(potential, hopping, absorption, green_in)
     output, memory = propagate_through(query, key, value, green, widened(hopping)[0] * green, memory_in)
     return output, narrowed(green[:, -1].clone(), green_in.dtype), memory
+
+
+def propagate_modulus(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    potential: Tensor,
+    hopping: Tensor,
+    absorption: Tensor,
+    initial_state: State | None = None,
+) -> tuple[Tensor, State]:
+    """As `resnet_bk.ops.propagate_modulus`, on inputs that fit together."""
+    dispatch.note("propagate_modulus", "diagonal")
+    green_in, memory_in = _initial(initial_state, potential, key.shape[3], value.shape[3], real=True)
+    query, key, value = dispatch.operands("chunked", query, key, value)
+    with dispatch.full_precision(potential.device):
+        green = local_green(potential, hopping, absorption, green_in)
+        output, memory = carried(query, key, value, green, widened(hopping)[0], memory_in)
+        return output, (narrowed(green[:, -1].clone(), green_in.dtype), memory)

@@ -11,7 +11,7 @@ import torch
 
 Implementation = Callable[..., Any]
 
-OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate")
+OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus")
 _HAS_NUMBA = find_spec("numba") is not None
 _HAS_TRITON = find_spec("triton") is not None
 # Kernels that note themselves where they run, so that they are seen in graphs of torch.compile too.
@@ -44,15 +44,16 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
     """Backends of an operator on a kind of device; `backend="auto"` takes the first.
 
     Args:
-        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate" or "linear_cross_entropy".
+        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus" or
+            "linear_cross_entropy".
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
 
     Returns:
         Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
-        "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint; in float32 only, so that "auto" takes the
-        next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference" (the definition, a loop over
-        sites under autograd; the head has none). Where TRITON_INTERPRET=1 is set, "triton" stands last on a CPU too:
-        its interpreter runs the kernels there, slowly, to debug them.
+        "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint, of propagate_modulus for L alone; in float32
+        only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference"
+        (the definition, a loop over sites under autograd; the head has none). Where TRITON_INTERPRET=1 is set, "triton"
+        stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
 
     Raises:
         ValueError: `op` is not an operator with backends.

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 # Formulas are attached to operators, so these must be registered first.
 import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.propagate.library
+import resnet_bk.ops.propagate_modulus.library
 import resnet_bk.ops.propagate_vector.library
 import resnet_bk.ops.resolvent_diagonal.library
 import resnet_bk.ops.surface_green.library  # noqa: F401
@@ -63,6 +64,18 @@ def propagate_backward(
     output_bar: Any, green_bar: Any, memory_bar: Any, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
 ) -> int:
     return prod(query[:3]) * work.matrix_backward(query[3], value[3])
+
+
+@register_flop_formula(OPS.carry_matrix)
+def carry_matrix(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(query[:3]) * work.modulus_forward(query[3], value[3])
+
+
+@register_flop_formula(OPS.carry_matrix_backward)
+def carry_matrix_backward(
+    output_bar: Any, memory_bar: Any, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
+) -> int:
+    return prod(query[:3]) * work.modulus_backward(query[3], value[3])
 
 
 def _head(input: Shape, weight: Shape, matmuls: int) -> int:

@@ -83,9 +83,10 @@ def launch(function: Kernel, operations: int, *arguments: Any) -> None:
 def flat(tensor: Tensor) -> NDArray[Any]:
     """The numbers of a tensor as a one-dimensional array, complex ones as pairs; a view where it is contiguous."""
     tensor = tensor.detach()
+    # Not reshape: it makes a strided view of the real part of a complex tensor, which the kernels cannot read.
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor.resolve_neg().reshape(-1).numpy()
+    return tensor.resolve_neg().contiguous().view(-1).numpy()
 
 
 def channel_block(batch: int, chains: int) -> int:

@@ -8,15 +8,17 @@ knows the product of the two, b_t^2, and does not change. The propagator takes o
     Gamma_tj  ->  exp(-i (Phi_t - Phi_j)) Gamma_tj        Phi_t = phi_1 + ... + phi_t
 
 What that is for: inside its band, |a| < 2 b, a chain turns a signal by arccos(a / 2b) a site, so what comes from many
-sites arrives with phases all round the circle and cancels; at the edge of the band nothing turns, but nothing gets far.
-A phase equal to that angle lets all of it arrive in step from as far as the absorption allows.
+sites arrives with phases all round the circle and cancels; at the edge of the band nothing turns, but nothing gets
+further than about sqrt(2 b / eta) sites. A phase equal to that angle lets all of it arrive in step from as far as the
+absorption allows.
 
 How it is computed: by a gauge transformation. S'_t = exp(i Phi_t) S_t obeys the recurrence with real hoppings and the
 sources exp(i Phi_j) u_j, whose real and imaginary parts run side by side as twice as many columns:
 
     S_t = exp(-i Phi_t) (S'_t[u cos Phi] + i S'_t[u sin Phi])
 
-Phi starts at 0 in every call, and so a state that is handed on is in no gauge.
+Phi starts at 0 in every call, and what is handed on is S, not S'. It runs on where a hopping of 0 cuts the chain: what
+stands before the cut has no influence behind it but in the rounding of Phi.
 """
 
 import math
@@ -26,12 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.ops.precision import widened
+
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 def accumulated(phase: Tensor) -> Tensor:
     """Phi, float64 [B, T, H], in [0, 2 pi): summed in float64, for a float32 sum of many turns has lost the angle."""
-    return torch.remainder(phase.double().cumsum(1), 2 * math.pi)
+    return torch.remainder(widened(phase)[0].cumsum(1), 2 * math.pi)
 
 
 def split(source: Tensor, angle: Tensor) -> Tensor:
@@ -93,7 +97,8 @@ def propagate_vector(
     angle = accumulated(phase)
     twice: list[Any] = [torch.cat([x, x], -1) for x in (*chain, green_in)]
     psi, green = run(split(_at_least_float(source), angle), *twice, _beside_zeros(psi_in))
-    return join(psi, angle), green.chunk(2, -1)[0]
+    # A copy: half of a tensor would keep all of it in memory.
+    return join(psi, angle), green.chunk(2, -1)[0].clone()
 
 
 def _at_least_float(x: Tensor) -> Tensor:

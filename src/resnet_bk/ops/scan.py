@@ -60,11 +60,11 @@ def linear_scan(decay: Tensor, source: Tensor, initial: Tensor) -> Tensor:
     """x_t = decay_t x_{t-1} + source_t with x_{-1} = initial; differentiable in all three.
 
     Args:
-        decay: complex [B, T, ...], broadcasts against `source`.
-        source: complex [B, T, ...].
-        initial: complex [B, ...], as `source` without its dimension 1.
+        decay: complex or real [B, T, ...], broadcasts against `source`.
+        source: of the same dtype, [B, T, ...].
+        initial: of the same dtype, [B, ...], as `source` without its dimension 1.
 
     Returns:
-        Complex, the shape of `source`.
+        The shape and dtype of `source`.
     """
     return _LinearScan.apply(decay, source, initial)

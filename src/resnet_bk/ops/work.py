@@ -25,3 +25,17 @@ def matrix_backward(keys: int, values: int) -> int:
     column: L v 2, summands of dbar and bbar 3 and their sums 3. The chain: tau 2, conj(L)^2 5, dbar 8, bbar 6, carry 3.
     """
     return 42 * keys * values + 8 * values + 24
+
+
+def modulus_forward(keys: int, values: int) -> int:
+    """Per site and head, behind L. Each entry of the state: S 3, y 2; each column: gain v 1; the chain: decay 2."""
+    return 5 * keys * values + values + 2
+
+
+def modulus_backward(keys: int, values: int) -> int:
+    """Per site and head, behind L.
+
+    Each entry of the state: S again 3, Sbar 2, qbar 1 + 1, kbar 1 + 1, vbar 2, carry 1, C 2. Each column: gain v 1,
+    vbar 1, gainbar 3; each key: gain 1; the chain: decay 4.
+    """
+    return 14 * keys * values + 5 * values + keys + 4

@@ -220,6 +220,8 @@ def test_a_model_whose_feed_forward_networks_are_not_found():
 def test_state_elements():
     vector = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="vector", state_channels=24)
     assert state_elements(without_feed_forward(vector, 0)) == 2 * 2 * 24
+    modulus = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="modulus", key_dim=4)
+    assert state_elements(without_feed_forward(modulus, 0)) == 2 * (2 + 4 * 8)
     mamba = AutoConfig.for_model(
         "mamba2",
         vocab_size=20,

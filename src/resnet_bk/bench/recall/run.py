@@ -109,9 +109,10 @@ def state_elements(model: Any) -> int | None:
     """Real numbers of the state that a layer carries from token to token; None where it is not known or grows."""
     config = model.config
     if config.model_type == "resnet_bk":
-        per_chain = config.key_dim * config.value_dim + 1 if config.state == "matrix" else 2
-        chains = config.num_heads if config.state == "matrix" else config.state_channels
-        return 2 * chains * per_chain
+        if config.state == "vector":
+            return 4 * config.state_channels
+        carried = config.key_dim * config.value_dim  # real numbers of the modulus, complex ones of the matrix state
+        return config.num_heads * (2 + (carried if config.state == "modulus" else 2 * carried))
     if config.model_type == "mamba2":
         return int(config.num_heads * config.head_dim * config.state_size)
     if set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}:

@@ -37,9 +37,11 @@ def propagator(transmission: Tensor, green: Tensor) -> Tensor:
     return linear_scan(transmission[..., None], source, entering)
 
 
-def _real_matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Complex left [..., m, n] times real right [..., n, p] as two real matmuls."""
-    return torch.complex(left.real @ right, left.imag @ right)
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """left [..., m, n] times right [..., n, p], of which one may be complex: two real matmuls then."""
+    if left.is_complex():
+        return torch.complex(left.real @ right, left.imag @ right)
+    return torch.complex(left @ right.real, left @ right.imag) if right.is_complex() else left @ right
 
 
 def propagate(
@@ -65,7 +67,10 @@ def propagate(
 def propagate_through(
     query: Tensor, key: Tensor, value: Tensor, green: Tensor, transmission: Tensor, initial_memory: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """y [B, T, H, V] and the last S [B, H, K, V] of chains whose L and tau are known, complex128 [B, T, H]."""
+    """y [B, T, H, V] and the last S [B, H, K, V] of chains whose L and tau are known, complex128 [B, T, H].
+
+    All real where L, tau and S are (`resnet_bk.ops.propagate_modulus`).
+    """
     batch, sites, heads, _ = query.shape
     # Sites that fill up the last chunk transmit all and write nothing: they hand the state on as it is.
     size = min(CHUNK, sites)
@@ -82,14 +87,13 @@ def propagate_through(
     q, k, v = chunks(query), chunks(key), chunks(value)
     gamma = narrowed(propagator(chunks(transmission), chunks(green)), initial_memory.dtype)
     last = gamma[:, -1, :, None]
-    written = _real_matmul((last[:, 1:] * k).mT, v)
+    written = _matmul((last[:, 1:] * k).mT, v)
 
     def by_chunk(x: Tensor) -> Tensor:
         return x.unflatten(0, (batch, count, heads))
 
     memories = linear_scan(by_chunk(last[:, :1]), by_chunk(written), initial_memory)
     entering = before(memories, initial_memory).flatten(0, 2)
-    read = torch.complex(q @ entering.real, q @ entering.imag)
-    output = _real_matmul((q @ k.mT) * gamma[:, :, 1:], v) + gamma[:, :, :1] * read
+    output = _matmul((q @ k.mT) * gamma[:, :, 1:], v) + gamma[:, :, :1] * _matmul(q, entering)
     output = output.unflatten(0, (batch, count, heads)).movedim(3, 2).flatten(1, 2)[:, :sites]
     return output, memories[:, -1].clone()

@@ -38,7 +38,7 @@ def propagate_vector(
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
         phase: phi, real [B, T, H], rad: the hopping from site t-1 to t is b_t exp(-i phi_t) (`resnet_bk.ops.peierls`);
-            None is 0. It doubles the work.
+            None is 0. It takes up to twice the work.
         initial_state: (L, psi) at the site before the first, complex [B, H] each; None where the chain begins.
         backend: "auto" or a name of `available_backends("propagate_vector", device_type)`.
 

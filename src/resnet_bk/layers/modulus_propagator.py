@@ -1,0 +1,149 @@
+"""Propagator mixing by the modulus: attention whose decay is the size of the propagator of a chain, with a real state.
+
+Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value size.
+"""
+
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_bk.layers.boundaries import Boundaries, is_filled
+from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.layers.gradients import propagate_modulus
+from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.short_convolution import ShortConvolution
+from resnet_bk.layers.spacer import backend_for
+from resnet_bk.layers.unit_length import unit_length
+
+# Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
+# scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
+TAPS_STD = 0.02
+# Beside the mean square of what is read, which is about 1e-6 at the start: the norm then takes it 300 times, and is one
+# length once training has made it larger.
+READ_EPS = 1e-5
+
+
+class ModulusPropagator(Mixer):
+    """One chain a head carries an outer product of key and value:
+
+        S_t = |L_t| (w_t k_t v_t^T + b_t S_{t-1}),   y_t = q_t^T S_t = sum over j of (q_t . k_j) |Gamma_tj| w_j v_j
+
+    with L the surface Green's function and Gamma the propagator of the head's chain
+    (`resnet_bk.ops.propagate_modulus`). Query and key have unit length. The write gate w = sigmoid(W x) says how much
+    of a token is kept at all: potential, hopping and absorption of its site act on what came before as much as on it.
+    What is read, y, is divided by its root mean square, since it grows with the number of tokens that are remembered.
+
+    Args:
+        hidden_size: D.
+        num_heads: H.
+        key_dim: K.
+        value_dim: V.
+        conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
+        output_gate: multiplies what is read by SiLU of a projection of the token.
+        backend: of `resnet_bk.ops.propagate_modulus`.
+        gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
+        potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+    """
+
+    name: ClassVar[str] = "modulus"
+    causal: ClassVar[bool] = True
+    stateful: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+        conv_size: int,
+        output_gate: bool,
+        potential_init: tuple[float, float],
+        absorption_min: float,
+        absorption_init: tuple[float, float],
+        hopping_init: float,
+        backend: str = "auto",
+        gradient: str = "exact",
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
+        self.backend, self.gradient = backend, gradient
+        self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
+        self.in_proj = nn.Linear(hidden_size, sum(self.widths), bias=False)
+        self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)
+        self.chain = ChainProjection(
+            hidden_size,
+            num_heads,
+            potential_init=potential_init,
+            absorption_min=absorption_min,
+            absorption_init=absorption_init,
+            hopping_init=hopping_init,
+        )
+        self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
+        self.read_norm = nn.RMSNorm(value_dim, eps=READ_EPS)
+        self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if output_gate else None
+        self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        return cls(
+            config.hidden_size,
+            num_heads=config.num_heads,
+            key_dim=config.key_dim,
+            value_dim=config.value_dim,
+            conv_size=config.conv_size,
+            output_gate=config.output_gate,
+            potential_init=tuple(config.potential_init),
+            absorption_min=config.absorption_min,
+            absorption_init=tuple(config.absorption_init),
+            hopping_init=config.hopping_init,
+            backend=config.backend,
+            gradient=config.gradient,
+        )
+
+    def initial_state(self, hidden: Tensor) -> MixerState:
+        tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
+        return zero_state(hidden.shape[0], tail, (self.num_heads, self.key_dim, self.value_dim), hidden, real=True)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        boundaries: Boundaries | None = None,
+        state: MixerState | None = None,
+        readers: Tensor | None = None,
+    ) -> tuple[Tensor, MixerState]:
+        batch, length, _ = hidden.shape
+        mixed, tail = self.in_proj(hidden), None
+        if self.conv is not None:
+            mixed, tail = self.conv(mixed, boundaries, state.convolution if state is not None else None)
+        query_key, value = mixed.split(self.widths, dim=-1)
+        query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
+        value = value.view(batch, length, self.num_heads, self.value_dim)
+        value = value * self.write_proj(hidden).sigmoid().unsqueeze(-1)
+        if boundaries is not None and boundaries.filling is not None:
+            value = value * boundaries.tokens_only(value)
+        output, chain_state = propagate_modulus(
+            query,
+            key,
+            value,
+            *self.chain(hidden, boundaries),
+            initial_state=state.chain if state is not None else None,
+            backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
+            gradient=self.gradient,
+        )
+        # A filling turns the sign of what a chain carries, and not its modulus.
+        after = MixerState(tail, chain_state).behind(boundaries, state, signed=False)
+        return self._read(output, hidden, readers), after
+
+    def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
+        """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""
+        if readers is not None:
+            y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
+        # In the precision of the state, whatever that of the model.
+        with torch.autocast(hidden.device.type, enabled=False):
+            y = F.rms_norm(y, (self.value_dim,), self.read_norm.weight.to(y.dtype), READ_EPS).flatten(-2)
+        if self.gate_proj is not None:
+            y = y * F.silu(self.gate_proj(hidden))
+        return self.out_proj(y.to(self.out_proj.weight.dtype))

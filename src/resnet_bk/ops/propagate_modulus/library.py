@@ -1,0 +1,146 @@
+"""Registers the CPU kernels with PyTorch, so that autograd, fake tensors and torch.compile know them.
+
+Shape legend: B batch, T sites, H heads, K key size, V value size, N chunks, W numbers in a vector. The registered
+functions expect checked inputs.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops import dispatch, work
+from resnet_bk.ops.precision import narrowed, widened
+from resnet_bk.ops.sizes import PROPAGATE_CHUNK, VECTOR_BYTES
+from resnet_bk.ops.surface_green import library as surface_green
+
+Backward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("resnet_bk::carry_matrix", mutates_args=(), device_types="cpu")
+def _carry_matrix(
+    query: Tensor, key: Tensor, value: Tensor, gain: Tensor, decay: Tensor, initial_memory: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B, T, H, V] and the last S [B, H, K, V] of S_t = gain_t k_t v_t^T + decay_t S_{t-1}, gains and decays float64
+    [B, T, H]; for the adjoint, if `keep`, checkpoints."""
+    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.propagate_modulus import cpu
+
+    dispatch.note("propagate_modulus", "numba")
+    outputs = _empty_outputs(query, value, initial_memory, keep)
+    arguments = map(flat, (query, key, value, gain, decay, initial_memory, *outputs))
+    operations = gain.numel() * work.modulus_forward(query.shape[3], value.shape[3])
+    launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3], head_group(*gain.shape[::2]))
+    return outputs
+
+
+def _empty_outputs(query: Tensor, value: Tensor, state: Tensor, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    batch, sites, heads, keys = query.shape
+    values, wide = value.shape[3], VECTOR_BYTES // query.dtype.itemsize
+    tiles, chunks = (values + wide - 1) // wide, (sites + PROPAGATE_CHUNK - 1) // PROPAGATE_CHUNK
+    return (
+        query.new_empty(value.shape),
+        query.new_empty(state.shape),
+        query.new_empty((batch, heads, tiles, chunks, keys, wide) if keep else (0,)),
+    )
+
+
+@_carry_matrix.register_fake
+def _(
+    query: Tensor, key: Tensor, value: Tensor, gain: Tensor, decay: Tensor, initial_memory: Tensor, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_outputs(query, value, initial_memory, keep)
+
+
+@torch.library.custom_op("resnet_bk::carry_matrix_backward", mutates_args=(), device_types="cpu")
+def carry_matrix_backward(
+    output_bar: Tensor | None,
+    memory_bar: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gain: Tensor,
+    decay: Tensor,
+    checkpoints: Tensor,
+) -> Backward:
+    """Cotangents of the six inputs from those of y and the last S; None stands for zeros."""
+    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.propagate_modulus import cpu
+
+    assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
+    bars = _empty_bars(query, value, gain)
+    launch(
+        cpu.backward,
+        gain.numel() * work.modulus_backward(query.shape[3], value.shape[3]),
+        flat(query if output_bar is None else output_bar),
+        output_bar is not None,
+        flat(torch.zeros_like(bars[-1]) if memory_bar is None else memory_bar),
+        *map(flat, (query, key, value, gain, decay, checkpoints, *bars)),
+        *query.shape,
+        value.shape[3],
+        head_group(*gain.shape[::2]),
+    )
+    return bars
+
+
+def _empty_bars(query: Tensor, value: Tensor, gain: Tensor) -> Backward:
+    batch, _, heads, keys = query.shape
+    return (
+        query.new_empty(query.shape),
+        query.new_empty(query.shape),
+        value.new_empty(value.shape),
+        gain.new_empty(gain.shape),
+        gain.new_empty(gain.shape),
+        query.new_empty(batch, heads, keys, value.shape[3]),
+    )
+
+
+@carry_matrix_backward.register_fake
+def _(
+    output_bar: Tensor | None,
+    memory_bar: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gain: Tensor,
+    decay: Tensor,
+    checkpoints: Tensor,
+) -> Backward:
+    return _empty_bars(query, value, gain)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:5], output[2])
+
+
+def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
+    output_bar, memory_bar, _ = bars
+    if output_bar is None and memory_bar is None:
+        return (None,) * 7
+    return (*carry_matrix_backward(output_bar, memory_bar, *ctx.saved_tensors), None)
+
+
+_carry_matrix.register_autograd(_backward, setup_context=_setup)
+
+
+def propagate_modulus(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    potential: Tensor,
+    hopping: Tensor,
+    absorption: Tensor,
+    initial_green: Tensor,
+    initial_memory: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `reference.propagate_modulus`. L is float64 between the two kernels, and so is the gradient of the hopping
+    until its two parts, by L and by the decay, have met: most of them may cancel."""
+    dtype = initial_green.dtype
+    potential, hopping, absorption, initial_green = widened(potential, hopping, absorption, initial_green)
+    green = surface_green.surface_green(potential, hopping, absorption, initial_green)
+    size = green.abs()
+    inputs = (query, key, value, size, hopping * size, initial_memory)
+    output, memory, _ = _carry_matrix(*inputs, dispatch.wants_gradient(*inputs))
+    # A copy: the state must not keep the whole chain in memory.
+    return output, narrowed(green[:, -1].clone(), dtype), memory

@@ -1,0 +1,339 @@
+"""Propagation by the modulus, against the dense oracle on every backend. Tolerances as in test_operators."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_bk import ops
+from resnet_bk.layers.gradients import propagate_modulus as layer_propagate_modulus
+from resnet_bk.ops import propagate_modulus, record_backends, work
+from tests.ops.cases import KEYS, OPERATORS, VALUES, draw, gradients, relative_error, with_gradients
+from tests.ops.oracle import operator as dense_operator
+from tests.ops.oracle import propagator
+from tests.ops.spectra import SPECTRA, chain
+from tests.ops.test_accuracy import PROMISED
+from tests.ops.test_operators import LENGTHS, TOLERANCE
+
+MATRIX = OPERATORS[-1]
+NAMES = ("query", "key", "value", "potential", "hopping", "absorption")
+# Triton's interpreter has its own tests (triton_interpreted.py).
+BACKENDS = [name for name in ops.available_backends("propagate_modulus", "cpu") if name != "triton"]
+# Compiled kernels are marked: on tiny inputs they can run uncompiled too, which shows their coverage.
+each_backend = pytest.mark.parametrize(
+    "backend", [pytest.param(name, marks=[pytest.mark.kernels] if name == "numba" else []) for name in BACKENDS]
+)
+
+
+def drawn(sites, *, state=True, **options):
+    """Inputs as for the matrix state, with a real one."""
+    tensors = draw(MATRIX, sites, state=state, **options)
+    return tensors | {"memory_in": tensors["memory_in"].real.clone()} if state else tensors
+
+
+def run(tensors, backend="auto"):
+    state = (tensors["green_in"], tensors["memory_in"]) if "green_in" in tensors else None
+    output, state = propagate_modulus(*(tensors[name] for name in NAMES), initial_state=state, backend=backend)
+    return output, *state
+
+
+def oracle(query, key, value, potential, hopping, absorption, green_in=None, memory_in=None):
+    gamma = propagator(dense_operator(potential, hopping, absorption, green_in))
+    size = gamma.abs()
+    output = torch.einsum("bthk,bjhk,bhtj,bjhv->bthv", query, key, size, value)
+    memory = torch.einsum("bhj,bjhk,bjhv->bhkv", size[..., -1, :], key, value)
+    if memory_in is not None:
+        kept = size[..., 0] * hopping[:, 0, :, None]
+        output = output + torch.einsum("bthk,bht,bhkv->bthv", query, kept, memory_in)
+        memory = memory + kept[..., -1, None, None] * memory_in
+    return output, gamma[..., -1, -1], memory
+
+
+def check(backend, sites, dtype, state):
+    tensors = with_gradients(drawn(sites, dtype=dtype, state=state))
+    exact = with_gradients(
+        {name: x.detach().to(torch.promote_types(x.dtype, torch.float64)) for name, x in tensors.items()}
+    )
+    outputs, expected = run(tensors, backend), oracle(**exact)
+    assert [y.dtype for y in outputs] == [dtype, dtype.to_complex(), dtype]
+    for y, z in zip(outputs, expected, strict=True):
+        assert y.shape == z.shape
+        assert relative_error(y, z) < TOLERANCE[dtype]
+    for name, g, h in zip(tensors, of(outputs, tensors), of(expected, exact), strict=True):
+        assert g.dtype == tensors[name].dtype, name
+        assert relative_error(g, h) < TOLERANCE[dtype], name
+
+
+def of(outputs, leaves):
+    """Gradients of a random real functional of outputs of which some are real."""
+    return gradients(tuple(y if y.is_complex() else torch.complex(y, torch.zeros_like(y)) for y in outputs), leaves)
+
+
+@each_backend
+@pytest.mark.parametrize("sites", LENGTHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
+def test_oracle(backend, sites, dtype, state):
+    check(backend, sites, dtype, state)
+
+
+@pytest.mark.parametrize(("keys", "values"), [(1, 1), (2, 16), (17, 3), (16, 33), (33, 17)])
+@pytest.mark.parametrize("backend", [pytest.param("numba", marks=pytest.mark.kernels), "chunked"])
+def test_key_and_value_sizes_match_reference(keys, values, backend):
+    """Keys and columns of the state that fill vectors, tiles of vectors, and neither."""
+    tensors = drawn(4, dtype=torch.float32, state=False)
+    generator = torch.Generator().manual_seed(keys)
+    grid = tensors["potential"].shape
+    for name, size in (("query", keys), ("key", keys), ("value", values)):
+        tensors[name] = torch.randn(*grid, size, generator=generator)
+    tensors = with_gradients(tensors)
+    results = []
+    for name in (backend, "reference"):
+        outputs = run(tensors, name)
+        results.append((*outputs, *of(outputs, tensors)))
+    for actual, expected in zip(*results, strict=True):
+        assert relative_error(actual, expected) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("chains", [1, 5, 17])
+def test_heads_in_groups(chains):
+    tensors = with_gradients(drawn(40, dtype=torch.float32, chains=chains))
+    results = []
+    for name in ("numba", "reference"):
+        outputs = run(tensors, name)
+        results.append((*outputs, *of(outputs, tensors)))
+    for actual, expected in zip(*results, strict=True):
+        assert relative_error(actual, expected) < TOLERANCE[torch.float32]
+
+
+def test_registration():
+    """Schema, fake tensors and derivatives of the registered functions, as test_library checks the others."""
+    registered = torch.ops.resnet_bk
+    tensors = drawn(3)
+    gain = torch.rand(2, 3, 2, dtype=torch.float64)
+    inputs = [tensors[name] for name in NAMES[:3]] + [gain, 0.5 * gain, tensors["memory_in"]]
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(registered.carry_matrix, [*leaves, True], test_utils=tests)
+    torch.library.opcheck(registered.carry_matrix, [*inputs, False], test_utils=tests[:2])
+    y, memory, checkpoints = registered.carry_matrix(*inputs, True)
+    for bars in ([torch.randn_like(y), torch.randn_like(memory)], [None, torch.randn_like(memory)]):
+        torch.library.opcheck(registered.carry_matrix_backward, [*bars, *inputs[:5], checkpoints], test_utils=tests[:2])
+    output, _, _ = registered.carry_matrix(*leaves, False)
+    with pytest.raises(AssertionError, match="keep=False"):
+        output.sum().backward()
+
+
+def test_operations_are_counted():
+    tensors = with_gradients(drawn(4, batch=3, chains=2, state=False))
+    with FlopCounterMode(display=False) as counter:
+        output = run(tensors)[0]
+        forward = counter.get_total_flops()
+        output.sum().backward()
+    chain, head = 3 * 4 * 2, KEYS * VALUES
+    assert forward == chain * (work.GREEN_FORWARD + 5 * head + VALUES + 2)
+    assert counter.get_total_flops() - forward == chain * (work.GREEN_BACKWARD + 14 * head + 5 * VALUES + KEYS + 4)
+
+
+@each_backend
+def test_gradcheck(backend):
+    tensors = with_gradients(drawn(4, batch=1))
+
+    def call(*leaves):
+        output, green, memory = run(dict(zip(tensors, leaves, strict=True)), backend)
+        return output, torch.view_as_real(green), memory
+
+    assert torch.autograd.gradcheck(call, tuple(tensors.values()))
+
+
+@each_backend
+def test_two_calls_are_one(backend):
+    tensors = drawn(40)
+    whole = run(tensors, backend)
+
+    def part(sites, state):
+        return run({name: x if name.endswith("_in") else x[:, sites] for name, x in tensors.items()} | state, backend)
+
+    first = part(slice(0, 23), {})
+    second = part(slice(23, None), {"green_in": first[1], "memory_in": first[2]})
+    assert relative_error(torch.cat([first[0], second[0]], 1), whole[0]) < TOLERANCE[torch.float64]
+    for y, z in zip(second[1:], whole[1:], strict=True):
+        assert relative_error(y, z) < TOLERANCE[torch.float64]
+
+
+@each_backend
+def test_a_hopping_of_zero_cuts(backend):
+    tensors = drawn(9)
+    tensors["hopping"][:, 5] = 0
+    changed = {name: x.clone() for name, x in tensors.items()}
+    for name in ("key", "value", "potential"):
+        changed[name][:, :5] += 1
+    assert torch.equal(run(tensors, backend)[0][:, 5:], run(changed, backend)[0][:, 5:])
+
+
+@each_backend
+def test_later_sites_change_nothing(backend):
+    tensors = drawn(70, dtype=torch.float32)
+    changed = {name: x.clone() for name, x in tensors.items()}
+    for name in NAMES:
+        changed[name][:, 50] += 1
+    assert torch.equal(run(tensors, backend)[0][:, :50], run(changed, backend)[0][:, :50])
+
+
+def test_it_is_the_size_of_the_propagator_of_the_matrix_state():
+    """One source, one key: what arrives is the modulus of what `propagate` brings."""
+    tensors = drawn(30, state=False)
+    tensors["query"], tensors["key"] = torch.ones_like(tensors["query"]), torch.ones_like(tensors["key"])
+    tensors["value"][:, 1:] = 0
+    complex_output, _ = ops.propagate(*(tensors[name] for name in NAMES))
+    output = run(tensors)[0]
+    assert relative_error(output.abs(), complex_output.abs()) < TOLERANCE[torch.float64]
+
+
+def test_a_long_weakly_absorbing_chain():
+    """float32 against float64 over 65,537 sites at the smallest absorption of the models, energies inside the band."""
+    tensors = drawn(65_537, batch=1, state=False)
+    tensors["absorption"] = torch.full_like(tensors["absorption"], 1e-3)
+    tensors["hopping"] = torch.ones_like(tensors["hopping"])
+    tensors["potential"] = torch.full_like(tensors["potential"], 0.7)
+    narrow = run({name: x.float() for name, x in tensors.items()})[0]
+    # What is summed has random signs: errors are those of a sum over the 1 / eta sites of the memory.
+    assert relative_error(narrow[:, -100:], run(tensors)[0][:, -100:]) < 1e-5
+    assert narrow.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e6])
+def test_extreme_inputs_are_finite(size):
+    tensors = with_gradients({name: x.float() for name, x in drawn(20, state=False).items()})
+    scaled = {name: x * size if name in ("potential", "absorption", "value") else x for name, x in tensors.items()}
+    outputs = run(scaled)
+    assert all(y.isfinite().all() for y in outputs)
+    assert all(g.isfinite().all() for g in of(outputs, tensors))
+
+
+def test_half_precision_is_computed_in_float32():
+    tensors = drawn(9, dtype=torch.float32, state=False)
+    half = {name: x.bfloat16() for name, x in tensors.items()}
+    output = run(half)[0]
+    assert output.dtype == torch.float32
+    assert torch.equal(output, run({name: x.float() for name, x in half.items()})[0])
+
+
+def test_the_record_names_what_ran():
+    with record_backends() as seen:
+        run(drawn(3))
+    assert seen == {"propagate_modulus": {"numba"}, "surface_green": {"numba"}}
+    for backend in ("chunked", "reference"):
+        with record_backends() as seen:
+            run(drawn(3), backend)
+        assert seen == {"propagate_modulus": {backend}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+def test_compile(backend, dtype):
+    """One graph, gradients included, the same numbers as without it."""
+    tensors = with_gradients(drawn(4, dtype=dtype))
+
+    def call(*leaves):
+        return run(dict(zip(tensors, leaves, strict=True)), backend)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")(*tensors.values())
+    expected = call(*tensors.values())
+    for y, z in zip((*compiled, *of(compiled, tensors)), (*expected, *of(expected, tensors)), strict=True):
+        assert relative_error(y, z) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_weak_absorption_in_float32(spectrum, backend):
+    """Results and gradients at eta = 1e-3, against float64, as `test_accuracy.py` has it for the other operators."""
+    single = with_gradients(
+        {name: x.float() for name, x in chain(MATRIX, 4_097, spectrum, 1e-3, chains=1).items() if name in NAMES}
+    )
+    double = with_gradients({name: x.detach().double() for name, x in single.items()})
+    outputs, exact = run(single, backend), run(double)
+    for y, z in zip(outputs, exact, strict=True):
+        assert relative_error(y, z) < PROMISED
+    found = {
+        name: relative_error(g, h) for name, g, h in zip(single, of(outputs, single), of(exact, double), strict=True)
+    }
+    assert max(found.values()) < PROMISED, found
+
+
+@each_backend
+def test_layouts_and_cotangents(backend):
+    """Strided inputs, cotangents of stride 0, and parts of the outputs that nothing uses."""
+    tensors = with_gradients(drawn(5, batch=3))
+    strided = with_gradients({name: x.detach().mT.contiguous().mT for name, x in tensors.items()})
+    assert not any(x.is_contiguous() for x in strided.values())
+    leaves = {"plain": list(tensors.values()), "strided": list(strided.values())}
+    first = torch.autograd.grad(run(tensors, backend)[0].sum(), leaves["plain"])
+    again = torch.autograd.grad(run(strided, "reference")[0].sum(), leaves["strided"])
+    for g, h in zip(first, again, strict=True):
+        assert relative_error(g, h) < TOLERANCE[torch.float64]
+    for place in (1, 2):
+        of_state = [run(x, name)[place].abs().sum() for x, name in ((tensors, backend), (strided, "reference"))]
+        first = torch.autograd.grad(of_state[0], leaves["plain"], allow_unused=True, materialize_grads=True)
+        again = torch.autograd.grad(of_state[1], leaves["strided"], allow_unused=True, materialize_grads=True)
+        for g, h in zip(first, again, strict=True):
+            assert relative_error(g, h) < TOLERANCE[torch.float64]
+
+
+@each_backend
+def test_second_derivative_is_right_or_raises(backend):
+    tensors = with_gradients(drawn(3, batch=1))
+    names, leaves = list(tensors), list(tensors.values())
+    if backend == "numba":
+        first = torch.autograd.grad(run(tensors, backend)[0].square().sum(), leaves, create_graph=True)
+        with pytest.raises(RuntimeError, match="autograd"):
+            torch.autograd.grad(sum(bar.abs().sum() for bar in first), leaves, allow_unused=True)
+    else:
+        torch.autograd.gradgradcheck(
+            lambda *leaves: run(dict(zip(names, leaves, strict=True)), backend)[::2], leaves, fast_mode=True
+        )
+
+
+@each_backend
+def test_state_holds_no_chain(backend):
+    for part in run(drawn(50, state=False), backend)[1:]:
+        assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
+
+
+@each_backend
+def test_empty_batch(backend):
+    tensors = with_gradients(drawn(3, batch=0))
+    outputs = run(tensors, backend)
+    assert all(y.numel() == 0 for y in outputs)
+    assert all(g.numel() == 0 for g in of(outputs, tensors))
+
+
+def test_shapes_without_values():
+    with FakeTensorMode():
+        output, (green, memory) = propagate_modulus(*([torch.ones(2, 5, 3, 4)] * 3), *([torch.ones(2, 5, 3)] * 3))
+    assert (output.shape, green.shape, memory.shape) == ((2, 5, 3, 4), (2, 3), (2, 3, 4, 4))
+    assert (output.dtype, green.dtype, memory.dtype) == (torch.float32, torch.complex64, torch.float32)
+
+
+def test_a_complex_state_is_refused():
+    tensors = draw(MATRIX, 3, state=True, dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"initial_state\[1\] \(S\) must be torch.float32"):
+        run(tensors)
+
+
+def test_a_chain_without_absorption_is_refused():
+    tensors = drawn(3)
+    with pytest.raises(ValueError, match="absorption must be above 0"):
+        run(tensors | {"absorption": torch.zeros_like(tensors["absorption"])})
+
+
+@pytest.mark.parametrize("gradient", ["diagonal", "autograd"])
+@pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
+def test_other_gradients_have_the_same_values(gradient, state):
+    tensors = drawn(7, state=state)
+    initial = (tensors["green_in"], tensors["memory_in"]) if state else None
+    inputs = [tensors[name] for name in NAMES]
+    output, after = layer_propagate_modulus(*inputs, initial_state=initial, backend="auto", gradient=gradient)
+    for y, z in zip((output, *after), run(tensors, "reference"), strict=True):
+        assert relative_error(y, z) < TOLERANCE[torch.float64]
