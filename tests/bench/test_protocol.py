@@ -25,7 +25,8 @@ def file(tmp_path):
 EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
 
 
-TEXT = ["quick", *EARLIER]
+TUNED = ["seed-local-tuned"]
+TEXT = ["quick", *EARLIER, *TUNED]
 ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
 
