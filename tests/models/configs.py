@@ -40,7 +40,18 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": False}
     grid["modulus-conv-gate"] = {"state": "modulus", "tie_word_embeddings": True}
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
-    return grid | SWITCHED
+    return grid | POINTING | SWITCHED
+
+
+# With words copied from the past. The logits are then log-probabilities.
+POINTING: dict[str, dict[str, Any]] = {
+    "pointer-modulus": {"state": "modulus", "pointer_heads": 3, "pointer_key_dim": 4, "tie_word_embeddings": True},
+    "pointer-one-head": {"state": "vector", "pointer_heads": 1, "pointer_key_dim": 2, "num_experts": 4},
+    "pointer-switched": {
+        "state": "matrix", "pointer_heads": 2, "sparse_bk": 0.5, "adaptive_computation": True, "halting_threshold": 0.8,
+        "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
+    },
+}  # fmt: skip
 
 
 # The switches that skip work, alone and together, with both states and with experts. Three blocks or more, so that
@@ -74,7 +85,8 @@ SWITCHED: dict[str, dict[str, Any]] = {
 GRID = _grid()
 DENSE = [name for name, fields in GRID.items() if not fields.get("num_experts")]
 # Whose tokens are never regrouped, so that what may not change does not change in a single bit.
-BITWISE = [name for name in DENSE if name not in SWITCHED]
+SKIPPING = [name for name in GRID if name in SWITCHED or name == "pointer-switched"]
+BITWISE = [name for name in DENSE if name not in SKIPPING]
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any) -> ResNetBKForCausalLM:
@@ -98,6 +110,17 @@ def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **ove
             if isinstance(module, HaltingUnit):
                 module.bias.fill_(-1.0)
     return model
+
+
+def of_embeddings(model: ResNetBKForCausalLM, ids: torch.Tensor, embeddings: torch.Tensor, **options: Any) -> Any:
+    """The model's output for `embeddings` [B, T, D] in the place of those of the tokens `ids` [B, T]."""
+    if model.pointer is None:
+        return model(inputs_embeds=embeddings, **options)
+    handle = model.model.embed_tokens.register_forward_hook(lambda *_: embeddings)
+    try:
+        return model(ids, **options)
+    finally:
+        handle.remove()
 
 
 def tokens(batch: int, length: int, seed: int = 1) -> torch.Tensor:

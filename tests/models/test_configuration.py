@@ -28,6 +28,8 @@ WRONG = {
     "hopping_init": [0, -1.0],
     "rms_norm_eps": [0.0, -1e-6],
     "initializer_range": [0.0, -0.02, True],
+    "pointer_heads": [-1, 1.5, None],
+    "pointer_key_dim": [1, "16"],
     "tie_word_embeddings": ["true"],
     "backend": ["", None, 3],
     "gradient": ["exactly", None, True],

@@ -8,6 +8,7 @@ from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.mixer import Mixer, MixerState
 from resnet_bk.layers.moe import SparseMoE, load_balancing_loss
 from resnet_bk.layers.multi_scale import ScaleState, Shortening
+from resnet_bk.layers.pointer import KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.registry import MIXERS, get_mixer
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -20,8 +21,11 @@ __all__ = [
     "Chain",
     "ChainProjection",
     "HaltingUnit",
+    "KindsOfContext",
     "Mixer",
     "MixerState",
+    "Pointer",
+    "PointerState",
     "Pondering",
     "Readout",
     "ResNetBKBlock",

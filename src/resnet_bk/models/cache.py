@@ -12,6 +12,7 @@ from transformers import Cache
 
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.multi_scale import ScaleState
+from resnet_bk.layers.pointer import PointerState
 
 
 class ResNetBKCacheLayer:
@@ -52,6 +53,9 @@ class ResNetBKCache(Cache):
     Attributes:
         layers: a `ResNetBKCacheLayer` a block.
         scales: state of each shortening of a multi-scale model; empty for others, and before the first token.
+        pointer: state of the pointer; None for a model without, and before the first token. Its words are
+            overwritten by the next call.
+        pointer_tokens: tokens that the pointer has seen.
         last_document: document of the last token, int64 [B], where the tokens came with document_ids; else None.
     """
 
@@ -60,6 +64,8 @@ class ResNetBKCache(Cache):
     def __init__(self, config: Any) -> None:
         super().__init__(layers=[ResNetBKCacheLayer() for _ in range(config.num_hidden_layers)])  # type: ignore[misc]
         self.scales: list[ScaleState] = []
+        self.pointer: PointerState | None = None
+        self.pointer_tokens = 0
         self.last_document: Tensor | None = None
         self._seen_tokens = 0
 
@@ -85,6 +91,10 @@ class ResNetBKCache(Cache):
         if last_document is not None:
             self.last_document = last_document
 
+    def update_pointer(self, state: PointerState) -> None:
+        """Takes the state of the pointer after all tokens seen."""
+        self.pointer, self.pointer_tokens = state, self._seen_tokens
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of tokens seen, padding included."""
         return self._seen_tokens
@@ -103,7 +113,8 @@ class ResNetBKCache(Cache):
     def nbytes(self) -> int:
         """Memory of all states, in bytes."""
         tensors = [tensor for layer in self.layers for tensor in layer.tensors()]
-        return sum(tensor.nbytes for tensor in [*tensors, *(part for scale in self.scales for part in scale)])
+        tensors += [part for scale in self.scales for part in scale]
+        return sum(tensor.nbytes for tensor in [*tensors, *(self.pointer or ())])
 
     @property
     def is_compileable(self) -> bool:
@@ -131,6 +142,7 @@ class ResNetBKCache(Cache):
         """Forgets everything."""
         super().reset()
         self._seen_tokens, self.last_document, self.scales = 0, None, []
+        self.pointer, self.pointer_tokens = None, 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Takes the rows `beam_idx`, int64 [B'], for beam search."""
@@ -159,6 +171,7 @@ class ResNetBKCache(Cache):
         for layer in self.layers:
             layer.apply(function)
         self.scales = [ScaleState(*map(function, scale)) for scale in self.scales]
+        self.pointer = None if self.pointer is None else PointerState(*map(function, self.pointer))
         if self.last_document is not None:
             self.last_document = function(self.last_document)
         return self

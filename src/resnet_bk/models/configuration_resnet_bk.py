@@ -56,6 +56,9 @@ class ResNetBKConfig(PreTrainedConfig):
         hopping_init (`float`): hopping at the start.
         hopping_phase (`bool`): let each chain of a matrix or vector state learn a phase of its hopping
             (`resnet_bk.layers.ChainProjection`).
+        pointer_heads (`int`): heads of the pointer, which predicts words that were seen again
+            (`resnet_bk.layers.pointer`); 0 leaves it out.
+        pointer_key_dim (`int`): kinds of context that a head of the pointer tells apart.
         rms_norm_eps (`float`): epsilon of the RMSNorms of the residual stream.
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
@@ -104,6 +107,8 @@ class ResNetBKConfig(PreTrainedConfig):
     absorption_init: tuple[float, float] | list[float] = (0.02, 1.0)
     hopping_init: float = 1.0
     hopping_phase: bool = False
+    pointer_heads: int = 0
+    pointer_key_dim: int = 16
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
@@ -206,6 +211,8 @@ class ResNetBKConfig(PreTrainedConfig):
                 "(for example 0.02, 1.0)"
             )
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
+        rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
+        rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
         rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
         for name in ("hopping_phase", "output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):

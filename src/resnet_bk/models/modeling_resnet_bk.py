@@ -1,6 +1,7 @@
 """ResNet-BK as a Hugging Face causal language model.
 
-Shape legend: B batch, T tokens of this call, P tokens already in the cache, D hidden size, V vocabulary.
+Shape legend: B batch, T tokens of this call, P tokens already in the cache, N tokens with logits, D hidden size, V
+vocabulary.
 """
 
 from typing import Any
@@ -9,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 
-from resnet_bk.layers import ChainProjection, ResNetBKBlock, ShortConvolution, SparseMoE, find_boundaries
+from resnet_bk.layers import (
+    Boundaries,
+    ChainProjection,
+    KindsOfContext,
+    Pointer,
+    ResNetBKBlock,
+    ShortConvolution,
+    SparseMoE,
+    find_boundaries,
+)
+from resnet_bk.layers.pointer import Pointed, mixed_logits, mixed_losses
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
@@ -32,16 +43,18 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     _is_stateful = True
     _no_split_modules = ["ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
-    # Energies and their projection run in float32; a model loaded in half precision keeps them so.
-    _keep_in_fp32_modules_strict = ["chain"]  # noqa: RUF012
+    # Energies and their projection run in float32, and so does the pointer; they stay so in a model of half precision.
+    _keep_in_fp32_modules_strict = ["chain", "pointer"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ChainProjection | SparseMoE | TokenScore):
             module.reset_parameters(self.config.initializer_range)
-        elif isinstance(module, ShortConvolution):
+        elif isinstance(module, ShortConvolution | KindsOfContext):
             module.reset_parameters()
         else:
             super()._init_weights(module)
+            if isinstance(module, Pointer):  # after its layers
+                module.reset_parameters()
 
 
 class ResNetBKModel(ResNetBKPreTrainedModel):
@@ -149,7 +162,10 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
 
 
 class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
-    """ResNet-BK with a linear head over the vocabulary, without bias."""
+    """ResNet-BK with a linear head over the vocabulary, without bias, and a pointer where the configuration has one.
+
+    With a pointer the logits are logarithms of probabilities, and token embeddings cannot stand for tokens.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     # The loss may be divided by the tokens of several batches: `num_items_in_batch`.
@@ -159,6 +175,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = ResNetBKModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.pointer = Pointer.from_config(config) if config.pointer_heads else None
         self.post_init()
 
     def set_progress(self, share: float) -> None:
@@ -199,11 +216,12 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: inputs that do not fit together.
         """
+        cache = one_cache(past_key_values, cache)
+        boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
             cache=cache,
             use_cache=use_cache,
             document_ids=document_ids,
@@ -212,14 +230,12 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         hidden = output.last_hidden_state
+        wants_logits = return_logits if return_logits is not None else labels is None or not self.training
         loss = None
         if labels is not None:
             targets = shifted_targets(labels, attention_mask, document_ids, hidden.shape[:2])
             reduction = "mean" if num_items_in_batch is None else "sum"
-            with mixed_precision(self.config, hidden.device):
-                loss = linear_cross_entropy(
-                    hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction
-                )
+            loss = self._loss(output, input_ids, targets, boundaries, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
@@ -229,10 +245,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             if auxiliary is not None:
                 loss = loss + auxiliary
         logits = None
-        if return_logits if return_logits is not None else labels is None or not self.training:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            with mixed_precision(self.config, hidden.device):
-                logits = self.lm_head(hidden[:, kept])
+        if wants_logits:
+            logits = self._logits(output, input_ids, boundaries, logits_to_keep)
         result = ResNetBKCausalLMOutput(
             loss=loss,
             logits=logits,
@@ -242,6 +256,128 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             measures=output.measures,
         )
         return result if _wants_dict(return_dict, self.config) else result.to_tuple()
+
+    def target_losses(
+        self,
+        input_ids: Tensor,
+        targets: Tensor,
+        *,
+        reduction: str = "mean",
+        cache: ResNetBKCache | None = None,
+        use_cache: bool = False,
+    ) -> ResNetBKCausalLMOutput:
+        """The loss of given words, without logits and without what switches add to it.
+
+        Args:
+            input_ids: the tokens, int64 [B, T].
+            targets: what each of them predicts, int64 [B, T]; -100 where nothing.
+            reduction: "mean", "sum" or "none" ([B, T]).
+            cache, use_cache: as in `ResNetBKModel.forward`.
+        """
+        boundaries = self._pointer_boundaries(input_ids, None, None, cache)
+        output = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache, return_dict=True)
+        loss = self._loss(output, input_ids, targets, boundaries, reduction, last=True)
+        return ResNetBKCausalLMOutput(loss=loss, cache=output.cache, aux_loss=output.aux_loss, measures=output.measures)
+
+    def _loss(
+        self,
+        output: ResNetBKModelOutput,
+        input_ids: Tensor | None,
+        targets: Tensor,
+        boundaries: Boundaries | None,
+        reduction: str,
+        *,
+        last: bool,
+    ) -> Tensor:
+        """Cross-entropy of `targets`; `last`: nobody asks the pointer after this."""
+        hidden = output.last_hidden_state
+        assert hidden is not None
+        own = reduction if self.pointer is None else "none"
+        with mixed_precision(self.config, hidden.device):
+            loss = linear_cross_entropy(hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=own)
+        if self.pointer is None:
+            return loss
+        pointed = self._point(output, input_ids, boundaries, targets=targets, last=last)
+        kept = targets != IGNORED
+        losses = torch.where(kept, mixed_losses(loss, pointed), 0.0)
+        if reduction == "none":
+            return losses
+        return losses.sum() if reduction == "sum" else losses.sum() / kept.sum()
+
+    def _logits(
+        self,
+        output: ResNetBKModelOutput,
+        input_ids: Tensor | None,
+        boundaries: Boundaries | None,
+        logits_to_keep: int | Tensor,
+    ) -> Tensor:
+        """[B, N, V]."""
+        hidden = output.last_hidden_state
+        assert hidden is not None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        with mixed_precision(self.config, hidden.device):
+            logits: Tensor = self.lm_head(hidden[:, kept])
+        if self.pointer is None:
+            return logits
+        places = torch.arange(hidden.shape[1], device=hidden.device)[kept]
+        at, order = places.unique(return_inverse=True)
+        pointed = self._point(output, input_ids, boundaries, at=at, last=True)
+        return mixed_logits(logits, pointed._replace(copied=pointed.copied[:, order], rest=pointed.rest[:, order]))
+
+    def _point(
+        self,
+        output: ResNetBKModelOutput,
+        input_ids: Tensor | None,
+        boundaries: Boundaries | None,
+        *,
+        last: bool,
+        targets: Tensor | None = None,
+        at: Tensor | None = None,
+    ) -> Pointed:
+        """What the pointer proposes; if it is asked the last time in this call, the cache gets its state."""
+        assert self.pointer is not None
+        cache = output.cache
+        pointed: Pointed = self.pointer(
+            output.last_hidden_state,
+            input_ids,
+            boundaries,
+            None if cache is None else cache.pointer,
+            targets=targets,
+            at=at,
+            overwrite=last,
+        )
+        output.measures = (output.measures or {}) | {"pointed": 1 - pointed.rest.detach().mean()}
+        if last and cache is not None:
+            begun = None if boundaries is None else boundaries.begun
+            cache.update_pointer(pointed.state if begun is None else pointed.state.only(begun))
+        return pointed
+
+    def _pointer_boundaries(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        document_ids: Tensor | None,
+        cache: ResNetBKCache | None,
+    ) -> Boundaries | None:
+        """Where the pointer's chains are cut; looked at before the call brings the cache up to date."""
+        if self.pointer is None:
+            return None
+        if input_ids is None:
+            raise ValueError(
+                f"input_ids must be given where pointer_heads={self.config.pointer_heads}, for a pointer copies tokens "
+                "(pass input_ids in the place of inputs_embeds, or build the model with pointer_heads=0)"
+            )
+        past_length = 0 if cache is None else cache.get_seq_length()
+        if cache is not None and past_length != cache.pointer_tokens:
+            raise ValueError(
+                f"past_key_values has seen {past_length} tokens and its pointer {cache.pointer_tokens}; fill it "
+                "through ResNetBKForCausalLM alone"
+            )
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        last_document = None if cache is None else cache.last_document
+        return find_boundaries(
+            attention_mask, document_ids, shape=shape, past_length=past_length, last_document=last_document
+        )
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any

@@ -2,7 +2,8 @@
 
 The head of a language model is usually a plain linear map of the last hidden state. Then the loss is computed by
 `resnet_bk.ops.linear_cross_entropy`, which never holds all logits. Some models do more (soft-capped or scaled logits,
-an auxiliary loss outside the base model); for them the model's own logits are used. `choose_head` finds out which.
+an auxiliary loss outside the base model); for them the model's own logits are used. `choose_head` finds out which. A
+model with a method `target_losses` computes losses without logits itself.
 
 Shape legend: B batch, T tokens, D width, V vocabulary.
 """
@@ -60,7 +61,11 @@ def causal_lm_loss(
     options: dict[str, Any] = {"use_cache": carry_state}
     if carry_state:
         options["cache"] = first_state(model) if state is None else state
-    if head == "fused":
+    own_losses = getattr(model, "target_losses", None)
+    if head == "fused" and own_losses is not None:
+        output = own_losses(input_ids, targets, reduction=reduction, **options)
+        value = output.loss
+    elif head == "fused":
         output = model.base_model(input_ids=input_ids, **options)
         layer = model.get_output_embeddings()
         with own_precision(model):
@@ -92,7 +97,8 @@ def own_precision(model: Any) -> AbstractContextManager[Any]:
 
 @torch.no_grad()
 def choose_head(model: Any, input_ids: Tensor) -> Head:
-    """ "fused" if the model's logits are its head applied to the last hidden state, else "model".
+    """ "fused" if the model computes losses itself, or its logits are its head applied to the last hidden state, else
+    "model".
 
     Looked at on a disturbed copy of the model whose logits are large: at the small logits of a fresh model a soft cap
     would not show.
@@ -101,6 +107,8 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
         model: a causal LM of `transformers`.
         input_ids: int64 [B, T]; a corner of it is enough.
     """
+    if hasattr(model, "target_losses"):
+        return "fused"
     layer = model.get_output_embeddings()
     if not isinstance(layer, torch.nn.Linear):
         return "model"

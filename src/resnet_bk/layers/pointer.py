@@ -1,0 +1,367 @@
+"""A pointer to words that were seen: chains that carry the words themselves, and predict them again.
+
+Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V vocabulary.
+
+A head is a chain whose value is the token as a one-hot vector, so that its state S [K, V] holds, for each of K kinds of
+context, how much of each word stood in it:
+
+    S_t = |L_t| (w_t k_t e(x_t)^T + b_t S_{t-1})
+    (q_t^T S_t)_v = sum over j with x_j = v of a_tj,    a_tj = (q_t . k_j) |Gamma_tj| w_j
+
+with L and Gamma as in `resnet_bk.ops.propagate_modulus`. Query and key are probabilities over the kinds; the key of a
+token is made of the hidden state *before* it, the query of the hidden state that predicts the next one, so that a head
+finds the words that followed contexts like the present one. With n = sum over j of a_tj the head proposes word v with
+probability (q_t^T S_t)_v / (n + s), and leaves s / (n + s) to the rest of the model: little where it has seen much like
+it. The proposals are mixed with the softmax p of the vocabulary by gates g_0, ..., g_H that sum to 1:
+
+    P(v) = (1 - sum_h g_h n_h / (n_h + s_h)) p(v) + sum_h g_h (q_t^T S_t)_v / (n_h + s_h)
+
+This is the continuous cache of Grave, Joulin and Usunier (arXiv 1612.04426) and the mixture of Merity et al. (arXiv
+1609.07843) with the weights of a propagator and a state of fixed size in the place of a window of past tokens. A token
+touches one column of S; what all columns lose is kept as one number a head.
+
+The states are read and written as numbers: no gradient goes into tokens before the call. Within a call it is exact.
+Under autograd a call forms all pairs of its tokens; without, it goes piece by piece and takes time linear in T.
+"""
+
+import math
+from typing import Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from resnet_bk import ops
+from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.chain import ChainProjection
+
+# Inside the band, with memories of a few to a few hundred words.
+POTENTIAL = (0.0, 0.8)
+ABSORPTION = (0.005, 0.3)
+# Of the projections to the kinds of context, for hidden states of size 1: kinds differ from the start.
+KINDS_STD = 0.2
+# Of the gates' biases: the vocabulary begins with e^3 times the weight of a head.
+VOCABULARY_BIAS = 3.0
+SMOOTHING = 0.1  # s at the start
+PIECE = 256  # tokens at a time where no gradient is wanted
+# S is kept divided by exp(scale), and multiplied out before either leaves the range of float32.
+LARGEST_SCALE = 30.0
+SMALLEST = 1e-30  # probability or transmission under a logarithm
+
+
+class PointerState(NamedTuple):
+    """What the heads remember, in constant size. float32 (float64 for a float64 model).
+
+    Attributes:
+        green: surface Green's functions, complex [B, H].
+        words: S / exp(scale), [B, V, H K].
+        scale: [B, H].
+        total: S summed over words, [B, H, K].
+        hidden: the last hidden state, of which the next key is made; [B, D].
+    """
+
+    green: Tensor
+    words: Tensor
+    scale: Tensor
+    total: Tensor
+    hidden: Tensor
+
+    def only(self, rows: Tensor) -> "PointerState":
+        """This state for `rows`, bool [B], and the one before any token for the others."""
+        return PointerState(*(part * rows.view(-1, *[1] * (part.ndim - 1)) for part in self))
+
+
+class Pointed(NamedTuple):
+    """What the heads propose.
+
+    Attributes:
+        copied: probability that they give: to the target of each token [B, T], or to every word [B, N, V].
+        rest: share that is left to the vocabulary, [B, T] or [B, N].
+        state: after the last token.
+    """
+
+    copied: Tensor
+    rest: Tensor
+    state: PointerState
+
+
+class KindsOfContext(nn.Linear):
+    """Hidden states to H heads' probabilities of K kinds of context."""
+
+    def __init__(self, hidden_size: int, num_heads: int, key_dim: int) -> None:
+        self.heads = (num_heads, key_dim)
+        super().__init__(hidden_size, num_heads * key_dim, bias=False)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        init.normal_(self.weight, std=KINDS_STD)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, D] to [B, T, H, K]."""
+        return _linear(self, hidden).unflatten(-1, self.heads).softmax(-1)
+
+
+class Pointer(nn.Module):
+    """See the head of this file.
+
+    Args:
+        hidden_size: D.
+        vocab_size: V.
+        num_heads: H.
+        key_dim: K.
+        absorption_min: floor of the absorption.
+    """
+
+    def __init__(
+        self, hidden_size: int, vocab_size: int, *, num_heads: int, key_dim: int, absorption_min: float
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.num_heads, self.key_dim = vocab_size, num_heads, key_dim
+        self.query = KindsOfContext(hidden_size, num_heads, key_dim)
+        self.key = KindsOfContext(hidden_size, num_heads, key_dim)
+        self.write_proj = nn.Linear(hidden_size, num_heads)
+        self.gate_proj = nn.Linear(hidden_size, 1 + num_heads)
+        self.chain = ChainProjection(
+            hidden_size,
+            num_heads,
+            potential_init=POTENTIAL,
+            absorption_min=absorption_min,
+            absorption_init=(max(ABSORPTION[0], 2 * absorption_min), max(ABSORPTION[1], 4 * absorption_min)),
+            hopping_init=1.0,
+        )
+        self.log_smoothing = nn.Parameter(torch.empty(num_heads))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """What is not a layer of its own: smoothing and the biases of the gates."""
+        init.constant_(self.log_smoothing, math.log(SMOOTHING))
+        init.zeros_(self.gate_proj.bias)
+        init.constant_(self.gate_proj.bias[:1], VOCABULARY_BIAS)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        return cls(
+            config.hidden_size,
+            config.vocab_size,
+            num_heads=config.pointer_heads,
+            key_dim=config.pointer_key_dim,
+            absorption_min=config.absorption_min,
+        )
+
+    def initial_state(self, like: Tensor) -> PointerState:
+        """The state before any token, for hidden states `like` [B, T, D]."""
+        batch, _, width = like.shape
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        heads, keys = self.num_heads, self.key_dim
+
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=dtype, device=like.device)
+
+        green = zeros(heads, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
+        return PointerState(
+            green,
+            zeros(self.vocab_size, heads * keys),
+            zeros(heads),
+            zeros(heads, keys),
+            zeros(width),
+        )
+
+    def forward(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        boundaries: Boundaries | None = None,
+        state: PointerState | None = None,
+        *,
+        targets: Tensor | None = None,
+        at: Tensor | None = None,
+        overwrite: bool = True,
+    ) -> Pointed:
+        """What the heads propose after each token.
+
+        Args:
+            hidden: last hidden states, [B, T, D].
+            input_ids: the tokens, int64 [B, T].
+            boundaries: where chains are cut; tokens of padding are not written.
+            state: before these tokens; None at the start.
+            targets: the words whose probability is wanted, int64 [B, T], any number where none is; None for all words.
+            at: places of the N tokens after which all words are wanted, int64 [N], rising; None for all T.
+            overwrite: let the state after take the memory of `state.words`, the largest part of it.
+        """
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = hidden.to(dtype)
+            state = self.initial_state(hidden) if state is None else state
+            # All words under autograd: the graph holds what would be overwritten.
+            overwrite = overwrite and not (targets is None and torch.is_grad_enabled())
+            sites = self._sites(hidden, boundaries, state)
+            length = hidden.shape[1]
+            piece = length if torch.is_grad_enabled() else PIECE
+            copied, rest = [], []
+            for start in range(0, length, piece):
+                part = slice(start, start + piece)
+                here = None if at is None else at[(at >= start) & (at < start + piece)] - start
+                wanted = None if targets is None else targets[:, part]
+                # What the first piece leaves is nobody else's.
+                reuse = overwrite or start > 0
+                pointed = self._piece(sites.part(start, piece), input_ids[:, part], state, wanted, here, reuse)
+                copied.append(pointed.copied)
+                rest.append(pointed.rest)
+                state = pointed.state
+            state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach())
+            return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)
+
+    def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":
+        previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)
+        potential, hopping, absorption = self.chain(hidden, boundaries)
+        green, last_green = ops.surface_green(potential, hopping, absorption, initial_state=state.green)
+        write = _linear(self.write_proj, hidden).sigmoid() * green.abs()
+        log_transmission, segment = (green.abs() * hopping).clamp_min(SMALLEST).log(), None
+        if boundaries is not None:
+            # The key of a token behind a cut knows nothing of what was before it.
+            previous = previous * boundaries.keep.to(hidden.dtype)
+            segment = (1 - boundaries.keep).squeeze(2).long().cumsum(1)
+            if boundaries.real is not None:
+                write = write * boundaries.tokens_only(write)
+        key = self.key(previous) * write.unsqueeze(-1)
+        gates = _linear(self.gate_proj, hidden).softmax(-1)
+        return _Sites(self.query(hidden), key, log_transmission, gates, segment, last_green.detach())
+
+    def _piece(
+        self,
+        sites: "_Sites",
+        ids: Tensor,
+        state: PointerState,
+        targets: Tensor | None,
+        at: Tensor | None,
+        overwrite: bool,
+    ) -> Pointed:
+        """Pairs of tokens within the piece, and S for what was before."""
+        query, key = sites.query.transpose(1, 2), sites.key.transpose(1, 2)  # [B, H, T, K]
+        reached, joined, open_ = sites.reach()
+        decay = (reached.unsqueeze(3) - reached.unsqueeze(2)).masked_fill(~joined, 0).to(query.dtype).exp() * joined
+        reached = reached.to(query.dtype)
+        pairs = (query @ key.transpose(2, 3)) * decay  # a_tj
+        old_query = query * (reached.exp() * open_).unsqueeze(3)
+        found = pairs.sum(3) + (old_query * state.total.unsqueeze(2)).sum(3)  # n
+
+        smoothing = self.log_smoothing.to(query.dtype).exp()[:, None]
+        gates = sites.gates.transpose(1, 2)
+        weight = gates[:, 1:] / (found + smoothing)
+        rest = gates[:, 0] + (weight * smoothing).sum(1)
+        # All heads together: [B, T, T] and [B, T, H K].
+        pairs = (weight.unsqueeze(3) * pairs).sum(1)
+        old_query = old_query * (weight * state.scale.exp().unsqueeze(2)).unsqueeze(3)
+        old_query = old_query.transpose(1, 2).flatten(2)
+        if targets is not None:
+            wanted = targets.clamp(0, self.vocab_size - 1)
+            columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(old_query.shape)
+            same = wanted.unsqueeze(2) == ids.unsqueeze(1)
+            copied = (old_query * columns).sum(2) + torch.where(same, pairs, 0.0).sum(2)
+        else:
+            if at is not None:
+                pairs, old_query, rest = (x.index_select(1, at) for x in (pairs, old_query, rest))
+            copied = old_query @ state.words.transpose(1, 2)
+            copied = copied.scatter_add(2, ids.unsqueeze(1).expand(pairs.shape), pairs)
+        with torch.no_grad():
+            if not overwrite:
+                state = state._replace(words=state.words.clone())
+            arriving = key * decay[:, :, -1].unsqueeze(3)
+            return Pointed(copied, rest, self._written(arriving, reached[:, :, -1], open_[:, :, -1], ids, state))
+
+    def _columns(self, words: Tensor) -> Tensor:
+        """Places of words [B, T] in `PointerState.words` with rows laid end to end, [B T]."""
+        rows = torch.arange(words.shape[0], device=words.device).unsqueeze(1)
+        return (rows * self.vocab_size + words).flatten()
+
+    def _written(
+        self, arriving: Tensor, log_decay: Tensor, kept: Tensor, ids: Tensor, state: PointerState
+    ) -> PointerState:
+        """The state after the piece; writes into `state.words`.
+
+        Args:
+            arriving: what is left of the keys of the words `ids` at its end, [B, H, T, K].
+            log_decay: logarithm of what is left of the state, [B, H].
+            kept: 0 where nothing is left of it, [B, 1] or [B, H].
+        """
+        decay = log_decay.exp() * kept
+        total = state.total * decay.unsqueeze(2) + arriving.sum(2)
+        words, scale = state.words, state.scale + log_decay
+        if bool((scale.abs() > LARGEST_SCALE).any()) or not bool(kept.all()):
+            factor = scale.exp() * kept
+            words.unflatten(2, (self.num_heads, self.key_dim)).mul_(factor[:, None, :, None])
+            scale = torch.zeros_like(scale)
+        arriving = (arriving * (-scale).exp()[:, :, None, None]).transpose(1, 2).flatten(2)
+        words.view(-1, words.shape[2]).index_add_(0, self._columns(ids), arriving.flatten(0, 1))
+        return state._replace(words=words, scale=scale, total=total)
+
+
+def mixed_losses(losses: Tensor, pointed: Pointed) -> Tensor:
+    """-log P of targets, in nats, of which the vocabulary alone has `losses`; [B, T]."""
+    vocabulary = pointed.rest.log() - losses
+    return -torch.logaddexp(vocabulary, pointed.copied.clamp_min(SMALLEST).log())
+
+
+def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:
+    """log P of every word, of which the vocabulary alone has `logits`; [B, N, V]."""
+    vocabulary = pointed.rest.log().unsqueeze(-1) + logits.to(pointed.copied.dtype).log_softmax(-1)
+    return torch.logaddexp(vocabulary, pointed.copied.clamp_min(SMALLEST).log()).to(logits.dtype)
+
+
+def _linear(layer: nn.Linear, hidden: Tensor) -> Tensor:
+    """In the precision of `hidden`, whatever that of the weights."""
+    bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
+    return F.linear(hidden, layer.weight.to(hidden.dtype), bias)
+
+
+class _Sites(NamedTuple):
+    """The tokens of a call or a piece.
+
+    Attributes:
+        query, key: [B, T, H, K], the key times the write gate.
+        log_transmission: logarithm of b |L|, [B, T, H].
+        gates: [B, T, 1 + H].
+        segment: number of cuts up to and with t, int64 [B, T]; None without any.
+        last_green: L after the call, [B, H].
+        before: `segment` of the token before the first, [B, 1].
+    """
+
+    query: Tensor
+    key: Tensor
+    log_transmission: Tensor
+    gates: Tensor
+    segment: Tensor | None
+    last_green: Tensor
+    before: Tensor | int = 0
+
+    def part(self, start: int, length: int) -> "_Sites":
+        """`length` tokens from `start`."""
+        tokens = slice(start, start + length)
+        segment, before = self.segment, self.before
+        if segment is not None:
+            before = segment[:, start - 1 : start] if start else 0
+            segment = segment[:, tokens]
+        query, key, log_transmission, gates = (x[:, tokens] for x in self[:4])
+        return _Sites(query, key, log_transmission, gates, segment, self.last_green, before)
+
+    def reach(self) -> tuple[Tensor, Tensor, Tensor]:
+        """How far tokens look back.
+
+        Returns:
+            The logarithm of what is left at t of what was before the first token, or behind the last cut, float64
+            [B, H, T]; whether t sees j, bool [B or 1, 1, T, T]; 1 where t sees what was before, [B or 1, 1, T].
+        """
+        steps = self.log_transmission.double().transpose(1, 2)
+        length = steps.shape[2]
+        joined = torch.ones(1, length, length, dtype=torch.bool, device=steps.device).tril()
+        if self.segment is None:
+            return steps.cumsum(2), joined.unsqueeze(1), steps.new_ones(1, 1, length, dtype=self.query.dtype)
+        joined = joined & (self.segment.unsqueeze(2) == self.segment.unsqueeze(1))
+        # The sum of the steps since the last cut: of those before, not even the rounding may be seen.
+        before = self.segment.new_zeros(self.segment.shape[0], 1) + self.before
+        cut = self.segment != torch.cat([before, self.segment[:, :-1]], dim=1)
+        steps = steps.masked_fill(cut.unsqueeze(1), 0)
+        reached = steps @ joined.double().transpose(1, 2)
+        return reached, joined.unsqueeze(1), (self.segment == self.before).unsqueeze(1).to(self.query.dtype)

@@ -1,0 +1,213 @@
+"""The pointer against its definition: every pair of tokens, one after the other."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from resnet_bk.layers import find_boundaries, pointer
+from resnet_bk.layers.pointer import Pointer, mixed_logits, mixed_losses
+from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+
+D, V, HEADS, KINDS = 6, 11, 3, 2
+ROUNDING_64 = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def build(dtype=torch.float64, **further):
+    torch.manual_seed(0)
+    layer = Pointer(D, V, **{"num_heads": HEADS, "key_dim": KINDS, "absorption_min": 1e-3, **further}).to(dtype)
+    with torch.no_grad():  # all parts matter
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+    return layer
+
+
+def inputs(batch, length, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(batch, length, D, generator=generator, dtype=torch.float64)
+    return hidden, torch.randint(V, (batch, length), generator=generator)
+
+
+def definition(layer, hidden, ids):
+    """P(v) given by the pointer's heads [T, V], and what they leave [T], for one row."""
+    length = len(ids)
+    previous = torch.cat([hidden.new_zeros(1, D), hidden[:-1]])
+    kinds = (length, HEADS, layer.key_dim)
+    query = (hidden @ layer.query.weight.T).view(kinds).softmax(-1)
+    key = (previous @ layer.key.weight.T).view(kinds).softmax(-1)
+    write = layer.write_proj(hidden).sigmoid()
+    gates = layer.gate_proj(hidden).softmax(-1)
+    sites = F.linear(hidden, layer.chain.weight, layer.chain.bias)
+    a, b, eta = sites.chunk(3, dim=-1)
+    b, eta = F.softplus(b), F.softplus(eta) + layer.chain.absorption_min
+    smoothing = layer.log_smoothing.exp()
+    green = torch.zeros(HEADS, dtype=torch.complex128)
+    weights = torch.zeros(length, HEADS, dtype=torch.float64)  # |Gamma_tj| w_j
+    copied, rest = torch.zeros(length, V, dtype=torch.float64), torch.zeros(length, dtype=torch.float64)
+    for t in range(length):
+        green = 1 / (torch.complex(a[t], -eta[t]) - b[t] ** 2 * green)
+        weights = weights * (b[t] * green.abs())
+        weights[t] = write[t] * green.abs()
+        rest[t] = gates[t, 0]
+        for h in range(HEADS):
+            found = [float(weights[j, h] * (query[t, h] @ key[j, h])) for j in range(t + 1)]
+            share = gates[t, 1 + h] / (sum(found) + smoothing[h])
+            rest[t] += share * smoothing[h]
+            for j in range(t + 1):
+                copied[t, ids[j]] += share * found[j]
+    return copied, rest
+
+
+@torch.no_grad()
+def test_it_is_its_definition():
+    layer = build()
+    hidden, ids = inputs(2, 23)
+    pointed = layer(hidden, ids)
+    for row in range(2):
+        copied, rest = definition(layer, hidden[row], ids[row])
+        assert_close(pointed.copied[row], copied, **ROUNDING_64)
+        assert_close(pointed.rest[row], rest, **ROUNDING_64)
+    assert_close(pointed.copied.sum(-1) + pointed.rest, torch.ones(2, 23, dtype=torch.float64), **ROUNDING_64)
+
+
+def test_the_probability_of_targets_is_that_among_all_words():
+    layer = build()
+    hidden, ids = inputs(2, 30)
+    targets = ids.roll(-1, 1)
+    targets[:, -1] = -100
+    everything = layer(hidden, ids)
+    some = layer(hidden, ids, targets=targets)
+    assert_close(some.rest, everything.rest)
+    found = everything.copied.gather(2, targets.clamp_min(0).unsqueeze(2)).squeeze(2)
+    assert_close(some.copied[:, :-1], found[:, :-1], **ROUNDING_64)
+    at = torch.tensor([0, 3, 29])
+    assert_close(layer(hidden, ids, at=at).copied, everything.copied[:, at], **ROUNDING_64)
+
+    logits = torch.randn(2, 30, V, dtype=torch.float64)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(2, 30)
+    expected = F.cross_entropy(mixed_logits(logits, everything).flatten(0, 1), targets.flatten(), reduction="none")
+    assert_close(mixed_losses(losses, some)[:, :-1], expected.view(2, 30)[:, :-1], **ROUNDING_64)
+    assert_close(mixed_logits(logits, everything).exp().sum(-1), torch.ones(2, 30, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("wanted", ["targets", "words"])
+def test_pieces_and_states_give_what_all_pairs_give(wanted, monkeypatch):
+    layer = build()
+    hidden, ids = inputs(2, 61)
+    targets = ids.roll(-1, 1) if wanted == "targets" else None
+    whole = layer(hidden, ids, targets=targets)
+    monkeypatch.setattr(pointer, "PIECE", 8)
+    # Small enough for S to be multiplied out many times.
+    monkeypatch.setattr(pointer, "LARGEST_SCALE", 0.5)
+    with torch.no_grad():
+        pieces = layer(hidden, ids, targets=targets)
+        assert_close(pieces.copied, whole.copied, **ROUNDING_64)
+        state, copied = None, []
+        for start, stop in ((0, 1), (1, 30), (30, 61)):
+            part = slice(start, stop)
+            pointed = layer(
+                hidden[:, part], ids[:, part], None, state, targets=None if targets is None else targets[:, part]
+            )
+            state = pointed.state
+            copied.append(pointed.copied)
+    assert_close(torch.cat(copied, 1), whole.copied, **ROUNDING_64)
+    for mine, other in ((state, whole.state), (pieces.state, whole.state)):
+        assert_close(mine.total, other.total, **ROUNDING_64)
+        assert_close(mine.green, other.green, **ROUNDING_64)
+        scaled = [
+            part.words.unflatten(2, (HEADS, KINDS)) * part.scale.exp()[:, None, :, None] for part in (mine, other)
+        ]
+        assert_close(*scaled, **ROUNDING_64)
+
+
+def test_gradients():
+    layer = build()
+    hidden, ids = inputs(2, 7)
+    targets = ids.roll(-1, 1)
+    with torch.no_grad():
+        state = layer(*inputs(2, 9, seed=2)).state
+    hidden.requires_grad_()
+
+    def losses(hidden, *parameters):
+        named = dict(zip(dict(layer.named_parameters()), parameters, strict=True))
+        options = {"targets": targets, "overwrite": False}
+        pointed = torch.func.functional_call(layer, named, (hidden, ids, None, state), options)
+        return mixed_losses(torch.full((2, 7), 3.0, dtype=torch.float64), pointed)
+
+    assert torch.autograd.gradcheck(losses, (hidden, *layer.parameters()), nondet_tol=0.0)
+
+
+def test_a_graph_over_all_words_outlives_the_next_call():
+    layer = build()
+    hidden, ids = inputs(1, 6)
+    state = layer(*inputs(1, 9, seed=2)).state
+    hidden.requires_grad_()
+    first = layer(hidden, ids, None, state)
+    with torch.no_grad():
+        layer(*inputs(1, 5, seed=3), None, first.state)
+    first.copied.sum().backward()
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_cuts_hide_what_was_before_exactly():
+    layer = build(torch.float32)
+    hidden, ids = inputs(1, 12)
+    hidden = hidden.float()
+    document_ids = torch.tensor([[0] * 5 + [1] * 7])
+    boundaries = find_boundaries(None, document_ids, shape=(1, 12))
+    whole = layer(hidden, ids, boundaries).copied[:, 5:]
+    other = torch.cat([hidden[:, :5] + 1, hidden[:, 5:]], 1)
+    assert torch.equal(layer(other, ids, boundaries).copied[:, 5:], whole)
+    assert_close(layer(hidden[:, 5:], ids[:, 5:]).copied, whole)
+
+
+def test_what_was_never_seen_is_never_proposed():
+    layer = build(torch.float32)
+    hidden, ids = inputs(1, 9)
+    copied = layer(hidden.float(), ids).copied
+    unseen = torch.ones(9, V, dtype=torch.bool)
+    for t in range(9):
+        unseen[t, ids[0, : t + 1]] = False
+    assert torch.count_nonzero(copied[0][unseen]) == 0
+    assert (copied[0][~unseen] > 0).all()
+
+
+def model(**further):
+    torch.manual_seed(0)
+    fields = {"vocab_size": V, "hidden_size": 8, "num_hidden_layers": 1, "num_heads": 2, "pointer_heads": 2}
+    return ResNetBKForCausalLM(ResNetBKConfig(**fields, **further)).eval()
+
+
+def test_embeddings_and_caches_of_the_base_model_are_refused():
+    lm = model()
+    ids = torch.randint(V, (2, 5))
+    with pytest.raises(ValueError, match=r"input_ids must be given where pointer_heads=2"):
+        lm(inputs_embeds=lm.model.embed_tokens(ids))
+    cache = lm.model(ids, use_cache=True).cache
+    with pytest.raises(ValueError, match="past_key_values has seen 5 tokens and its pointer 0"):
+        lm(ids, past_key_values=cache)
+
+
+def test_the_start_survives_saving_and_half_precision(tmp_path):
+    lm = model()
+    assert_close(lm.pointer.gate_proj.bias.detach(), torch.tensor([pointer.VOCABULARY_BIAS, 0.0, 0.0]))
+    assert_close(lm.pointer.log_smoothing.detach().exp(), torch.full((2,), pointer.SMOOTHING))
+    assert 0.1 < lm.pointer.key.weight.detach().std() < 0.3
+    lm.save_pretrained(tmp_path)
+    half = ResNetBKForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.pointer.parameters()} == {torch.float32}
+    ids = torch.randint(V, (2, 5))
+    output = half(ids, use_cache=True)
+    assert output.logits.dtype == torch.bfloat16
+    assert output.cache.pointer.words.dtype == torch.float32
+
+
+def test_loss_and_logits_in_one_call_leave_the_state_of_one():
+    lm = model()
+    ids = torch.randint(V, (2, 9))
+    with torch.no_grad():
+        both = lm(ids, labels=ids, use_cache=True)
+        again = lm(ids, labels=ids, past_key_values=both.cache)
+        expected = lm(torch.cat([ids, ids], 1), use_cache=True)
+        assert_close(again.logits, expected.logits[:, 9:], rtol=1e-4, atol=1e-4)
+        assert_close(again.cache.pointer.total, expected.cache.pointer.total, rtol=1e-4, atol=1e-5)
