@@ -48,6 +48,39 @@ def test_equals_unfused(tokens, bias, label_smoothing, reduction):
     torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-11)
 
 
+def with_extra(input, weight, target, bias=None, *, log_extra, **options):
+    """-log(p_y + e^u), by way of all logarithms of p."""
+    logarithms = F.linear(input, weight, bias).log_softmax(-1)
+    mixed = torch.logaddexp(logarithms, log_extra[:, None])
+    return F.nll_loss(mixed, target, **options)
+
+
+@pytest.mark.parametrize("tokens", [1, CHUNK["cpu"] + 1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_target_with_more_than_its_softmax(tokens, reduction):
+    case = problem(tokens, bias=True)
+    case["target"][0] = 3
+    generator = torch.Generator().manual_seed(1)
+    case["log_extra"] = (3 * torch.randn(tokens, generator=generator, dtype=torch.float64) - 4).requires_grad_()
+    leaves = [case[name] for name in ("input", "weight", "bias", "log_extra")]
+    cotangent = torch.linspace(0.5, 2.0, tokens, dtype=torch.float64) if reduction == "none" else torch.tensor(1.7)
+    results = []
+    for function in (linear_cross_entropy, with_extra):
+        loss = function(**case, reduction=reduction)
+        results.append((loss, torch.autograd.grad((loss * cotangent).sum(), leaves)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-11)
+
+
+def test_nothing_more_is_what_it_was_without():
+    case = problem(70, bias=True, dtype=torch.float32)
+    nothing = torch.full((70,), -torch.inf)
+    leaves = [case[name] for name in ("input", "weight", "bias")]
+    for backend in available_backends("linear_cross_entropy", "cpu"):
+        found = [linear_cross_entropy(**case, log_extra=extra, backend=backend) for extra in (nothing, None)]
+        assert torch.equal(*found)
+        assert all(map(torch.equal, *(torch.autograd.grad(loss, leaves) for loss in found)))
+
+
 # One unit in the last place of the operands, 2^-24 and 2^-8, times the random-walk growth of a sum over 12 products.
 @pytest.mark.parametrize(("autocast", "tolerance"), [(None, 1e-6), (torch.bfloat16, 2e-2)])
 def test_precision(autocast, tolerance):
@@ -91,7 +124,7 @@ def test_a_wrong_target_is_reported_where_values_were_not_looked_at(backend, wro
     target = torch.tensor([0, wrong, 1, 2])
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         torch.ops.resnet_bk.linear_cross_entropy_sum(
-            case["input"], case["weight"], target, case["bias"], -100, 0.0, torch.float32, backend, False
+            case["input"], case["weight"], target, case["bias"], None, -100, 0.0, torch.float32, backend, False
         )
 
 
@@ -113,6 +146,17 @@ def test_gradcheck(reduction):
         return linear_cross_entropy(input, weight, case["target"], bias, label_smoothing=0.2, reduction=reduction)
 
     assert torch.autograd.gradcheck(function, (case["input"], case["weight"], case["bias"]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_gradcheck_with_more_than_the_softmax(reduction):
+    case = problem(7, bias=True)
+    extra = torch.linspace(-6, 1, 7, dtype=torch.float64).requires_grad_()
+
+    def function(input, weight, bias, extra):
+        return linear_cross_entropy(input, weight, case["target"], bias, log_extra=extra, reduction=reduction)
+
+    assert torch.autograd.gradcheck(function, (case["input"], case["weight"], case["bias"], extra))
 
 
 def test_a_second_derivative_raises():
@@ -149,13 +193,16 @@ def test_large_and_small_inputs_are_finite(scale):
     assert all(tensor.isfinite().all() for tensor in (loss, *gradients))
 
 
+@pytest.mark.parametrize("extra", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_opcheck(transposed):
+def test_opcheck(transposed, extra):
     case = problem(9, bias=True)
     if transposed:  # gradients come contiguous all the same
         for name in ("input", "weight"):
             case[name] = case[name].detach().t().contiguous().t().requires_grad_()
-    arguments = (case["input"], case["weight"], case["target"], case["bias"], -100, 0.1, torch.float64, "chunked")
+    log_extra = torch.linspace(-6, 1, 9, dtype=torch.float64).requires_grad_() if extra else None
+    tensors = (case["input"], case["weight"], case["target"], case["bias"], log_extra)
+    arguments = (*tensors, -100, 0.0 if extra else 0.1, torch.float64, "chunked")
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True))
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)
 
@@ -181,6 +228,8 @@ INVALID = [
     ({"target": torch.tensor([0, -1, 2, 2])}, "got -1"),
     ({"bias": torch.zeros(2, dtype=torch.float64)}, r"bias must be.*\(53,\).*\(2,\)"),
     ({"bias": torch.zeros(VOCABULARY, dtype=torch.float64, device="meta")}, "share a device.*meta"),
+    ({"log_extra": torch.zeros(5, dtype=torch.float64)}, r"log_extra must be.*\(4,\).*\(5,\)"),
+    ({"log_extra": torch.zeros(4), "label_smoothing": 0.1}, "label_smoothing must be 0 where log_extra.*0.1"),
     ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
     ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
     ({"backend": "cuda"}, "backend must be 'auto' or one of .*chunked for linear_cross_entropy on cpu.*'cuda'"),

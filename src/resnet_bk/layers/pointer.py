@@ -298,10 +298,12 @@ class Pointer(nn.Module):
         return state._replace(words=words, scale=scale, total=total)
 
 
-def mixed_losses(losses: Tensor, pointed: Pointed) -> Tensor:
-    """-log P of targets, in nats, of which the vocabulary alone has `losses`; [B, T]."""
-    vocabulary = pointed.rest.log() - losses
-    return -torch.logaddexp(vocabulary, pointed.copied.clamp_min(SMALLEST).log())
+def log_odds(pointed: Pointed) -> Tensor:
+    """Logarithm of what the heads give to the targets, for each unit of what is left to the vocabulary; [B, T].
+
+    -log P = -log rest - log(p + exp(log_odds)), with p of the vocabulary.
+    """
+    return pointed.copied.clamp_min(SMALLEST).log() - pointed.rest.log()
 
 
 def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:

@@ -19,6 +19,7 @@ def linear_cross_entropy(
     target: Tensor,
     bias: Tensor | None = None,
     *,
+    log_extra: Tensor | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
@@ -34,6 +35,8 @@ def linear_cross_entropy(
         weight: float [V, D]; may be the embedding matrix itself (tied weights).
         target: int64 [...], word indices in [0, V) or `ignore_index`.
         bias: float [V] or None.
+        log_extra: float [...] or None: logarithm of a probability that the target has beside its softmax p_y, from
+            another model for example; the loss is then -log(p_y + exp(log_extra)). Differentiable; -inf is nothing.
         ignore_index: target value of tokens that take no part.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
@@ -47,27 +50,29 @@ def linear_cross_entropy(
         ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction
             or backend.
     """
-    _check(input, weight, target, bias, ignore_index, label_smoothing, reduction)
+    _check(input, weight, target, bias, log_extra, ignore_index, label_smoothing, reduction)
     matmul_dtype = input.dtype
     autocast = torch.amp.is_autocast_available(input.device.type)
     if autocast and torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
         matmul_dtype = torch.get_autocast_dtype(input.device.type)
     flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
+    flat_extra = None if log_extra is None else log_extra.reshape(-1)
     # Autocast would otherwise round the operands of the sums inside.
     with torch.autocast(input.device.type, enabled=False) if autocast else nullcontext():
         if reduction == "none":
             losses = cross_entropy_tokens(
-                flat_input, weight, flat_target, bias, ignore_index, label_smoothing, matmul_dtype, backend
+                flat_input, weight, flat_target, bias, flat_extra, ignore_index, label_smoothing, matmul_dtype, backend
             )
             return losses.view(target.shape)
         with_gradients = torch.is_grad_enabled() and any(
-            tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+            tensor is not None and tensor.requires_grad for tensor in (input, weight, bias, log_extra)
         )
         total, *_ = cross_entropy_sum(
             flat_input,
             weight,
             flat_target,
             bias,
+            flat_extra,
             ignore_index,
             label_smoothing,
             matmul_dtype,
@@ -86,6 +91,7 @@ def _check(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    log_extra: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     reduction: str,
@@ -121,9 +127,22 @@ def _check(
             f"bias must be floating point of shape ({weight.shape[0]},), one value a word, but got {bias.dtype} "
             f"{tuple(bias.shape)}; pass the bias of nn.Linear(D, V) or None"
         )
-    devices = {str(tensor.device) for tensor in (input, weight, target, bias) if tensor is not None}
+    if log_extra is not None and (log_extra.shape != target.shape or not log_extra.is_floating_point()):
+        raise ValueError(
+            f"log_extra must be floating point of the shape of target, {tuple(target.shape)}, but got "
+            f"{log_extra.dtype} {tuple(log_extra.shape)}; give every target a logarithm, -inf for nothing"
+        )
+    if log_extra is not None and label_smoothing:
+        raise ValueError(
+            f"label_smoothing must be 0 where log_extra is given, but got {label_smoothing}; it would smooth the "
+            "softmax alone"
+        )
+    tensors = (input, weight, target, bias, log_extra)
+    devices = {str(tensor.device) for tensor in tensors if tensor is not None}
     if len(devices) > 1:
-        raise ValueError(f"input, weight, target and bias must share a device, but got {sorted(devices)}; move them")
+        raise ValueError(
+            f"input, weight, target, bias and log_extra must share a device, but got {sorted(devices)}; move them"
+        )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
     if reduction not in REDUCTIONS:

@@ -37,10 +37,12 @@ def normalizers(
     bias: Tensor | None,
     label: Tensor,
     scale: Tensor,
+    log_extra: Tensor | None,
     matmul_dtype: torch.dtype,
     with_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """logsumexp of every token's logits, one of these logits, and the gradients of `sum(scale * logsumexp)`.
+    """logsumexp of every token's logits, one of these logits, and the gradients of `sum(scale * logsumexp)`, where the
+    scale of a token with `log_extra` is multiplied by the softmax's share of its target first.
 
     Args:
         x: [N, D], in the precision of accumulation.
@@ -48,6 +50,7 @@ def normalizers(
         bias: [V] or None.
         label: [N] int64, which logit; an index outside [0, V) raises.
         scale: [N], like `x`.
+        log_extra: [N], like `x`: logarithm of what the label has beside its softmax; None for nothing.
         matmul_dtype: precision of the operands of the matmuls.
             Where they are rounded (another dtype than that of `x`), the gradients are without the share of the label.
         with_gradients: False leaves the three gradients empty.
@@ -85,6 +88,8 @@ def normalizers(
         if matmul_dtype != x.dtype:
             exponentials.scatter_(1, label[rows, None], 0.0)
         inverse = scale[rows] / total
+        if log_extra is not None:
+            inverse = inverse * torch.sigmoid(at_label[rows] - normalizer[rows] - log_extra[rows])
         _add_matmul(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
         grad_input[rows] *= inverse[:, None]
         _add_matmul(grad_weight, exponentials.t(), x[rows] * inverse[:, None], matmul_dtype, keep=True)

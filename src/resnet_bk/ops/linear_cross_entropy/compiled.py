@@ -32,6 +32,7 @@ def normalizers(
     bias: Tensor | None,
     label: Tensor,
     scale: Tensor,
+    log_extra: Tensor | None,
     matmul_dtype: torch.dtype,
     with_gradients: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -48,6 +49,9 @@ def normalizers(
     offsets = x.new_zeros(vocabulary) if bias is None else bias.detach().float()
     # A word that is not there has no weight in the softmax.
     offsets = F.pad(offsets, (0, words.shape[0] - vocabulary), value=-torch.inf).contiguous()
+    extra = torch.full_like(scale, cpu.LOWEST) if log_extra is None else (log_extra - at_label).clamp_min(cpu.LOWEST)
+    # The kernels overwrite it.
+    scale = _padded(scale, TOKENS).clone()
     (padded_tokens, columns), padded_words = rows.shape, words.shape[0]
     blocks = -(-padded_words // BLOCK)
     largest, total = rows.new_empty(2, padded_tokens)
@@ -67,7 +71,7 @@ def normalizers(
     launch(
         kernel,
         (6 if with_gradients else 2) * padded_tokens * padded_words * columns,
-        *map(flat, (*operands, offsets, _padded(scale, TOKENS), largest, total)),
+        *map(flat, (*operands, offsets, scale, _padded(extra, TOKENS), largest, total)),
         *map(flat, (grad_input, grad_weight, grad_bias, room)),
         *(flat(rows.new_empty(blocks * TOKENS)) for _ in range(3)),
         flat(rows.new_empty(blocks * columns * TOKENS if with_gradients else 0)),

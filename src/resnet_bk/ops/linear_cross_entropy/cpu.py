@@ -13,14 +13,17 @@ Once all blocks of the chunk are done, m = max m_k, s = sum s_k exp(m_k - m), an
 
     d x = sum_k f_k (dx)_k       d W_k = E_k^T (f_k x)       d b_k = E_k^T f_k
 
-in a second walk over the blocks. The blocks' order in each sum is fixed: the results do not depend on the number of
-threads. E is the only thing kept between the two walks: V x C numbers, 7.7 MB in float32 for 30,000 words, in a shared
-last-level cache.
+in a second walk over the blocks. Where a target has more than its softmax (`log_extra`), the scale of its token is
+multiplied by the share of the softmax once s is known. The blocks' order in each sum is fixed: the results do not
+depend on the number of threads. E is the only thing kept between the two walks: V x C numbers, 7.7 MB in float32 for
+30,000 words, in a shared last-level cache.
 
 With bfloat16 operands the processor multiplies pairs of neighbours along the summed index and adds both to a float32
 sum. An array of such pairs is an int32 array; E is rounded to bfloat16 as it is stored, once in pairs of words (for
 d x) and once in pairs of tokens (for d W).
 """
+
+import math
 
 import numpy as np
 from numba import prange
@@ -48,8 +51,10 @@ from resnet_bk.ops.simd import (
 )
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
-# The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN.
+# The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN. Also stands
+# for the logarithm of 0.
 LOWEST = -3.0e38
+HIGHEST = 80.0  # logarithm of the odds against a word, whose exponential float32 holds
 
 
 @register_jitable
@@ -76,13 +81,15 @@ def _combine(
     largest: Floats,
     total: Floats,
     scale: Floats,
+    extra: Floats,
     block_largest: Floats,
     block_total: Floats,
     factor: Floats,
     first: int,
     blocks: int,
 ) -> None:
-    """m and s of the chunk's tokens into `largest` and `total` from `first` on, f_k into `factor` [K, C]."""
+    """m and s of the chunk's tokens into `largest` and `total` from `first` on, f_k into `factor` [K, C]; `scale`
+    becomes the softmax's share of it."""
     for c in range(0, TOKENS, lanes(scale)):
         m = load(block_largest, c, TOKENS)
         for k in range(1, blocks):
@@ -95,6 +102,9 @@ def _combine(
             store(factor, i, TOKENS, f)
         store(largest, first + c, TOKENS, m)
         store(total, first + c, TOKENS, s)
+        for i in range(first + c, first + c + lanes(scale)):
+            if extra[i] > LOWEST:
+                scale[i] /= 1.0 + math.exp(min(extra[i] + math.log(total[i]) + largest[i], HIGHEST))
         share = load(scale, first + c, TOKENS) / s
         for k in range(blocks):
             i = k * TOKENS + c
@@ -138,6 +148,7 @@ def sweep_float32(
     weight: Floats,
     bias: Floats,
     scale: Floats,
+    extra: Floats,
     largest: Floats,
     total: Floats,
     grad_input: Floats,
@@ -160,7 +171,8 @@ def sweep_float32(
         x: [N, D], N a multiple of TOKENS, D of a vector.
         weight: [V, D], V a multiple of TILE_ROWS.
         bias: [V]; zeros where there is none.
-        scale: [N], cotangent of each token's loss.
+        scale: [N], cotangent of each token's loss; overwritten.
+        extra: [N], `log_extra` less the logit of the target; LOWEST where there is none.
         largest, total: [N], m and s.
         exponentials: room for E^T [V, C]; block_largest, block_total, factor: for [K, C]; partial: for [K, D, C].
     """
@@ -212,7 +224,7 @@ def sweep_float32(
                         TOKENS,
                         words,
                     )
-        _combine(largest, total, scale, block_largest, block_total, factor, first, blocks)
+        _combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks)
         if with_gradients:
             for task in prange(blocks + width // TILE_ROWS):
                 if task >= blocks:
@@ -279,6 +291,7 @@ def sweep_bfloat16(
     label: Integers,
     bias: Floats,
     scale: Floats,
+    extra: Floats,
     largest: Floats,
     total: Floats,
     grad_input: Floats,
@@ -361,7 +374,7 @@ def sweep_bfloat16(
                     tile_zero(
                         partial, at, TOKENS, bias, 0, weight_pairs, start, 1, width, joined, 0, TOKENS, words // 2
                     )
-        _combine(largest, total, scale, block_largest, block_total, factor, first, blocks)
+        _combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks)
         if with_gradients:
             for task in prange(blocks + width // TILE_ROWS):
                 if task >= blocks:

@@ -10,8 +10,8 @@ from resnet_bk.ops.linear_cross_entropy.sweep import sweep
 
 
 def _empty(
-    input: Tensor, weight: Tensor, bias: Tensor | None, with_gradients: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    input: Tensor, weight: Tensor, bias: Tensor | None, log_extra: Tensor | None, with_gradients: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Outputs of `sweep` without values, for shape propagation."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     return (
@@ -19,7 +19,11 @@ def _empty(
         input.new_empty(input.shape if with_gradients else (0,), dtype=dtype),
         input.new_empty(weight.shape if with_gradients else (0,), dtype=dtype),
         input.new_empty(weight.shape[0] if with_gradients and bias is not None else 0, dtype=dtype),
+        input.new_empty(input.shape[0] if with_gradients and log_extra is not None else 0, dtype=dtype),
     )
+
+
+DIFFERENTIABLE = (0, 1, 3, 4)  # places of input, weight, bias and log_extra among the arguments
 
 
 @torch.library.custom_op("resnet_bk::linear_cross_entropy_sum", mutates_args=())
@@ -28,22 +32,24 @@ def cross_entropy_sum(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    log_extra: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     matmul_dtype: torch.dtype,
     backend: str,
     with_gradients: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Sum of the losses (0-d) and its gradients, formed in the forward pass."""
-    losses, grad_input, grad_weight, grad_bias = sweep(
-        input, weight, target, bias, None, ignore_index, label_smoothing, matmul_dtype, backend, with_gradients
-    )
-    return losses.sum(), grad_input, grad_weight, grad_bias
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, with_gradients)
+    swept = sweep(input, weight, target, bias, log_extra, None, *options)
+    return swept[0].sum(), *swept[1:]
 
 
 @cross_entropy_sum.register_fake
-def _(input, weight, target, bias, ignore_index, label_smoothing, matmul_dtype, backend, with_gradients):  # type: ignore[no-untyped-def]
-    losses, *gradients = _empty(input, weight, bias, with_gradients)
+def _(  # type: ignore[no-untyped-def]
+    input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend, with_gradients
+):
+    losses, *gradients = _empty(input, weight, bias, log_extra, with_gradients)
     return (losses.new_empty(()), *gradients)
 
 
@@ -59,23 +65,20 @@ def _(gradient, factor, dtype):  # type: ignore[no-untyped-def]
 
 
 def _sum_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    input, weight, _, bias, *_ = inputs
-    ctx.dtypes = (input.dtype, weight.dtype, None if bias is None else bias.dtype)
+    ctx.dtypes = [None if inputs[place] is None else inputs[place].dtype for place in DIFFERENTIABLE]
     ctx.save_for_backward(*output[1:])
     # The gradients are outputs to PyTorch: it would fill zeros for their cotangents.
     ctx.set_materialize_grads(False)
 
 
 def _sum_backward(ctx, grad_sum, *_):  # type: ignore[no-untyped-def]
+    gradients = [None] * 10
     if grad_sum is None:
-        return (None,) * 9
-    gradients = [
-        _scale(gradient, grad_sum, dtype) if dtype is not None and needed else None
-        for gradient, dtype, needed in zip(
-            ctx.saved_tensors, ctx.dtypes, (*ctx.needs_input_grad[:2], ctx.needs_input_grad[3]), strict=True
-        )
-    ]
-    return gradients[0], gradients[1], None, gradients[2], None, None, None, None, None
+        return tuple(gradients)
+    for place, gradient, dtype in zip(DIFFERENTIABLE, ctx.saved_tensors, ctx.dtypes, strict=True):
+        if dtype is not None and ctx.needs_input_grad[place]:
+            gradients[place] = _scale(gradient, grad_sum, dtype)
+    return tuple(gradients)
 
 
 cross_entropy_sum.register_autograd(_sum_backward, setup_context=_sum_setup)
@@ -87,18 +90,20 @@ def cross_entropy_tokens(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    log_extra: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     matmul_dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
     """Losses [N]. Their cotangents differ from token to token, so the backward pass sweeps again."""
-    return sweep(input, weight, target, bias, None, ignore_index, label_smoothing, matmul_dtype, backend, False)[0]
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, False)
+    return sweep(input, weight, target, bias, log_extra, None, *options)[0]
 
 
 @cross_entropy_tokens.register_fake
-def _(input, weight, target, bias, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
-    return _empty(input, weight, bias, False)[0]
+def _(input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
+    return _empty(input, weight, bias, log_extra, False)[0]
 
 
 @torch.library.custom_op("resnet_bk::linear_cross_entropy_tokens_backward", mutates_args=())
@@ -108,42 +113,41 @@ def _tokens_backward(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    log_extra: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     matmul_dtype: torch.dtype,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    _, grad_input, grad_weight, grad_bias = sweep(
-        input, weight, target, bias, grad_losses, ignore_index, label_smoothing, matmul_dtype, backend, True
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, True)
+    _, *gradients = sweep(input, weight, target, bias, log_extra, grad_losses, *options)
+    leaves = (input, weight, bias, log_extra)
+    grad_input, grad_weight, grad_bias, grad_extra = (
+        gradient if leaf is None else gradient.to(leaf.dtype) for gradient, leaf in zip(gradients, leaves, strict=True)
     )
-    return (
-        grad_input.to(input.dtype),
-        grad_weight.to(weight.dtype),
-        grad_bias if bias is None else grad_bias.to(bias.dtype),
-    )
+    return grad_input, grad_weight, grad_bias, grad_extra
 
 
 @_tokens_backward.register_fake
-def _(grad_losses, input, weight, target, bias, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
-    return (
-        input.new_empty(input.shape),
-        weight.new_empty(weight.shape),
-        input.new_empty(0) if bias is None else bias.new_empty(bias.shape),
-    )
+def _(grad_losses, input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
+    leaves = (input, weight, bias, log_extra)
+    return tuple(input.new_empty(0) if leaf is None else leaf.new_empty(leaf.shape) for leaf in leaves)
 
 
 def _tokens_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    input, weight, target, bias, *ctx.options = inputs
-    ctx.has_bias = bias is not None
-    ctx.save_for_backward(input, weight, target, *(() if bias is None else (bias,)))
+    tensors, ctx.options = inputs[:5], inputs[5:]
+    ctx.given = [tensor is not None for tensor in tensors]
+    ctx.save_for_backward(*(tensor for tensor in tensors if tensor is not None))
 
 
 def _tokens_autograd(ctx, grad_losses):  # type: ignore[no-untyped-def]
-    input, weight, target, *bias = ctx.saved_tensors
-    grad_input, grad_weight, grad_bias = _tokens_backward(
-        grad_losses, input, weight, target, bias[0] if bias else None, *ctx.options
+    saved = iter(ctx.saved_tensors)
+    tensors = [next(saved) if given else None for given in ctx.given]
+    grad_input, grad_weight, grad_bias, grad_extra = _tokens_backward(grad_losses, *tensors, *ctx.options)
+    grad_bias, grad_extra = (
+        gradient if given else None for gradient, given in zip((grad_bias, grad_extra), ctx.given[3:], strict=True)
     )
-    return grad_input, grad_weight, None, grad_bias if ctx.has_bias else None, None, None, None, None
+    return grad_input, grad_weight, None, grad_bias, grad_extra, None, None, None, None
 
 
 cross_entropy_tokens.register_autograd(_tokens_autograd, setup_context=_tokens_setup)

@@ -11,6 +11,12 @@ Only the first term needs all V logits: `normalizers` of a backend gives it and 
 that the backward pass of a mean or a sum only scales what is stored, and z_y with the same rounding. The gradients of
 the other two terms are gathers (rows W_y) and rank-one (the mean row of W), and are added here.
 
+With `log_extra` = u the target has e^u beside its softmax: loss = -log(p_y + e^u), and with r = p_y / (p_y + e^u)
+
+    d loss / d z_j = r (p_j - [j = y]),        d loss / d u = r - 1
+
+so that r multiplies the scale of the token.
+
 Where the operands of the matmuls are rounded to half precision, the share of the label itself, p_y, is left out of the
 matmuls and added with the second term, as p_y - 1 = expm1(z_y - logsumexp(z)) times the unrounded W_y and x. A token
 that is predicted well has 1 - p_y << 1, and rounding p_y W_y would leave little of the difference (p_y - 1) W_y.
@@ -54,13 +60,14 @@ def sweep(
     weight: Tensor,
     target: Tensor,
     bias: Tensor | None,
+    log_extra: Tensor | None,
     token_scale: Tensor | None,
     ignore_index: int,
     label_smoothing: float,
     matmul_dtype: torch.dtype,
     backend: str,
     with_gradients: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses of every token and the gradients of `sum(token_scale * losses)`.
 
     Args:
@@ -68,14 +75,15 @@ def sweep(
         weight: [V, D].
         target: [N] int64; entries equal to `ignore_index` count as zero loss and zero gradient.
         bias: [V] or None.
+        log_extra: [N] logarithm of what the target has beside its softmax, or None; without label smoothing.
         token_scale: [N] cotangent of the losses; None stands for ones.
         matmul_dtype: precision of the operands of the matmuls; sums over tokens and words are float32 or better.
         backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
-        with_gradients: False leaves the three gradients empty.
+        with_gradients: False leaves the four gradients empty.
 
     Returns:
-        losses [N], gradient of input [N, D], of weight [V, D], of bias [V] (empty where not asked for), all in the
-        precision of accumulation: float64 for float64 input, else float32.
+        losses [N], gradient of input [N, D], of weight [V, D], of bias [V], of log_extra [N] (empty where not asked
+        for), all in the precision of accumulation: float64 for float64 input, else float32.
 
     Raises:
         ValueError: see `choose`.
@@ -87,11 +95,12 @@ def sweep(
     # On a CPU the number of kept tokens is known without a wait, and the others are not computed.
     if input.device.type == "cpu" and not bool(kept.all()):
         index = kept.nonzero()[:, 0]
-        losses, grad_input, grad_weight, grad_bias = sweep(
+        losses, grad_input, grad_weight, grad_bias, grad_extra = sweep(
             input[index],
             weight,
             target[index],
             bias,
+            None if log_extra is None else log_extra[index],
             None if token_scale is None else token_scale[index],
             ignore_index,
             label_smoothing,
@@ -102,13 +111,16 @@ def sweep(
         all_losses = losses.new_zeros(target.shape).index_copy_(0, index, losses)
         if with_gradients:
             grad_input = grad_input.new_zeros(input.shape).index_copy_(0, index, grad_input)
-        return all_losses, grad_input, grad_weight, grad_bias
+        if grad_extra.numel():
+            grad_extra = grad_extra.new_zeros(target.shape).index_copy_(0, index, grad_extra)
+        return all_losses, grad_input, grad_weight, grad_bias, grad_extra
     dispatch.note("linear_cross_entropy", backend)
     x = input.to(accumulate)
     label = target.where(kept, torch.zeros_like(target))
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
+    extra = None if log_extra is None else log_extra.to(accumulate)
     normalizer, at_label, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
-        x, weight, bias, label, scale, matmul_dtype, with_gradients
+        x, weight, bias, label, scale, extra, matmul_dtype, with_gradients
     )
     bias_row = None if bias is None else bias.to(accumulate)
     loss = normalizer - (1.0 - label_smoothing) * at_label
@@ -116,6 +128,13 @@ def sweep(
     if mean_row is not None:
         mean_logit = torch.mv(x, mean_row)
         loss -= label_smoothing * (mean_logit if bias_row is None else mean_logit + bias_row.mean())
+    grad_extra = x.new_empty(0)
+    if extra is not None:
+        log_odds = at_label - normalizer - extra
+        loss = -torch.logaddexp(-loss, extra)
+        if with_gradients:
+            grad_extra = -torch.sigmoid(-log_odds) * scale
+            scale = scale * torch.sigmoid(log_odds)
     losses = loss.where(kept, torch.zeros_like(loss))
     if with_gradients:
         # p_y - (1 - e), or its second part where the matmuls have the first.
@@ -130,4 +149,4 @@ def sweep(
             grad_weight -= (label_smoothing / vocabulary) * torch.mv(x.t(), scale)
             if bias_row is not None:
                 grad_bias -= (label_smoothing / vocabulary) * scale.sum()
-    return losses, grad_input, grad_weight, grad_bias
+    return losses, grad_input, grad_weight, grad_bias, grad_extra
