@@ -59,6 +59,29 @@ def test_the_shape_reaches_every_model():
     assert found["llama"].num_key_value_heads == 2
 
 
+def test_the_model_under_a_pointer_is_shaped_and_sized():
+    found = configs(
+        {
+            "resnet-bk": {"config": {"pointer_heads": 2}},
+            "both": {
+                "transformers": "resnet_bk_pointer",
+                "carry_state": True,
+                "config": {"language_model": {"model_type": "llama", "rms_norm_eps": 1e-5}, "pointer_heads": 2},
+            },
+        }
+    )
+    inner = found["both"].inner
+    assert (inner.model_type, inner.vocab_size, inner.hidden_size, found["both"].pointer_heads) == ("llama", 500, 64, 2)
+    assert count_config(found["both"]).deviation(count_config(found["resnet-bk"])) <= 0.02
+    for wrong, message in (
+        ({}, "config.language_model.model_type=None: must be a causal LM of transformers"),
+        ({"language_model": {"model_type": "llama"}, "heads": 2}, "config.heads: resnet_bk_pointer has no such field"),
+        ({"language_model": {"model_type": "llama", "n_inner": 2}}, "config.n_inner: llama has no such field"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configs({"resnet-bk": {}, "both": {"transformers": "resnet_bk_pointer", "config": wrong}})
+
+
 def test_gated_deltanet_has_no_attention():
     found = configs({"resnet-bk": {}, "gated-deltanet": {}}, hidden_size=32, num_layers=3, num_heads=2)
     config = found["gated-deltanet"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from resnet_bk.training import RunSpec
-from tests.training.tiny import tiny_gpt2, tiny_resnet_bk
+from tests.training.tiny import tiny_gpt2, tiny_gpt2_pointer, tiny_resnet_bk
 
 # Every switch that skips work, and the schedule of one of them.
 SWITCHES: dict[str, Any] = {
@@ -18,6 +18,8 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "resnet-bk": (tiny_resnet_bk, {"carry_state": True}),
     "resnet-bk-vector": (lambda: tiny_resnet_bk(state="vector"), {"carry_state": True}),
     "switches-muon": (lambda: tiny_resnet_bk(**SWITCHES), {"carry_state": True, "optimizer": "muon"}),
+    "pointer": (lambda: tiny_resnet_bk(pointer_heads=2), {"carry_state": True, "optimizer": "muon"}),
+    "gpt2-pointer": (tiny_gpt2_pointer, {"carry_state": True}),
     # Dropout: the random numbers must go on where they were.
     "gpt2": (lambda: tiny_gpt2(dropout=0.2), {}),
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.models import PointerConfig, ResNetBKConfig, ResNetBKForCausalLM
 
 VOCABULARY, LENGTH, BATCH = 61, 12, 3
 
@@ -53,6 +53,12 @@ def tiny_gpt2(dropout: float = 0.0) -> Any:
         eos_token_id=0,
         tie_word_embeddings=False,
     )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def tiny_gpt2_pointer() -> Any:
+    config = PointerConfig(language_model=tiny_gpt2().config, pointer_heads=2, pointer_key_dim=3)
+    torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config)
 
 

@@ -21,9 +21,9 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-import resnet_bk.models  # noqa: F401, registers resnet_bk with the Auto classes
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
+from resnet_bk.models import PointerConfig  # the import registers our models with the Auto classes
 from resnet_bk.training.carried import constant_state
 
 # name -> (model type of transformers, field that is solved for; None for a fixed shape)
@@ -42,7 +42,7 @@ FIXED: dict[str, dict[str, Any]] = {
     "resnet-bk-seed": {"green": "two_sided"},
     "resnet-bk-seed-causal": {"green": "surface"},
 }
-OURS = ("resnet_bk", "resnet_bk_seed")
+OURS = ("resnet_bk", "resnet_bk_seed", "resnet_bk_pointer")
 # A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
 # Where that leaves a smaller state than this, there are fewer blocks.
 MAMBA2_STATE = 8
@@ -93,7 +93,7 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
 
 def may_carry(config: PreTrainedConfig) -> bool:
     """Whether a model hands a state of constant size from segment to segment."""
-    return config.model_type == "resnet_bk" or constant_state(config)
+    return config.model_type in ("resnet_bk", "resnet_bk_pointer") or constant_state(config)
 
 
 def fixed_shape(name: str, entry: ModelEntry) -> bool:
@@ -127,7 +127,26 @@ def _template(
                 f"config.{key}={entry.config[key]!r}: {name} is the model with {key}={value!r}; give the other one "
                 f"another name, with `transformers: {model_type}`"
             )
+    if model_type == "resnet_bk_pointer":
+        return _pointer_template(shape, protocol, entry.config)
     return config_template(model_type, shape, fixed | entry.config)
+
+
+def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[str, Any]) -> Template:
+    """Of the language model under the pointer, which has the shape and is sized."""
+    inner = dict(config.get("language_model", {}))
+    inner_type = inner.pop("model_type", None)
+    if inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"config.language_model.model_type={inner_type!r}: must be a causal LM of transformers, for example llama"
+        )
+    special = SHAPES.get(inner_type)
+    template = config_template(inner_type, shape | (special(protocol) if special else {}), inner)
+    own = {key: value for key, value in config.items() if key != "language_model"}
+    unknown = sorted(set(own) - set(PointerConfig.__annotations__))
+    if unknown:
+        raise ValueError(f"config.{unknown[0]}: resnet_bk_pointer has no such field")
+    return lambda further: PointerConfig(language_model=template(further), **own)
 
 
 def _model_type(name: str, entry: ModelEntry) -> str:
@@ -188,6 +207,11 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     return make
 
 
+def _sized(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a configuration that has the shape."""
+    return config.inner if isinstance(config, PointerConfig) else config
+
+
 def _fields(config: PreTrainedConfig) -> set[str]:
     own = set(inspect.signature(type(config).__init__).parameters) | set(config.to_dict())
     return {name for name in own | set(config.attribute_map) if not name.startswith("_") and name != "self"}
@@ -230,7 +254,7 @@ def _match(
 ) -> PreTrainedConfig:
     """Solve for the size field, or check the size where it is given."""
     size_by = entry.size_by or (KNOWN[name][1] if entry.transformers is None else None)
-    if size_by is None and "intermediate_size" in _fields(template({})):
+    if size_by is None and "intermediate_size" in _fields(_sized(template({}))):
         size_by = "intermediate_size"
     if size_by is None or size_by in entry.config:
         config, way_out = template({}), "change its config"

@@ -298,12 +298,30 @@ class Pointer(nn.Module):
         return state._replace(words=words, scale=scale, total=total)
 
 
-def log_odds(pointed: Pointed) -> Tensor:
-    """Logarithm of what the heads give to the targets, for each unit of what is left to the vocabulary; [B, T].
+def mixed_loss(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = -100
+) -> Tensor:
+    """Cross-entropy of targets [B, T] under the mixture, of which `head` [D] -> [V] has the vocabulary's part.
 
-    -log P = -log rest - log(p + exp(log_odds)), with p of the vocabulary.
+    -log P = -log rest - log(p + copied / rest), with p the softmax of the head.
+
+    Args:
+        hidden: last hidden states, [B, T, D].
+        head: of the model.
+        targets: int64 [B, T]; `ignore_index` where nothing is predicted.
+        pointed: what the pointer proposes for these targets.
+        reduction: "mean", "sum" or "none" ([B, T]).
     """
-    return pointed.copied.clamp_min(SMALLEST).log() - pointed.rest.log()
+    log_rest = pointed.rest.log()
+    log_extra = pointed.copied.clamp_min(SMALLEST).log() - log_rest
+    loss = ops.linear_cross_entropy(
+        hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
+    )
+    kept = targets != ignore_index
+    log_rest = torch.where(kept, log_rest, 0.0)
+    if reduction != "none":
+        log_rest = log_rest.sum() / (kept.sum() if reduction == "mean" else 1)
+    return loss - log_rest
 
 
 def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:

@@ -3,8 +3,10 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from resnet_bk.models.cache import ResNetBKCache
+from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
+from resnet_bk.models.modeling_pointer import PointerForCausalLM
 from resnet_bk.models.modeling_resnet_bk import ResNetBKForCausalLM, ResNetBKModel, ResNetBKPreTrainedModel
 from resnet_bk.models.modeling_resnet_bk_seed import (
     ResNetBKSeedForCausalLM,
@@ -19,8 +21,12 @@ AutoModelForCausalLM.register(ResNetBKConfig, ResNetBKForCausalLM, exist_ok=True
 AutoConfig.register(ResNetBKSeedConfig.model_type, ResNetBKSeedConfig, exist_ok=True)
 AutoModel.register(ResNetBKSeedConfig, ResNetBKSeedModel, exist_ok=True)
 AutoModelForCausalLM.register(ResNetBKSeedConfig, ResNetBKSeedForCausalLM, exist_ok=True)
+AutoConfig.register(PointerConfig.model_type, PointerConfig, exist_ok=True)
+AutoModelForCausalLM.register(PointerConfig, PointerForCausalLM, exist_ok=True)
 
 __all__ = [
+    "PointerConfig",
+    "PointerForCausalLM",
     "ResNetBKCache",
     "ResNetBKCausalLMOutput",
     "ResNetBKConfig",

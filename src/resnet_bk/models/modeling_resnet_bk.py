@@ -20,7 +20,7 @@ from resnet_bk.layers import (
     SparseMoE,
     find_boundaries,
 )
-from resnet_bk.layers.pointer import Pointed, log_odds, mixed_logits
+from resnet_bk.layers.pointer import Pointed, mixed_logits, mixed_loss
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
@@ -292,26 +292,13 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         """Cross-entropy of `targets`; `last`: nobody asks the pointer after this."""
         hidden = output.last_hidden_state
         assert hidden is not None
-        pointed = (
-            None if self.pointer is None else self._point(output, input_ids, boundaries, targets=targets, last=last)
-        )
+        pointed = None
+        if self.pointer is not None:
+            pointed = self._point(output, input_ids, boundaries, targets=targets, last=last)
         with mixed_precision(self.config, hidden.device):
-            loss = linear_cross_entropy(
-                hidden,
-                self.lm_head.weight,
-                targets,
-                log_extra=None if pointed is None else log_odds(pointed),
-                ignore_index=IGNORED,
-                reduction=reduction,
-            )
-        if pointed is None:
-            return loss
-        # The head has the loss as if the whole vocabulary's share were its own.
-        kept = targets != IGNORED
-        shares = torch.where(kept, pointed.rest, 1.0).log()
-        if reduction != "none":
-            shares = shares.sum() / (kept.sum() if reduction == "mean" else 1)
-        return loss - shares
+            if pointed is not None:
+                return mixed_loss(hidden, self.lm_head, targets, pointed, reduction=reduction, ignore_index=IGNORED)
+            return linear_cross_entropy(hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction)
 
     def _logits(
         self,

@@ -1,0 +1,62 @@
+"""Configuration of a causal LM of `transformers` with a pointer."""
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from resnet_bk.models.rules import Rules
+
+
+class PointerConfig(PreTrainedConfig):
+    r"""A language model and the pointer beside its head. All arguments are keywords.
+
+    Args:
+        language_model (`PreTrainedConfig` or `dict`): of a causal LM of `transformers` whose logits are a linear map of
+            its last hidden state; a dictionary says with `model_type` of which.
+        pointer_heads, pointer_key_dim, absorption_min: as in `ResNetBKConfig`.
+
+    Raises:
+        ValueError: naming every field that is wrong, its value, the rule and the way out.
+    """
+
+    model_type: ClassVar[str] = "resnet_bk_pointer"
+    sub_configs: ClassVar[dict[str, Any]] = {"language_model": AutoConfig}
+
+    language_model: PreTrainedConfig | dict[str, Any] | None = None
+    pointer_heads: int = 4
+    pointer_key_dim: int = 16
+    absorption_min: float = 1e-3
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.language_model, dict) and "model_type" in self.language_model:
+            self.language_model = AutoConfig.for_model(**self.language_model)
+        rules = Rules(self)
+        if not isinstance(self.language_model, PreTrainedConfig):
+            rules.problems.append(
+                f"language_model={self.language_model!r} must be the configuration of a causal LM (for example "
+                "{'model_type': 'llama'})"
+            )
+        rules.whole("pointer_heads", 1, "4 is usual")
+        rules.whole("pointer_key_dim", 2, "16 is usual")
+        rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
+        if rules.problems:
+            raise ValueError(f"PointerConfig: {'; '.join(rules.problems)}")
+        super().__post_init__(**kwargs)
+
+    @property
+    def inner(self) -> PreTrainedConfig:
+        """`language_model` as a configuration."""
+        assert isinstance(self.language_model, PreTrainedConfig)
+        return self.language_model
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.inner.vocab_size)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.inner.hidden_size)
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return int(self.inner.num_hidden_layers)

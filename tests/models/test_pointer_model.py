@@ -1,0 +1,87 @@
+"""A Transformer with a pointer: the pointer's own tests are in tests/layers/test_pointer.py."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from resnet_bk.bench.audit import audit_causality
+from resnet_bk.models import PointerConfig, PointerForCausalLM
+from resnet_bk.training.loss import causal_lm_loss, choose_head
+
+V = 23
+LLAMA = {
+    "model_type": "llama", "vocab_size": V, "hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "tie_word_embeddings": True,
+}  # fmt: skip
+GPT2 = {"model_type": "gpt2", "vocab_size": V, "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # fmt: skip
+
+
+def build(inner=LLAMA, **further):
+    torch.manual_seed(0)
+    fields = {"pointer_heads": 2, "pointer_key_dim": 3, **further}
+    model = PointerForCausalLM(PointerConfig(language_model=inner, **fields)).double().eval()
+    with torch.no_grad():  # heads that matter
+        model.pointer.gate_proj.bias.zero_()
+    return model
+
+
+def ids(batch, length, seed=1):
+    return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_it_is_causal_and_its_loss_is_that_of_its_logits(inner):
+    model = build(inner)
+    assert audit_causality(model, V, lengths=(2, 33)).verdict == "causal"
+    words, targets = ids(2, 19), ids(2, 19, seed=2)
+    targets[0, :4] = -100
+    logits = model(words).logits
+    assert_close(logits.exp().sum(-1), torch.ones(2, 19, dtype=torch.float64))
+    assert choose_head(model, words) == "fused"
+    for reduction in ("mean", "sum", "none"):
+        expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+        found = causal_lm_loss(model, words, targets, "fused", reduction=reduction)
+        assert_close(found.value, expected.view(found.value.shape), rtol=1e-10, atol=1e-12)
+        assert found.state is None
+        assert 0 < found.measures["pointed"] < 1
+
+
+def test_the_pointer_remembers_what_the_transformer_forgets():
+    model = build()
+    words, targets = ids(2, 24), ids(2, 24, seed=2)
+    with torch.no_grad():
+        first = causal_lm_loss(model, words[:, :11], targets[:, :11], "fused", carry_state=True)
+        second = causal_lm_loss(
+            model, words[:, 11:], targets[:, 11:], "fused", carry_state=True, state=first.state, reduction="none"
+        )
+        hidden = [model.language_model.base_model(part).last_hidden_state for part in words.split([11, 13], dim=1)]
+        pointed = model.pointer(torch.cat(hidden, 1), words, targets=targets)
+        vocabulary = model.get_output_embeddings()(hidden[1]).softmax(-1)
+        vocabulary = vocabulary.gather(2, targets[:, 11:, None]).squeeze(2)
+    expected = -(pointed.rest[:, 11:] * vocabulary + pointed.copied[:, 11:]).log()
+    assert_close(second.value, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_save_and_load(tmp_path):
+    model = build().float()
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(again, PointerForCausalLM)
+    assert isinstance(again.config.inner, LlamaConfig)
+    assert torch.equal(again(ids(2, 9)).logits, model(ids(2, 9)).logits)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    assert (again.config.vocab_size, again.config.hidden_size, again.config.num_hidden_layers) == (V, 16, 2)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="language_model=None must be the configuration of a causal LM"):
+        PointerConfig()
+    with pytest.raises(ValueError, match=r"pointer_heads=0 must be .*; pointer_key_dim=1 must be"):
+        PointerConfig(language_model=GPT2Config(), pointer_heads=0, pointer_key_dim=1)
+    with pytest.raises(ValueError, match="absorption_min=0 must be above 0"):
+        PointerConfig(language_model=GPT2Config(), absorption_min=0)
+    with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
+        build()(ids(1, 3), use_cache=True)
