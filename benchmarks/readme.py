@@ -2,8 +2,8 @@
 
     python -m benchmarks.readme [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those of `quick` and `seed-local` in results/. --check writes
-nothing and exits with code 1 if the README differs from them.
+FILE is the results.json of `resnet-bk bench`, by default those of `seed-local-tuned`, `quick` and `seed-local` in results/.
+--check writes nothing and exits with code 1 if the README differs from them.
 """
 
 import sys
@@ -18,7 +18,7 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-FILES = [ROOT / "results" / suite / "results.json" for suite in ("quick", "seed-local")]
+FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "quick", "seed-local")]
 NAMES = {
     "resnet-bk": "**ResNet-BK** (matrix state, short convolution)",
     "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
@@ -26,10 +26,19 @@ NAMES = {
     "resnet-bk-seed": "the earlier system, which sees the answer",
     "resnet-bk-seed-causal": "the earlier system without its leak",
 }
+TUNED = {
+    "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
+    "no-pointer": "the same without the pointer",
+    "no-convolution": "the same without the convolution",
+    "llama-pointer": "Llama with ResNet-BK's pointer",
+    "mamba2": "Mamba-2",
+    "gated-deltanet": "Gated DeltaNet",
+}
 
 
 def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last."""
+    names = NAMES | (TUNED if results["protocol"]["name"] == "seed-local-tuned" else {})
     by_model: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
         by_model.setdefault(run["model_name"], []).append(run)
@@ -48,7 +57,7 @@ def rows(results: Mapping[str, Any]) -> str:
         without = "held_out_perplexity_without_carry"
         lines.append(
             (
-                NAMES.get(name, name),
+                names.get(name, name),
                 reached(runs, "held_out_perplexity"),
                 reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
                 fmt.count(runs[0]["parameters"]),

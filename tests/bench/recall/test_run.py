@@ -217,6 +217,11 @@ def test_a_model_whose_feed_forward_networks_are_not_found():
         without_feed_forward(config, 0)
 
 
+def test_a_pointer_is_no_mixer():
+    with pytest.raises(ValueError, match="pointer_heads=2: recall asks what the sequence mixers can do"):
+        without_feed_forward(ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, pointer_heads=2), 0)
+
+
 def test_state_elements():
     vector = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="vector", state_channels=24)
     assert state_elements(without_feed_forward(vector, 0)) == 2 * 2 * 24

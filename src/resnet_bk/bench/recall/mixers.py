@@ -24,8 +24,13 @@ def without_feed_forward(config: PreTrainedConfig, seed: int) -> Any:
     """The model of a configuration, its feed-forward networks taken out; Mamba-2 has none.
 
     Raises:
-        ValueError: the model keeps them under an unknown name.
+        ValueError: the model keeps them under an unknown name, or has a pointer, which is no mixer.
     """
+    if getattr(config, "pointer_heads", 0):
+        raise ValueError(
+            f"pointer_heads={config.pointer_heads}: recall asks what the sequence mixers can do, and not the pointer "
+            "beside the head; set it to 0"
+        )
     model = build_model(config, seed)
     layers = [module for module in model.modules() if any(hasattr(module, name) for name in FEED_FORWARD_NAMES)]
     if not layers and config.model_type not in ("mamba", "mamba2"):

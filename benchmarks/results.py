@@ -1,0 +1,134 @@
+"""Writes the figures of the tuned comparisons into docs/results.md, so that none is typed by hand.
+
+    python -m benchmarks.results [FILE ...] [--page FILE] [--check]
+
+FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/ (a grid
+of learning rates in results/PROTOCOL-grid). --check writes nothing and exits with code 1 if the page differs from them.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.command import guarded
+from benchmarks.page import fill_page, machine, read_json, replace_all, table
+from resnet_bk.bench import formatting as fmt
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "results.md"
+PROTOCOLS = ("seed-local-tuned",)
+FILES = [ROOT / "results" / f"{name}{kind}" / "results.json" for name in PROTOCOLS for kind in ("", "-grid")]
+# What the others are held to: the Transformers as `transformers` has them.
+TRANSFORMERS = ("llama", "gpt2")
+HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
+
+
+def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each model, in the order of the protocol."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        found.setdefault(run["model_name"], []).append(run)
+    return found
+
+
+def best_transformer(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The Transformer with the lowest mean held-out perplexity.
+
+    Raises:
+        ValueError: there is none.
+    """
+    reached = {name: fmean(run[HELD_OUT] for run in models[name]) for name in TRANSFORMERS if name in models}
+    if not reached:
+        raise ValueError(f"the results hold no run of {' or '.join(TRANSFORMERS)}, which others are compared with")
+    return min(reached, key=lambda name: reached[name])
+
+
+def rows(results: Mapping[str, Any]) -> str:
+    """A row a model, the lowest perplexity first."""
+    models = by_model(results)
+    base = best_transformer(models)
+    reference = fmean(run[HELD_OUT] for run in models[base])
+    time = fmean(run["training_time"] for run in models[base])
+
+    def spread(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return fmt.MISSING
+        return fmt.perplexity(fmean(known)) + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
+
+    lines = []
+    for name, runs in sorted(models.items(), key=lambda item: fmean(run[HELD_OUT] for run in item[1])):
+        lines.append(
+            (
+                f"`{name}`",
+                spread([run[HELD_OUT] for run in runs]),
+                fmt.count(len(runs)),
+                f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
+                spread([run[WITHOUT] for run in runs]),
+                spread([at_time(run, time) for run in runs]),
+                fmt.count(runs[0]["parameters"]),
+                f"{runs[0]['learning_rate']:g}",
+                fmt.count(round(fmean(run["tokens_per_second"] for run in runs))),
+                fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
+            )
+        )
+    columns = (
+        "model", "held-out perplexity", "seeds", f"of `{base}`'s", "state not carried", f"in the time of `{base}`",
+        "parameters", "lr", "tokens/s", "peak MiB",
+    )  # fmt: skip
+    data = results["data"]
+    facts = [*machine(results), f"data {data['name']}: {data['train_tokens']:,} training tokens"]
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
+def at_time(run: Mapping[str, Any], seconds: float) -> float | None:
+    """Perplexity at the last validation of a run within so many seconds of training."""
+    reached = [point["perplexity"] for point in run["validation_log"] if point["seconds"] <= seconds]
+    return reached[-1] if reached else None
+
+
+def grid(results: Mapping[str, Any]) -> str:
+    """What every rate of a grid reached."""
+    rates = results["protocol"]["learning_rates"]
+    lines = []
+    for name, runs in by_model(results).items():
+        reached = {entry["learning_rate"]: entry[HELD_OUT] for entry in runs[0]["learning_rates_tried"]}
+        lines.append((f"`{name}`", *(fmt.perplexity(reached.get(rate)) for rate in rates)))
+    return table(("model", *(f"lr {rate:g}" for rate in rates)), lines)
+
+
+def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`.
+
+    Raises:
+        ValueError: results of another protocol, or without a Transformer.
+    """
+    for found in results:
+        suite, searched = found["protocol"]["name"], found["protocol"]["learning_rates"] is not None
+        if suite not in PROTOCOLS:
+            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(PROTOCOLS)}; name other files")
+        text = grid(found) if searched else rows(found)
+        page = replace_all(page, f"{suite}-grid" if searched else suite, {"table": text})
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    return fill_page(
+        arguments,
+        module="results",
+        description=__doc__,
+        page=PAGE,
+        files=FILES,
+        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
+    )
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

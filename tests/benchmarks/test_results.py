@@ -1,0 +1,88 @@
+"""docs/results.md comes from results/, and agrees with it."""
+
+import pytest
+
+from benchmarks import results
+from benchmarks.command import guarded
+
+ENVIRONMENT = {
+    "cpu": "a processor",
+    "cpu_count": 2,
+    "threads": 1,
+    "python": "3.11.1",
+    "versions": {"torch": "2.9.0", "numba": "0.62.0"},
+}
+
+
+def run(name, perplexity, seed=0, **changes):
+    return {
+        "model_name": name,
+        "seed": seed,
+        "git_commit": "0123456789abcdef",
+        "git_dirty": False,
+        "held_out_perplexity": perplexity,
+        "held_out_perplexity_without_carry": None,
+        "parameters": 1_000,
+        "learning_rate": 0.01,
+        "tokens_per_second": 500.0,
+        "peak_memory_mb": 64.4,
+        "training_time": 10.0,
+        "validation_log": [{"seconds": 8.0, "perplexity": 60.0}, {"seconds": 12.0, "perplexity": 50.0}],
+        "learning_rates_tried": [{"learning_rate": 0.01, "held_out_perplexity": perplexity}],
+    } | changes
+
+
+RESULTS = {
+    "protocol": {"name": "seed-local-tuned", "learning_rates": None},
+    "environment": ENVIRONMENT,
+    "data": {"name": "text", "train_tokens": 12_345},
+    "runs": [
+        run("gpt2", 90.0),
+        run("llama", 80.0, training_time=12.0),
+        run("llama", 82.0, seed=1, training_time=14.0),
+        run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0),
+    ],
+}
+PAGE = "".join(f"<!-- begin seed-local-tuned{kind}:table -->\nold\n<!-- end -->\n" for kind in ("", "-grid"))
+
+
+def test_models_are_held_to_the_best_transformer():
+    lines = [line for line in results.fill(PAGE, [RESULTS]).splitlines() if line.startswith(("|", "-"))]
+    assert lines[0].startswith(
+        "| model | held-out perplexity | seeds | of `llama`'s | state not carried | in the time of"
+    )
+    assert [line.split(" | ")[:6] for line in lines[2:5]] == [
+        ["| `resnet-bk`", "40.0", "1", "0.494", "55.0", "50.0"],
+        ["| `llama`", "81.0 ± 1.4", "2", "1.000", "–", "50.0 ± 0.0"],
+        ["| `gpt2`", "90.0", "1", "1.111", "–", "50.0"],
+    ]
+    assert "- commit 0123456789ab" in lines
+    assert "- data text: 12,345 training tokens" in lines
+
+
+def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
+    slow = run("resnet-bk", 40.0)
+    assert results.at_time(slow, 13.0) == 50.0
+    assert results.at_time(slow, 11.0) == 60.0
+    assert results.at_time(slow, 1.0) is None
+
+
+def test_a_grid():
+    searched = RESULTS | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.005, 0.01]}}
+    page = results.fill(PAGE, [searched | {"runs": [run("llama", 80.0)]}])
+    assert "| model | lr 0.005 | lr 0.01 |" in page
+    assert "| `llama` | – | 80.0 |" in page
+    assert "old" in page
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
+        results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])
+    with pytest.raises(ValueError, match="no run of llama or gpt2"):
+        results.fill(PAGE, [RESULTS | {"runs": [run("resnet-bk", 40.0)]}])
+
+
+def test_the_page_of_the_repository():
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: results.main(["--check"]))
+    assert ended.value.code == 0
