@@ -2,7 +2,7 @@
 
     python -m benchmarks.readme [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those of `seed-local-tuned`, `quick` and `seed-local` in results/.
+FILE is the results.json of `resnet-bk bench`, by default those in results/ of the protocols that the README shows.
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.results [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/ (a grid
-of learning rates in results/PROTOCOL-grid). --check writes nothing and exits with code 1 if the page differs from them.
+FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
+comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers.
+--check writes nothing and exits with code 1 if the page differs from them.
 """
 
 import sys
@@ -19,7 +20,8 @@ from resnet_bk.bench import formatting as fmt
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 PROTOCOLS = ("seed-local-tuned",)
-FILES = [ROOT / "results" / f"{name}{kind}" / "results.json" for name in PROTOCOLS for kind in ("", "-grid")]
+KINDS = ("", "-grid", "-grid-peers")
+FILES = [ROOT / "results" / f"{name}{kind}" / "results.json" for name in PROTOCOLS for kind in KINDS]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
@@ -50,7 +52,7 @@ def rows(results: Mapping[str, Any]) -> str:
     models = by_model(results)
     base = best_transformer(models)
     reference = fmean(run[HELD_OUT] for run in models[base])
-    time = fmean(run["training_time"] for run in models[base])
+    times = {run["seed"]: run["training_time"] for run in models[base]}
 
     def spread(values: Sequence[float | None]) -> str:
         known = [value for value in values if value is not None]
@@ -67,7 +69,7 @@ def rows(results: Mapping[str, Any]) -> str:
                 fmt.count(len(runs)),
                 f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
                 spread([run[WITHOUT] for run in runs]),
-                spread([at_time(run, time) for run in runs]),
+                spread([at_time(run, times.get(run["seed"], max(times.values()))) for run in runs]),
                 fmt.count(runs[0]["parameters"]),
                 f"{runs[0]['learning_rate']:g}",
                 fmt.count(round(fmean(run["tokens_per_second"] for run in runs))),
@@ -89,13 +91,20 @@ def at_time(run: Mapping[str, Any], seconds: float) -> float | None:
     return reached[-1] if reached else None
 
 
-def grid(results: Mapping[str, Any]) -> str:
-    """What every rate of a grid reached."""
-    rates = results["protocol"]["learning_rates"]
+def grid(searches: Sequence[Mapping[str, Any]]) -> str:
+    """What every rate of one grid reached, in one or several calls.
+
+    Raises:
+        ValueError: the grids differ.
+    """
+    rates = searches[0]["protocol"]["learning_rates"]
     lines = []
-    for name, runs in by_model(results).items():
-        reached = {entry["learning_rate"]: entry[HELD_OUT] for entry in runs[0]["learning_rates_tried"]}
-        lines.append((f"`{name}`", *(fmt.perplexity(reached.get(rate)) for rate in rates)))
+    for results in searches:
+        if results["protocol"]["learning_rates"] != rates:
+            raise ValueError(f"the grids differ: {rates} and {results['protocol']['learning_rates']}; search one grid")
+        for name, runs in by_model(results).items():
+            reached = {entry["learning_rate"]: entry[HELD_OUT] for entry in runs[0]["learning_rates_tried"]}
+            lines.append((f"`{name}`", *(fmt.perplexity(reached.get(rate)) for rate in rates)))
     return table(("model", *(f"lr {rate:g}" for rate in rates)), lines)
 
 
@@ -105,12 +114,17 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: results of another protocol, or without a Transformer.
     """
+    searches: dict[str, list[Mapping[str, Any]]] = {}
     for found in results:
-        suite, searched = found["protocol"]["name"], found["protocol"]["learning_rates"] is not None
+        suite = found["protocol"]["name"]
         if suite not in PROTOCOLS:
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(PROTOCOLS)}; name other files")
-        text = grid(found) if searched else rows(found)
-        page = replace_all(page, f"{suite}-grid" if searched else suite, {"table": text})
+        if found["protocol"]["learning_rates"] is not None:
+            searches.setdefault(suite, []).append(found)
+        else:
+            page = replace_all(page, suite, {"table": rows(found)})
+    for suite, of_suite in searches.items():
+        page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
     return page
 
 

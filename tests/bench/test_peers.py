@@ -74,12 +74,18 @@ def test_the_model_under_a_pointer_is_shaped_and_sized():
     assert (inner.model_type, inner.vocab_size, inner.hidden_size, found["both"].pointer_heads) == ("llama", 500, 64, 2)
     assert count_config(found["both"]).deviation(count_config(found["resnet-bk"])) <= 0.02
     for wrong, message in (
-        ({}, "config.language_model.model_type=None: must be a causal LM of transformers"),
-        ({"language_model": {"model_type": "llama"}, "heads": 2}, "config.heads: resnet_bk_pointer has no such field"),
+        ({}, "config.language_model=None: must say which causal LM"),
+        ({"language_model": "llama"}, "config.language_model='llama': must say which causal LM"),
+        ({"language_model": {"model_type": "llama"}, "heads": 2}, "config.heads=2: resnet_bk_pointer has the fields"),
         ({"language_model": {"model_type": "llama", "n_inner": 2}}, "config.n_inner: llama has no such field"),
     ):
         with pytest.raises(ValueError, match=message):
             configs({"resnet-bk": {}, "both": {"transformers": "resnet_bk_pointer", "config": wrong}})
+    given = {"language_model": {"model_type": "llama", "intermediate_size": 100}}
+    entry = {"transformers": "resnet_bk_pointer", "config": given, "match_parameters": False}
+    assert configs({"resnet-bk": {}, "both": entry})["both"].inner.intermediate_size == 100
+    with pytest.raises(ValueError, match="parameters do not match"):  # a size that is given is not solved for
+        configs({"resnet-bk": {}, "both": entry | {"match_parameters": True}})
 
 
 def test_gated_deltanet_has_no_attention():

@@ -38,8 +38,8 @@ RESULTS = {
     "data": {"name": "text", "train_tokens": 12_345},
     "runs": [
         run("gpt2", 90.0),
-        run("llama", 80.0, training_time=12.0),
-        run("llama", 82.0, seed=1, training_time=14.0),
+        run("llama", 50.0, training_time=12.0),
+        run("llama", 52.0, seed=1, training_time=14.0, validation_log=[{"seconds": 14.0, "perplexity": 52.0}]),
         run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0),
     ],
 }
@@ -52,9 +52,9 @@ def test_models_are_held_to_the_best_transformer():
         "| model | held-out perplexity | seeds | of `llama`'s | state not carried | in the time of"
     )
     assert [line.split(" | ")[:6] for line in lines[2:5]] == [
-        ["| `resnet-bk`", "40.0", "1", "0.494", "55.0", "50.0"],
-        ["| `llama`", "81.0 ± 1.4", "2", "1.000", "–", "50.0 ± 0.0"],
-        ["| `gpt2`", "90.0", "1", "1.111", "–", "50.0"],
+        ["| `resnet-bk`", "40.0", "1", "0.784", "55.0", "50.0"],
+        ["| `llama`", "51.0 ± 1.4", "2", "1.000", "–", "51.0 ± 1.4"],  # its own last one
+        ["| `gpt2`", "90.0", "1", "1.765", "–", "50.0"],
     ]
     assert "- commit 0123456789ab" in lines
     assert "- data text: 12,345 training tokens" in lines
@@ -69,9 +69,13 @@ def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
 
 def test_a_grid():
     searched = RESULTS | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.005, 0.01]}}
-    page = results.fill(PAGE, [searched | {"runs": [run("llama", 80.0)]}])
+    other = searched | {"runs": [run("gpt2", 90.0)]}
+    page = results.fill(PAGE, [searched | {"runs": [run("llama", 80.0)]}, other])
     assert "| model | lr 0.005 | lr 0.01 |" in page
-    assert "| `llama` | – | 80.0 |" in page
+    assert "| `llama` | – | 80.0 |\n| `gpt2` | – | 90.0 |" in page
+    third = other | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.01]}}
+    with pytest.raises(ValueError, match=r"the grids differ: \[0.005, 0.01\] and \[0.01\]"):
+        results.fill(PAGE, [searched, third])
     assert "old" in page
 
 

@@ -92,34 +92,78 @@ def test_the_probability_of_targets_is_that_among_all_words():
         assert_close(loss, expected.view(loss.shape), **ROUNDING_64)
 
 
-@pytest.mark.parametrize("wanted", ["targets", "words"])
-def test_pieces_and_states_give_what_all_pairs_give(wanted, monkeypatch):
+def cut_at(*places, length=61, padding=0):
+    """Two rows of documents that begin at `places`; `padding` on the left of the second row."""
+    document_ids = torch.zeros(2, length, dtype=torch.int64)
+    for place in places:
+        document_ids[:, place:] += 1
+    mask = torch.ones(2, length, dtype=torch.int64)
+    mask[1, :padding] = 0
+    return find_boundaries(mask if padding else None, document_ids if places else None, shape=(2, length))
+
+
+@pytest.mark.parametrize(
+    "boundaries",
+    [None, cut_at(3, 4, 8, 17, 40), cut_at(padding=21), cut_at(16, 30, padding=5)],
+    ids=["whole", "documents", "padding", "both"],
+)
+@pytest.mark.parametrize("wanted", ["targets", "words", "some"])
+def test_pieces_give_what_all_pairs_give(wanted, boundaries, monkeypatch):
     layer = build()
     hidden, ids = inputs(2, 61)
-    targets = ids.roll(-1, 1) if wanted == "targets" else None
-    whole = layer(hidden, ids, targets=targets)
+    options = {"targets": ids.roll(-1, 1)} if wanted == "targets" else {}
+    if wanted == "some":
+        options["at"] = torch.tensor([0, 7, 8, 33, 60])
+    real = torch.ones(2, 61, dtype=torch.bool)
+    if boundaries is not None and boundaries.real is not None:
+        real = boundaries.real.squeeze(2).bool()
+    if "at" in options:
+        real = real[:, options["at"]]
+    whole = layer(hidden, ids, boundaries, **options)
     monkeypatch.setattr(pointer, "PIECE", 8)
     # Small enough for S to be multiplied out many times.
     monkeypatch.setattr(pointer, "LARGEST_SCALE", 0.5)
     with torch.no_grad():
-        pieces = layer(hidden, ids, targets=targets)
-        assert_close(pieces.copied, whole.copied, **ROUNDING_64)
-        state, copied = None, []
-        for start, stop in ((0, 1), (1, 30), (30, 61)):
-            part = slice(start, stop)
-            pointed = layer(
-                hidden[:, part], ids[:, part], None, state, targets=None if targets is None else targets[:, part]
-            )
-            state = pointed.state
-            copied.append(pointed.copied)
+        pieces = layer(hidden, ids, boundaries, **options)
+        unkept = layer(hidden, ids, boundaries, **options, keep_state=False)
+    assert_close(pieces.copied[real], whole.copied[real], **ROUNDING_64)
+    assert_close(pieces.rest[real], whole.rest[real], **ROUNDING_64)
+    assert torch.equal(unkept.copied, pieces.copied)
+    assert_states_agree(pieces.state, whole.state)
+
+
+def assert_states_agree(mine, other):
+    assert_close(mine.total, other.total, **ROUNDING_64)
+    assert_close(mine.green, other.green, **ROUNDING_64)
+    scaled = [part.words.unflatten(2, (HEADS, KINDS)) * part.scale.exp()[:, None, :, None] for part in (mine, other)]
+    assert_close(*scaled, **ROUNDING_64)
+
+
+@torch.no_grad()
+def test_states_are_handed_on_and_left_alone_where_nobody_wants_the_next():
+    layer = build()
+    hidden, ids = inputs(2, 61)
+    whole = layer(hidden, ids)
+    state, copied = None, []
+    for start, stop in ((0, 1), (1, 30), (30, 61)):
+        part = slice(start, stop)
+        for _ in range(2):  # as often as one likes
+            before = layer(hidden[:, part], ids[:, part], None, state, keep_state=False)
+        pointed = layer(hidden[:, part], ids[:, part], None, state)
+        assert torch.equal(before.copied, pointed.copied)
+        state = pointed.state
+        copied.append(pointed.copied)
     assert_close(torch.cat(copied, 1), whole.copied, **ROUNDING_64)
-    for mine, other in ((state, whole.state), (pieces.state, whole.state)):
-        assert_close(mine.total, other.total, **ROUNDING_64)
-        assert_close(mine.green, other.green, **ROUNDING_64)
-        scaled = [
-            part.words.unflatten(2, (HEADS, KINDS)) * part.scale.exp()[:, None, :, None] for part in (mine, other)
-        ]
-        assert_close(*scaled, **ROUNDING_64)
+    assert_states_agree(state, whole.state)
+
+
+def test_a_state_made_in_inference_mode_can_be_gone_on_from():
+    layer = build()
+    hidden, ids = inputs(1, 9)
+    with torch.inference_mode():
+        state = layer(hidden[:, :5], ids[:, :5]).state
+    with torch.no_grad():
+        assert_close(layer(hidden[:, 5:], ids[:, 5:], None, state).copied, layer(hidden, ids).copied[:, 5:])
 
 
 def test_gradients():
@@ -132,7 +176,7 @@ def test_gradients():
 
     def proposed(hidden, *parameters):
         named = dict(zip(dict(layer.named_parameters()), parameters, strict=True))
-        options = {"targets": targets, "overwrite": False}
+        options = {"targets": targets, "keep_state": False}
         pointed = torch.func.functional_call(layer, named, (hidden, ids, None, state), options)
         return pointed.rest, pointed.copied
 
@@ -180,7 +224,7 @@ def model(**further):
     return ResNetBKForCausalLM(ResNetBKConfig(**fields, **further)).eval()
 
 
-def test_embeddings_and_caches_of_the_base_model_are_refused():
+def test_embeddings_and_caches_that_do_not_fit_are_refused():
     lm = model()
     ids = torch.randint(V, (2, 5))
     with pytest.raises(ValueError, match=r"input_ids must be given where pointer_heads=2"):
@@ -188,6 +232,47 @@ def test_embeddings_and_caches_of_the_base_model_are_refused():
     cache = lm.model(ids, use_cache=True).cache
     with pytest.raises(ValueError, match="past_key_values has seen 5 tokens and its pointer 0"):
         lm(ids, past_key_values=cache)
+    cache = lm(ids, use_cache=True).cache
+    with pytest.raises(ValueError, match="has a pointer of 11 words by 32 numbers, but the model's has 11 by 6"):
+        model(pointer_key_dim=3)(ids, past_key_values=cache)
+    with pytest.raises(ValueError, match="input_ids or inputs_embeds must be given, but got neither"):
+        lm()
+    # What is refused leaves the cache as it was.
+    with pytest.raises(ValueError, match="labels must have shape"):
+        lm(ids, labels=ids[:, 1:], past_key_values=cache)
+    assert cache.get_seq_length() == cache.pointer_tokens == 5
+
+
+@torch.no_grad()
+def test_a_call_for_the_cache_alone():
+    lm = model()
+    ids = torch.randint(V, (2, 9))
+    output = lm(ids[:, :5], use_cache=True, return_logits=False)
+    assert output.logits is None
+    logits = lm(ids[:, 5:], past_key_values=output.cache).logits
+    assert_close(logits, lm(ids).logits[:, 5:], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_new_words_are_pointed_at_too():
+    lm = model()
+    cache = lm(torch.randint(V, (2, 5)), use_cache=True).cache
+    lm.resize_token_embeddings(V + 5)
+    ids = torch.tensor([[V + 2, 1, V + 2], [4, 4, 4]])
+    output = lm(ids, labels=ids, use_cache=True)
+    assert output.logits.shape == (2, 3, V + 5)
+    assert_close(output.logits.exp().sum(-1), torch.ones(2, 3))
+    written = output.cache.pointer.words.abs().sum(-1) > 0
+    assert [row.nonzero().flatten().tolist() for row in written] == [[1, V + 2], [4]]
+    with pytest.raises(ValueError, match="has a pointer of 11 words"):
+        lm(ids, past_key_values=cache)
+
+
+def test_a_batch_without_anything_to_predict():
+    lm = model().train()
+    ids = torch.randint(V, (2, 5))
+    lm(ids, labels=torch.full_like(ids, -100), num_items_in_batch=5).loss.backward()
+    assert all(not parameter.grad.any() for parameter in lm.parameters() if parameter.grad is not None)
 
 
 def test_the_start_survives_saving_and_half_precision(tmp_path):

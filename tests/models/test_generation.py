@@ -12,7 +12,8 @@ from resnet_bk.models import ResNetBKCache
 from tests.models.configs import GRID, build, tokens
 
 every_config = pytest.mark.parametrize("name", GRID)
-one_of_each = pytest.mark.parametrize("name", ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"])
+ONE_OF_EACH = ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"]
+one_of_each = pytest.mark.parametrize("name", [*ONE_OF_EACH, "pointer-modulus"])
 
 
 @every_config
@@ -110,7 +111,7 @@ def test_packed_prompt_is_continued_in_its_last_document(name):
         assert torch.equal(packed[:, 12:], alone[:, 5:])
 
 
-@one_of_each
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_embeddings_as_prompt(name):
     model = build(name, dtype=torch.float64)
     ids = tokens(2, 6)

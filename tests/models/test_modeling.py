@@ -223,9 +223,10 @@ def test_compiled_is_the_same(name):
     assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
-def test_trains_with_the_trainer_of_transformers(tmp_path):
+@pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])
+def test_trains_with_the_trainer_of_transformers(tmp_path, name):
     torch.manual_seed(0)
-    model = build(PLAIN, initializer_range=0.02)
+    model = build(name, initializer_range=0.02)
     rows = [{"input_ids": row, "labels": row} for row in tokens(16, 12) % 5]
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
@@ -244,8 +245,9 @@ def test_trains_with_the_trainer_of_transformers(tmp_path):
     assert trainer.evaluate()["eval_loss"] < 0.6 * before
 
 
-def test_refused_arguments():
-    model = build(PLAIN)
+@pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])
+def test_refused_arguments(name):
+    model = build(name)
     config, ids = model.config, tokens(2, 6)
     cache = model(ids, use_cache=True).past_key_values
 

@@ -76,12 +76,31 @@ def test_save_and_load(tmp_path):
     assert (again.config.vocab_size, again.config.hidden_size, again.config.num_hidden_layers) == (V, 16, 2)
 
 
+def test_new_words():
+    model = build().float()
+    model.resize_token_embeddings(V + 3)
+    words = torch.tensor([[V + 2, 1, V + 2]])
+    assert_close(model(words).logits.exp().sum(-1), torch.ones(1, 3))
+    assert model(words).logits.shape[-1] == V + 3
+
+
+def test_a_language_model_that_does_more_than_its_head_is_refused():
+    granite = {**LLAMA, "model_type": "granite", "logits_scaling": 8.0}
+    with pytest.raises(ValueError, match="language_model: the logits of granite are more than its head"):
+        choose_head(build(granite).float(), ids(2, 9))
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="language_model=None must be the configuration of a causal LM"):
         PointerConfig()
     with pytest.raises(ValueError, match=r"pointer_heads=0 must be .*; pointer_key_dim=1 must be"):
         PointerConfig(language_model=GPT2Config(), pointer_heads=0, pointer_key_dim=1)
-    with pytest.raises(ValueError, match="absorption_min=0 must be above 0"):
-        PointerConfig(language_model=GPT2Config(), absorption_min=0)
+    for wrong in (0, float("inf")):
+        with pytest.raises(ValueError, match=f"absorption_min={wrong} must be above 0"):
+            PointerConfig(language_model=GPT2Config(), absorption_min=wrong)
+    with pytest.raises(ValueError, match="pointer_head is not a field"):
+        PointerConfig(language_model=GPT2Config(), pointer_head=8)
+    with pytest.raises(ValueError, match=r"language_model=\{'model_type': 'llamma'\} must be the configuration"):
+        PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)

@@ -71,6 +71,16 @@ def test_a_target_with_more_than_its_softmax(tokens, reduction):
     torch.testing.assert_close(results[0], results[1], rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_all_ignored_with_more_than_the_softmax(reduction):
+    case = problem(4, bias=True)
+    case["target"][:] = -100
+    case["log_extra"] = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    loss = linear_cross_entropy(**case, reduction=reduction)
+    for gradient in torch.autograd.grad(loss.sum(), [case[name] for name in ("input", "weight", "bias", "log_extra")]):
+        assert not gradient.any()
+
+
 def test_nothing_more_is_what_it_was_without():
     case = problem(70, bias=True, dtype=torch.float32)
     nothing = torch.full((70,), -torch.inf)

@@ -134,18 +134,21 @@ def _template(
 
 def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[str, Any]) -> Template:
     """Of the language model under the pointer, which has the shape and is sized."""
-    inner = dict(config.get("language_model", {}))
-    inner_type = inner.pop("model_type", None)
-    if inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    given = config.get("language_model")
+    inner_type = str(given.get("model_type")) if isinstance(given, dict) else ""
+    if not isinstance(given, dict) or inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(
-            f"config.language_model.model_type={inner_type!r}: must be a causal LM of transformers, for example llama"
+            f"config.language_model={given!r}: must say which causal LM of transformers it is, for example "
+            "{model_type: llama}"
         )
+    inner = {key: value for key, value in given.items() if key != "model_type"}
     special = SHAPES.get(inner_type)
     template = config_template(inner_type, shape | (special(protocol) if special else {}), inner)
     own = {key: value for key, value in config.items() if key != "language_model"}
-    unknown = sorted(set(own) - set(PointerConfig.__annotations__))
-    if unknown:
-        raise ValueError(f"config.{unknown[0]}: resnet_bk_pointer has no such field")
+    fields = [name for name in PointerConfig.__annotations__ if name not in ("model_type", "sub_configs")]
+    for key in own:
+        if key not in fields:
+            raise ValueError(f"config.{key}={own[key]!r}: resnet_bk_pointer has the fields {', '.join(fields)}")
     return lambda further: PointerConfig(language_model=template(further), **own)
 
 
@@ -256,13 +259,14 @@ def _match(
     size_by = entry.size_by or (KNOWN[name][1] if entry.transformers is None else None)
     if size_by is None and "intermediate_size" in _fields(_sized(template({}))):
         size_by = "intermediate_size"
-    if size_by is None or size_by in entry.config:
+    fixed = entry.config.get("language_model", {}) | entry.config
+    if size_by is None or size_by in fixed:
         config, way_out = template({}), "change its config"
     else:
         config, way_out = template({size_by: solve_size(template, size_by, reference)}), f"no {size_by} fits"
         blocks = config.num_hidden_layers
-        given = "num_hidden_layers" in entry.config
-        while config.model_type == "mamba2" and config.state_size < MAMBA2_STATE and blocks > 1 and not given:
+        given = "num_hidden_layers" in fixed
+        while _small_mamba2(config) and blocks > 1 and not given:
             blocks -= 1
             shallower = _with(template, num_hidden_layers=blocks)
             config = shallower({size_by: solve_size(shallower, size_by, reference)})
@@ -274,6 +278,11 @@ def _match(
             f"or set models.{name}.match_parameters=false"
         )
     return config
+
+
+def _small_mamba2(config: PreTrainedConfig) -> bool:
+    shaped = _sized(config)
+    return shaped.model_type == "mamba2" and shaped.state_size < MAMBA2_STATE
 
 
 def _with(template: Template, **fields: Any) -> Template:

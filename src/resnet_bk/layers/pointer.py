@@ -21,7 +21,8 @@ This is the continuous cache of Grave, Joulin and Usunier (arXiv 1612.04426) and
 touches one column of S; what all columns lose is kept as one number a head.
 
 The states are read and written as numbers: no gradient goes into tokens before the call. Within a call it is exact.
-Under autograd a call forms all pairs of its tokens; without, it goes piece by piece and takes time linear in T.
+Under autograd a call forms all pairs of its tokens, T^2 numbers a head; without, it goes piece by piece and takes time
+linear in T. So long texts are to be trained on in segments, whose state is carried.
 """
 
 import math
@@ -55,7 +56,7 @@ class PointerState(NamedTuple):
 
     Attributes:
         green: surface Green's functions, complex [B, H].
-        words: S / exp(scale), [B, V, H K].
+        words: S / exp(scale), [B, V, H K]; by far the largest part. V is 0 where nothing has been written.
         scale: [B, H].
         total: S summed over words, [B, H, K].
         hidden: the last hidden state, of which the next key is made; [B, D].
@@ -78,7 +79,7 @@ class Pointed(NamedTuple):
     Attributes:
         copied: probability that they give: to the target of each token [B, T], or to every word [B, N, V].
         rest: share that is left to the vocabulary, [B, T] or [B, N].
-        state: after the last token.
+        state: after the last token; of no use where it was not asked for.
     """
 
     copied: Tensor
@@ -150,6 +151,11 @@ class Pointer(nn.Module):
             absorption_min=config.absorption_min,
         )
 
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        """V and H K: what a row of `PointerState.words` is."""
+        return self.vocab_size, self.num_heads * self.key_dim
+
     def initial_state(self, like: Tensor) -> PointerState:
         """The state before any token, for hidden states `like` [B, T, D]."""
         batch, _, width = like.shape
@@ -160,13 +166,7 @@ class Pointer(nn.Module):
             return torch.zeros(batch, *shape, dtype=dtype, device=like.device)
 
         green = zeros(heads, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
-        return PointerState(
-            green,
-            zeros(self.vocab_size, heads * keys),
-            zeros(heads),
-            zeros(heads, keys),
-            zeros(width),
-        )
+        return PointerState(green, zeros(0, heads * keys), zeros(heads), zeros(heads, keys), zeros(width))
 
     def forward(
         self,
@@ -177,25 +177,28 @@ class Pointer(nn.Module):
         *,
         targets: Tensor | None = None,
         at: Tensor | None = None,
-        overwrite: bool = True,
+        keep_state: bool = True,
     ) -> Pointed:
         """What the heads propose after each token.
 
         Args:
             hidden: last hidden states, [B, T, D].
-            input_ids: the tokens, int64 [B, T].
+            input_ids: the tokens, integers [B, T].
             boundaries: where chains are cut; tokens of padding are not written.
             state: before these tokens; None at the start.
             targets: the words whose probability is wanted, int64 [B, T], any number where none is; None for all words.
             at: places of the N tokens after which all words are wanted, int64 [N], rising; None for all T.
-            overwrite: let the state after take the memory of `state.words`, the largest part of it.
+            keep_state: whether the state after the last token is wanted. It takes the memory of `state.words`, so that
+                `state` is of no use afterwards; if not, `state` is left as it is.
         """
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.to(dtype)
+            hidden, input_ids = hidden.to(dtype), input_ids.long()
             state = self.initial_state(hidden) if state is None else state
-            # All words under autograd: the graph holds what would be overwritten.
-            overwrite = overwrite and not (targets is None and torch.is_grad_enabled())
+            # Not where a graph holds the words, or the caller, or where they may not be written any more.
+            held = targets is None and torch.is_grad_enabled()
+            frozen = state.words.is_inference() and not torch.is_inference_mode_enabled()
+            reuse = keep_state and not held and not frozen
             sites = self._sites(hidden, boundaries, state)
             length = hidden.shape[1]
             piece = length if torch.is_grad_enabled() else PIECE
@@ -204,12 +207,17 @@ class Pointer(nn.Module):
                 part = slice(start, start + piece)
                 here = None if at is None else at[(at >= start) & (at < start + piece)] - start
                 wanted = None if targets is None else targets[:, part]
-                # What the first piece leaves is nobody else's.
-                reuse = overwrite or start > 0
-                pointed = self._piece(sites.part(start, piece), input_ids[:, part], state, wanted, here, reuse)
+                write = keep_state or start + piece < length
+                if write and not reuse:
+                    after = state._replace(words=state.words.clone())
+                    reuse = True  # from now on they are nobody else's
+                else:
+                    after = state
+                pointed = self._piece(sites.part(start, piece), input_ids[:, part], state, wanted, here)
                 copied.append(pointed.copied)
                 rest.append(pointed.rest)
-                state = pointed.state
+                if write:
+                    state = self._written(sites.part(start, piece), input_ids[:, part], after)
             state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach())
             return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)
 
@@ -230,21 +238,14 @@ class Pointer(nn.Module):
         return _Sites(self.query(hidden), key, log_transmission, gates, segment, last_green.detach())
 
     def _piece(
-        self,
-        sites: "_Sites",
-        ids: Tensor,
-        state: PointerState,
-        targets: Tensor | None,
-        at: Tensor | None,
-        overwrite: bool,
+        self, sites: "_Sites", ids: Tensor, state: PointerState, targets: Tensor | None, at: Tensor | None
     ) -> Pointed:
         """Pairs of tokens within the piece, and S for what was before."""
         query, key = sites.query.transpose(1, 2), sites.key.transpose(1, 2)  # [B, H, T, K]
-        reached, joined, open_ = sites.reach()
+        reached, joined, unbroken = sites.reach()
         decay = (reached.unsqueeze(3) - reached.unsqueeze(2)).masked_fill(~joined, 0).to(query.dtype).exp() * joined
-        reached = reached.to(query.dtype)
         pairs = (query @ key.transpose(2, 3)) * decay  # a_tj
-        old_query = query * (reached.exp() * open_).unsqueeze(3)
+        old_query = query * (reached.to(query.dtype).exp() * unbroken).unsqueeze(3)
         found = pairs.sum(3) + (old_query * state.total.unsqueeze(2)).sum(3)  # n
 
         smoothing = self.log_smoothing.to(query.dtype).exp()[:, None]
@@ -257,39 +258,40 @@ class Pointer(nn.Module):
         old_query = old_query.transpose(1, 2).flatten(2)
         if targets is not None:
             wanted = targets.clamp(0, self.vocab_size - 1)
-            columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(old_query.shape)
-            same = wanted.unsqueeze(2) == ids.unsqueeze(1)
-            copied = (old_query * columns).sum(2) + torch.where(same, pairs, 0.0).sum(2)
+            copied = torch.where(wanted.unsqueeze(2) == ids.unsqueeze(1), pairs, 0.0).sum(2)
+            if state.words.shape[1]:
+                columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(old_query.shape)
+                copied = copied + (old_query * columns).sum(2)
         else:
             if at is not None:
                 pairs, old_query, rest = (x.index_select(1, at) for x in (pairs, old_query, rest))
-            copied = old_query @ state.words.transpose(1, 2)
+            if state.words.shape[1]:
+                copied = old_query @ state.words.transpose(1, 2)
+            else:
+                copied = pairs.new_zeros(*pairs.shape[:2], self.vocab_size)
             copied = copied.scatter_add(2, ids.unsqueeze(1).expand(pairs.shape), pairs)
-        with torch.no_grad():
-            if not overwrite:
-                state = state._replace(words=state.words.clone())
-            arriving = key * decay[:, :, -1].unsqueeze(3)
-            return Pointed(copied, rest, self._written(arriving, reached[:, :, -1], open_[:, :, -1], ids, state))
+        return Pointed(copied, rest, state)
 
     def _columns(self, words: Tensor) -> Tensor:
         """Places of words [B, T] in `PointerState.words` with rows laid end to end, [B T]."""
         rows = torch.arange(words.shape[0], device=words.device).unsqueeze(1)
         return (rows * self.vocab_size + words).flatten()
 
-    def _written(
-        self, arriving: Tensor, log_decay: Tensor, kept: Tensor, ids: Tensor, state: PointerState
-    ) -> PointerState:
-        """The state after the piece; writes into `state.words`.
-
-        Args:
-            arriving: what is left of the keys of the words `ids` at its end, [B, H, T, K].
-            log_decay: logarithm of what is left of the state, [B, H].
-            kept: 0 where nothing is left of it, [B, 1] or [B, H].
-        """
-        decay = log_decay.exp() * kept
-        total = state.total * decay.unsqueeze(2) + arriving.sum(2)
+    @torch.no_grad()
+    def _written(self, sites: "_Sites", ids: Tensor, state: PointerState) -> PointerState:
+        """The state after the piece; writes into `state.words`."""
+        reached, joined, unbroken = sites.reach()
+        dtype = state.total.dtype
+        last = reached[:, :, -1:]
+        left = (last - reached).masked_fill(~joined[:, :, -1], 0).to(dtype).exp() * joined[:, :, -1]
+        arriving = sites.key.transpose(1, 2) * left.unsqueeze(3)  # [B, H, T, K]
+        log_decay, kept = last.squeeze(2).to(dtype), unbroken[:, :, -1]
+        total = state.total * (log_decay.exp() * kept).unsqueeze(2) + arriving.sum(2)
         words, scale = state.words, state.scale + log_decay
-        if bool((scale.abs() > LARGEST_SCALE).any()) or not bool(kept.all()):
+        if not words.shape[1]:
+            words = total.new_zeros(len(ids), self.vocab_size, self.num_heads * self.key_dim)
+            scale = torch.zeros_like(scale)
+        elif bool((scale.abs() > LARGEST_SCALE).any()) or not bool(kept.all()):
             factor = scale.exp() * kept
             words.unflatten(2, (self.num_heads, self.key_dim)).mul_(factor[:, None, :, None])
             scale = torch.zeros_like(scale)
@@ -328,6 +330,11 @@ def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:
     """log P of every word, of which the vocabulary alone has `logits`; [B, N, V]."""
     vocabulary = pointed.rest.log().unsqueeze(-1) + logits.to(pointed.copied.dtype).log_softmax(-1)
     return torch.logaddexp(vocabulary, pointed.copied.clamp_min(SMALLEST).log()).to(logits.dtype)
+
+
+def pointed_share(pointed: Pointed, kept: Tensor) -> Tensor:
+    """Share of the prediction that the heads make, the mean over tokens that are `kept`, bool [B, T]; 0-d."""
+    return 1 - (pointed.rest.detach() * kept).sum() / kept.sum()
 
 
 def _linear(layer: nn.Linear, hidden: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Configuration of a causal LM of `transformers` with a pointer."""
 
+import math
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from resnet_bk.models.rules import Rules
+from resnet_bk.models.rules import Rules, unknown_fields
 
 
 class PointerConfig(PreTrainedConfig):
@@ -28,9 +30,12 @@ class PointerConfig(PreTrainedConfig):
     absorption_min: float = 1e-3
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if isinstance(self.language_model, dict) and "model_type" in self.language_model:
-            self.language_model = AutoConfig.for_model(**self.language_model)
         rules = Rules(self)
+        for name in unknown_fields(kwargs):
+            rules.problems.append(f"{name} is not a field (see the documentation of PointerConfig)")
+        inner = self.language_model
+        if isinstance(inner, dict) and inner.get("model_type") in CONFIG_MAPPING:
+            self.language_model = AutoConfig.for_model(**inner)
         if not isinstance(self.language_model, PreTrainedConfig):
             rules.problems.append(
                 f"language_model={self.language_model!r} must be the configuration of a causal LM (for example "
@@ -38,7 +43,7 @@ class PointerConfig(PreTrainedConfig):
             )
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
-        rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
+        rules.number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")
         if rules.problems:
             raise ValueError(f"PointerConfig: {'; '.join(rules.problems)}")
         super().__post_init__(**kwargs)

@@ -7,26 +7,8 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from resnet_bk.layers.registry import MIXERS
-from resnet_bk.models.rules import Rules
+from resnet_bk.models.rules import Rules, unknown_fields
 from resnet_bk.models.switches import switch_problems
-
-# Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
-_OF_TRANSFORMERS = {
-    "_attn_implementation_internal",
-    "_commit_hash",
-    "_experts_implementation_internal",
-    "_name_or_path",
-    "_output_attentions",
-    "_post_init_done",
-    "attn_implementation",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "torch_dtype",
-    "transformers_weights",
-}
 
 
 class ResNetBKConfig(PreTrainedConfig):
@@ -62,9 +44,9 @@ class ResNetBKConfig(PreTrainedConfig):
         rms_norm_eps (`float`): epsilon of the RMSNorms of the residual stream.
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
-        backend (`str`): backend of the operators, "auto" or one of `resnet_bk.ops.available_backends`.
-        gradient (`str`): of the operators: "exact", "diagonal" (the earlier system's, incomplete) or "autograd" (slow);
-            see `resnet_bk.layers.gradients`.
+        backend (`str`): backend of the mixers' operators, "auto" or one of `resnet_bk.ops.available_backends`.
+        gradient (`str`): of the mixers' operators: "exact", "diagonal" (the earlier system's, incomplete) or "autograd"
+            (slow); see `resnet_bk.layers.gradients`.
         mixed_precision (`str`): "none", or "bf16": matmuls and head in bfloat16; weights, chains, norms and loss in
             float32.
         adaptive_computation (`bool`): tokens stop at a block of their own (`resnet_bk.layers.adaptive`).
@@ -168,7 +150,7 @@ class ResNetBKConfig(PreTrainedConfig):
     def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
         fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
         problems = []
-        for name in sorted(set(kwargs) - _OF_TRANSFORMERS):
+        for name in unknown_fields(kwargs):
             close = get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]}?" if close else "see the documentation of ResNetBKConfig"
             problems.append(f"{name} is not a field ({hint})")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from resnet_bk.models.configuration_resnet_bk import _OF_TRANSFORMERS
+from resnet_bk.models.rules import unknown_fields
 
 GREENS = ("two_sided", "surface")
 GRADIENTS = ("exact", "diagonal")
@@ -86,7 +86,7 @@ class ResNetBKSeedConfig(PreTrainedConfig):
     def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
         fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
         problems = []
-        for name in sorted(set(kwargs) - _OF_TRANSFORMERS):
+        for name in unknown_fields(kwargs):
             close = get_close_matches(name, fields, n=1)
             hint = f"did you mean {close[0]}?" if close else "see the documentation of ResNetBKSeedConfig"
             problems.append(f"{name} is not a field ({hint})")

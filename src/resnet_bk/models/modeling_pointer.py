@@ -15,8 +15,10 @@ from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
-from resnet_bk.layers.pointer import mixed_logits, mixed_loss
+from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.configuration_pointer import PointerConfig
+
+IGNORED = -100
 
 
 class PointerCache:
@@ -53,7 +55,11 @@ class PointerOutput(ModelOutput):
 
 
 class PointerForCausalLM(PreTrainedModel):
-    """Its logits are logarithms of probabilities. It has no cache for generation: `forward` reads whole rows."""
+    """Its logits are logarithms of probabilities. It has no cache for generation: `forward` reads whole rows.
+
+    The logits of the language model must be its head applied to its last hidden state, without a scale, a soft cap or
+    an auxiliary loss, which would be left out; `resnet_bk.training.loss.choose_head` refuses others before training.
+    """
 
     config_class = PointerConfig
     config: PointerConfig
@@ -86,6 +92,12 @@ class PointerForCausalLM(PreTrainedModel):
 
     def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Of the language model, and of the pointer; states from before are of no use afterwards."""
+        embeddings: nn.Embedding = self.language_model.resize_token_embeddings(*args, **kwargs)
+        self.pointer.vocab_size = self.config.vocab_size
+        return embeddings
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> CausalLMOutput:
         """Logits [B, T, V] of rows [B, T] of whole texts.
@@ -123,12 +135,13 @@ class PointerForCausalLM(PreTrainedModel):
             use_cache: return it for the next call.
         """
         hidden = self._hidden(input_ids)
-        pointed = self.pointer(hidden, input_ids, None, None if cache is None else cache.state, targets=targets)
+        state = None if cache is None else cache.state
+        pointed = self.pointer(hidden, input_ids, None, state, targets=targets, keep_state=use_cache)
         loss = mixed_loss(hidden, self.get_output_embeddings(), targets, pointed, reduction=reduction)
         return PointerOutput(
             loss=loss,
             cache=PointerCache(pointed.state) if use_cache else None,
-            measures={"pointed": 1 - pointed.rest.detach().mean()},
+            measures={"pointed": pointed_share(pointed, targets != IGNORED)},
         )
 
     def _hidden(self, input_ids: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from resnet_bk.layers import (
     SparseMoE,
     find_boundaries,
 )
-from resnet_bk.layers.pointer import Pointed, mixed_logits, mixed_loss
+from resnet_bk.layers.pointer import Pointed, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
@@ -182,6 +182,13 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         """As in `ResNetBKModel`."""
         self.model.set_progress(share)
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As in `transformers`; caches that a pointer has filled are of no use afterwards."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.pointer is not None:
+            self.pointer.vocab_size = self.config.vocab_size
+        return embeddings
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -217,6 +224,11 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             ValueError: inputs that do not fit together.
         """
         cache = one_cache(past_key_values, cache)
+        shape = check_tokens(input_ids, inputs_embeds, self.config)
+        check_cache(cache, shape[0], self.config)
+        targets = None
+        if labels is not None:  # before the call brings the cache up to date
+            targets = shifted_targets(labels, attention_mask, document_ids, torch.Size(shape))
         boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
         output = self.model(
             input_ids=input_ids,
@@ -232,8 +244,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         hidden = output.last_hidden_state
         wants_logits = return_logits if return_logits is not None else labels is None or not self.training
         loss = None
-        if labels is not None:
-            targets = shifted_targets(labels, attention_mask, document_ids, hidden.shape[:2])
+        if targets is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"
             loss = self._loss(output, input_ids, targets, boundaries, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
@@ -247,6 +258,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         logits = None
         if wants_logits:
             logits = self._logits(output, input_ids, boundaries, logits_to_keep)
+        elif loss is None and self.pointer is not None and output.cache is not None:
+            nothing = torch.empty(0, dtype=torch.int64, device=hidden.device)
+            self._point(output, input_ids, boundaries, at=nothing, last=True)
         result = ResNetBKCausalLMOutput(
             loss=loss,
             logits=logits,
@@ -274,6 +288,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             reduction: "mean", "sum" or "none" ([B, T]).
             cache, use_cache: as in `ResNetBKModel.forward`.
         """
+        batch, _ = check_tokens(input_ids, None, self.config)
+        check_cache(cache, batch, self.config)
         boundaries = self._pointer_boundaries(input_ids, None, None, cache)
         output = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache, return_dict=True)
         loss = self._loss(output, input_ids, targets, boundaries, reduction, last=True)
@@ -340,9 +356,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             None if cache is None else cache.pointer,
             targets=targets,
             at=at,
-            overwrite=last,
+            keep_state=last and cache is not None,
         )
-        output.measures = (output.measures or {}) | {"pointed": 1 - pointed.rest.detach().mean()}
+        if targets is not None:
+            output.measures = (output.measures or {}) | {"pointed": pointed_share(pointed, targets != IGNORED)}
         if last and cache is not None:
             begun = None if boundaries is None else boundaries.begun
             cache.update_pointer(pointed.state if begun is None else pointed.state.only(begun))
@@ -369,6 +386,13 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 f"past_key_values has seen {past_length} tokens and its pointer {cache.pointer_tokens}; fill it "
                 "through ResNetBKForCausalLM alone"
             )
+        if cache is not None and cache.pointer is not None:
+            found, wanted = tuple(cache.pointer.words.shape[1:]), self.pointer.state_shape
+            if found != wanted:
+                raise ValueError(
+                    f"past_key_values has a pointer of {found[0]} words by {found[1]} numbers, but the model's has "
+                    f"{wanted[0]} by {wanted[1]}; start with an empty cache"
+                )
         shape = (input_ids.shape[0], input_ids.shape[1])
         last_document = None if cache is None else cache.last_document
         return find_boundaries(

@@ -48,8 +48,10 @@ class ResNetBKCausalLMOutput(ModelOutput):
 
     Attributes:
         loss: nats a predicted token, with `aux_loss`; None without labels.
-        logits: [B, T, V], or fewer tokens with `logits_to_keep`; None where they were not computed.
-        cache, hidden_states, aux_loss, measures: as in `ResNetBKModelOutput`.
+        logits: [B, T, V], or fewer tokens with `logits_to_keep`; None where they were not computed. With a pointer
+            logarithms of probabilities.
+        cache, hidden_states, aux_loss: as in `ResNetBKModelOutput`.
+        measures: as there, and "pointed", the share of the predictions in the loss that a pointer makes.
     """
 
     aux_loss_weight: ClassVar[float] = 1.0

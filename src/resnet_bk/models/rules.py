@@ -4,6 +4,29 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+# Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
+OF_TRANSFORMERS = {
+    "_attn_implementation_internal",
+    "_commit_hash",
+    "_experts_implementation_internal",
+    "_name_or_path",
+    "_output_attentions",
+    "_post_init_done",
+    "attn_implementation",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "torch_dtype",
+    "transformers_weights",
+}
+
+
+def unknown_fields(kwargs: dict[str, Any]) -> list[str]:
+    """Names among the arguments left over that are not of `transformers`."""
+    return sorted(set(kwargs) - OF_TRANSFORMERS)
+
 
 class Rules:
     """Checks fields of a configuration one by one; each check says whether the field is right.

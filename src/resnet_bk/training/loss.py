@@ -106,8 +106,17 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
     Args:
         model: a causal LM of `transformers`.
         input_ids: int64 [B, T]; a corner of it is enough.
+
+    Raises:
+        ValueError: a model with a pointer on a language model that does more.
     """
     if hasattr(model, "target_losses"):
+        inner = getattr(model, "language_model", None)
+        if inner is not None and choose_head(inner, input_ids) != "fused":
+            raise ValueError(
+                f"language_model: the logits of {inner.config.model_type} are more than its head applied to its last "
+                "hidden state (a scale, a soft cap, an auxiliary loss), which a pointer would leave out; take another"
+            )
         return "fused"
     layer = model.get_output_embeddings()
     if not isinstance(layer, torch.nn.Linear):

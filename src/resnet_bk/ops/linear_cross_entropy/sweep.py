@@ -111,7 +111,7 @@ def sweep(
         all_losses = losses.new_zeros(target.shape).index_copy_(0, index, losses)
         if with_gradients:
             grad_input = grad_input.new_zeros(input.shape).index_copy_(0, index, grad_input)
-        if grad_extra.numel():
+        if with_gradients and log_extra is not None:
             grad_extra = grad_extra.new_zeros(target.shape).index_copy_(0, index, grad_extra)
         return all_losses, grad_input, grad_weight, grad_bias, grad_extra
     dispatch.note("linear_cross_entropy", backend)
