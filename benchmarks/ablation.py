@@ -2,8 +2,8 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` is
-`ablation-wide` over a few steps, as the page says), by default those in results/. --check writes
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` and
+`ablation-wide-loop` are runs of `ablation-wide` of their own, as the page says), by default those in results/. --check writes
 nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -24,6 +24,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
     "ablation-wide": ("exact",),
     "ablation-wide-plain": ("exact", "plain"),
+    "ablation-wide-loop": (),
     "ablation-price": (),
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]

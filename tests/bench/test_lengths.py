@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from resnet_bk import cli
 from resnet_bk.bench.lengths import cannot_carry, long_documents, place_borders, read, split_documents
-from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
 pytestmark = pytest.mark.xdist_group("lengths")  # one finished run for all of them
@@ -98,6 +98,22 @@ def test_one_stream_is_the_whole_text_and_segments_stand_alone(build, head):
     assert not torch.allclose(carried[8:], restarted[8:], atol=1e-2)
 
 
+def pointer():
+    """A pointer that is used, on a Llama."""
+    torch.manual_seed(0)
+    model = PointerForCausalLM(PointerConfig(language_model=llama().config, pointer_heads=2))
+    with torch.no_grad():
+        model.pointer.gate_proj.bias.zero_()
+    return model.eval()
+
+
+def test_a_pointer_goes_on_though_its_language_model_starts_again():
+    text = np.random.default_rng(0).integers(0, 40, 31)
+    carried, again = (read(pointer(), text, 10, "fused", carried, "float32").losses for carried in (True, False))
+    assert torch.equal(carried[:10], again[:10])
+    assert not torch.isclose(carried[10:], again[10:]).any()
+
+
 def test_learned_positions_end_somewhere():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32))
     sample = torch.arange(8).unsqueeze(0)
@@ -106,6 +122,7 @@ def test_learned_positions_end_somewhere():
     assert cannot_carry(llama(), sample, 1000) is None
     assert cannot_carry(resnet_bk(), sample, 1000) is None
     assert cannot_carry(mamba2(), sample, 1000) is None
+    assert cannot_carry(pointer(), sample, 1000) is None
     opt = OPTForCausalLM(
         OPTConfig(
             vocab_size=40, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,
