@@ -3,8 +3,8 @@
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` and
-`ablation-wide-loop` are runs of `ablation-wide` of their own, as the page says), by default those in results/. --check writes
-nothing and exits with code 1 if the page differs from the files.
+`ablation-wide-loop` are runs of `ablation-wide` of their own, as the page says), by default those in results/.
+--check writes nothing and exits with code 1 if the page differs from the files.
 """
 
 import sys

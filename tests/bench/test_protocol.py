@@ -25,7 +25,7 @@ def file(tmp_path):
 EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
 
 
-TUNED = ["seed-local-tuned"]
+TUNED = ["seed-local-tuned", "small"]
 TEXT = ["quick", *EARLIER, *TUNED]
 ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
