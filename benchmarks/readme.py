@@ -28,8 +28,8 @@ NAMES = {
 }
 TUNED = {
     "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
-    "no-pointer": "the same without the pointer",
-    "no-convolution": "the same without the convolution",
+    "no-pointer": "ResNet-BK without the pointer",
+    "no-convolution": "ResNet-BK without the convolution",
     "llama-pointer": "Llama with ResNet-BK's pointer",
     "mamba2": "Mamba-2",
     "gated-deltanet": "Gated DeltaNet",

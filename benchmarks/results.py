@@ -85,6 +85,17 @@ def rows(results: Mapping[str, Any]) -> str:
     return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
 
+def course(results: Mapping[str, Any]) -> str:
+    """Held-out perplexity in the course of the training, the mean over seeds."""
+    models = by_model(results)
+    steps = [point["step"] for point in results["runs"][0]["validation_log"]]
+    lines = []
+    for name, runs in models.items():
+        logs = [{point["step"]: point["perplexity"] for point in run["validation_log"]} for run in runs]
+        lines.append((f"`{name}`", *(fmt.perplexity(fmean(log[step] for log in logs)) for step in steps)))
+    return table(("model", *(f"{fmt.count(step)} steps" for step in steps)), lines)
+
+
 def at_time(run: Mapping[str, Any], seconds: float) -> float | None:
     """Perplexity at the last validation of a run within so many seconds of training."""
     reached = [point["perplexity"] for point in run["validation_log"] if point["seconds"] <= seconds]
@@ -122,7 +133,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         if found["protocol"]["learning_rates"] is not None:
             searches.setdefault(suite, []).append(found)
         else:
-            page = replace_all(page, suite, {"table": rows(found)})
+            page = replace_all(page, suite, {"table": rows(found), "course": course(found)})
     for suite, of_suite in searches.items():
         page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
     return page

@@ -14,6 +14,10 @@ ENVIRONMENT = {
 }
 
 
+def point(step, seconds, perplexity):
+    return {"step": step, "seconds": seconds, "perplexity": perplexity}
+
+
 def run(name, perplexity, seed=0, **changes):
     return {
         "model_name": name,
@@ -27,7 +31,7 @@ def run(name, perplexity, seed=0, **changes):
         "tokens_per_second": 500.0,
         "peak_memory_mb": 64.4,
         "training_time": 10.0,
-        "validation_log": [{"seconds": 8.0, "perplexity": 60.0}, {"seconds": 12.0, "perplexity": 50.0}],
+        "validation_log": [point(1_000, 8.0, 60.0), point(2_000, 12.0, 50.0)],
         "learning_rates_tried": [{"learning_rate": 0.01, "held_out_perplexity": perplexity}],
     } | changes
 
@@ -39,11 +43,19 @@ RESULTS = {
     "runs": [
         run("gpt2", 90.0),
         run("llama", 50.0, training_time=12.0),
-        run("llama", 52.0, seed=1, training_time=14.0, validation_log=[{"seconds": 14.0, "perplexity": 52.0}]),
+        run(
+            "llama",
+            52.0,
+            seed=1,
+            training_time=14.0,
+            validation_log=[point(1_000, 9.0, 70.0), point(2_000, 14.0, 52.0)],
+        ),
         run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0),
     ],
 }
-PAGE = "".join(f"<!-- begin seed-local-tuned{kind}:table -->\nold\n<!-- end -->\n" for kind in ("", "-grid"))
+PAGE = "".join(
+    f"<!-- begin seed-local-tuned{place} -->\nold\n<!-- end -->\n" for place in (":table", ":course", "-grid:table")
+)
 
 
 def test_models_are_held_to_the_best_transformer():
@@ -57,6 +69,8 @@ def test_models_are_held_to_the_best_transformer():
         ["| `gpt2`", "90.0", "1", "1.765", "–", "50.0"],
     ]
     assert "- commit 0123456789ab" in lines
+    assert "| model | 1,000 steps | 2,000 steps |" in lines
+    assert "| `llama` | 65.0 | 51.0 |" in lines
     assert "- data text: 12,345 training tokens" in lines
 
 
