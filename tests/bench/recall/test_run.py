@@ -9,9 +9,10 @@ from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from resnet_bk.bench import runner
+from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.recall import load_recall, run
+from resnet_bk.bench.recall.measure import accuracy, state_elements
 from resnet_bk.bench.recall.mixers import without_feed_forward
-from resnet_bk.bench.recall.run import accuracy, state_elements
 from resnet_bk.bench.recall.task import Recall, draw
 from resnet_bk.cli import app
 from resnet_bk.models import ResNetBKConfig
@@ -30,7 +31,7 @@ TINY = [
 ]
 
 
-def call(out, *settings, models="llama,resnet-bk", extra=()):
+def call(out, *settings, models="llama,modulus", extra=()):
     arguments = ["bench", "mqar", "--out", str(out), "--models", models, *extra]
     for setting in (*TINY, *settings):
         arguments += ["--set", setting]
@@ -44,16 +45,25 @@ def test_trains_reports_and_skips_what_is_finished(tmp_path):
     assert [(run["model_name"], run["seed"]) for run in results["runs"]] == [
         ("llama", 1),
         ("llama", 2),
-        ("resnet-bk", 1),
-        ("resnet-bk", 2),
+        ("modulus", 1),
+        ("modulus", 2),
     ]
     for found in results["runs"]:
         assert found["audit"] == "causal"
         assert len(found["accuracy"]) == 2
         assert all(0 <= value <= 1 for value in found["accuracy"])
         assert (found["steps"], found["tokens"]) == (8, 2 * 64 * 16)
+        assert found["environment"]["threads"] == torch.get_num_threads()
+        assert found["training"]["learning_rate"] == 1e-2
+        assert [tried["learning_rate"] for tried in found["learning_rates_tried"]] == [1e-2]
     assert results["runs"][0]["state_elements"] is None
-    assert results["runs"][2]["state_elements"] == 2 * 2 * (8 * 8 + 1)
+    assert results["runs"][2]["state_elements"] == 2 + 128 * 128
+    assert (results["runs"][0]["attention"], results["runs"][2]["attention"]) == (True, False)
+    text = " ".join(result.output.split())
+    assert "2 x 16,386" in text
+    assert "Seeds: llama 2, modulus 2." in text
+    assert "Beyond 16 tokens a test is of the length too" in text
+    assert "One seed" not in text
     again = call(tmp_path / "out", "seeds=[1,2]")
     assert again.exit_code == 0
     assert again.output.count("finished:") == 4
@@ -67,14 +77,45 @@ def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
 
     real = run.train
     monkeypatch.setattr(run, "train", train)
-    result = call(tmp_path / "out", "learning_rates=[1e-2,1e9]", "epochs=1", models="resnet-bk")
+    result = call(tmp_path / "out", "learning_rates=[1e-2,1e9]", "epochs=1", models="modulus")
     assert result.exit_code == 0, result.output
-    assert "lr 1e+09: out of the grid. the training loss is nan" in result.output
+    assert "lr 1e+09  seed 42: out of the grid. the training loss is nan" in result.output
     (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert found["learning_rate"] == 1e-2
-    result = call(tmp_path / "other", "learning_rates=[1e9]", models="resnet-bk")
+    assert [tried["diverged"] for tried in found["learning_rates_tried"]] == [None, "the training loss is nan"]
+    assert "its rate is at the end of the grid" in " ".join(result.output.split())
+    # A model that cannot be trained does not keep the others from their runs.
+    result = call(tmp_path / "other", "learning_rates=[1e9]", "models.llama.config={}", models="modulus,llama")
     assert result.exit_code == 2
-    assert "no rate of the grid [1000000000.0] could be trained. the training loss is nan" in result.output
+    assert result.output.count("no rate of the grid [1000000000.0] could be trained. the training loss is nan") == 2
+    results = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert results["runs"] == []
+    assert {found["title"] for found in results["diverged"]} == {"llama at every rate", "modulus at every rate"}
+
+
+def test_a_seed_that_diverges_costs_no_other(tmp_path, monkeypatch):
+    def train(model, stream, spec, folder):
+        if spec.seed == 2:
+            raise NonFiniteLossError("the training loss is nan")
+        return real(model, stream, spec, folder)
+
+    real = run.train
+    monkeypatch.setattr(run, "train", train)
+    result = call(tmp_path / "out", "seeds=[1,2,3]", "epochs=1", models="modulus")
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert "modulus lr 0.01 seed 2: the training loss is nan All else is done and saved." in text
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [found["seed"] for found in results["runs"]] == [1, 3]
+    assert results["diverged"] == [{"title": "modulus  lr 0.01  seed 2", "diverged": "the training loss is nan"}]
+
+
+def test_a_model_is_shown_when_its_whole_grid_is_done(tmp_path):
+    assert call(tmp_path / "out", "learning_rates=[1e-2]", "epochs=1", models="modulus").exit_code == 0
+    result = call(tmp_path / "out", "learning_rates=[1e-2,2e-2]", "epochs=1", models="llama")
+    assert result.exit_code == 0
+    runs = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert [found["model_name"] for found in runs] == ["llama"]
 
 
 def test_two_in_one_folder(tmp_path):
@@ -93,15 +134,15 @@ def test_streams_of_training_validation_and_test_differ():
 
 
 def test_another_setting_in_the_same_folder_is_refused(tmp_path):
-    assert call(tmp_path / "out", models="resnet-bk").exit_code == 0
-    result = call(tmp_path / "out", "epochs=3", models="resnet-bk")
+    assert call(tmp_path / "out", models="modulus").exit_code == 0
+    result = call(tmp_path / "out", "epochs=3", models="modulus")
     assert result.exit_code == 2
     assert "holds runs with another epochs; name another folder" in result.output
 
 
 def test_runs_of_models_that_are_not_run_again_are_held_to_the_protocol_too(tmp_path):
     assert call(tmp_path / "out").exit_code == 0
-    assert call(tmp_path / "out", models="resnet-bk").exit_code == 0
+    assert call(tmp_path / "out", models="modulus").exit_code == 0
     result = call(tmp_path / "out", "models.llama.config={initializer_range: 0.1}")
     assert result.exit_code == 2
     assert "holds runs with another models.llama; name another folder" in result.output
@@ -115,10 +156,10 @@ def test_a_folder_of_a_text_is_refused_and_the_other_way_round(tmp_path):
     arguments = ["train", str(tmp_path / "tiny.yaml"), "--out"]
     environment = {"RESNET_BK_CACHE": str(tmp_path / "cache")}
     assert invoke(app, [*arguments, str(tmp_path / "text")], env=environment).exit_code == 0
-    result = call(tmp_path / "text", models="resnet-bk")
+    result = call(tmp_path / "text", models="modulus")
     assert result.exit_code == 2
     assert "holds runs on a text (resnet-bk/seed-42)" in result.output
-    assert call(tmp_path / "recall", models="resnet-bk").exit_code == 0
+    assert call(tmp_path / "recall", models="modulus").exit_code == 0
     result = invoke(app, [*arguments, str(tmp_path / "recall")], env=environment)
     assert result.exit_code == 2
     assert "a run of another task (recall)" in result.output
@@ -199,14 +240,17 @@ def test_accuracy(blind, expected):
 
 
 def test_feed_forward_networks_are_out():
+    kind = "[{length: 16, pairs: 2, examples: 1}]"
+    protocol = load_recall("mqar", ["vocab_size=20", f"train={kind}", f"test={kind}"])
+    shipped = resolve_configs(protocol.shapes(), 20, {})
     for config in (
-        ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, num_hidden_layers=2),
+        *shipped.values(),
         AutoConfig.for_model("gpt2", vocab_size=20, n_embd=16, n_head=2, n_layer=2),
     ):
         model = without_feed_forward(config, 0)
         assert not any("mlp" in name or "feed_forward." in name for name, _ in model.named_parameters())
         inputs, _ = draw(Recall(16, 2, 1), 1, 20, torch.Generator())
-        assert model(inputs).logits.shape == (1, 16, 20)
+        assert model(inputs, use_cache=False).logits.shape == (1, 16, 20)
 
 
 def test_a_model_whose_feed_forward_networks_are_not_found():
@@ -224,9 +268,9 @@ def test_a_pointer_is_no_mixer():
 
 def test_state_elements():
     vector = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="vector", state_channels=24)
-    assert state_elements(without_feed_forward(vector, 0)) == 2 * 2 * 24
+    assert state_elements(vector) == 2 * 2 * 24
     modulus = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="modulus", key_dim=4)
-    assert state_elements(without_feed_forward(modulus, 0)) == 2 * (2 + 4 * 8)
+    assert state_elements(modulus) == 2 * (2 + 4 * 8)
     mamba = AutoConfig.for_model(
         "mamba2",
         vocab_size=20,
@@ -238,4 +282,18 @@ def test_state_elements():
         n_groups=1,
         num_hidden_layers=1,
     )
-    assert state_elements(without_feed_forward(mamba, 0)) == 4 * 8 * 8
+    assert state_elements(mamba) == 4 * 8 * 8
+    first = AutoConfig.for_model("mamba", vocab_size=20, hidden_size=16, state_size=4, num_hidden_layers=1)
+    assert state_elements(first) == 2 * 16 * 4
+    assert state_elements(AutoConfig.for_model("llama")) is None
+
+
+def test_the_shipped_models_carry_states_of_one_size():
+    protocol = load_recall("mqar")
+    configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {})
+    assert {config.num_hidden_layers for config in configs.values()} == {2}
+    sizes = {name: state_elements(config) for name, config in configs.items()}
+    assert sizes.pop("llama") is None
+    assert sizes.pop("modulus-4k") == 64 * 64 + 2
+    assert sizes.pop("modulus-1k") == 32 * 32 + 2
+    assert set(sizes.values()) == {128 * 128, 128 * 128 + 2}

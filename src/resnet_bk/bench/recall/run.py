@@ -1,26 +1,29 @@
 """The recall benchmark: every model at every rate, its accuracy on every kind of test, one results.json.
 
-Shape legend: B batch, T tokens, D width, V vocabulary.
+OUT/protocol.json
+OUT/<model>/lr-<rate>/seed-<s>/run.json      what determines the run, and on what it started
+OUT/<model>/lr-<rate>/seed-<s>/result.json   written last: a run is finished if it has one
+OUT/results.json                             of the models that have finished their grid
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
 
-from resnet_bk.bench.audit import audit_causality
+from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.formatting import MISSING
-from resnet_bk.bench.peers import resolve_configs
+from resnet_bk.bench.peers import may_carry, resolve_configs
+from resnet_bk.bench.recall.measure import accuracies, state_elements
 from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
-from resnet_bk.bench.recall.task import NOT_ASKED, Recall, draw
+from resnet_bk.bench.recall.table import recall_table
+from resnet_bk.bench.run import config_dict
 from resnet_bk.bench.run_folder import check_writable, read_json, write_json
 from resnet_bk.bench.runner import deterministic, locked, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
@@ -34,6 +37,28 @@ VALIDATION_EXAMPLES = 100
 TASK = "recall"
 
 
+@dataclass(frozen=True)
+class RecallRun:
+    """One training and its folder."""
+
+    model: str
+    rate: float
+    seed: int
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}  lr {self.rate:g}  seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    def result(self) -> dict[str, Any]:
+        """What the run found. Raises ValueError where it cannot be read."""
+        return read_json(self.folder / "result.json")
+
+
 def bench_recall(
     protocol: RecallProtocol, out: Path, *, models: Sequence[str] | None = None, console: Console | None = None
 ) -> dict[str, Any]:
@@ -42,8 +67,9 @@ def bench_recall(
     Finished runs are skipped, broken ones resumed.
 
     Raises:
-        ValueError: anything that is wrong with protocol, models or folder, before training starts; a loss that is not a
-            number at every rate of the grid.
+        ValueError: anything that is wrong with protocol, models or folder, before training starts.
+        NonFiniteLossError: a model diverged, at all rates of its grid or with one of its seeds; raised at the end, when
+            all other runs are made and results.json is written.
     """
     console = console or standard_output()
     say = speaker(console)
@@ -56,92 +82,116 @@ def bench_recall(
     with locked(out), deterministic():
         _check_same(protocol, out)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())
+        lost: list[str] = []
         for model in chosen:
-            _run_model(protocol, out, model, configs[model], say)
+            lost += _run_model(protocol, out, model, configs[model], say)
         results = _collect(protocol, out)
         write_json(out / "results.json", results)
     console.print(recall_table(results))
+    if lost:
+        raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")
     return results
 
 
-def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say: Callable[[str], None]) -> None:
-    """All rates with the first seed, the best one with the other seeds."""
-    diverged: list[str] = []
+def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say: Callable[[str], None]) -> list[str]:
+    """All rates with the first seed, the best one with the other seeds; returns what diverged and should not have."""
+    reasons = []
     for rate in protocol.learning_rates:
-        try:
-            _run(protocol, out, model, rate, protocol.seeds[0], config, say)
-        except NonFiniteLossError as error:
-            diverged.append(str(error))
-            say(f"{model}  lr {rate:g}: out of the grid. {error}")
+        run = _run_of(out, model, rate, protocol.seeds[0])
+        reason = _carry_out(run, protocol, config, say)
+        if reason is not None:
+            reasons.append(reason)
+            say(f"{run.title}: out of the grid. {reason}")
     best = _best_rate(protocol, out, model)
     if best is None:
-        raise ValueError(f"{model}: no rate of the grid {protocol.learning_rates} could be trained. {diverged[0]}")
+        return [f"{model}: no rate of the grid {protocol.learning_rates} could be trained. {reasons[0]}"]
+    lost = []
     for seed in protocol.seeds[1:]:
-        _run(protocol, out, model, best, seed, config, say)
+        run = _run_of(out, model, best, seed)
+        reason = _carry_out(run, protocol, config, say)
+        if reason is not None:
+            lost.append(f"{run.title}: {reason}")
+            say(lost[-1])
+    return lost
 
 
-def accuracy(
-    model: Any, kind: Recall, vocabulary: int, seed: int, *, batch_tokens: int, dtype: str = "float32"
-) -> float:
-    """Share of the questions of `kind.examples` fresh examples that the model answers by its likeliest word."""
-    generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    head = model.get_output_embeddings()
-    right = asked = 0
-    was_training = model.training
-    model.eval()
-    size = max(1, batch_tokens // kind.length)
-    with torch.no_grad():
-        for first in range(0, kind.examples, size):
-            inputs, targets = draw(kind, min(size, kind.examples - first), vocabulary, generator)
-            inputs, targets = inputs.to(device), targets.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-                hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
-                at = targets != NOT_ASKED
-                answers = head(hidden[at]).argmax(-1)
-            right += int((answers == targets[at]).sum())
-            asked += int(at.sum())
-    model.train(was_training)
-    return right / asked
+def _carry_out(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> str | None:
+    """Carry out a run that is not finished; returns why it has no figures, None if it has."""
+    if run.finished:
+        say(f"finished: {run.title} ({run.folder})")
+    else:
+        _execute(run, protocol, config, say)
+    reason: str | None = run.result().get("diverged")
+    return reason
 
 
-def state_elements(model: Any) -> int | None:
-    """Real numbers of the state that a layer carries from token to token; None where it is not known or grows."""
-    config = model.config
-    if config.model_type == "resnet_bk":
-        if config.state == "vector":
-            return 4 * config.state_channels
-        carried = config.key_dim * config.value_dim  # real numbers of the modulus, complex ones of the matrix state
-        return config.num_heads * (2 + (carried if config.state == "modulus" else 2 * carried))
-    if config.model_type == "mamba2":
-        return int(config.num_heads * config.head_dim * config.state_size)
-    if set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}:
-        return int(config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim)
-    return None
+def _execute(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
+    """Train, measure, write the result. A run whose loss is no number has one too, with the reason as `diverged`."""
+    model = without_feed_forward(config, run.seed).to(training_device(protocol.device))
+    with same_threads():
+        audit = audit_causality(model, protocol.vocab_size)
+    kinds = [kind.recall() for kind in protocol.train]
+    stream = RecallStream(kinds, protocol.batch_tokens, protocol.vocab_size, run.seed)
+    steps = protocol.epochs * stream.steps_per_epoch
+    spec = RunSpec(
+        name=run.title,
+        steps=steps,
+        learning_rate=run.rate,
+        weight_decay=protocol.weight_decay,
+        clip=protocol.clip,
+        warmup_steps=round(protocol.warmup_share * steps),
+        seed=run.seed,
+        dtype=protocol.dtype,
+        device=protocol.device,
+    )
+    run.folder.mkdir(parents=True, exist_ok=True)
+    about = {"model": run.model, "seed": run.seed, "learning_rate": run.rate}
+    started = {"training": dataclasses.asdict(spec), "environment": environment()}
+    write_json(run.folder / "run.json", {"task": TASK} | about | {"settings": _settings(protocol, run.model)} | started)
+    result = _about(run, protocol, model, config, audit) | started
+    try:
+        trained = train(model, stream, spec, run.folder)
+    except NonFiniteLossError as error:
+        write_json(run.folder / "result.json", result | {"diverged": str(error)})
+        return
+    result |= {
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "training_time": trained.seconds,
+        "tokens_per_second": trained.tokens / trained.seconds,
+        "peak_memory_mb": trained.peak_memory_mb,
+        "epoch_losses": trained.epoch_losses,
+        "backend": trained.backend,
+        "device": trained.device,
+    }
+    tests = [kind.recall() for kind in protocol.test]
+    fresh = [dataclasses.replace(kind, examples=VALIDATION_EXAMPLES) for kind in tests]
+    how: dict[str, Any] = {"batch_tokens": protocol.batch_tokens, "dtype": protocol.dtype}
+    result["validation_accuracy"] = accuracies(model, fresh, protocol.vocab_size, VALIDATION_SEED, **how)
+    result["accuracy"] = accuracies(model, tests, protocol.vocab_size, TEST_SEED, **how)
+    write_json(run.folder / "result.json", result)
+    pairs = zip(tests, result["accuracy"], strict=True)
+    cells = "  ".join(f"{kind.length}/{kind.pairs}: {value:.3f}" for kind, value in pairs)
+    say(f"{run.title}: {cells}, {trained.seconds:.0f} s")
 
 
-def recall_table(results: dict[str, Any]) -> Table:
-    """Accuracy of every model on every test, over the seeds."""
-    table = Table(title="Multi-query associative recall: share of the questions answered")
-    tests = results["protocol"]["test"]
-    for name in ("model", "state a layer", "lr"):
-        table.add_column(name, justify="left" if name == "model" else "right")
-    for kind in tests:
-        table.add_column(f"{kind['length']}\n{kind['pairs']} pairs", justify="right")
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        by_model.setdefault(run["model_name"], []).append(run)
-    for model, runs in by_model.items():
-        cells = []
-        for place in range(len(tests)):
-            reached = torch.tensor([run["accuracy"][place] for run in runs], dtype=torch.float64)
-            spread = f" ± {reached.std():.3f}" if len(runs) > 1 else ""
-            cells.append(f"{reached.mean():.3f}{spread}")
-        state = runs[0]["state_elements"]
-        size = f"{state:,}" if state is not None else "grows" if runs[0]["attention"] else MISSING
-        name = model if all(run["audit"] == "causal" for run in runs) else f"{model} (leaks)"
-        table.add_row(name, size, f"{runs[0]['learning_rate']:g}", *cells)
-    return table
+def _about(run: RecallRun, protocol: RecallProtocol, model: Any, config: Any, audit: Audit) -> dict[str, Any]:
+    """Which model was trained."""
+    count = count_parameters(model)
+    return {
+        "model_name": run.model,
+        "learning_rate": run.rate,
+        "seed": run.seed,
+        "layers": config.num_hidden_layers,
+        "state_elements": state_elements(config),
+        "attention": not may_carry(config),
+        "parameters": count.total,
+        "parameters_without_embeddings": count.without_embeddings,
+        "audit": audit.verdict,
+        "audit_detail": audit.detail,
+        "config": config_dict(config),
+        "epochs": protocol.epochs,
+    }
 
 
 def _select(protocol: RecallProtocol, names: Sequence[str] | None) -> list[str]:
@@ -173,96 +223,47 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
 
 
-def _folder(out: Path, model: str, rate: float, seed: int) -> Path:
-    return out / model / f"lr-{rate!r}" / f"seed-{seed}"
+def _run_of(out: Path, model: str, rate: float, seed: int) -> RecallRun:
+    return RecallRun(model, rate, seed, out / model / f"lr-{rate!r}" / f"seed-{seed}")
 
 
-def _run(
-    protocol: RecallProtocol,
-    out: Path,
-    model_name: str,
-    rate: float,
-    seed: int,
-    config: Any,
-    say: Callable[[str], None],
-) -> None:
-    folder = _folder(out, model_name, rate, seed)
-    title = f"{model_name}  lr {rate:g}  seed {seed}"
-    if (folder / "result.json").exists():
-        say(f"finished: {title} ({folder})")
-        return
-    model = without_feed_forward(config, seed).to(training_device(protocol.device))
-    with same_threads():
-        audit = audit_causality(model, protocol.vocab_size)
-    stream = RecallStream([kind.recall() for kind in protocol.train], protocol.batch_tokens, protocol.vocab_size, seed)
-    steps = protocol.epochs * stream.steps_per_epoch
-    spec = RunSpec(
-        name=title,
-        steps=steps,
-        learning_rate=rate,
-        weight_decay=protocol.weight_decay,
-        clip=protocol.clip,
-        warmup_steps=round(protocol.warmup_share * steps),
-        seed=seed,
-        dtype=protocol.dtype,
-        device=protocol.device,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {"task": TASK, "model": model_name, "seed": seed, "learning_rate": rate}
-    write_json(folder / "run.json", record | {"settings": _settings(protocol, model_name)})
-    trained = train(model, stream, spec, folder)
-
-    def reached(kind: Recall, of: int) -> float:
-        return accuracy(model, kind, protocol.vocab_size, of, batch_tokens=protocol.batch_tokens, dtype=protocol.dtype)
-
-    validation = [
-        reached(dataclasses.replace(kind.recall(), examples=VALIDATION_EXAMPLES), VALIDATION_SEED + place)
-        for place, kind in enumerate(protocol.train)
-    ]
-    tests = [reached(kind.recall(), TEST_SEED + place) for place, kind in enumerate(protocol.test)]
-    result = {
-        "model_name": model_name,
-        "learning_rate": rate,
-        "seed": seed,
-        "accuracy": tests,
-        "validation_accuracy": validation,
-        "state_elements": state_elements(model),
-        "attention": hasattr(config, "num_attention_heads"),
-        "parameters": count_parameters(model).total,
-        "audit": audit.verdict,
-        "steps": trained.steps,
-        "tokens": protocol.epochs * sum(kind.length * kind.examples for kind in protocol.train),
-        "training_time": trained.seconds,
-        "epoch_losses": trained.epoch_losses,
-        "backend": trained.backend,
-        "device": trained.device,
-        "config": config.to_diff_dict(),
-    }
-    write_json(folder / "result.json", result)
-    cells = "  ".join(
-        f"{kind.length}/{kind.pairs}: {value:.3f}" for kind, value in zip(protocol.test, tests, strict=True)
-    )
-    say(f"{title}: {cells}, {trained.seconds:.0f} s")
+def _grid(protocol: RecallProtocol, out: Path, model: str) -> list[RecallRun]:
+    """The finished runs of a model's grid of rates."""
+    runs = [_run_of(out, model, rate, protocol.seeds[0]) for rate in protocol.learning_rates]
+    return [run for run in runs if run.finished]
 
 
 def _best_rate(protocol: RecallProtocol, out: Path, model: str) -> float | None:
-    """The rate with the best mean accuracy on fresh examples of the training kinds; None if no run is finished."""
-    scores = {}
-    for rate in protocol.learning_rates:
-        path = _folder(out, model, rate, protocol.seeds[0]) / "result.json"
-        if path.exists():
-            scores[rate] = fmean(read_json(path)["validation_accuracy"])
-    return max(scores, key=lambda rate: scores[rate], default=None)
+    """The rate with the best mean accuracy on fresh examples of the kinds of the test, of equals the lowest; None
+    before all rates are tried, or if all diverged."""
+    grid = _grid(protocol, out, model)
+    if len(grid) < len(protocol.learning_rates):
+        return None
+    scores = {run.rate: run.result().get("validation_accuracy") for run in grid}
+    reached = {rate: fmean(found) for rate, found in sorted(scores.items()) if found is not None}
+    return max(reached, key=lambda rate: reached[rate], default=None)
 
 
 def _collect(protocol: RecallProtocol, out: Path) -> dict[str, Any]:
-    runs = []
+    """Contents of results.json: the models whose whole grid is done, each at its best rate."""
+    runs, diverged = [], []
     for model in protocol.models:
+        grid = [run.result() for run in _grid(protocol, out, model)]
+        tried = [
+            {key: found.get(key) for key in ("learning_rate", "validation_accuracy", "accuracy", "diverged")}
+            for found in grid
+        ]
         best = _best_rate(protocol, out, model)
-        if best is None:
-            continue
-        for seed in protocol.seeds:
-            path = _folder(out, model, best, seed) / "result.json"
-            if path.exists():
-                runs.append(read_json(path))
-    return {"protocol": protocol.model_dump(), "environment": environment(), "runs": runs}
+        for seed in protocol.seeds if best is not None else ():
+            assert best is not None
+            run = _run_of(out, model, best, seed)
+            if not run.finished:
+                continue
+            found = run.result()
+            if found.get("diverged") is None:
+                runs.append(found | {"learning_rates_tried": tried})
+            else:
+                diverged.append({"title": run.title, "diverged": found["diverged"]})
+        if best is None and len(grid) == len(protocol.learning_rates):
+            diverged.append({"title": f"{model} at every rate", "diverged": grid[0]["diverged"]})
+    return {"protocol": protocol.model_dump(), "environment": environment(), "runs": runs, "diverged": diverged}

@@ -40,7 +40,7 @@ class RecallProtocol(_Strict):
         epochs: an epoch draws new examples.
         hidden_size, num_layers, num_heads: shape that all models share. There are no feed-forward networks.
         learning_rates: grid of peak rates; each model tries all with the first seed and keeps the one that recalls
-            best on fresh examples of the training kinds.
+            best on fresh examples of the kinds of the test.
         weight_decay, clip, warmup_share: of the optimizer; the schedule is the cosine of `resnet-bk bench`.
         seeds: one run each.
         dtype: "float32" or "bfloat16" (mixed precision).
@@ -70,7 +70,7 @@ class RecallProtocol(_Strict):
 
     def shapes(self) -> Protocol:
         """The protocol for language with the same shapes: what `peers.resolve_configs` reads."""
-        models = {name: entry.model_copy(update={"match_parameters": False}) for name, entry in self.models.items()}
+        models = {name: self._entry(name, entry) for name, entry in self.models.items()}
         return Protocol(
             name=self.name,
             dataset="recall",
@@ -82,6 +82,14 @@ class RecallProtocol(_Strict):
             learning_rates=self.learning_rates,
             models=models,
         )
+
+    def _entry(self, name: str, entry: ModelEntry) -> ModelEntry:
+        """Not sized, and with as many blocks as the others have: where nobody has a feed-forward network, one block of
+        Mamba-2 is a layer, not two as in `peers`."""
+        config = entry.config
+        if (entry.transformers or name) == "mamba2":
+            config = {"num_hidden_layers": self.num_layers} | config
+        return entry.model_copy(update={"match_parameters": False, "config": config})
 
 
 def is_recall(name_or_path: str) -> bool:
