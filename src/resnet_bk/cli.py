@@ -146,7 +146,10 @@ def evaluate(
         typer.echo(json.dumps(found))
     else:
         if found["audit"] == "causal":
-            figures = f"perplexity {found['perplexity']:.2f}, {found['bits_per_character']:.3f} bits a character"
+            windows = found["overlapping_perplexity"]
+            overlapping = "" if windows is None else f" ({windows:.2f} in overlapping windows)"
+            bits = f"{found['bits_per_character']:.3f} bits a character"
+            figures = f"perplexity {found['perplexity']:.2f}{overlapping}, {bits}"
         else:
             figures = f"no perplexity, for it leaks ({found['leaking_perplexity']:.2f} with the answer in sight)"
         typer.echo(
@@ -163,15 +166,20 @@ def lengths(
     split: Annotated[str, typer.Option("--split", help="validation, test, or another split.")] = "validation",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of each document, from its start.")] = 65536,
     documents: Annotated[int, typer.Option("--documents", min=1, help="How many, the first long enough.")] = 4,
+    windows: Annotated[
+        str | None, typer.Option("--windows", metavar="W,W", help="Tokens in view. [1, 4 and 16 segments]")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/lengths.json as well.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity of trained models by place in long documents, read as one stream and in single segments."""
+    """Perplexity of trained models by place in long documents, read as one stream and in windows."""
     from resnet_bk.bench.inspect_model import run_folder
-    from resnet_bk.bench.lengths import length_profiles, lengths_table, write_lengths
+    from resnet_bk.bench.lengths import length_profiles, parse_windows, write_lengths
+    from resnet_bk.bench.lengths_table import lengths_table
     from resnet_bk.bench.runner import standard_output
 
-    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents)
+    sizes = parse_windows(windows)
+    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes)
     if out is not None:
         write_lengths(found, out)
     if as_json:

@@ -1,6 +1,7 @@
 """Perplexity by place: one stream is the whole text, segments are texts, and what cannot be read is said."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -22,7 +23,15 @@ from transformers import (
 from typer.testing import CliRunner
 
 from resnet_bk import cli
-from resnet_bk.bench.lengths import cannot_carry, long_documents, place_borders, read, split_documents
+from resnet_bk.bench.lengths import (
+    cannot_carry,
+    long_documents,
+    parse_windows,
+    place_borders,
+    read,
+    split_documents,
+    what_it_carries,
+)
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
@@ -85,17 +94,21 @@ def expected(model, words):
 @pytest.mark.parametrize("build", [resnet_bk, llama])
 @pytest.mark.parametrize("head", ["fused", "model"])
 @torch.no_grad()
-def test_one_stream_is_the_whole_text_and_segments_stand_alone(build, head):
+def test_one_stream_is_the_whole_text_and_windows_see_what_is_in_them(build, head):
     torch.manual_seed(0)
     model, text = build().eval(), np.random.default_rng(0).integers(2, 40, size=8 * 10 + 4)
     words = torch.from_numpy(text).unsqueeze(0)
-    carried = read(model, text, 8, head, True, "float32").losses
+    carried = read(model, text, 8, head, "float32").losses
     assert_close(carried, expected(model, words), rtol=1e-3, atol=1e-4)
-    alone = torch.cat([expected(model, words[:, at : at + 9]) for at in range(0, 83, 8)])
-    assert len(alone) == 83
-    restarted = read(model, text, 8, head, False, "float32").losses
-    assert_close(restarted, alone, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(carried[8:], restarted[8:], atol=1e-2)
+    for window in (4, 8, 16, 82):
+        found = read(model, text, 8, head, "float32", window).losses
+        assert len(found) == 83
+        assert_close(found[:window], carried[:window], rtol=1e-3, atol=1e-4)
+        for place in range(window, 83):
+            start = place // (window // 2) * (window // 2) - window // 2  # the last border but one
+            alone = expected(model, words[:, start : place + 2])[-1]
+            assert_close(found[place], alone, rtol=1e-3, atol=1e-4)
+        assert window > 40 or not torch.allclose(carried[window:], found[window:], atol=1e-2)
 
 
 def pointer():
@@ -109,9 +122,22 @@ def pointer():
 
 def test_a_pointer_goes_on_though_its_language_model_starts_again():
     text = np.random.default_rng(0).integers(0, 40, 31)
-    carried, again = (read(pointer(), text, 10, "fused", carried, "float32").losses for carried in (True, False))
-    assert torch.equal(carried[:10], again[:10])
-    assert not torch.isclose(carried[10:], again[10:]).any()
+    carried = read(pointer(), text, 10, "fused", "float32").losses
+    first, second = (read(pointer(), text[at : at + 11], 10, "fused", "float32").losses for at in (0, 10))
+    assert torch.equal(carried[:10], first)
+    assert not torch.isclose(carried[10:20], second).any()
+
+
+def test_what_is_carried():
+    carried = [what_it_carries(build().config) for build in (resnet_bk, mamba2, llama, pointer)]
+    assert carried == ["a state", "a state", "keys and values", "the pointer's state alone"]
+
+
+def test_windows_as_text():
+    assert parse_windows(None) is None
+    assert parse_windows("512,2048") == [512, 2048]
+    with pytest.raises(ValueError, match=r"--windows 512,x: must be numbers of tokens with commas between"):
+        parse_windows("512,x")
 
 
 def test_learned_positions_end_somewhere():
@@ -192,21 +218,42 @@ def home(tmp_path_factory):
 
 def test_the_command_writes_what_it_prints(home):
     runs = [home / "out" / name / "seed-42" for name in ("resnet-bk", "gpt2")]
-    options = ("--data", home / "book", "--tokens", 200, "--documents", 3)
+    options = ("--data", home / "book", "--tokens", 200, "--documents", 3, "--windows", "16,64")
     done = call("lengths", *runs, *options, "--out", home / "found")
     assert done.exit_code == 0, done.output
     found = json.loads((home / "found" / "lengths.json").read_text())
     assert found["documents"] == 2
     assert found["places"] == [[0, 16], [16, 32], [32, 64], [64, 128], [128, 200]]
     ours, gpt2 = found["models"]
-    assert len(ours["carried"]) == len(ours["restarted"]) == len(gpt2["restarted"]) == 5
-    # The first segment has nothing before it.
-    assert ours["carried"][0] == pytest.approx(ours["restarted"][0], rel=1e-4)
-    assert gpt2["carried"] is None
+    assert [reading["name"] for reading in ours["readings"]] == ["carried", "window 16", "window 64"]
+    carried, narrow, wide = ours["readings"]
+    assert len(carried["perplexity"]) == 5
+    # The first segment has nothing before it, and a window of 64 sees all of the first 64 tokens.
+    assert carried["perplexity"][0] == pytest.approx(narrow["perplexity"][0], rel=1e-4)
+    assert carried["perplexity"][:3] == pytest.approx(wide["perplexity"][:3], rel=1e-4)
+    for place in range(5):
+        mean = sum(losses[place] for losses in carried["document_losses"]) / 2
+        assert carried["perplexity"][place] == pytest.approx(math.exp(mean))
+    problems = [reading["problem"] for reading in gpt2["readings"]]
+    assert problems == ["it has learned positions for 16 tokens", None, "it has learned positions for 16 tokens"]
+    assert gpt2["readings"][0]["perplexity"] is None
+    assert (ours["segment"], ours["steps"], ours["carries"]) == (16, 3, "a state")
     assert "learned positions for 16 tokens" in " ".join(done.stdout.split())
     again = json.loads(call("lengths", *runs, *options, "--json").stdout)
-    assert again["models"][0]["carried"] == ours["carried"]
+    assert again["models"][0]["readings"][0]["perplexity"] == carried["perplexity"]
     assert "128 to 200" in done.stdout
+
+
+def test_windows_of_the_usual_sizes_as_far_as_the_document_goes(home):
+    done = call("lengths", home / "out" / "resnet-bk" / "seed-42", "--data", home / "book", "--tokens", 100, "--json")
+    (model,) = json.loads(done.stdout)["models"]
+    assert [reading["name"] for reading in model["readings"]] == ["carried", "window 16", "window 64"]
+
+
+def test_text_that_was_trained_on_is_refused(home):
+    done = call("lengths", home / "out" / "resnet-bk" / "seed-42", "--split", "train", "--tokens", 20)
+    assert done.exit_code == 2
+    assert "was trained on it; take another split, or other text with --data" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -215,6 +262,8 @@ def test_the_command_writes_what_it_prints(home):
         (["out/resnet-bk/seed-42", "--tokens", "100000"], "--tokens 100000: no document of .* is that long"),
         (["out/resnet-bk/seed-42", "other/resnet-bk/seed-42"], "reads other tokens than"),
         (["out/resnet-bk"], "no run folder"),
+        (["out/resnet-bk/seed-42", "--tokens", "100", "--windows", "15"], "--windows 15: must be an even number below"),
+        (["out/resnet-bk/seed-42", "--tokens", "100", "--windows", "100"], "below the 100 tokens of a document"),
         (["out/resnet-bk/seed-42", "--split", "nowhere"], "nowhere"),
     ],
 )

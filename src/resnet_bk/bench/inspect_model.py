@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
-from resnet_bk.bench.run import load_model, split_batches
+from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json
 from resnet_bk.data import TokenCache, token_cache
 from resnet_bk.training import evaluate, training_device
@@ -95,7 +95,7 @@ class OpenedRun:
         protocol: of the run, with the text that is to be read in the place of `dataset`.
         model: trained, on the protocol's device.
         audit: "causal" or "leaks".
-        corpus_name: of the text.
+        corpus_name, corpus_fingerprint: of the text.
         tokens: of the split, by the run's tokenizer.
     """
 
@@ -105,6 +105,7 @@ class OpenedRun:
     model: Any
     audit: str
     corpus_name: str
+    corpus_fingerprint: str
     tokens: TokenCache
 
     @property
@@ -133,7 +134,7 @@ def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
     limit = protocol.data_limit if split == "train" else None
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
-    return OpenedRun(folder, record, protocol, model, audit, corpus.name, tokens)
+    return OpenedRun(folder, record, protocol, model, audit, corpus.name, corpus.fingerprint, tokens)
 
 
 def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
@@ -146,7 +147,8 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
 
     Returns:
         The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
-        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight.
+        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. `overlapping_perplexity`
+        is that of windows which overlap by half, without a state from one to the next.
 
     Raises:
         ValueError: no finished run, no such data or split.
@@ -155,9 +157,8 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
     model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
     batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
     first, _ = next(iter(split_batches(tokens, protocol.batch_size, protocol.sequence_length)))
-    found = evaluate(
-        model, batches, head=choose_head(model, first.to(model.device)), carry_state=carry, dtype=protocol.dtype
-    )
+    head = choose_head(model, first.to(model.device))
+    found = evaluate(model, batches, head=head, carry_state=carry, dtype=protocol.dtype)
     causal = opened.audit == "causal"
     return {
         "model_name": opened.record["model"],
@@ -168,6 +169,7 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
         "leaking_perplexity": None if causal else found.perplexity,
         "loss": found.loss if causal else None,
         "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
+        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol) if causal else None,
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,

@@ -1,15 +1,17 @@
 """Perplexity by place in a long document: what a model that was trained on short segments makes of a whole book.
 
-Every model reads the same documents twice, in segments of the length that it was trained on:
+Every model reads the same documents several times:
 
-    carried    as one stream: what a segment leaves behind (the state of ResNet-BK, keys and values of attention) is
-               handed to the next one
-    restarted  each segment by itself
+    carried     as one stream, in segments of the length that it was trained on: what a segment leaves behind (the state
+                of ResNet-BK, keys and values of attention) is handed to the next one
+    window W    with W tokens in view at most: windows of W tokens, half overlapping, each from an empty state, of which
+                the second half counts (of the first window all of it). Every token has W/2 to W tokens before it
 
-The second is the measure for the first, for the text of one place may be harder than that of another: a model uses what
-lies far back where carried is below restarted, and does not survive the length where it is above.
+The windows are the measure of the stream, for the text of one place may be harder than that of another. A model uses
+what lies further back than W where carried is below window W, and does not survive the length where it is above. A
+Transformer at its best reads windows of the length that it was trained on: models are to be compared with that.
 
-Shape legend: N tokens predicted of a document, T tokens of a segment.
+Shape legend: N tokens predicted of a document, T tokens of a segment, W tokens of a window.
 """
 
 import time
@@ -20,21 +22,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
-from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
+from resnet_bk.bench.peers import may_carry
 from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import first_state
 from resnet_bk.training.loss import Head, causal_lm_loss, choose_head
 
 FILE = "lengths.json"
+WINDOWS = (1, 4, 16)  # segments
 CHECKED = 8  # tokens on which a cache is tried
 # One stream and two halves differ by the order of float32 sums (or bfloat16's, which the model's own precision may be);
 # a cache that is passed over changes hidden states by their own size.
@@ -50,7 +50,12 @@ class Reading:
 
 
 def length_profiles(
-    folders: Sequence[Path], data: str | None, split: str, tokens: int, documents: int
+    folders: Sequence[Path],
+    data: str | None,
+    split: str,
+    tokens: int,
+    documents: int,
+    windows: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Perplexity by place of several trained models on the same long documents.
 
@@ -60,14 +65,18 @@ def length_profiles(
         split: of it.
         tokens: predicted in each document, from its start.
         documents: how many to read, the first that are long enough.
+        windows: W of each window reading, even numbers; None for `WINDOWS` times the segment of the first run, as far
+            as a document goes.
 
     Returns:
-        What lengths.json holds: `places` are the stretches [first, last) of a document, `models` a list with, for each
-        run, `carried` and `restarted` (perplexity of each stretch; `carried` None where the model cannot, with
-        `carried_problem`) and their `seconds`.
+        What lengths.json holds: `places` are the stretches [first, last) of a document, `models` a list with what is
+        known of each run and its `readings`, a list with, for each, `name`, `problem` (why the model cannot, or None),
+        `seconds`, `perplexity` of each stretch over all documents, and `document_losses`, the mean loss (nats a token)
+        of each stretch of each document.
 
     Raises:
-        ValueError: no finished run, a model that leaks, different tokenizers, no document that is long enough.
+        ValueError: no finished run, a model that leaks, different tokenizers, no document that is long enough, text
+            that the models were trained on, windows that are odd or no shorter than the documents.
     """
     runs = [open_run(folder, split, data) for folder in folders]
     first = runs[0]
@@ -79,6 +88,10 @@ def length_profiles(
             )
         if run.audit != "causal":
             raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
+        if split == "train" and run.corpus_fingerprint == run.record["data"]["fingerprints"]["corpus"]:
+            raise ValueError(
+                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
+            )
     texts = long_documents(first.tokens.tokens, tokens, documents)
     if not texts:
         longest = max(len(text) for text in split_documents(first.tokens.tokens)) - 1
@@ -86,44 +99,93 @@ def length_profiles(
             f"--tokens {tokens}: no document of {first.corpus_name}, {split}, is that long; the longest predicts "
             f"{longest:,}. Take at most that, or other text with --data"
         )
-    smallest = min(run.protocol.sequence_length for run in runs)
-    borders = place_borders(smallest, tokens)
+    if windows is None:
+        segment = first.protocol.sequence_length
+        windows = [times * segment for times in WINDOWS if times * segment < tokens]
+    check_windows(windows, tokens)
+    borders = place_borders(min(run.protocol.sequence_length for run in runs), tokens)
     return {
         "dataset_name": first.corpus_name,
         "split": split,
         "tokens": tokens,
         "documents": len(texts),
+        "unk_rate": first.tokens.unknown_rate,
         "places": [list(pair) for pair in borders],
         "environment": environment(),
-        "models": [_profile(run, texts, borders) for run in runs],
+        "models": [_profile(run, texts, borders, windows) for run in runs],
     }
 
 
-def _profile(run: OpenedRun, texts: Sequence[np.ndarray], borders: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    segment = run.protocol.sequence_length
+def parse_windows(text: str | None) -> list[int] | None:
+    """The numbers of `--windows`. Raises ValueError where something else stands there."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--windows {text}: must be numbers of tokens with commas between, such as 512,2048") from None
+
+
+def check_windows(windows: Sequence[int], tokens: int) -> None:
+    """Raises ValueError for windows that cannot be halved, or that hold a whole document."""
+    for window in windows:
+        if window < 2 or window % 2 or window >= tokens:
+            raise ValueError(
+                f"--windows {window}: must be an even number below the {tokens:,} tokens of a document (a longer one "
+                "is the stream itself); leave it out, or read more --tokens"
+            )
+
+
+def _profile(
+    run: OpenedRun, texts: Sequence[np.ndarray], borders: Sequence[tuple[int, int]], windows: Sequence[int]
+) -> dict[str, Any]:
+    segment, model = run.protocol.sequence_length, run.model
     sample = torch.from_numpy(texts[0][:segment].astype(np.int64)).unsqueeze(0)
-    head = choose_head(run.model, sample.to(run.model.device))
-    problem = cannot_carry(run.model, sample, len(texts[0]) - 1)
-    found: dict[str, Any] = {
+    head = choose_head(model, sample.to(model.device))
+    readings = []
+    for window in (None, *windows):
+        longest = len(texts[0]) - 1 if window is None else window
+        problem = cannot_carry(model, sample, longest)
+        # What cannot be read piece by piece may be short enough to be read at once.
+        piece = segment if problem is None or window is None else window
+        if window is not None and problem is not None and window <= (longest_text(model) or window):
+            problem = None
+        found: dict[str, Any] = {"name": "carried" if window is None else f"window {window:,}", "problem": problem}
+        readings.append(found)
+        if problem is not None:
+            found |= {"seconds": None, "perplexity": None, "document_losses": None}
+            continue
+        dtype = run.protocol.dtype
+        read(model, texts[0][: 2 * piece + 1], piece, head, dtype, window)  # first-call costs, off the clock
+        done = [read(model, text, piece, head, dtype, window) for text in texts]
+        losses = torch.stack([reading.losses for reading in done])
+        by_place = torch.stack([losses[:, start:stop].mean(1) for start, stop in borders], dim=1)
+        found |= {
+            "seconds": sum(reading.seconds for reading in done),
+            "perplexity": [perplexity(float(loss)) for loss in by_place.mean(0)],
+            "document_losses": by_place.tolist(),
+        }
+    return {
         "model_name": run.record["model"],
         "seed": run.record["seed"],
         "run": str(run.folder),
         "segment": segment,
-        "carried_problem": problem,
+        "carries": what_it_carries(model.config),
+        "trained_with_carried_state": run.carry_state,
+        "learning_rate": run.record["learning_rate"],
+        "dtype": run.protocol.dtype,
+        "steps": run.record["training"]["steps"],
+        "parameters": model.num_parameters(),
+        "trained_at_commit": run.record["environment"]["git_commit"],
+        "readings": readings,
     }
-    for name in ("carried", "restarted"):
-        if name == "carried" and problem is not None:
-            found |= {"carried": None, "carried_seconds": None}
-            continue
-        carried, dtype = name == "carried", run.protocol.dtype
-        read(run.model, texts[0][: 2 * segment + 1], segment, head, carried, dtype)  # first-call costs, off the clock
-        readings = [read(run.model, text, segment, head, carried, dtype) for text in texts]
-        losses = torch.stack([reading.losses for reading in readings])
-        found |= {
-            name: [perplexity(float(losses[:, start:stop].mean())) for start, stop in borders],
-            f"{name}_seconds": sum(reading.seconds for reading in readings),
-        }
-    return found
+
+
+def what_it_carries(config: Any) -> str:
+    """What a model hands from one segment to the next."""
+    if config.model_type == "resnet_bk_pointer":
+        return "the pointer's state alone"
+    return "a state" if may_carry(config) else "keys and values"
 
 
 def split_documents(tokens: np.ndarray) -> list[np.ndarray]:
@@ -179,33 +241,47 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
 
 
 @torch.no_grad()
-def read(model: Any, text: np.ndarray, segment: int, head: Head, carried: bool, dtype: str) -> Reading:
+def read(model: Any, text: np.ndarray, segment: int, head: Head, dtype: str, window: int | None = None) -> Reading:
     """The loss of every token of a document but the first.
 
     Args:
         model: a causal LM of `transformers`.
         text: [N + 1] tokens.
-        segment: T, tokens of a segment; the last one may be shorter.
+        segment: T, tokens at a time; the last segment may be shorter.
         head: from `choose_head`.
-        carried: hand on what a segment leaves behind.
         dtype: "bfloat16" for autocast.
+        window: W; None to read the document as one stream.
     """
     words = torch.from_numpy(text.astype(np.int64)).to(model.device)
-    inputs, targets = words[:-1], words[1:]
-    losses: list[Tensor] = []
-    state = None
     was_training = model.training
     model.eval()
     start = time.perf_counter()
+    if window is None:
+        losses = _stream(model, words, segment, head, dtype)
+    else:
+        half, kept = window // 2, []
+        for first in range(0, max(len(words) - 1 - half, 1), half):
+            # Of the first window everything counts, of the others what the one before has not read.
+            found = _stream(model, words[first : first + window + 1], segment, head, dtype)
+            kept.append(found if first == 0 else found[half:])
+        losses = torch.cat(kept)
+    model.train(was_training)
+    return Reading(losses, time.perf_counter() - start)
+
+
+def _stream(model: Any, words: Tensor, segment: int, head: Head, dtype: str) -> Tensor:
+    """Losses [N] of words [N + 1], read from an empty state."""
+    inputs, targets = words[:-1], words[1:]
+    losses: list[Tensor] = []
+    state, several = None, len(inputs) > segment
     for first in range(0, len(inputs), segment):
         stretch = slice(first, first + segment)
         ids, words_after = inputs[stretch].unsqueeze(0), targets[stretch].unsqueeze(0)
         with torch.autocast(words.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            found = causal_lm_loss(model, ids, words_after, head, carry_state=carried, state=state, reduction="none")
+            found = causal_lm_loss(model, ids, words_after, head, carry_state=several, state=state, reduction="none")
         state = found.state
         losses.append(found.value.flatten().double().cpu())
-    model.train(was_training)
-    return Reading(torch.cat(losses), time.perf_counter() - start)
+    return torch.cat(losses)
 
 
 def write_lengths(result: dict[str, Any], out: Path) -> Path:
@@ -218,40 +294,3 @@ def write_lengths(result: dict[str, Any], out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, result)
     return out / FILE
-
-
-def lengths_table(result: dict[str, Any]) -> Table:
-    """A row a stretch, two columns a model."""
-    table = Table(
-        title=Text(
-            f"{result['dataset_name']}, {result['split']}: perplexity by place, first {result['tokens']:,} tokens of "
-            f"{result['documents']} document{'s' * (result['documents'] != 1)}"
-        ),
-        caption=Text("\n".join(_notes(result))),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("tokens", justify="right")
-    for model in result["models"]:
-        for name in ("carried", "restarted"):
-            table.add_column(f"{model['model_name']}\n{name}", justify="right")
-    for place, (start, stop) in enumerate(result["places"]):
-        cells = [
-            fmt.perplexity(None if model[name] is None else model[name][place])
-            for model in result["models"]
-            for name in ("carried", "restarted")
-        ]
-        table.add_row(f"{start:,} to {stop:,}", *cells)
-    return table
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    lines = ["carried: one stream; restarted: every segment by itself. Segment by segment, one at a time."]
-    for model in result["models"]:
-        name, segment = model["model_name"], model["segment"]
-        if model["carried"] is None:
-            lines.append(f"{name}: segments of {segment:,}; cannot be carried, for {model['carried_problem']}.")
-        else:
-            times = ", ".join(f"{key} {fmt.duration(model[f'{key}_seconds'])}" for key in ("carried", "restarted"))
-            lines.append(f"{name}: segments of {segment:,}; {times}.")
-    return lines
