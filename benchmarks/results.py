@@ -25,6 +25,7 @@ FILES = [ROOT / "results" / f"{name}{kind}" / "results.json" for name in PROTOCO
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
+OVERLAPPING = "held_out_perplexity_overlapping"
 
 
 def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -60,29 +61,35 @@ def rows(results: Mapping[str, Any]) -> str:
             return fmt.MISSING
         return fmt.perplexity(fmean(known)) + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
 
+    windows = any(run.get(OVERLAPPING) is not None for runs in models.values() for run in runs)
     lines = []
     for name, runs in sorted(models.items(), key=lambda item: fmean(run[HELD_OUT] for run in item[1])):
+        cells = {
+            "model": f"`{name}`",
+            "held-out perplexity": spread([run[HELD_OUT] for run in runs]),
+            "seeds": fmt.count(len(runs)),
+            f"relative to `{base}`": f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
+            "state not carried": spread([run[WITHOUT] for run in runs]),
+        }
+        if windows:  # results of before there was such a figure have none
+            cells["overlapping windows"] = spread([run.get(OVERLAPPING) for run in runs])
         lines.append(
-            (
-                f"`{name}`",
-                spread([run[HELD_OUT] for run in runs]),
-                fmt.count(len(runs)),
-                f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
-                spread([run[WITHOUT] for run in runs]),
-                spread([at_time(run, times.get(run["seed"], max(times.values()))) for run in runs]),
-                fmt.count(runs[0]["parameters"]),
-                f"{runs[0]['learning_rate']:g}",
-                fmt.count(round(fmean(run["tokens_per_second"] for run in runs))),
-                fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
-            )
+            cells
+            | {
+                f"in the time of `{base}`": spread(
+                    [at_time(run, times.get(run["seed"], max(times.values()))) for run in runs]
+                ),
+                "parameters": fmt.count(runs[0]["parameters"]),
+                "lr": f"{runs[0]['learning_rate']:g}",
+                "tokens/s": fmt.count(round(fmean(run["tokens_per_second"] for run in runs))),
+                "peak MiB": fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
+            }
         )
-    columns = (
-        "model", "held-out perplexity", "seeds", f"of `{base}`'s", "state not carried", f"in the time of `{base}`",
-        "parameters", "lr", "tokens/s", "peak MiB",
-    )  # fmt: skip
     data = results["data"]
     facts = [*machine(results), f"data {data['name']}: {data['train_tokens']:,} training tokens"]
-    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+    return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
+        f"- {line}" for line in facts
+    )
 
 
 def course(results: Mapping[str, Any]) -> str:

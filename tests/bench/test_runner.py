@@ -31,7 +31,7 @@ OUR_KEYS = """
     seed parameters parameters_without_embeddings held_out_perplexity test_perplexity tokens_per_second
     seconds_per_step steps backend device audit profile learning_rate learning_rates_tried carry_state
     held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
-    validation_log run_folder peak_memory_kind
+    validation_log run_folder peak_memory_kind held_out_perplexity_overlapping
 """.split()  # noqa: SIM905
 
 
@@ -94,6 +94,8 @@ def test_a_run_records_everything(run, text, tmp_path):
     assert gpt2["backend"].keys() == {"linear_cross_entropy"}
     assert ours["held_out_perplexity_without_carry"] not in (None, ours["held_out_perplexity"])
     assert gpt2["held_out_perplexity_without_carry"] is None
+    for found in (ours, gpt2):
+        assert found["held_out_perplexity_overlapping"] not in (None, found["held_out_perplexity"])
     assert gpt2["config"]["n_positions"] == 16
     assert sum("held-out perplexity" in line for line in lines) == 2
 

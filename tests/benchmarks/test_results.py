@@ -61,7 +61,7 @@ PAGE = "".join(
 def test_models_are_held_to_the_best_transformer():
     lines = [line for line in results.fill(PAGE, [RESULTS]).splitlines() if line.startswith(("|", "-"))]
     assert lines[0].startswith(
-        "| model | held-out perplexity | seeds | of `llama`'s | state not carried | in the time of"
+        "| model | held-out perplexity | seeds | relative to `llama` | state not carried | in the time of"
     )
     assert [line.split(" | ")[:6] for line in lines[2:5]] == [
         ["| `resnet-bk`", "40.0", "1", "0.784", "55.0", "50.0"],
@@ -72,6 +72,14 @@ def test_models_are_held_to_the_best_transformer():
     assert "| model | 1,000 steps | 2,000 steps |" in lines
     assert "| `llama` | 65.0 | 51.0 |" in lines
     assert "- data text: 12,345 training tokens" in lines
+
+
+def test_overlapping_windows_have_a_column_where_they_were_read():
+    runs = [*RESULTS["runs"], run("mamba2", 45.0, held_out_perplexity_overlapping=44.0)]
+    lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
+    assert "| state not carried | overlapping windows | in the time of `llama` |" in "".join(lines)
+    (line,) = [line for line in lines if line.startswith("| `mamba2` | 45.0")]
+    assert line.split(" | ")[:7] == ["| `mamba2`", "45.0", "1", "0.882", "–", "44.0", "50.0"]
 
 
 def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_bk.data import TokenStream, held_out_batches
+from resnet_bk.data import TokenStream, held_out_batches, overlapping_batches
 
 
 def tokens(count: int) -> np.ndarray:
@@ -115,3 +115,30 @@ def test_batches_are_put_on_the_device() -> None:
     assert inputs.device.type == targets.device.type == "meta"
     inputs, _ = next(held_out_batches(tokens(20), 2, 3, device="meta"))
     assert inputs.device.type == "meta"
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 8, 9, 10, 12, 13, 40, 41, 42])
+@pytest.mark.parametrize(("batch", "length"), [(2, 8), (3, 5), (1, 2)])
+def test_overlapping_windows_predict_every_token_once_with_half_a_window_before_it(count, batch, length):
+    data = tokens(count)
+    seen = {}
+    for inputs, targets in overlapping_batches(data, batch, length):
+        assert inputs.shape == targets.shape
+        assert inputs.shape[1] == length
+        for row, wanted in zip(inputs.tolist(), targets.tolist(), strict=True):
+            for place, target in enumerate(wanted):
+                if target != -100:
+                    assert target not in seen  # the tokens of this text are all different
+                    seen[target] = row[: place + 1]
+    assert sorted(seen) == data[1:].tolist()
+    for target, before in seen.items():
+        place = data.tolist().index(target)
+        assert before == data[place - len(before) : place].tolist()
+        assert len(before) >= min(place, length - length // 2 + 1)
+
+
+def test_windows_that_cannot_overlap():
+    with pytest.raises(ValueError, match="sequence_length 1 cannot be halved"):
+        overlapping_batches(tokens(10), 2, 1)
+    with pytest.raises(ValueError, match="data has 1 held-out tokens; 2 are the least"):
+        overlapping_batches(tokens(1), 2, 4)

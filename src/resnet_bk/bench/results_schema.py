@@ -91,6 +91,7 @@ class Run(BaseModel):
     audit_detail: str | None = None
     carry_state: bool | None = None
     held_out_perplexity_without_carry: float | None = None
+    held_out_perplexity_overlapping: float | None = None
     test_perplexity: float | None = None
     test_perplexity_without_carry: float | None = None
     bits_per_character: float | None = None

@@ -19,7 +19,7 @@ from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.data import TokenCache, TokenStream, held_out_batches
+from resnet_bk.data import TokenCache, TokenStream, held_out_batches, overlapping_batches
 from resnet_bk.training import (
     Evaluation,
     NonFiniteLossError,
@@ -91,7 +91,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         result = (
             _model_part(run, protocol, prepared, model)
             | {"steps": spec.steps, "total_tokens": spec.steps * protocol.batch_size * protocol.sequence_length}
-            | _held_out_part(prepared, None, None, [])
+            | _held_out_part(prepared, None, None, None, [])
             | _audit_part(audit)
             | {"diverged": str(error)}
         )
@@ -103,6 +103,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     without = None
     if causal and spec.carry_state:
         without = held_out(model, trained.head, False, prepared.validation)  # type: ignore[arg-type]
+    overlapping = evaluate_overlapping(model, trained.head, prepared.validation, protocol) if causal else None  # type: ignore[arg-type]
     # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
     leaking = None if causal else held_out(model, trained.head, False, prepared.validation).perplexity  # type: ignore[arg-type]
 
@@ -121,7 +122,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         | flops.as_dict()
         | {"flops_counted_on": "trained model, first batch" if depends_on_text(model.config) else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
-        | _held_out_part(prepared, full, without, course)
+        | _held_out_part(prepared, full, without, overlapping, course)
         | {"leaking_perplexity": leaking, "diverged": None}
         | _audit_part(audit)
     )
@@ -184,6 +185,14 @@ def describe_epochs(trained: TrainingResult) -> list[str]:
 def audit_lengths(longest: int) -> list[int]:
     """Lengths to audit a model that takes at most `longest` tokens."""
     return sorted({min(length, longest) for length in (2, 17, 65, longest)})
+
+
+def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float | None:
+    """Perplexity over a split in windows that overlap by half, no state carried; None where a segment is one token."""
+    if protocol.sequence_length < 2:
+        return None
+    batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
+    return evaluate(model, batches, head=head, dtype=protocol.dtype).perplexity
 
 
 def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -295,7 +304,11 @@ def _training_part(
 
 
 def _held_out_part(
-    prepared: Prepared, full: Evaluation | None, without: Evaluation | None, course: list[dict[str, Any]]
+    prepared: Prepared,
+    full: Evaluation | None,
+    without: Evaluation | None,
+    overlapping: float | None,
+    course: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the model makes of the held-out text, at the end and in the course of training (its last point is open)."""
     validation = prepared.validation
@@ -306,6 +319,7 @@ def _held_out_part(
             "held_out_perplexity": None,
             "held_out_loss": None,
             "held_out_perplexity_without_carry": None,
+            "held_out_perplexity_overlapping": None,
             "bits_per_character": None,
             "buckets": [],
             "document_nll": [],
@@ -317,6 +331,7 @@ def _held_out_part(
         "held_out_perplexity": full.perplexity,
         "held_out_loss": full.loss,
         "held_out_perplexity_without_carry": None if without is None else without.perplexity,
+        "held_out_perplexity_overlapping": overlapping,
         "bits_per_character": full.nll / math.log(2) / validation.characters,
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
         "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),

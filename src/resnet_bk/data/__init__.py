@@ -13,7 +13,7 @@ from resnet_bk.data.cache import TokenCache, token_cache
 from resnet_bk.data.corpus import Corpus
 from resnet_bk.data.frequency import frequency_buckets
 from resnet_bk.data.load import load_corpus
-from resnet_bk.data.streams import TokenStream, held_out_batches
+from resnet_bk.data.streams import TokenStream, held_out_batches, overlapping_batches
 from resnet_bk.data.tokenizer import cached_tokenizer, train_tokenizer
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "frequency_buckets",
     "held_out_batches",
     "load_corpus",
+    "overlapping_batches",
     "token_cache",
     "train_tokenizer",
 ]

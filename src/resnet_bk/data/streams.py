@@ -115,6 +115,39 @@ def _held_out(
         yield inputs.to(device), targets.to(device)
 
 
+def overlapping_batches(
+    tokens: np.ndarray, batch_size: int, sequence_length: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches that predict every token but the first exactly once, with half a segment before it or more: input_ids and
+    targets, int64 [B, T] each.
+
+    Windows of T tokens overlap by half. A window's targets are those that the one before has not had: T // 2 of them,
+    of the first window all. Windows do not continue each other, so no state may be carried.
+
+    Raises ValueError, at the call, where there are fewer than two tokens, or windows too short to be halved.
+    """
+    _check_shape(batch_size, sequence_length)
+    if sequence_length < 2:
+        raise ValueError(f"sequence_length {sequence_length} cannot be halved; 2 is the least for overlapping windows")
+    if len(tokens) < 2:
+        raise ValueError(f"data has {len(tokens)} held-out tokens; 2 are the least to predict one, give more text")
+    return _overlapping(tokens, batch_size, sequence_length)
+
+
+def _overlapping(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    predictions, step = len(tokens) - 1, length // 2
+    starts = [0, *range(step, predictions - length + step, step)]
+    for first in range(0, len(starts), batch_size):
+        part = starts[first : first + batch_size]
+        inputs = torch.zeros(len(part), length, dtype=torch.long)
+        targets = torch.full_like(inputs, IGNORED)
+        for b, start in enumerate(part):
+            window = torch.from_numpy(tokens[start : start + length + 1].astype(np.int64))
+            new = 0 if start == 0 else length - step
+            inputs[b, : len(window) - 1], targets[b, new : len(window) - 1] = window[:-1], window[1 + new :]
+        yield inputs, targets
+
+
 def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> torch.Tensor:
     """tokens[start : start + length] for each start: int64 [len(starts), length]."""
     return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
