@@ -89,6 +89,27 @@ def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:
     assert printed(compared)["llama/held-out perplexity"] == ["102.1", "102.1", "1.00"]
 
 
+def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None:
+    carried = sample_results("resnet-bk", "llama")
+    for run in carried["runs"]:
+        run["held_out_perplexity_without_carry"] = 150.0 if run["model_name"] == "resnet-bk" else None
+    rows = printed(compare_results([write(tmp_path / name, carried) for name in "ab"]))
+    assert rows["resnet-bk/the same, state not carried"] == ["150.0", "150.0", "1.00"]
+    assert "llama/the same, state not carried" not in rows
+
+
+def test_times_of_other_machines_are_marked(tmp_path: Path) -> None:
+    here, there = sample_results("llama"), sample_results("llama")
+    note = "times cannot be compared"
+    same = compare_results([write(tmp_path / "a", here), write(tmp_path / "b", there)])
+    assert same["times_comparable"]
+    assert note not in str(comparison_table(same).caption)
+    there["runs"][0]["environment"] = there["environment"] | {"threads": 64}
+    other = compare_results([tmp_path / "a", write(tmp_path / "c", there)])
+    assert not other["times_comparable"]
+    assert note in str(comparison_table(other).caption)
+
+
 def test_results_that_do_not_tell_their_text_are_not_comparable(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, sample_results("llama"), fingerprints={}) for name in "ab"]
     assert not compare_results(paths)["perplexities_comparable"]

@@ -19,6 +19,8 @@ from resnet_bk.bench.statistics import ModelSummary, summarize
 
 # What makes two perplexities figures of the same thing.
 SAME_TEXT = ("validation_tokens", "tokenizer")
+# What makes two times figures of the same thing.
+MACHINE = ("cpu", "gpu", "threads")
 
 
 def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     Returns:
         `results`: a list, one entry a path, with `path`, `protocol`, `dataset_name`, `data` (tokens, vocabulary, unk
         rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
-        `perplexities_comparable`: whether all were measured on the same held-out tokens.
+        `perplexities_comparable`: whether all were measured on the same held-out tokens; `times_comparable`: whether
+        all runs were made on one kind of processor or GPU with as many threads, as far as the results say.
 
     Raises:
         ValueError: fewer than two paths, a path given twice, a file that is missing or no results.
@@ -51,6 +54,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     return {
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
         "perplexities_comparable": None not in texts and len(set(texts)) == 1,
+        "times_comparable": len({machine for results in parsed for machine in _machines(results)}) <= 1,
     }
 
 
@@ -58,6 +62,12 @@ def _identity(results: Results) -> tuple[Any, ...] | None:
     """What held-out tokens are measured; None where the results do not say."""
     hashes = results.data.get("fingerprints") or {}
     return tuple(hashes[key] for key in SAME_TEXT) if all(key in hashes for key in SAME_TEXT) else None
+
+
+def _machines(results: Results) -> set[tuple[Any, ...]]:
+    """On what the runs of a benchmark were made."""
+    places = [run.environment or results.environment for run in results.runs]
+    return {tuple(place.get(key) for key in MACHINE) for place in places}
 
 
 def _figures(path: Path, results: Results) -> dict[str, Any]:
@@ -95,6 +105,8 @@ def _model(model: ModelSummary) -> dict[str, Any]:
         "steps": model.runs[0].steps,
         "total_tokens": model.runs[0].total_tokens,
         "held_out_perplexity": model.perplexity.mean if model.perplexity else None,
+        "held_out_perplexity_without_carry": model.without_carry.mean if model.without_carry else None,
+        "held_out_perplexity_overlapping": model.mean("held_out_perplexity_overlapping") if ranked else None,
         "bits_per_character": model.mean("bits_per_character") if ranked else None,
         "training_perplexity": model.mean("final_perplexity"),
         "training_time": model.mean("training_time"),
@@ -115,6 +127,8 @@ DATA_ROWS: tuple[tuple[str, str, Show], ...] = (
 )
 MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
     ("held_out_perplexity", "held-out perplexity", fmt.perplexity),
+    ("held_out_perplexity_without_carry", "the same, state not carried", fmt.perplexity),
+    ("held_out_perplexity_overlapping", "the same, overlapping windows", fmt.perplexity),
     ("training_perplexity", "training perplexity, last epoch", fmt.perplexity),
     ("bits_per_character", "held-out bits/character", lambda value: fmt.decimal(value, 3)),
     ("parameters", "parameters", fmt.count),
@@ -125,7 +139,9 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
     ("total_flops_per_step", "FLOPs a step", fmt.flops),
     ("total_training_flops", "FLOPs of the training", fmt.flops),
 )
-NOT_ACROSS_TEXTS = ("held_out_perplexity", "training_perplexity")
+# No row where no model carries a state, or for results of before there was such a figure.
+IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
+NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY, "training_perplexity")
 
 
 def comparison_table(compared: dict[str, Any]) -> Table:
@@ -160,6 +176,8 @@ def comparison_table(compared: dict[str, Any]) -> Table:
         models = [found["models"].get(name) for found in results]
         for key, label, show in MODEL_ROWS:
             values = [None if model is None else model[key] for model in models]
+            if key in IF_ANY and values == [None] * len(values):
+                continue
             leaks = [
                 key == "held_out_perplexity" and model is not None and model["state"] == "leaks" for model in models
             ]
@@ -169,8 +187,12 @@ def comparison_table(compared: dict[str, Any]) -> Table:
 
 def _caption(compared: dict[str, Any]) -> str:
     if compared["perplexities_comparable"]:
-        return "The same held-out tokens and vocabulary: perplexities can be compared."
-    return (
-        "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no contest; "
-        "no ratio of them is shown. Bits a character depend less on the vocabulary."
-    )
+        text = "The same held-out tokens and vocabulary: perplexities can be compared."
+    else:
+        text = (
+            "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no "
+            "contest; no ratio of them is shown. Bits a character depend less on the vocabulary."
+        )
+    if not compared["times_comparable"]:
+        text += "\nMade on other processors or with other numbers of threads: times cannot be compared."
+    return text
