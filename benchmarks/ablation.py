@@ -29,8 +29,8 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 CURVES = "ablation-price"  # also has the course of the training
-# What a model may report of the work it did: measure -> how it reads.
-SKIPS = {"depth": "{:.2f} blocks a token", "kept": "{:.0%} of sites"}
+# What a model may report of the work it did, and of which blocks: measure -> how it reads.
+SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
 TENTHS = range(1, 11)
 
 
@@ -69,15 +69,24 @@ def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
     perplexities = [run["held_out_perplexity"] for run in runs]
     spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
     measures = runs[0].get("held_out_measures") or {}
+    blocks = _blocks(runs[0]["config"])
     skips = [
-        text.format(fmean(run["held_out_measures"][key] for run in runs))
+        text.format(value=fmean(run["held_out_measures"][key] for run in runs), blocks=blocks[key])
         for key, text in SKIPS.items()
         if key in measures
     ]
     return {
         "held-out perplexity": fmt.perplexity(fmean(perplexities)) + spread,
-        "what ran": ", ".join(skips) or fmt.MISSING,
+        "work done": ", ".join(skips) or fmt.MISSING,
     }
+
+
+def _blocks(config: Mapping[str, Any]) -> dict[str, int]:
+    """How many blocks each measure is of: tokens halt at full length alone, a share of 1 is no gate."""
+    layers = config["num_hidden_layers"]
+    scales, shares = config.get("multi_scale") or [1] * layers, config.get("sparse_bk") or []
+    gated = sum(share < 1 for share in shares) if isinstance(shares, list) else layers
+    return {"depth": scales.count(1), "kept": gated}
 
 
 def curves(results: Mapping[str, Any], measure: str) -> str:

@@ -17,6 +17,7 @@ def run(name, seed, seconds, perplexity, **changes):
         "peak_memory_mb": 700.4,
         "held_out_perplexity": perplexity,
         "held_out_measures": {},
+        "config": {"num_hidden_layers": 4},
     } | changes
 
 
@@ -53,10 +54,26 @@ def test_a_page_is_filled():
     for line in (
         "| `exact` | 0.200 | 1.00 | 4.00 | 700 | 25.00 | 101.0 ± 1.4 | – |",
         "| `plain` | 0.800 | 0.25 | 1.00 | 700 | 25.00 | 101.0 | – |",
-        "| `adaptive` | 0.100 | 2.00 | 8.00 | 700 | 25.00 | 99.0 | 2.50 blocks a token |",
+        "| `adaptive` | 0.100 | 2.00 | 8.00 | 700 | 25.00 | 99.0 | 2.50 of 4 blocks a token |",
         "- commit 0123456789ab",
     ):
         assert line in lines, line
+
+
+@pytest.mark.parametrize(
+    ("config", "depth", "kept"),
+    [
+        ({"multi_scale": None, "sparse_bk": None}, 4, 0),
+        ({"multi_scale": [1, 2, 4, 1], "sparse_bk": [1, 0.5, 0.25, 1]}, 2, 2),
+        ({"sparse_bk": 0.5}, 4, 4),
+    ],
+)
+def test_measures_are_of_the_blocks_that_have_them(config, depth, kept):
+    measures = {"depth": 1.5, "kept": 0.5}
+    runs = [run(name, 0, 0.1, 100.0) for name in ("exact", "plain")]
+    runs.append(run("all", 0, 0.1, 99.0, held_out_measures=measures, config={"num_hidden_layers": 4} | config))
+    page = ablation.fill(PAGE, [RESULTS | {"runs": runs}])
+    assert f"| 1.50 of {depth} blocks a token, 50% of the sites of {kept} blocks |" in page
 
 
 def test_the_commits_are_those_of_the_runs():
@@ -79,7 +96,7 @@ def test_curves_are_means_over_tenths_of_the_training():
     names = ("table", "depth", "kept")
     page = "".join(f"<!-- begin ablation-price:{name} -->\n<!-- end -->\n" for name in names)
     lines = ablation.fill(page, [RESULTS | {"protocol": {"name": "ablation-price"}, "runs": runs}]).splitlines()
-    assert "| `deep` | 25.00 | 90.0 | 2.50 blocks a token |" in lines
+    assert "| `deep` | 25.00 | 90.0 | 2.50 of 4 blocks a token |" in lines
     # Steps 5 and 10, 15 and 20, and so on.
     assert "| `deep` | 3.85 | 3.65 | 3.45 | 3.25 | 3.05 | 2.85 | 2.65 | 2.45 | 2.25 | 2.05 |" in lines
     assert f"| `kept` |{' – |' * 9} 0.50 |" in lines
