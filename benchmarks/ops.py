@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.command import choose, guarded, out_file, parser, run
 from resnet_bk.process import tune_process
 
-CASES = ("vector", "determinant", "attention", "head", "accuracy", "threads", "startup")
+CASES = ("vector", "determinant", "attention", "modulus", "head", "accuracy", "threads", "startup")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str]) -> int:
     only = choose("--only", given.only, list(CASES))
     out = out_file(given.out, "ops", whole=not given.quick and len(only) == len(CASES))
     tune_process()  # before PyTorch is loaded
-    from benchmarks.cases import accuracy, attention, determinant, head, startup, threads, vector
+    from benchmarks.cases import accuracy, attention, determinant, head, modulus, startup, threads, vector
 
-    modules = (vector, determinant, attention, head, accuracy, threads, startup)
+    modules = (vector, determinant, attention, modulus, head, accuracy, threads, startup)
     known = {module.CASE: module.rows for module in modules}
     assert tuple(known) == CASES, known
     return run("ops", {name: known[name] for name in only}, out, quick=given.quick)

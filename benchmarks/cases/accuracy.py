@@ -3,7 +3,8 @@
 Shape legend: B = 1, T sites, H chains, K key size, V value size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from benchmarks.gate import Check, Gate, compare, run_gate
 from benchmarks.inputs import INSIDE, OUTSIDE, chain, float32_tolerance, normal, with_gradients
 from benchmarks.row import Row, Table, Target
-from resnet_bk.ops import propagate, propagate_vector, resolvent_diagonal, surface_green
+from resnet_bk.ops import propagate, propagate_modulus, propagate_vector, resolvent_diagonal, surface_green
 
 CASE = "accuracy"
 LENGTHS = (128, 4096, 65_536, 1_048_576)
@@ -23,23 +24,43 @@ KEYS = VALUES = 16
 AIM = 1e-5
 
 
-def green(**tensors: Any) -> Tensor:
-    return surface_green(**tensors)[0]
+@dataclass(frozen=True)
+class Operator:
+    """What the cases need to know of an operator.
+
+    Attributes:
+        run: tensors as keywords -> output.
+        sizes: its inputs beside the chain, and the size that each has at a site of a chain; () for one number.
+        output: size of the output there.
+        real: whether the output is real.
+    """
+
+    run: Callable[..., Any]
+    sizes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    output: tuple[int, ...] = ()
+    real: bool = False
+
+    def __call__(self, **tensors: Any) -> Tensor:
+        """The output without the state."""
+        found = self.run(**tensors)
+        output: Tensor = found[0] if isinstance(found, tuple) else found
+        return output
+
+    def inputs(self, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """The inputs on the chain `tensors`, and a cotangent of the output."""
+        shape = tensors["potential"].shape
+        drawn = {name: normal((*shape, *size), seed=1 + i) for i, (name, size) in enumerate(self.sizes.items())}
+        bar = normal((*shape, *self.output), seed=8)
+        return drawn | tensors, bar if self.real else torch.complex(bar, normal(tuple(bar.shape), seed=9))
 
 
-def psi(**tensors: Any) -> Tensor:
-    return propagate_vector(**tensors)[0]
-
-
-def mix(**tensors: Any) -> Tensor:
-    return propagate(**tensors)[0]
-
-
-OPERATORS: dict[str, Callable[..., Tensor]] = {
-    "surface_green": green,
-    "resolvent_diagonal": resolvent_diagonal,
-    "propagate_vector": psi,
-    "propagate": mix,
+MIXED = {"query": (KEYS,), "key": (KEYS,), "value": (VALUES,)}
+OPERATORS = {
+    "surface_green": Operator(surface_green),
+    "resolvent_diagonal": Operator(resolvent_diagonal),
+    "propagate_vector": Operator(propagate_vector, {"source": ()}),
+    "propagate": Operator(propagate, MIXED, (VALUES,)),
+    "propagate_modulus": Operator(propagate_modulus, MIXED, (VALUES,), real=True),
 }
 
 
@@ -81,21 +102,8 @@ def _passed_on(gate: Gate) -> tuple[Check, ...]:
     return gate.checks
 
 
-def inputs(name: str, sites: int, absorption: float, energy: float) -> tuple[dict[str, Tensor], Tensor]:
-    """Tensors, and a cotangent of the output."""
-    tensors = chain((1, sites, 1), absorption=absorption, energy=energy)
-    if name == "propagate_vector":
-        tensors = {"source": normal((1, sites, 1), seed=1)} | tensors
-    shape: tuple[int, ...] = (1, sites, 1)
-    if name == "propagate":
-        shape = (1, sites, 1, VALUES)
-        sizes = {"query": KEYS, "key": KEYS, "value": VALUES}
-        drawn = {part: normal((1, sites, 1, size), seed=1 + i) for i, (part, size) in enumerate(sizes.items())}
-        tensors = drawn | tensors
-    return tensors, torch.complex(normal(shape, seed=8), normal(shape, seed=9))
-
-
 def checks(name: str, sites: int, absorption: float, energy: float) -> list[Check]:
-    tensors, bar = inputs(name, sites, absorption, energy)
-    single, double = (with_gradients(OPERATORS[name], tensors, bar, dtype) for dtype in (torch.float32, torch.float64))
+    operator = OPERATORS[name]
+    tensors, bar = operator.inputs(chain((1, sites, 1), absorption=absorption, energy=energy))
+    single, double = (with_gradients(operator, tensors, bar, dtype) for dtype in (torch.float32, torch.float64))
     return compare(single, double, float32_tolerance(tensors))

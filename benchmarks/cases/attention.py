@@ -1,8 +1,9 @@
-"""Matrix-state mixing beside PyTorch's causal attention of the same width: time by length, crossover, peak memory.
+"""Mixing by a propagator beside PyTorch's causal attention of the same width: time by length, crossover, peak memory.
 
 The two compute different functions of the same size: q, k and v of 4 heads x 64 go in, an output of the same width
 comes out. What is compared is the cost of mixing T tokens. Projections, positions and gates are left out on both sides;
-ours also takes its chain (three numbers a head and token).
+ours also takes its chain (three numbers a head and token). This module has the matrix state, `cases.modulus` the same
+rows for the modulus state.
 
 Shape legend: B = 1, T tokens, H heads, D size of a head.
 """
@@ -22,6 +23,8 @@ from benchmarks.memory import died, peaks
 from benchmarks.row import OURS, Row, Table, Target, comparison
 from benchmarks.timing import interleaved, ratio
 from resnet_bk.ops import propagate
+
+Mixing = Callable[..., Tensor]
 
 CASE = "attention"
 SDPA = "scaled_dot_product_attention"
@@ -52,30 +55,31 @@ def inputs(sites: int) -> dict[str, Tensor]:
     return drawn | chain((1, sites, HEADS))
 
 
-def prepare(contender: str, sites: int) -> Callable[[], object]:
+def prepare(contender: str, sites: int, ours: Mixing = mix) -> Callable[[], object]:
     """Forward and backward of a contender. Attention gets its own layout, [1, H, T, D]."""
     tensors, bar = inputs(sites), normal((1, sites, HEADS, SIZE), seed=9)
     if contender == OURS:
-        return step(mix, tensors, bar)
+        return step(ours, tensors, bar)
     own = {name: tensors[name].transpose(1, 2).contiguous() for name in ("query", "key", "value")}
     return step(attend, own, bar.transpose(1, 2).contiguous())
 
 
-def rows(quick: bool) -> Iterator[Row]:
+def rows(quick: bool, case: str = CASE, ours: Mixing = mix) -> Iterator[Row]:
+    """The rows of a case; `ours`, the operator under test, must be one that another process can import."""
     seconds, patient, most = (0.05, 0.05, 1) if quick else (3.0, 12.0, 21)
     lengths, long = (QUICK_LENGTHS, QUICK_LONG) if quick else (LENGTHS, LONG)
     speedups: list[tuple[int, float]] = []
     expected = 0.0  # seconds of attention at the next length
     for sites in lengths:
-        contenders = {OURS: prepare(OURS, sites)}
+        contenders = {OURS: prepare(OURS, sites, ours)}
         if expected <= LONGEST_RUN:
             contenders[SDPA] = prepare(SDPA, sites)
         notes = () if SDPA in contenders else (f"{SDPA} not run: it would take about {expected:.0f} s",)
         row = comparison(
-            CASE,
+            case,
             f"T={sites:,}, forward and backward",
             contenders,
-            partial(checks, sites),
+            partial(checks, sites, ours),
             seconds=seconds if sites < LONG_RUNS else patient,
             most_rounds=most,
             targets={SDPA: TARGETS[sites]} if sites in TARGETS else None,
@@ -86,16 +90,16 @@ def rows(quick: bool) -> Iterator[Row]:
             speedups.append((sites, row.ratios[SDPA].median))
             # The work grows fourfold with twice the length.
             expected = 4 * row.timings[SDPA].seconds.median
-    yield crossover_row(speedups)
-    yield scaling(long, patient, most)
-    yield memory(QUICK_MEMORY if quick else MEMORY)
+    yield crossover_row(speedups, case)
+    yield scaling(long, patient, most, case, ours)
+    yield memory(QUICK_MEMORY if quick else MEMORY, case, ours)
 
 
-def checks(sites: int) -> list[Check]:
+def checks(sites: int, ours: Mixing) -> list[Check]:
     tensors, bar = inputs(sites), normal((1, sites, HEADS, SIZE), seed=9)
-    truth = partial(mix, "reference" if sites <= LOOPED_UP_TO else "auto")
+    truth = partial(ours, "reference" if sites <= LOOPED_UP_TO else "auto")
     expected = with_gradients(truth, tensors, bar, torch.float64)
-    return compare(with_gradients(mix, tensors, bar, torch.float32), expected, float32_tolerance(tensors))
+    return compare(with_gradients(ours, tensors, bar, torch.float32), expected, float32_tolerance(tensors))
 
 
 def crossover(speedups: Sequence[tuple[int, float]]) -> float | None:
@@ -111,7 +115,7 @@ def crossover(speedups: Sequence[tuple[int, float]]) -> float | None:
     return math.exp(math.log(short) + share * math.log(long / short))
 
 
-def crossover_row(speedups: Sequence[tuple[int, float]]) -> Row:
+def crossover_row(speedups: Sequence[tuple[int, float]], case: str) -> Row:
     found = crossover(speedups)
     if found is None:
         note = "no crossover: attention is faster at the longest length measured"
@@ -120,38 +124,40 @@ def crossover_row(speedups: Sequence[tuple[int, float]]) -> Row:
     else:
         note = "attention is faster below this length, ours above it"
     table = Table(("crossover, tokens",), ((None if found is None else round(found),),))
-    return Row(CASE, f"crossover against {SDPA}, forward and backward", table=table, notes=(note,))
+    return Row(case, f"crossover against {SDPA}, forward and backward", table=table, notes=(note,))
 
 
-def scaling(lengths: tuple[int, int], seconds: float, most_rounds: int) -> Row:
+def scaling(lengths: tuple[int, int], seconds: float, most_rounds: int, case: str, ours: Mixing) -> Row:
     """Ours alone, at two lengths in turn."""
     short, long = lengths
-    gate = run_gate(lambda: finite(lengths))
+    gate = run_gate(lambda: finite(lengths, ours))
     name = f"ours alone, T={short:,} and T={long:,}, forward and backward"
     if not gate.passed:
-        return Row(CASE, name, gate, targets=(Target("time ratio", "at most", 2.1, None),))
-    timed = interleaved({f"T={sites:,}": prepare(OURS, sites) for sites in lengths}, seconds, most_rounds=most_rounds)
+        return Row(case, name, gate, targets=(Target("time ratio", "at most", 2.1, None),))
+    runs = {f"T={sites:,}": prepare(OURS, sites, ours) for sites in lengths}
+    timed = interleaved(runs, seconds, most_rounds=most_rounds)
     times = ratio(timed[f"T={long:,}"], timed[f"T={short:,}"])
     table = Table(
         ("tokens", "seconds", "seconds a thousand tokens"),
         tuple((n, t.seconds.median, 1000 * t.seconds.median / n) for n, t in zip(lengths, timed.values(), strict=True)),
     )
     target = Target(f"time at T={long:,} over T={short:,}", "at most", 2.1, times.median)
-    return Row(CASE, name, gate, timed, targets=(target,), table=table)
+    return Row(case, name, gate, timed, targets=(target,), table=table)
 
 
-def finite(lengths: tuple[int, int]) -> Iterator[Check]:
+def finite(lengths: tuple[int, int], ours: Mixing) -> Iterator[Check]:
     """At these lengths only that no number is NaN or infinite; the accuracy case compares long chains with float64."""
     for sites in lengths:
         tensors, bar = inputs(sites), normal((1, sites, HEADS, SIZE), seed=9)
-        for name, tensor in with_gradients(mix, tensors, bar, torch.float32).items():
+        for name, tensor in with_gradients(ours, tensors, bar, torch.float32).items():
             yield Check(f"numbers of {name} at T={sites:,} that are not finite", int((~tensor.isfinite()).sum()), 0)
 
 
-def memory(points: dict[str, tuple[int, ...]]) -> Row:
+def memory(points: dict[str, tuple[int, ...]], case: str, ours: Mixing) -> Row:
     """Peak memory of forward and backward beyond the inputs."""
     arguments = [(contender, sites) for contender, lengths in points.items() for sites in lengths]
-    found = dict(zip(arguments, peaks(prepare, [((name, n), (name, 64)) for name, n in arguments]), strict=True))
+    calls = [((name, n, ours), (name, 64, ours)) for name, n in arguments]
+    found = dict(zip(arguments, peaks(prepare, calls), strict=True))
     lines = tuple((name, n, mib, None if mib is None else 1024 * mib / n) for (name, n), mib in found.items())
     first, last = points[OURS][-2:]
     short, long = found[OURS, first], found[OURS, last]
@@ -159,4 +165,4 @@ def memory(points: dict[str, tuple[int, ...]]) -> Row:
     target = Target(f"peak memory at T={last:,} over T={first:,}", "at most", 2.1, reached)
     columns = ("contender", "tokens", "MiB beyond the inputs", "KiB a token")
     notes = died(list(found.values()))
-    return Row(CASE, "peak memory, forward and backward", targets=(target,), table=Table(columns, lines), notes=notes)
+    return Row(case, "peak memory, forward and backward", targets=(target,), table=Table(columns, lines), notes=notes)

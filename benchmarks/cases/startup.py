@@ -11,7 +11,14 @@ from typing import Any
 from benchmarks.row import Row, Table, Target
 
 CASE = "startup"
-OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "linear_cross_entropy")
+OPERATORS = (
+    "surface_green",
+    "resolvent_diagonal",
+    "propagate_vector",
+    "propagate",
+    "propagate_modulus",
+    "linear_cross_entropy",
+)
 COMPILE_LIMIT, IMPORT_LIMIT = 10.0, 1.0  # seconds
 
 # Small inputs: a call is compilation, or loading, and nothing else.
@@ -31,6 +38,7 @@ calls = {
     "resolvent_diagonal": lambda: ops.resolvent_diagonal(*chain),
     "propagate_vector": lambda: ops.propagate_vector(real(1, 40, 4), *chain)[0],
     "propagate": lambda: ops.propagate(*(real(1, 40, 4, 16) for _ in range(3)), *chain)[0],
+    "propagate_modulus": lambda: ops.propagate_modulus(*(real(1, 40, 4, 16) for _ in range(3)), *chain)[0],
     "linear_cross_entropy": lambda: ops.linear_cross_entropy(real(8, 16), real(20, 16), torch.zeros(8).long()),
 }
 with ops.record_backends() as seen:

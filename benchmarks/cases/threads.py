@@ -11,17 +11,16 @@ from torch import Tensor
 
 from benchmarks.cases.accuracy import OPERATORS
 from benchmarks.gate import Check, run_gate
-from benchmarks.inputs import chain, normal, with_gradients
+from benchmarks.inputs import chain, with_gradients
 from benchmarks.machine import kernel_threads
 from benchmarks.row import Row, Table
 from resnet_bk.training.threads import same_threads
 
 CASE = "threads"
 # Large enough for the kernels to start threads, with a batch to share out and with none.
-SHAPES = {"propagate": ((16, 256, 4), (1, 4096, 4))}
+SHAPES = dict.fromkeys(("propagate", "propagate_modulus"), ((16, 256, 4), (1, 4096, 4)))
 DEFAULT_SHAPES = ((16, 1024, 64), (1, 16_384, 64))
 QUICK_SHAPES = ((2, 32, 4),)
-KEYS = 16
 COUNTS = (1, 2)
 
 
@@ -54,18 +53,12 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def checks(name: str, shape: tuple[int, int, int]) -> list[Check]:
     """How many numbers differ, by tensor."""
-    tensors = chain(shape)
-    bar_shape: tuple[int, ...] = shape
-    if name == "propagate_vector":
-        tensors = {"source": normal(shape, seed=1)} | tensors
-    if name == "propagate":
-        bar_shape = (*shape, KEYS)
-        tensors = {part: normal(bar_shape, seed=i) for i, part in enumerate(("query", "key", "value"))} | tensors
-    bar = torch.complex(normal(bar_shape, seed=8), normal(bar_shape, seed=9))
+    operator = OPERATORS[name]
+    tensors, bar = operator.inputs(chain(shape))
     results: list[dict[str, Tensor]] = []
     with same_threads():
         for count in COUNTS:
             torch.set_num_threads(count)
-            results.append(with_gradients(OPERATORS[name], tensors, bar, torch.float32))
+            results.append(with_gradients(operator, tensors, bar, torch.float32))
     one, two = results
     return [Check(f"numbers of {part} that differ", int((one[part] != two[part]).sum()), 0) for part in one]

@@ -3,6 +3,7 @@
 Nothing here looks at a time.
 """
 
+import dataclasses
 import itertools
 import math
 
@@ -10,14 +11,14 @@ import pytest
 import torch
 
 from benchmarks import ops
-from benchmarks.cases import accuracy, attention, determinant, head, startup, threads, training_step, vector
+from benchmarks.cases import accuracy, attention, determinant, head, modulus, startup, threads, training_step, vector
 from benchmarks.row import OURS
 
 
 @pytest.fixture(scope="module")
 def found():
     """Rows by case."""
-    modules = (vector, determinant, attention, head, accuracy, threads, startup)
+    modules = (vector, determinant, attention, modulus, head, accuracy, threads, startup)
     return {module.CASE: list(module.rows(True)) for module in modules}
 
 
@@ -49,8 +50,10 @@ def test_head_is_compared_with_every_mode(found):
     assert [line[:2] for line in memory.table.rows[:2]] == [(OURS, "float32"), (head.UNFUSED, "float32")]
 
 
-def test_attention_has_lengths_crossover_scaling_and_memory(found):
-    *lengths, crossover, scaling, memory = found["attention"]
+@pytest.mark.parametrize("case", ["attention", "modulus"])
+def test_attention_has_lengths_crossover_scaling_and_memory(found, case):
+    *lengths, crossover, scaling, memory = found[case]
+    assert {row.case for row in found[case]} == {case}
     assert all(set(row.ratios) == {attention.SDPA} for row in lengths)
     assert crossover.table.columns == ("crossover, tokens",)
     assert set(scaling.timings) == {"T=64", "T=128"}
@@ -90,22 +93,28 @@ def twisted(function, by):
     [
         (vector, "propagate_vector", 1 + 1e-4),
         (attention, "propagate", 1 + 1e-4),
+        (modulus, "propagate_modulus", 1 + 1e-4),
         (head, "linear_cross_entropy", 1.1),
         (accuracy, "propagate", math.nan),
     ],
 )
 def test_a_wrong_operator_turns_the_gate_red(module, operator, by, monkeypatch):
-    right = getattr(module, operator)
+    right = accuracy.OPERATORS[operator].run if module is accuracy else getattr(module, operator)
 
     def wrong(*arguments, **tensors):
         # The truth is taken in float64 from the same operator: only float32 is wrong.
         double = any(x.dtype == torch.float64 for x in tensors.values() if isinstance(x, torch.Tensor))
         return right(*arguments, **tensors) if double else twisted(right, by)(*arguments, **tensors)
 
-    monkeypatch.setattr(module, operator, wrong)
-    monkeypatch.setattr(module, "peaks", lambda _, points: [1.0] * len(points), raising=False)
+    if module is accuracy:
+        broken = dataclasses.replace(accuracy.OPERATORS[operator], run=wrong)
+        monkeypatch.setitem(accuracy.OPERATORS, operator, broken)
+    else:
+        monkeypatch.setattr(module, operator, wrong)
+    timed = attention if module is modulus else module
+    monkeypatch.setattr(timed, "peaks", lambda _, points: [1.0] * len(points), raising=False)
     rows = [row for row in module.rows(True) if row.gate is not None]
-    if module is attention:
+    if timed is attention:
         rows = rows[:-1]  # the last one looks for NaN and infinity alone
     if module is accuracy:
         rows = [row for row in rows if row.name.startswith("propagate,")]
@@ -118,9 +127,8 @@ def test_a_wrong_operator_turns_the_gate_red(module, operator, by, monkeypatch):
 
 def test_threads_that_change_a_result_are_red(monkeypatch):
     right = accuracy.OPERATORS["surface_green"]
-    monkeypatch.setitem(
-        accuracy.OPERATORS, "surface_green", lambda **x: right(**x) * (1 + 1e-6 * torch.get_num_threads())
-    )
+    unsteady = dataclasses.replace(right, run=lambda **x: right(**x) * (1 + 1e-6 * torch.get_num_threads()))
+    monkeypatch.setitem(accuracy.OPERATORS, "surface_green", unsteady)
     (row,) = threads.rows(True)
     assert row.red
     assert row.gate.verdict.startswith("RED: surface_green, B=2, T=32, H=4: numbers of output that differ")
