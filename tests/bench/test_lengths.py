@@ -250,6 +250,17 @@ def test_windows_of_the_usual_sizes_as_far_as_the_document_goes(home):
     assert [reading["name"] for reading in model["readings"]] == ["carried", "window 16", "window 64"]
 
 
+def test_the_usual_windows_of_an_odd_segment_are_even(home):
+    done = call(
+        "train", home / "tiny.yaml", "--set", "sequence_length=15", "--model", "resnet-bk", "--out", home / "odd"
+    )
+    assert done.exit_code == 0, done.output
+    done = call("lengths", home / "odd" / "resnet-bk" / "seed-42", "--data", home / "book", "--tokens", 100, "--json")
+    assert done.exit_code == 0, done.output
+    (model,) = json.loads(done.stdout)["models"]
+    assert [reading["name"] for reading in model["readings"]] == ["carried", "window 14", "window 60"]
+
+
 def test_text_that_was_trained_on_is_refused(home):
     done = call("lengths", home / "out" / "resnet-bk" / "seed-42", "--split", "train", "--tokens", 20)
     assert done.exit_code == 2

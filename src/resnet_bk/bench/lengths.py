@@ -101,7 +101,8 @@ def length_profiles(
         )
     if windows is None:
         segment = first.protocol.sequence_length
-        windows = [times * segment for times in WINDOWS if times * segment < tokens]
+        even = [times * segment // 2 * 2 for times in WINDOWS]
+        windows = [window for window in even if 2 <= window < tokens]
     check_windows(windows, tokens)
     borders = place_borders(min(run.protocol.sequence_length for run in runs), tokens)
     return {
@@ -144,12 +145,7 @@ def _profile(
     head = choose_head(model, sample.to(model.device))
     readings = []
     for window in (None, *windows):
-        longest = len(texts[0]) - 1 if window is None else window
-        problem = cannot_carry(model, sample, longest)
-        # What cannot be read piece by piece may be short enough to be read at once.
-        piece = segment if problem is None or window is None else window
-        if window is not None and problem is not None and window <= (longest_text(model) or window):
-            problem = None
+        piece, problem = _piece(model, sample, segment, len(texts[0]) - 1, window)
         found: dict[str, Any] = {"name": "carried" if window is None else f"window {window:,}", "problem": problem}
         readings.append(found)
         if problem is not None:
@@ -179,6 +175,16 @@ def _profile(
         "trained_at_commit": run.record["environment"]["git_commit"],
         "readings": readings,
     }
+
+
+def _piece(model: Any, sample: Tensor, segment: int, tokens: int, window: int | None) -> tuple[int, str | None]:
+    """How many tokens a model reads at a time, and why it cannot read so (None if it can)."""
+    problem = cannot_carry(model, sample, tokens if window is None else window)
+    if problem is None or window is None:
+        return segment, problem
+    # What cannot be handed on may be short enough to be read at once.
+    longest = longest_text(model)
+    return window, None if longest is None or window <= longest else problem
 
 
 def what_it_carries(config: Any) -> str:

@@ -8,7 +8,6 @@ OUT/results.json                             of the models that have finished th
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +23,7 @@ from resnet_bk.bench.recall.settings import RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
 from resnet_bk.bench.run import config_dict
-from resnet_bk.bench.run_folder import check_writable, read_json, write_json
+from resnet_bk.bench.run_folder import Run, check_writable, read_json, write_json
 from resnet_bk.bench.runner import deterministic, locked, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
@@ -35,28 +34,6 @@ from resnet_bk.training.threads import same_threads
 TEST_SEED, VALIDATION_SEED = 2**32 - 2**20, 2**32 - 2**21
 VALIDATION_EXAMPLES = 100
 TASK = "recall"
-
-
-@dataclass(frozen=True)
-class RecallRun:
-    """One training and its folder."""
-
-    model: str
-    rate: float
-    seed: int
-    folder: Path
-
-    @property
-    def title(self) -> str:
-        return f"{self.model}  lr {self.rate:g}  seed {self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        return (self.folder / "result.json").exists()
-
-    def result(self) -> dict[str, Any]:
-        """What the run found. Raises ValueError where it cannot be read."""
-        return read_json(self.folder / "result.json")
 
 
 def bench_recall(
@@ -115,7 +92,7 @@ def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say
     return lost
 
 
-def _carry_out(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> str | None:
+def _carry_out(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> str | None:
     """Carry out a run that is not finished; returns why it has no figures, None if it has."""
     if run.finished:
         say(f"finished: {run.title} ({run.folder})")
@@ -125,7 +102,7 @@ def _carry_out(run: RecallRun, protocol: RecallProtocol, config: Any, say: Calla
     return reason
 
 
-def _execute(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
+def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
     """Train, measure, write the result. A run whose loss is no number has one too, with the reason as `diverged`."""
     model = without_feed_forward(config, run.seed).to(training_device(protocol.device))
     with same_threads():
@@ -136,7 +113,7 @@ def _execute(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callabl
     spec = RunSpec(
         name=run.title,
         steps=steps,
-        learning_rate=run.rate,
+        learning_rate=run.learning_rate,
         weight_decay=protocol.weight_decay,
         clip=protocol.clip,
         warmup_steps=round(protocol.warmup_share * steps),
@@ -145,7 +122,7 @@ def _execute(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callabl
         device=protocol.device,
     )
     run.folder.mkdir(parents=True, exist_ok=True)
-    about = {"model": run.model, "seed": run.seed, "learning_rate": run.rate}
+    about = {"model": run.model, "seed": run.seed, "learning_rate": run.learning_rate}
     started = {"training": dataclasses.asdict(spec), "environment": environment()}
     write_json(run.folder / "run.json", {"task": TASK} | about | {"settings": _settings(protocol, run.model)} | started)
     result = _about(run, protocol, model, config, audit) | started
@@ -175,12 +152,12 @@ def _execute(run: RecallRun, protocol: RecallProtocol, config: Any, say: Callabl
     say(f"{run.title}: {cells}, {trained.seconds:.0f} s")
 
 
-def _about(run: RecallRun, protocol: RecallProtocol, model: Any, config: Any, audit: Audit) -> dict[str, Any]:
+def _about(run: Run, protocol: RecallProtocol, model: Any, config: Any, audit: Audit) -> dict[str, Any]:
     """Which model was trained."""
     count = count_parameters(model)
     return {
         "model_name": run.model,
-        "learning_rate": run.rate,
+        "learning_rate": run.learning_rate,
         "seed": run.seed,
         "layers": config.num_hidden_layers,
         "state_elements": state_elements(config),
@@ -223,11 +200,11 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
 
 
-def _run_of(out: Path, model: str, rate: float, seed: int) -> RecallRun:
-    return RecallRun(model, rate, seed, out / model / f"lr-{rate!r}" / f"seed-{seed}")
+def _run_of(out: Path, model: str, rate: float, seed: int) -> Run:
+    return Run(model, rate, seed, out / model / f"lr-{rate!r}" / f"seed-{seed}")
 
 
-def _grid(protocol: RecallProtocol, out: Path, model: str) -> list[RecallRun]:
+def _grid(protocol: RecallProtocol, out: Path, model: str) -> list[Run]:
     """The finished runs of a model's grid of rates."""
     runs = [_run_of(out, model, rate, protocol.seeds[0]) for rate in protocol.learning_rates]
     return [run for run in runs if run.finished]
@@ -239,7 +216,7 @@ def _best_rate(protocol: RecallProtocol, out: Path, model: str) -> float | None:
     grid = _grid(protocol, out, model)
     if len(grid) < len(protocol.learning_rates):
         return None
-    scores = {run.rate: run.result().get("validation_accuracy") for run in grid}
+    scores = {run.learning_rate: run.result().get("validation_accuracy") for run in grid}
     reached = {rate: fmean(found) for rate, found in sorted(scores.items()) if found is not None}
     return max(reached, key=lambda rate: reached[rate], default=None)
 

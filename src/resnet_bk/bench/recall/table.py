@@ -51,12 +51,8 @@ def _notes(results: dict[str, Any], by_model: dict[str, list[dict[str, Any]]]) -
         lines.append("One seed says little: a run of this task often recalls all or nothing.")
     if any(kind["length"] > longest for kind in results["protocol"]["test"]):
         lines.append(f"Beyond {longest} tokens a test is of the length too: nothing was trained there.")
-    for run in results["runs"]:
-        rates = [tried["learning_rate"] for tried in run["learning_rates_tried"]]
-        if (
-            len(rates) > 1
-            and run["learning_rate"] in (min(rates), max(rates))
-            and run is by_model[run["model_name"]][0]
-        ):
-            lines.append(f"{run['model_name']}: its rate is at the end of the grid; another might be better.")
+    for model, (first, *_) in by_model.items():
+        rates = [tried["learning_rate"] for tried in first["learning_rates_tried"]]
+        if len(rates) > 1 and first["learning_rate"] in (min(rates), max(rates)):
+            lines.append(f"{model}: its rate is at the end of the grid; another might be better.")
     return lines + [f"{found['title']}: diverged, no figures." for found in results["diverged"]]
