@@ -98,6 +98,21 @@ def test_gated_deltanet_has_no_attention():
     assert not any("Attention" in type(part).__name__ for part in model.modules())
 
 
+def test_the_chunks_of_mamba2_change_its_work_and_not_its_function():
+    shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "sequence_length": 100}
+    names = {"resnet-bk": {}, "mamba2": {}}
+    short = configs(names, **shape)["mamba2"]
+    names["mamba2"] = {"config": {"chunk_size": 256}}
+    usual = configs(names, **shape)["mamba2"]
+    assert (short.chunk_size, usual.chunk_size) == (32, 256)
+    words = torch.randint(0, 500, (2, 100))
+    logits = []
+    for config in (short, usual):
+        with torch.no_grad():
+            logits.append(build_model(config, 0).double().eval()(words).logits)
+    torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)  # transformers runs the scan in float32
+
+
 @pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "llama", "gpt2"])
 def test_who_has_a_state_to_carry(name):
     entry = {name: {"carry_state": True}}

@@ -46,6 +46,9 @@ OURS = ("resnet_bk", "resnet_bk_seed", "resnet_bk_pointer")
 # A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
 # Where that leaves a smaller state than this, there are fewer blocks.
 MAMBA2_STATE = 8
+# Positions that transformers' Mamba-2 multiplies out with one another; every segment is filled up to a multiple. At its
+# default of 256 that is most of the work of a short segment on a CPU. The function is the same at any value.
+MAMBA2_CHUNK = 32
 
 
 def build_model(config: PreTrainedConfig, seed: int) -> Any:
@@ -230,6 +233,7 @@ def _mamba2_shape(protocol: Protocol) -> dict[str, Any]:
         "head_dim": protocol.hidden_size // protocol.num_heads,
         "expand": 2,
         "n_groups": 1,
+        "chunk_size": MAMBA2_CHUNK,
         "num_hidden_layers": 2 * protocol.num_layers,
     }
 
