@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.ops import available_backends, linear_cross_entropy
 from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
@@ -174,6 +175,22 @@ def test_a_second_derivative_raises():
     (gradient,) = torch.autograd.grad(linear_cross_entropy(**case), case["input"], create_graph=True)
     with pytest.raises(RuntimeError):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ignored_tokens_cost_nothing(reduction):
+    """What they hold has no influence either, NaN included."""
+    case = problem(20, bias=False)
+    kept = case["target"] != -100
+    case["input"] = case["input"].detach().masked_fill(~kept[:, None], torch.nan).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        loss = linear_cross_entropy(**case, reduction=reduction)
+        forward = counter.get_total_flops()
+    assert forward == (1 if reduction == "none" else 3) * 2 * int(kept.sum()) * WIDTH * VOCABULARY
+    assert loss.isfinite().all()
+    gradient, of_weight = torch.autograd.grad(loss.sum(), [case["input"], case["weight"]])
+    assert torch.equal(gradient.abs().sum(1) > 0, kept)
+    assert of_weight.isfinite().all()
 
 
 def test_all_ignored():

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from resnet_bk.ops.linear_cross_entropy.library import cross_entropy_sum, cross_entropy_tokens
 
@@ -37,7 +38,7 @@ def linear_cross_entropy(
         bias: float [V] or None.
         log_extra: float [...] or None: logarithm of a probability that the target has beside its softmax p_y, from
             another model for example; the loss is then -log(p_y + exp(log_extra)). Differentiable; -inf is nothing.
-        ignore_index: target value of tokens that take no part.
+        ignore_index: target value of tokens that take no part; on the CPU they cost nothing either.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
         backend: "numba" (compiled kernels: CPUs with AVX-512, float32 or bfloat16 matmuls), "chunked" (plain PyTorch on
@@ -57,12 +58,18 @@ def linear_cross_entropy(
         matmul_dtype = torch.get_autocast_dtype(input.device.type)
     flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     flat_extra = None if log_extra is None else log_extra.reshape(-1)
+    part = _taking_part(flat_target, ignore_index)
+    if part is not None:  # the sweep would form the logits of every token
+        flat_input, flat_target = flat_input.index_select(0, part), flat_target.index_select(0, part)
+        flat_extra = None if flat_extra is None else flat_extra.index_select(0, part)
     # Autocast would otherwise round the operands of the sums inside.
     with torch.autocast(input.device.type, enabled=False) if autocast else nullcontext():
         if reduction == "none":
             losses = cross_entropy_tokens(
                 flat_input, weight, flat_target, bias, flat_extra, ignore_index, label_smoothing, matmul_dtype, backend
             )
+            if part is not None:
+                losses = losses.new_zeros(target.numel()).index_copy(0, part, losses)
             return losses.view(target.shape)
         with_gradients = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in (input, weight, bias, log_extra)
@@ -84,6 +91,15 @@ def linear_cross_entropy(
         count = (flat_target != ignore_index).sum()
         # No token at all: NaN, as in PyTorch, whose gradients are 0 there and no NaN.
         return torch.where(count > 0, total / count.clamp(min=1), math.nan)
+
+
+def _taking_part(target: Tensor, ignore_index: int) -> Tensor | None:
+    """Places of the tokens [N] that take part; None for all, or where it is not looked: on devices whose program would
+    have to wait for the answer, in graphs, whose shapes must not depend on values, and if there are none."""
+    if target.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(target, FakeTensor):
+        return None
+    part = (target != ignore_index).nonzero().squeeze(1)
+    return part if 0 < part.numel() < target.numel() else None
 
 
 def _check(
