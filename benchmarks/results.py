@@ -3,7 +3,8 @@
     python -m benchmarks.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
-comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers.
+comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
+choices of the model in results/tuned-choices.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -19,9 +20,11 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-PROTOCOLS = ("seed-local-tuned",)
+COMPARISONS = ("seed-local-tuned",)
+CHOICES = "tuned-choices"  # one model, with one part after the other changed
 KINDS = ("", "-grid", "-grid-peers")
-FILES = [ROOT / "results" / f"{name}{kind}" / "results.json" for name in PROTOCOLS for kind in KINDS]
+FOLDERS = [f"{name}{kind}" for name in COMPARISONS for kind in KINDS]
+FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
@@ -126,6 +129,16 @@ def grid(searches: Sequence[Mapping[str, Any]]) -> str:
     return table(("model", *(f"lr {rate:g}" for rate in rates)), lines)
 
 
+def choices(results: Mapping[str, Any]) -> str:
+    """A row a model, in the order of the protocol, beside the first one."""
+    models = by_model(results)
+    reached = {name: fmean(run[HELD_OUT] for run in runs) for name, runs in models.items()}
+    base = next(iter(reached))
+    lines = [(f"`{name}`", fmt.perplexity(value), f"{value / reached[base]:.3f}") for name, value in reached.items()]
+    facts = "\n".join(f"- {line}" for line in machine(results))
+    return f"{table(('model', 'held-out perplexity', f'relative to `{base}`'), lines)}\n\n{facts}"
+
+
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
@@ -135,9 +148,12 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     searches: dict[str, list[Mapping[str, Any]]] = {}
     for found in results:
         suite = found["protocol"]["name"]
-        if suite not in PROTOCOLS:
-            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(PROTOCOLS)}; name other files")
-        if found["protocol"]["learning_rates"] is not None:
+        if suite not in (*COMPARISONS, CHOICES):
+            known = " or ".join((*COMPARISONS, CHOICES))
+            raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
+        if suite == CHOICES:
+            page = replace_all(page, suite, {"table": choices(found)})
+        elif found["protocol"]["learning_rates"] is not None:
             searches.setdefault(suite, []).append(found)
         else:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found)})

@@ -29,6 +29,7 @@ TUNED = ["seed-local-tuned", "small"]
 TEXT = ["quick", *EARLIER, *TUNED]
 ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
+CHOICES = "tuned-choices"
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -82,6 +83,29 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
         assert changed <= {"adaptive_computation", "ponder_cost", "sparse_bk"}, name
 
 
+def test_choices_are_changed_one_at_a_time():
+    protocol, tuned = load_protocol(CHOICES), load_protocol("seed-local-tuned", ["steps=1000", "evaluations=1"])
+    free = {"name", "description", "models", "epochs", "seeds"}
+    assert protocol.model_dump(exclude=free) == tuned.model_dump(exclude=free)
+    assert protocol.steps < TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch  # no text twice
+    for name in ("resnet-bk", "llama", "llama-pointer"):
+        entry, known = protocol.models[name], tuned.models[name]
+        assert (entry.config, entry.learning_rate) == (known.config, known.learning_rate)
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    counts = [count_config(config) for config in configs.values()]
+    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    ours = {name: config for name, config in configs.items() if config.model_type == "resnet_bk"}
+    base = ours.pop("resnet-bk").to_dict()
+    parts = [{"state", "potential_init", "absorption_init"}, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
+    choices = {}
+    for name, config in ours.items():
+        changed = {key for key, value in config.to_dict().items() if value != base[key]} - {"intermediate_size"}
+        choices[name] = {*changed, *(["carry_state"] if not protocol.models[name].carry_state else [])}
+        joined = sum(1 for part in parts if part & choices[name]) + len(choices[name].difference(*parts))
+        assert joined == (2 if name == "matrix-phase" else 1), name
+    assert len({frozenset(changed) for changed in choices.values()}) >= 8
+
+
 def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
     path = tmp_path / "anchors.yaml"
     path.write_text(
@@ -98,7 +122,7 @@ def test_the_command_line_names_all_shipped_protocols():
 
 
 def test_which_protocols_are_shipped():
-    known = {*TEXT, *ABLATION, PRICE}
+    known = {*TEXT, *ABLATION, PRICE, CHOICES}
     assert known <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
     assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in known)

@@ -101,6 +101,16 @@ def test_a_grid():
     assert "old" in page
 
 
+def test_choices_stand_beside_the_model_that_was_chosen():
+    runs = [run("resnet-bk", 40.0), run("vector", 44.0), run("heads-2", 39.0)]
+    found = RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None}, "runs": runs}
+    lines = results.fill("<!-- begin tuned-choices:table -->\nold\n<!-- end -->\n", [found]).splitlines()
+    assert "| model | held-out perplexity | relative to `resnet-bk` |" in lines
+    rows = [line for line in lines if line.startswith("| `")]
+    assert rows == ["| `resnet-bk` | 40.0 | 1.000 |", "| `vector` | 44.0 | 1.100 |", "| `heads-2` | 39.0 | 0.975 |"]
+    assert "- commit 0123456789ab" in lines
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])
