@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from resnet_bk.layers import MIXERS, ShortConvolution, get_mixer
 from resnet_bk.layers.modulus_propagator import READ_EPS
 from resnet_bk.layers.unit_length import EPSILON, unit_length
+from resnet_bk.ops import propagate_modulus, surface_green
 
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 CONFIG = SimpleNamespace(
@@ -92,6 +93,42 @@ def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_s
     assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
 
 
+def test_delta_state_is_what_a_chain_carries_past_impurities():
+    """Sites with a matrix in the space of keys: the states one after the other, from dense products."""
+    mixer, hidden = build("delta", conv_size=3), inputs()
+    mixed, _ = mixer.conv(mixer.in_proj(hidden), None, None)
+    query, key, value = mixed.split([12, 12, 15], dim=-1)
+    query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
+    value, write = value.unflatten(-1, (3, 5)), mixer.write_proj(hidden).sigmoid()
+    green = propagator(mixer, hidden).diagonal(dim1=-2, dim2=-1).abs().mT
+    hopping, state, y = mixer.chain(hidden, None).hopping, torch.zeros(2, 3, 4, 5, dtype=torch.float64), []
+    for t in range(hidden.shape[1]):
+        k, v, w = key[:, t, :, :, None], value[:, t, :, None, :], write[:, t, :, None, None]
+        passing = torch.eye(4, dtype=torch.float64) - w * k @ k.mT
+        state = green[:, t, :, None, None] * (w * k @ v + hopping[:, t, :, None, None] * passing @ state)
+        y.append((query[:, t, :, None] @ state).squeeze(-2))
+    y = torch.stack(y, 1)
+    y = (y * (y.square().mean(-1, keepdim=True) + READ_EPS).rsqrt()).flatten(2)
+    # float64 against an inverse of condition below 1e4.
+    assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
+
+
+def test_delta_state_answers_with_what_was_written_last():
+    """Keys that are alike: with the gate open the last value written under a key is read, and nothing beside it."""
+    mixer = build("delta", num_heads=1)
+    key = F.normalize(torch.randn(4, dtype=torch.float64), dim=0)
+    near = F.normalize(key + 0.3 * torch.randn(4, dtype=torch.float64), dim=0)
+    keys, values = torch.stack([near, key])[None, :, None], torch.randn(1, 2, 1, 5, dtype=torch.float64)
+    chain = [torch.full((1, 2, 1), x, dtype=torch.float64) for x in (0.5, 1.0, 0.2)]
+    query = key.expand_as(keys)
+    erased, _ = propagate_modulus(query, keys, values, *chain, erase=torch.ones_like(chain[0]))
+    added, _ = propagate_modulus(query, keys, values, *chain)
+    green = surface_green(*chain)[0][0, 1, 0].abs()
+    assert mixer.erases
+    assert_close(erased[0, 1, 0], green * values[0, 1, 0])
+    assert (added[0, 1, 0] - green * values[0, 1, 0]).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("conv_size", [0, 3])
 @pytest.mark.parametrize("gate", [False, True])
 def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
@@ -152,7 +189,7 @@ def test_backend_is_passed_on(name):
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match="state must be one of matrix, modulus, vector, but got 'tensor'"):
+    with pytest.raises(ValueError, match="state must be one of delta, matrix, modulus, vector, but got 'tensor'"):
         get_mixer("tensor")
 
 

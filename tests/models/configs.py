@@ -40,6 +40,7 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": False}
     grid["modulus-conv-gate"] = {"state": "modulus", "tie_word_embeddings": True}
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
+    grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
     return grid | POINTING | SWITCHED
 
 
@@ -70,6 +71,9 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "sparse-modulus": {"state": "modulus", "sparse_bk": 0.5},
     "all-modulus": {
         "state": "modulus", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
+    },
+    "all-delta": {
+        "state": "delta", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
     },
     "sparse-matrix-phase": {"state": "matrix", "sparse_bk": 0.5, "hopping_phase": True},
     "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},

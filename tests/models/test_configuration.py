@@ -76,8 +76,9 @@ def test_rules_of_experts():
 
 
 def test_the_modulus_has_no_phase():
-    with pytest.raises(ValueError, match=r"hopping_phase=true has no effect with state='modulus'.*\(leave"):
-        ResNetBKConfig(state="modulus", hopping_phase=True)
+    for state in ("modulus", "delta"):
+        with pytest.raises(ValueError, match=rf"hopping_phase=true has no effect with state='{state}'.*\(leave"):
+            ResNetBKConfig(state=state, hopping_phase=True)
     with pytest.raises(ValueError, match="hidden_size=64 must be divisible by num_heads=3"):
         ResNetBKConfig(state="modulus", num_heads=3)
 

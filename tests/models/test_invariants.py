@@ -326,6 +326,7 @@ SHORTENINGS = {
     "all-matrix": [2, 2],
     "all-vector-moe": [2],
     "all-modulus": [2, 2],
+    "all-delta": [2, 2],
     "pointer-switched": [2, 2],
 }
 
@@ -340,9 +341,10 @@ def test_number_of_parameters(name):
     else:
         chains, read = config.num_heads, config.num_heads * config.value_dim
         mixed = 2 * config.num_heads * config.key_dim + read
-    parts = 1 if config.state == "modulus" else 2  # of what is read
+    real = config.state in ("modulus", "delta")
+    parts = 1 if real else 2  # of what is read
     mixer = width * mixed + 3 * chains * (width + 1) + mixed * config.conv_size + parts * read * width
-    mixer += chains * width + config.value_dim if config.state == "modulus" else 0
+    mixer += chains * width + config.value_dim if real else 0
     mixer += width * read if config.output_gate else 0
     mixer += chains if config.hopping_phase else 0
     feed_forward = 3 * width * inner

@@ -17,6 +17,8 @@ from tests.ops.test_operators import LENGTHS, TOLERANCE
 
 MATRIX = OPERATORS[-1]
 NAMES = ("query", "key", "value", "potential", "hopping", "absorption")
+# Both rules by which a site writes: it adds to what the chain holds, or takes out what is there along its key first.
+each_rule = pytest.mark.parametrize("erase", [False, True], ids=["adding", "erasing"])
 # Triton's interpreter has its own tests (triton_interpreted.py).
 BACKENDS = [name for name in ops.available_backends("propagate_modulus", "cpu") if name != "triton"]
 # Compiled kernels are marked: on tiny inputs they can run uncompiled too, which shows their coverage.
@@ -25,21 +27,30 @@ each_backend = pytest.mark.parametrize(
 )
 
 
-def drawn(sites, *, state=True, **options):
-    """Inputs as for the matrix state, with a real one."""
+def drawn(sites, *, state=True, erase=False, **options):
+    """Inputs as for the matrix state, with a real one; with `erase`, shares up to 1.5 / |k|^2, where 2 / |k|^2 turns
+    what is there around."""
     tensors = draw(MATRIX, sites, state=state, **options)
+    if erase:
+        generator = torch.Generator().manual_seed(7)
+        share = torch.rand(tensors["potential"].shape, generator=generator, dtype=tensors["potential"].dtype)
+        tensors["erase"] = 1.5 * share / tensors["key"].square().sum(-1)
     return tensors | {"memory_in": tensors["memory_in"].real.clone()} if state else tensors
 
 
 def run(tensors, backend="auto"):
     state = (tensors["green_in"], tensors["memory_in"]) if "green_in" in tensors else None
-    output, state = propagate_modulus(*(tensors[name] for name in NAMES), initial_state=state, backend=backend)
+    inputs = [tensors[name] for name in NAMES]
+    output, state = propagate_modulus(*inputs, erase=tensors.get("erase"), initial_state=state, backend=backend)
     return output, *state
 
 
-def oracle(query, key, value, potential, hopping, absorption, green_in=None, memory_in=None):
+def oracle(query, key, value, potential, hopping, absorption, green_in=None, memory_in=None, erase=None):
     gamma = propagator(dense_operator(potential, hopping, absorption, green_in))
     size = gamma.abs()
+    if erase is not None:
+        output, memory = erasing_oracle(query, key, value, size, hopping, memory_in, erase)
+        return output, gamma[..., -1, -1], memory
     output = torch.einsum("bthk,bjhk,bhtj,bjhv->bthv", query, key, size, value)
     memory = torch.einsum("bhj,bjhk,bjhv->bhkv", size[..., -1, :], key, value)
     if memory_in is not None:
@@ -49,8 +60,27 @@ def oracle(query, key, value, potential, hopping, absorption, green_in=None, mem
     return output, gamma[..., -1, -1], memory
 
 
-def check(backend, sites, dtype, state):
-    tensors = with_gradients(drawn(sites, dtype=dtype, state=state))
+def erasing_oracle(query, key, value, size, hopping, memory, erase):
+    """y and the last S by products of dense matrices [K, K], from each site that writes to each that reads."""
+    sites, unit = key.shape[1], torch.eye(key.shape[3], dtype=key.dtype)
+    passing = unit - erase[..., None, None] * key[..., :, None] * key[..., None, :]
+    gain = size.diagonal(dim1=-2, dim2=-1).mT[..., None, None]
+    step = gain * hopping[..., None, None] * passing
+    y = []
+    for t in range(sites):
+        arriving = torch.zeros_like(passing[:, 0, :, :, :1] * value[:, 0, :, None])
+        through = unit.expand_as(passing[:, 0])
+        for j in range(t, -1, -1):
+            arriving = arriving + through @ (gain[:, j] * key[:, j, :, :, None] * value[:, j, :, None])
+            through = through @ step[:, j]
+        if memory is not None:
+            arriving = arriving + through @ memory
+        y.append((query[:, t, :, None] @ arriving).squeeze(-2))
+    return torch.stack(y, 1), arriving
+
+
+def check(backend, sites, dtype, state, erase):
+    tensors = with_gradients(drawn(sites, dtype=dtype, state=state, erase=erase))
     exact = with_gradients(
         {name: x.detach().to(torch.promote_types(x.dtype, torch.float64)) for name, x in tensors.items()}
     )
@@ -73,19 +103,23 @@ def of(outputs, leaves):
 @pytest.mark.parametrize("sites", LENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
-def test_oracle(backend, sites, dtype, state):
-    check(backend, sites, dtype, state)
+@each_rule
+def test_oracle(backend, sites, dtype, state, erase):
+    check(backend, sites, dtype, state, erase)
 
 
 @pytest.mark.parametrize(("keys", "values"), [(1, 1), (2, 16), (17, 3), (16, 33), (33, 17)])
 @pytest.mark.parametrize("backend", [pytest.param("numba", marks=pytest.mark.kernels), "chunked"])
-def test_key_and_value_sizes_match_reference(keys, values, backend):
+@each_rule
+def test_key_and_value_sizes_match_reference(keys, values, backend, erase):
     """Keys and columns of the state that fill vectors, tiles of vectors, and neither."""
     tensors = drawn(4, dtype=torch.float32, state=False)
     generator = torch.Generator().manual_seed(keys)
     grid = tensors["potential"].shape
     for name, size in (("query", keys), ("key", keys), ("value", values)):
         tensors[name] = torch.randn(*grid, size, generator=generator)
+    if erase:
+        tensors["erase"] = torch.rand(grid, generator=generator) / tensors["key"].square().sum(-1)
     tensors = with_gradients(tensors)
     results = []
     for name in (backend, "reference"):
@@ -97,8 +131,9 @@ def test_key_and_value_sizes_match_reference(keys, values, backend):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("chains", [1, 5, 17])
-def test_heads_in_groups(chains):
-    tensors = with_gradients(drawn(40, dtype=torch.float32, chains=chains))
+@each_rule
+def test_heads_in_groups(chains, erase):
+    tensors = with_gradients(drawn(40, dtype=torch.float32, chains=chains, erase=erase))
     results = []
     for name in ("numba", "reference"):
         outputs = run(tensors, name)
@@ -107,38 +142,47 @@ def test_heads_in_groups(chains):
         assert relative_error(actual, expected) < TOLERANCE[torch.float32]
 
 
-def test_registration():
+@each_rule
+def test_registration(erase):
     """Schema, fake tensors and derivatives of the registered functions, as test_library checks the others."""
     registered = torch.ops.resnet_bk
-    tensors = drawn(3)
+    tensors = drawn(3, erase=True)
     gain = torch.rand(2, 3, 2, dtype=torch.float64)
-    inputs = [tensors[name] for name in NAMES[:3]] + [gain, 0.5 * gain, tensors["memory_in"]]
+    erased = tensors["erase"] if erase else gain.new_empty(0)
+    inputs = [tensors[name] for name in NAMES[:3]] + [gain, 0.5 * gain, erased, tensors["memory_in"]]
     leaves = [x.clone().requires_grad_() for x in inputs]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
     torch.library.opcheck(registered.carry_matrix, [*leaves, True], test_utils=tests)
     torch.library.opcheck(registered.carry_matrix, [*inputs, False], test_utils=tests[:2])
     y, memory, checkpoints = registered.carry_matrix(*inputs, True)
     for bars in ([torch.randn_like(y), torch.randn_like(memory)], [None, torch.randn_like(memory)]):
-        torch.library.opcheck(registered.carry_matrix_backward, [*bars, *inputs[:5], checkpoints], test_utils=tests[:2])
+        torch.library.opcheck(registered.carry_matrix_backward, [*bars, *inputs[:6], checkpoints], test_utils=tests[:2])
     output, _, _ = registered.carry_matrix(*leaves, False)
     with pytest.raises(AssertionError, match="keep=False"):
         output.sum().backward()
 
 
-def test_operations_are_counted():
-    tensors = with_gradients(drawn(4, batch=3, chains=2, state=False))
+@each_rule
+def test_operations_are_counted(erase):
+    tensors = with_gradients(drawn(4, batch=3, chains=2, state=False, erase=erase))
     with FlopCounterMode(display=False) as counter:
         output = run(tensors)[0]
         forward = counter.get_total_flops()
         output.sum().backward()
     chain, head = 3 * 4 * 2, KEYS * VALUES
-    assert forward == chain * (work.GREEN_FORWARD + 5 * head + VALUES + 2)
-    assert counter.get_total_flops() - forward == chain * (work.GREEN_BACKWARD + 14 * head + 5 * VALUES + KEYS + 4)
+    backward = counter.get_total_flops() - forward
+    if erase:
+        assert forward == chain * (work.GREEN_FORWARD + 7 * head + 4 * VALUES + 2)
+        assert backward == chain * (work.GREEN_BACKWARD + 20 * head + 20 * VALUES + 4)
+    else:
+        assert forward == chain * (work.GREEN_FORWARD + 5 * head + VALUES + 2)
+        assert backward == chain * (work.GREEN_BACKWARD + 14 * head + 6 * VALUES + 4)
 
 
 @each_backend
-def test_gradcheck(backend):
-    tensors = with_gradients(drawn(4, batch=1))
+@each_rule
+def test_gradcheck(backend, erase):
+    tensors = with_gradients(drawn(4, batch=1, erase=erase))
 
     def call(*leaves):
         output, green, memory = run(dict(zip(tensors, leaves, strict=True)), backend)
@@ -148,8 +192,9 @@ def test_gradcheck(backend):
 
 
 @each_backend
-def test_two_calls_are_one(backend):
-    tensors = drawn(40)
+@each_rule
+def test_two_calls_are_one(backend, erase):
+    tensors = drawn(40, erase=erase)
     whole = run(tensors, backend)
 
     def part(sites, state):
@@ -163,8 +208,9 @@ def test_two_calls_are_one(backend):
 
 
 @each_backend
-def test_a_hopping_of_zero_cuts(backend):
-    tensors = drawn(9)
+@each_rule
+def test_a_hopping_of_zero_cuts(backend, erase):
+    tensors = drawn(9, erase=erase)
     tensors["hopping"][:, 5] = 0
     changed = {name: x.clone() for name, x in tensors.items()}
     for name in ("key", "value", "potential"):
@@ -173,12 +219,46 @@ def test_a_hopping_of_zero_cuts(backend):
 
 
 @each_backend
-def test_later_sites_change_nothing(backend):
-    tensors = drawn(70, dtype=torch.float32)
+@each_rule
+def test_later_sites_change_nothing(backend, erase):
+    tensors = drawn(70, dtype=torch.float32, erase=erase)
     changed = {name: x.clone() for name, x in tensors.items()}
     for name in NAMES:
         changed[name][:, 50] += 1
     assert torch.equal(run(tensors, backend)[0][:, :50], run(changed, backend)[0][:, :50])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_impurity_that_nothing_passes_forgets_its_key_alone(backend):
+    """e = 1 along a unit key: what is read along it is what was written there last, what is orthogonal stays."""
+    tensors = drawn(6, state=False)
+    basis = torch.eye(KEYS, dtype=torch.float64)
+    tensors["key"] = basis[[0, 1, 0, 1, 0, 1]][None, :, None].expand_as(tensors["key"]).clone()
+    tensors["query"] = basis[0].expand_as(tensors["query"]).clone()
+    tensors["erase"] = torch.ones_like(tensors["potential"])
+    gamma = propagator(dense_operator(*(tensors[name] for name in NAMES[3:]))).abs()
+    output = run(tensors, backend)[0]
+    for t, last in ((2, 2), (3, 2), (4, 4), (5, 4)):
+        expected = gamma[..., t, last][..., None] * tensors["value"][:, last]
+        assert relative_error(output[:, t], expected) < TOLERANCE[torch.float64]
+
+
+@pytest.mark.kernels
+def test_nothing_erased_is_adding():
+    tensors = drawn(40, state=True)
+    nothing = torch.zeros_like(tensors["potential"])
+    for y, z in zip(run(tensors | {"erase": nothing}), run(tensors), strict=True):
+        assert relative_error(y, z) < TOLERANCE[torch.float64]
+
+
+def test_shares_that_do_not_fit():
+    tensors = drawn(3, erase=True)
+    with pytest.raises(ValueError, match=r"erase must be \[batch, sites, chains\]"):
+        run(tensors | {"erase": tensors["erase"][..., None]})
+    with pytest.raises(ValueError, match="potential, hopping, absorption, erase must have one shape"):
+        run(tensors | {"erase": tensors["erase"][:, :2]})
+    with pytest.raises(ValueError, match="must all be float64 or none of them"):
+        run(tensors | {"erase": tensors["erase"].float()})
 
 
 def test_it_is_the_size_of_the_propagator_of_the_matrix_state():
@@ -232,9 +312,10 @@ def test_the_record_names_what_ran():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("backend", ["numba", "chunked"])
-def test_compile(backend, dtype):
+@each_rule
+def test_compile(backend, dtype, erase):
     """One graph, gradients included, the same numbers as without it."""
-    tensors = with_gradients(drawn(4, dtype=dtype))
+    tensors = with_gradients(drawn(4, dtype=dtype, erase=erase))
 
     def call(*leaves):
         return run(dict(zip(tensors, leaves, strict=True)), backend)
@@ -263,9 +344,10 @@ def test_weak_absorption_in_float32(spectrum, backend):
 
 
 @each_backend
-def test_layouts_and_cotangents(backend):
+@each_rule
+def test_layouts_and_cotangents(backend, erase):
     """Strided inputs, cotangents of stride 0, and parts of the outputs that nothing uses."""
-    tensors = with_gradients(drawn(5, batch=3))
+    tensors = with_gradients(drawn(5, batch=3, erase=erase))
     strided = with_gradients({name: x.detach().mT.contiguous().mT for name, x in tensors.items()})
     assert not any(x.is_contiguous() for x in strided.values())
     leaves = {"plain": list(tensors.values()), "strided": list(strided.values())}
@@ -282,8 +364,9 @@ def test_layouts_and_cotangents(backend):
 
 
 @each_backend
-def test_second_derivative_is_right_or_raises(backend):
-    tensors = with_gradients(drawn(3, batch=1))
+@each_rule
+def test_second_derivative_is_right_or_raises(backend, erase):
+    tensors = with_gradients(drawn(3, batch=1, erase=erase))
     names, leaves = list(tensors), list(tensors.values())
     if backend == "numba":
         first = torch.autograd.grad(run(tensors, backend)[0].square().sum(), leaves, create_graph=True)
@@ -296,14 +379,16 @@ def test_second_derivative_is_right_or_raises(backend):
 
 
 @each_backend
-def test_state_holds_no_chain(backend):
-    for part in run(drawn(50, state=False), backend)[1:]:
+@each_rule
+def test_state_holds_no_chain(backend, erase):
+    for part in run(drawn(50, state=False, erase=erase), backend)[1:]:
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
 @each_backend
-def test_empty_batch(backend):
-    tensors = with_gradients(drawn(3, batch=0))
+@each_rule
+def test_empty_batch(backend, erase):
+    tensors = with_gradients(drawn(3, batch=0, erase=erase))
     outputs = run(tensors, backend)
     assert all(y.numel() == 0 for y in outputs)
     assert all(g.numel() == 0 for g in of(outputs, tensors))
@@ -330,10 +415,12 @@ def test_a_chain_without_absorption_is_refused():
 
 @pytest.mark.parametrize("gradient", ["diagonal", "autograd"])
 @pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
-def test_other_gradients_have_the_same_values(gradient, state):
-    tensors = drawn(7, state=state)
+@each_rule
+def test_other_gradients_have_the_same_values(gradient, state, erase):
+    tensors = drawn(7, state=state, erase=erase)
     initial = (tensors["green_in"], tensors["memory_in"]) if state else None
     inputs = [tensors[name] for name in NAMES]
-    output, after = layer_propagate_modulus(*inputs, initial_state=initial, backend="auto", gradient=gradient)
+    how = {"erase": tensors.get("erase"), "initial_state": initial, "backend": "auto", "gradient": gradient}
+    output, after = layer_propagate_modulus(*inputs, **how)
     for y, z in zip((output, *after), run(tensors, "reference"), strict=True):
         assert relative_error(y, z) < TOLERANCE[torch.float64]

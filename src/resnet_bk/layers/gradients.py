@@ -67,6 +67,7 @@ def propagate_modulus(
     hopping: Tensor,
     absorption: Tensor,
     *,
+    erase: Tensor | None = None,
     initial_state: State | None,
     backend: str,
     gradient: str,
@@ -74,6 +75,6 @@ def propagate_modulus(
     """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate_modulus`."""
     chain = (potential, hopping, absorption)
     if gradient == "diagonal":
-        return diagonal_gradient.propagate_modulus(query, key, value, *chain, initial_state)
+        return diagonal_gradient.propagate_modulus(query, key, value, *chain, initial_state, erase=erase)
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate_modulus(query, key, value, *chain, initial_state=initial_state, backend=backend)
+    return ops.propagate_modulus(query, key, value, *chain, erase=erase, initial_state=initial_state, backend=backend)

@@ -50,6 +50,7 @@ class ModulusPropagator(Mixer):
     name: ClassVar[str] = "modulus"
     causal: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
+    erases: ClassVar[bool] = False  # whether a site takes out what it meets along its key, as much as it writes
 
     def __init__(
         self,
@@ -121,14 +122,15 @@ class ModulusPropagator(Mixer):
         query_key, value = mixed.split(self.widths, dim=-1)
         query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
         value = value.view(batch, length, self.num_heads, self.value_dim)
-        value = value * self.write_proj(hidden).sigmoid().unsqueeze(-1)
+        write = self.write_proj(hidden).sigmoid()
         if boundaries is not None and boundaries.filling is not None:
-            value = value * boundaries.tokens_only(value)
+            write = write * boundaries.tokens_only(write)
         output, chain_state = propagate_modulus(
             query,
             key,
-            value,
+            value * write.unsqueeze(-1),
             *self.chain(hidden, boundaries),
+            erase=write if self.erases else None,
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

@@ -18,9 +18,10 @@ class ResNetBKConfig(PreTrainedConfig):
         vocab_size (`int`): words of the embedding and of the head.
         hidden_size (`int`): width of the residual stream.
         num_hidden_layers (`int`): blocks.
-        num_heads (`int`): heads of the matrix and of the modulus state.
+        num_heads (`int`): heads of the matrix, the modulus and the delta state.
         state (`str`): "matrix" (one chain a head, carrying key x value), "modulus" (the same with the modulus of the
-            propagator, a write gate, and a norm on what is read) or "vector" (one chain a channel).
+            propagator, a write gate, and a norm on what is read), "delta" (the modulus state, where a token replaces
+            what the chain holds along its key) or "vector" (one chain a channel).
         key_dim (`int`, *optional*): key size of a head; hidden_size / num_heads by default.
         value_dim (`int`, *optional*): value size of a head; hidden_size / num_heads by default.
         state_channels (`int`, *optional*): chains of the vector state; hidden_size by default.
@@ -201,9 +202,10 @@ class ResNetBKConfig(PreTrainedConfig):
             rules.boolean(name)
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
-        if self.state == "modulus" and self.hopping_phase is True:
+        if self.state in ("modulus", "delta") and self.hopping_phase is True:
             problems.append(
-                "hopping_phase=true has no effect with state='modulus', which knows no phases (leave hopping_phase out)"
+                f"hopping_phase=true has no effect with state={self.state!r}, which knows no phases "
+                "(leave hopping_phase out)"
             )
         return problems + switch_problems(self)
 

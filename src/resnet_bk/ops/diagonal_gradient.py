@@ -113,12 +113,15 @@ def propagate_modulus(
     hopping: Tensor,
     absorption: Tensor,
     initial_state: State | None = None,
+    *,
+    erase: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """As `resnet_bk.ops.propagate_modulus`, on inputs that fit together."""
     dispatch.note("propagate_modulus", "diagonal")
     green_in, memory_in = _initial(initial_state, potential, key.shape[3], value.shape[3], real=True)
     query, key, value = dispatch.operands("chunked", query, key, value)
+    erase = None if erase is None else dispatch.operands("chunked", erase)[0]
     with dispatch.full_precision(potential.device):
         green = local_green(potential, hopping, absorption, green_in)
-        output, memory = carried(query, key, value, green, widened(hopping)[0], memory_in)
+        output, memory = carried(query, key, value, green, widened(hopping)[0], erase, memory_in)
         return output, (narrowed(green[:, -1].clone(), green_in.dtype), memory)

@@ -67,15 +67,26 @@ def propagate_backward(
 
 
 @register_flop_formula(OPS.carry_matrix)
-def carry_matrix(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
-    return prod(query[:3]) * work.modulus_forward(query[3], value[3])
+def carry_matrix(
+    query: Shape, key: Shape, value: Shape, gain: Shape, decay: Shape, erase: Shape, *args: Any, **kwargs: Any
+) -> int:
+    return prod(query[:3]) * work.modulus_forward(query[3], value[3], erasing=prod(erase) > 0)
 
 
 @register_flop_formula(OPS.carry_matrix_backward)
 def carry_matrix_backward(
-    output_bar: Any, memory_bar: Any, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
+    output_bar: Any,
+    memory_bar: Any,
+    query: Shape,
+    key: Shape,
+    value: Shape,
+    gain: Shape,
+    decay: Shape,
+    erase: Shape,
+    *args: Any,
+    **kwargs: Any,
 ) -> int:
-    return prod(query[:3]) * work.modulus_backward(query[3], value[3])
+    return prod(query[:3]) * work.modulus_backward(query[3], value[3], erasing=prod(erase) > 0)
 
 
 def _head(input: Shape, weight: Shape, matmuls: int) -> int:

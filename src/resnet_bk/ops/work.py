@@ -27,15 +27,19 @@ def matrix_backward(keys: int, values: int) -> int:
     return 42 * keys * values + 8 * values + 24
 
 
-def modulus_forward(keys: int, values: int) -> int:
-    """Per site and head, behind L. Each entry of the state: S 3, y 2; each column: gain v 1; the chain: decay 2."""
-    return 5 * keys * values + values + 2
-
-
-def modulus_backward(keys: int, values: int) -> int:
+def modulus_forward(keys: int, values: int, *, erasing: bool) -> int:
     """Per site and head, behind L.
 
-    Each entry of the state: S again 3, Sbar 2, qbar 1 + 1, kbar 1 + 1, vbar 2, carry 1, C 2. Each column: gain v 1,
-    vbar 1, gainbar 3; each key: gain 1; the chain: decay 4.
+    Each entry of the state: S 3, y 2; each column: gain v 1; the chain: decay 2. Erasing: each entry 2, each column 3.
     """
-    return 14 * keys * values + 5 * values + keys + 4
+    return (7 if erasing else 5) * keys * values + (4 if erasing else 1) * values + 2
+
+
+def modulus_backward(keys: int, values: int, *, erasing: bool) -> int:
+    """Per site and head, behind L.
+
+    Each entry of the state: S again 3, Sbar 2, qbar 1 + 1, kbar 1 + 1, vbar 2, carry 1, C 2. Each column: gain v 1 and
+    1 again, vbar 1, gainbar 3; the chain: decay 4. Erasing: each entry 2 for what is met, 2 for kbar and 2 for the
+    carry; each column 3 and 3 again for u, 2 for its cotangent, 1 for the product, 2 for C, 3 for erasebar.
+    """
+    return (20 if erasing else 14) * keys * values + (20 if erasing else 6) * values + 4

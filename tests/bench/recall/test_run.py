@@ -271,6 +271,7 @@ def test_state_elements():
     assert state_elements(vector) == 2 * 2 * 24
     modulus = ResNetBKConfig(vocab_size=20, hidden_size=16, num_heads=2, state="modulus", key_dim=4)
     assert state_elements(modulus) == 2 * (2 + 4 * 8)
+    assert state_elements(ResNetBKConfig(**modulus.to_diff_dict() | {"state": "delta"})) == 2 * (2 + 4 * 8)
     mamba = AutoConfig.for_model(
         "mamba2",
         vocab_size=20,

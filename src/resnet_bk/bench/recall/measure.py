@@ -52,8 +52,8 @@ def state_elements(config: Any) -> int | None:
     if config.model_type == "resnet_bk":
         if config.state == "vector":
             return 4 * int(config.state_channels)
-        carried = config.key_dim * config.value_dim  # real numbers of the modulus, complex ones of the matrix state
-        return int(config.num_heads * (2 + (carried if config.state == "modulus" else 2 * carried)))
+        carried = config.key_dim * config.value_dim  # complex numbers in the matrix state, real ones in the others
+        return int(config.num_heads * (2 + (2 * carried if config.state == "matrix" else carried)))
     if config.model_type == "mamba2":
         return int(config.num_heads * config.head_dim * config.state_size)
     if config.model_type in ("mamba", "falcon_mamba"):

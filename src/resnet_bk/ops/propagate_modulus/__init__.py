@@ -24,6 +24,7 @@ def propagate_modulus(
     hopping: Tensor,
     absorption: Tensor,
     *,
+    erase: Tensor | None = None,
     initial_state: tuple[Tensor, Tensor] | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -35,6 +36,12 @@ def propagate_modulus(
     the potentials between them have turned, and cancel; here they add up. |Gamma_tj| <= 1/eta_min. Differentiable in
     all inputs and the state (with numba and triton once: a second derivative raises).
 
+    With `erase`, S_t = |L_t| (k_t v_t^T + b_t (1 - e_t k_t k_t^T) S_{t-1}): a site takes out what the chain holds along
+    its key. That is an impurity in the space of keys, a potential u k_t k_t^T beside a_t: with the chain to the left as
+    it is, G = (1/L_t + u k_t k_t^T)^-1 = L_t (1 - e k_t k_t^T), e = u L_t / (1 + u L_t) for |k_t| = 1 (Sherman and
+    Morrison), of which e is taken real; for e = 1, an impurity that nothing passes, it is the delta rule (Schlag,
+    Irie and Schmidhuber, arXiv 2102.11174).
+
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
         key: k, real [B, T, H, K].
@@ -43,6 +50,7 @@ def propagate_modulus(
         hopping: b >= 0, real [B, T, H], between sites t-1 and t. A 0 cuts the chain before t exactly. Without a state
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
+        erase: e, real [B, T, H]; None erases nothing. What is carried grows nowhere while 0 <= e |k|^2 <= 2.
         initial_state: (L, S) at the site before the first, complex [B, H] and real [B, H, K, V]; None where the chain
             begins.
         backend: "auto" or a name of `available_backends("propagate_modulus", device_type)`. "triton" has a kernel for L
@@ -56,8 +64,11 @@ def propagate_modulus(
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an absorption <= 0 or a hopping < 0 (CPU only, not
             while a graph is traced), a state that is not such a pair, a backend that the device does not have.
     """
-    checks.real_inputs(query=query, key=key, value=value, potential=potential, hopping=hopping, absorption=absorption)
-    checks.same_shape(potential=potential, hopping=hopping, absorption=absorption)
+    chain = {"potential": potential, "hopping": hopping, "absorption": absorption}
+    if erase is not None:
+        chain["erase"] = erase
+    checks.real_inputs(query=query, key=key, value=value, **chain)
+    checks.same_shape(**chain)
     checks.heads(potential, query=query, key=key, value=value)
     checks.chain_values(hopping, absorption)
     green_in, memory_in = checks.state_pair(initial_state, "S")
@@ -65,7 +76,8 @@ def propagate_modulus(
     shape = (key.shape[0], *key.shape[2:], value.shape[3])
     memory_in = checks.state_part("initial_state[1] (S)", memory_in, potential, shape, real=True)
     chosen = dispatch.choose("propagate_modulus", backend, potential)
-    inputs = dispatch.operands("chunked", query, key, value, potential, hopping, absorption)
+    query, key, value, *chain_in = dispatch.operands("chunked", query, key, value, *chain.values())
+    inputs = (query, key, value, *chain_in[:3], chain_in[3] if erase is not None else None)
     run = dispatch.select("propagate_modulus", chosen, IMPLEMENTATIONS)
     if chosen == "triton" and not torch.compiler.is_compiling():  # its kernel notes itself as `surface_green`
         dispatch.note("propagate_modulus", chosen)

@@ -1,16 +1,23 @@
 """CPU kernels of a real matrix state whose gains and decays are known, and their adjoint.
 
 Shape legend: B batch, T sites, H heads, K key size, V value size, N chunks of CHUNK sites, W numbers in a vector.
-Arrays are flat: query and key [B, T, H, K], value [B, T, H, V], gain and decay float64 [B, T, H], output [B, T, H, V],
-S [B, H, K, V]; inside, a state is a tile of W columns, [K, W].
+Arrays are flat: query and key [B, T, H, K], value [B, T, H, V], gain and decay float64 [B, T, H], erase [B, T, H] or
+empty where nothing is erased, output [B, T, H, V], S [B, H, K, V]; inside, a state is a tile of W columns, [K, W].
 
-    S_t = gain_t k_t v_t^T + decay_t S_{t-1}             y_t = q_t^T S_t
+    S_t = gain_t k_t v_t^T + decay_t (1 - erase_t k_t k_t^T) S_{t-1}             y_t = q_t^T S_t
+
+A column of S knows nothing of the others, with r_t = S_{t-1}^T k_t, what the site meets:
+
+    S_t = k_t u_t^T + decay_t S_{t-1}                    u_t = gain_t v_t - decay_t erase_t r_t
 
 Adjoint (bars are cotangents), from the last site to the first:
 
-    Sbar_t = q_t ybar_t^T + decay_{t+1} Sbar_{t+1}       (behind the last site: the cotangent of the final state)
-    qbar_t = S_t ybar_t      kbar_t = gain_t Sbar_t v_t      vbar_t = gain_t Sbar_t^T k_t
-    gainbar_t = v_t . (Sbar_t^T k_t)                         decaybar_t = sum(S_{t-1} Sbar_t)
+    Sbar_t = q_t ybar_t^T + the part of Sbar_{t+1} that reaches S_t (behind the last site: the cotangent of the final S)
+    ubar_t = Sbar_t^T k_t                                rbar_t = -decay_t erase_t ubar_t
+    S_{t-1} receives decay_t Sbar_t + k_t rbar_t^T
+    qbar_t = S_t ybar_t                                  kbar_t = Sbar_t u_t + S_{t-1} rbar_t
+    vbar_t = gain_t ubar_t                               gainbar_t = v_t . ubar_t
+    decaybar_t = sum(S_{t-1} Sbar_t) - erase_t r_t . ubar_t      erasebar_t = -decay_t r_t . ubar_t
 
 For float32 states decays are rounded so that their products do not drift (`propagate/rounding.py`), from the left for
 S and from the right for Sbar. decaybar is summed in float64, since most of it may cancel in the gradient of a hopping.
@@ -32,6 +39,7 @@ def forward(
     value: Floats,
     gain: Floats,
     decay: Floats,
+    erase: Floats,
     initial_memory: Floats,
     output: Floats,
     memory: Floats,
@@ -50,6 +58,7 @@ def forward(
     chunks = (sites + CHUNK - 1) // CHUNK
     groups = (heads + group - 1) // group
     size = keys * width
+    erasing = erase.size > 0
     for task in prange(batch * groups):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
@@ -80,11 +89,16 @@ def forward(
                         store(checkpoints, start + i, width, load(states, state + i, width))
                 for t in range(length):
                     site, step = (row * sites + first + t) * heads + base + h, 2 * (t * count + h)
-                    d, v = spread(steps, step + 1), spread(steps, step) * load(value, site * values + low, n)
+                    d, u = spread(steps, step + 1), spread(steps, step) * load(value, site * values + low, n)
                     y = zeros(query)
+                    if erasing:
+                        r = zeros(query)
+                        for k in range(keys):
+                            r = r + spread(key, site * keys + k) * load(states, state + k * width, width)
+                        u = u - d * spread(erase, site) * r
                     for k in range(keys):
                         i = state + k * width
-                        s = spread(key, site * keys + k) * v + d * load(states, i, width)
+                        s = spread(key, site * keys + k) * u + d * load(states, i, width)
                         store(states, i, width, s)
                         y = y + spread(query, site * keys + k) * s
                     store(output, site * values + low, n, y)
@@ -105,12 +119,14 @@ def backward(
     value: Floats,
     gain: Floats,
     decay: Floats,
+    erase: Floats,
     checkpoints: Floats,
     query_bar: Floats,
     key_bar: Floats,
     value_bar: Floats,
     gain_bar: Floats,
     decay_bar: Floats,
+    erase_bar: Floats,
     initial_memory_bar: Floats,
     batch: int,
     sites: int,
@@ -125,6 +141,7 @@ def backward(
     chunks = (sites + CHUNK - 1) // CHUNK
     groups = (heads + group - 1) // group
     size = keys * width
+    erasing = erase.size > 0
     rows = (keys + width - 1) // width * width
     for task in prange(batch * groups):
         row, base = task // groups, task % groups * group
@@ -133,12 +150,15 @@ def backward(
         shares = wide.scratch(count)  # of the decay behind
         steps = scratch(query, 3 * CHUNK)  # of a chunk, rounded: gain; decay as S meets it, and as Sbar does
         states = scratch(query, (CHUNK + 1) * size)  # before the chunk, then after each of its sites
-        q_rows = scratch(query, rows * width)  # summands of qbar_t and kbar_t / gain_t, a row a key
+        q_rows = scratch(query, rows * width)  # summands of qbar_t and kbar_t, a row a key
         k_rows = scratch(query, rows * width)
         q_rows.fill(0)
         k_rows.fill(0)
         g_rows = scratch(query, CHUNK * width)  # summands of gainbar_t, a row a site
         g_sums = scratch(query, CHUNK)
+        met = scratch(query, CHUNK * width)  # r_t, a row a site
+        e_rows = scratch(query, CHUNK * width)  # summands of erasebar_t, a row a site
+        e_sums = scratch(query, CHUNK)
         c_rows = wide.scratch(CHUNK * wide.LANES)  # summands of decaybar_t
         c_sums = wide.scratch(CHUNK)
         for part in range(count * tiles):
@@ -163,6 +183,7 @@ def backward(
                 steps[3 * t + 2] = within(z, largest)
                 shares[h], _ = share(z, 0.0, exact(steps, 3 * t + 2), 0.0)
             g_rows.fill(0)
+            e_rows.fill(0)
             c_rows.fill(0)
             for tile in range(tiles):
                 low, carry = tile * width, (h * tiles + tile) * size
@@ -172,10 +193,16 @@ def backward(
                     store(states, i, width, load(checkpoints, start + i, width))
                 for t in range(length):
                     site = (row * sites + first + t) * heads + base + h
-                    d, source = spread(steps, 3 * t + 1), spread(steps, 3 * t) * load(value, site * values + low, n)
+                    d, u = spread(steps, 3 * t + 1), spread(steps, 3 * t) * load(value, site * values + low, n)
+                    if erasing:
+                        r = zeros(query)
+                        for k in range(keys):
+                            r = r + spread(key, site * keys + k) * load(states, t * size + k * width, width)
+                        store(met, t * width, width, r)
+                        u = u - d * spread(erase, site) * r
                     for k in range(keys):
                         i = t * size + k * width
-                        s = spread(key, site * keys + k) * source + d * load(states, i, width)
+                        s = spread(key, site * keys + k) * u + d * load(states, i, width)
                         store(states, i + size, width, s)
                 for t in range(length - 1, -1, -1):
                     site = (row * sites + first + t) * heads + base + h
@@ -184,35 +211,51 @@ def backward(
                     y = zeros(query)
                     if has_output_bar:
                         y = load(output_bar, site * values + low, n)
-                    v_bar, c_low, c_high = zeros(query), wide.zeros(), wide.zeros()
+                    u, u_bar, c_low, c_high = g * v, zeros(query), wide.zeros(), wide.zeros()
+                    if erasing:
+                        u = u - spread(steps, 3 * t + 1) * spread(erase, site) * load(met, t * width, width)
                     for k in range(keys):
                         i, c = t * size + k * width, carry + k * width
                         store(q_rows, k * width, width, load(states, i + size, width) * y)
                         s_bar = load(carries, c, width) + spread(query, site * keys + k) * y
-                        store(k_rows, k * width, width, v * s_bar)
-                        v_bar = v_bar + spread(key, site * keys + k) * s_bar
+                        store(k_rows, k * width, width, u * s_bar)
+                        u_bar = u_bar + spread(key, site * keys + k) * s_bar
                         store(carries, c, width, d * s_bar)
                         s_low, s_high = wide.halves(query, load(states, i, width))
                         b_low, b_high = wide.halves(query, s_bar)
                         c_low, c_high = c_low + s_low * b_low, c_high + s_high * b_high
-                    store(value_bar, site * values + low, n, g * v_bar)
-                    store(g_rows, t * width, width, load(g_rows, t * width, width) + v * v_bar)
+                    store(value_bar, site * values + low, n, g * u_bar)
+                    store(g_rows, t * width, width, load(g_rows, t * width, width) + v * u_bar)
+                    if erasing:
+                        e, r_u = spread(erase, site), load(met, t * width, width) * u_bar
+                        r_bar = d * e * u_bar  # with the other sign
+                        for k in range(keys):
+                            i, c, row_k = t * size + k * width, carry + k * width, k * width
+                            before = load(states, i, width)
+                            store(k_rows, row_k, width, load(k_rows, row_k, width) - before * r_bar)
+                            store(carries, c, width, load(carries, c, width) - spread(key, site * keys + k) * r_bar)
+                        e_low, e_high = wide.halves(query, e * r_u)
+                        c_low, c_high = c_low - e_low, c_high - e_high
+                        store(e_rows, t * width, width, load(e_rows, t * width, width) - d * r_u)
                     i = t * wide.LANES
                     wide.store(c_rows, i, wide.LANES, wide.load(c_rows, i, wide.LANES) + c_low + c_high)
                     for k in range(0, keys, width):
                         i = site * keys + k
-                        q_k, k_k = row_sums(q_rows, k * width), g * row_sums(k_rows, k * width)
+                        q_k, k_k = row_sums(q_rows, k * width), row_sums(k_rows, k * width)
                         if tile > 0:
                             q_k, k_k = load(query_bar, i, keys - k) + q_k, load(key_bar, i, keys - k) + k_k
                         store(query_bar, i, keys - k, q_k)
                         store(key_bar, i, keys - k, k_k)
             for i in range(0, CHUNK, width):
                 store(g_sums, i, width, row_sums(g_rows, i * width))
+                store(e_sums, i, width, row_sums(e_rows, i * width))
             for i in range(0, CHUNK, wide.LANES):
                 store(c_sums, i, wide.LANES, row_sums(c_rows, i * wide.LANES))
             for t in range(length):
                 site = (row * sites + first + t) * heads + base + h
                 gain_bar[site], decay_bar[site] = exact(g_sums, t), c_sums[t]
+                if erasing:
+                    erase_bar[site] = e_sums[t]
         for part in range(count * tiles):
             h, low = part // tiles, part % tiles * width
             for k in range(keys):

@@ -14,22 +14,30 @@ from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK, VECTOR_BYTES
 from resnet_bk.ops.surface_green import library as surface_green
 
-Backward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Backward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("resnet_bk::carry_matrix", mutates_args=(), device_types="cpu")
 def _carry_matrix(
-    query: Tensor, key: Tensor, value: Tensor, gain: Tensor, decay: Tensor, initial_memory: Tensor, keep: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gain: Tensor,
+    decay: Tensor,
+    erase: Tensor,
+    initial_memory: Tensor,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y [B, T, H, V] and the last S [B, H, K, V] of S_t = gain_t k_t v_t^T + decay_t S_{t-1}, gains and decays float64
-    [B, T, H]; for the adjoint, if `keep`, checkpoints."""
+    """y [B, T, H, V] and the last S [B, H, K, V] of S_t = gain_t k_t v_t^T + decay_t (1 - erase_t k_t k_t^T) S_{t-1};
+    for the adjoint, if `keep`, checkpoints. gain and decay are float64 [B, T, H], erase is [B, T, H] in the precision
+    of the query, or empty where nothing is erased."""
     from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate_modulus import cpu
 
     dispatch.note("propagate_modulus", "numba")
     outputs = _empty_outputs(query, value, initial_memory, keep)
-    arguments = map(flat, (query, key, value, gain, decay, initial_memory, *outputs))
-    operations = gain.numel() * work.modulus_forward(query.shape[3], value.shape[3])
+    arguments = map(flat, (query, key, value, gain, decay, erase, initial_memory, *outputs))
+    operations = gain.numel() * work.modulus_forward(query.shape[3], value.shape[3], erasing=erase.numel() > 0)
     launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3], head_group(*gain.shape[::2]))
     return outputs
 
@@ -47,7 +55,14 @@ def _empty_outputs(query: Tensor, value: Tensor, state: Tensor, keep: bool) -> t
 
 @_carry_matrix.register_fake
 def _(
-    query: Tensor, key: Tensor, value: Tensor, gain: Tensor, decay: Tensor, initial_memory: Tensor, keep: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    gain: Tensor,
+    decay: Tensor,
+    erase: Tensor,
+    initial_memory: Tensor,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_outputs(query, value, initial_memory, keep)
 
@@ -61,21 +76,22 @@ def carry_matrix_backward(
     value: Tensor,
     gain: Tensor,
     decay: Tensor,
+    erase: Tensor,
     checkpoints: Tensor,
 ) -> Backward:
-    """Cotangents of the six inputs from those of y and the last S; None stands for zeros."""
+    """Cotangents of the seven inputs from those of y and the last S; None stands for zeros."""
     from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate_modulus import cpu
 
     assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
-    bars = _empty_bars(query, value, gain)
+    bars = _empty_bars(query, value, gain, erase)
     launch(
         cpu.backward,
-        gain.numel() * work.modulus_backward(query.shape[3], value.shape[3]),
+        gain.numel() * work.modulus_backward(query.shape[3], value.shape[3], erasing=erase.numel() > 0),
         flat(query if output_bar is None else output_bar),
         output_bar is not None,
         flat(torch.zeros_like(bars[-1]) if memory_bar is None else memory_bar),
-        *map(flat, (query, key, value, gain, decay, checkpoints, *bars)),
+        *map(flat, (query, key, value, gain, decay, erase, checkpoints, *bars)),
         *query.shape,
         value.shape[3],
         head_group(*gain.shape[::2]),
@@ -83,7 +99,7 @@ def carry_matrix_backward(
     return bars
 
 
-def _empty_bars(query: Tensor, value: Tensor, gain: Tensor) -> Backward:
+def _empty_bars(query: Tensor, value: Tensor, gain: Tensor, erase: Tensor) -> Backward:
     batch, _, heads, keys = query.shape
     return (
         query.new_empty(query.shape),
@@ -91,6 +107,7 @@ def _empty_bars(query: Tensor, value: Tensor, gain: Tensor) -> Backward:
         value.new_empty(value.shape),
         gain.new_empty(gain.shape),
         gain.new_empty(gain.shape),
+        erase.new_empty(erase.shape),
         query.new_empty(batch, heads, keys, value.shape[3]),
     )
 
@@ -104,20 +121,21 @@ def _(
     value: Tensor,
     gain: Tensor,
     decay: Tensor,
+    erase: Tensor,
     checkpoints: Tensor,
 ) -> Backward:
-    return _empty_bars(query, value, gain)
+    return _empty_bars(query, value, gain, erase)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:5], output[2])
+    ctx.save_for_backward(*inputs[:6], output[2])
 
 
 def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
     output_bar, memory_bar, _ = bars
     if output_bar is None and memory_bar is None:
-        return (None,) * 7
+        return (None,) * 8
     return (*carry_matrix_backward(output_bar, memory_bar, *ctx.saved_tensors), None)
 
 
@@ -131,6 +149,7 @@ def propagate_modulus(
     potential: Tensor,
     hopping: Tensor,
     absorption: Tensor,
+    erase: Tensor | None,
     initial_green: Tensor,
     initial_memory: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -140,7 +159,8 @@ def propagate_modulus(
     potential, hopping, absorption, initial_green = widened(potential, hopping, absorption, initial_green)
     green = surface_green.surface_green(potential, hopping, absorption, initial_green)
     size = green.abs()
-    inputs = (query, key, value, size, hopping * size, initial_memory)
+    nothing = query.new_empty(0)
+    inputs = (query, key, value, size, hopping * size, nothing if erase is None else erase, initial_memory)
     output, memory, _ = _carry_matrix(*inputs, dispatch.wants_gradient(*inputs))
     # A copy: the state must not keep the whole chain in memory.
     return output, narrowed(green[:, -1].clone(), dtype), memory
