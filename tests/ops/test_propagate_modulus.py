@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnet_bk import ops
 from resnet_bk.layers.gradients import propagate_modulus as layer_propagate_modulus
 from resnet_bk.ops import propagate_modulus, record_backends, work
+from resnet_bk.ops.sizes import PROPAGATE_CHUNK
 from tests.ops.cases import KEYS, OPERATORS, VALUES, draw, gradients, relative_error, with_gradients
 from tests.ops.oracle import operator as dense_operator
 from tests.ops.oracle import propagator
@@ -99,13 +100,20 @@ def of(outputs, leaves):
     return gradients(tuple(y if y.is_complex() else torch.complex(y, torch.zeros_like(y)) for y in outputs), leaves)
 
 
-@each_backend
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("sites", LENGTHS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
 @each_rule
 def test_oracle(backend, sites, dtype, state, erase):
     check(backend, sites, dtype, state, erase)
+
+
+@pytest.mark.kernels
+@each_rule
+def test_oracle_in_a_few_sites(erase):
+    """What the uncompiled kernels, which take seconds for a long chain, have time for: a chunk and a site."""
+    check("numba", PROPAGATE_CHUNK + 1, torch.float32, True, erase)
 
 
 @pytest.mark.parametrize(("keys", "values"), [(1, 1), (2, 16), (17, 3), (16, 33), (33, 17)])
