@@ -336,11 +336,15 @@ def test_compile(backend, dtype, erase):
 
 @pytest.mark.parametrize("backend", ["numba", "chunked"])
 @pytest.mark.parametrize("spectrum", SPECTRA)
-def test_weak_absorption_in_float32(spectrum, backend):
+@each_rule
+def test_weak_absorption_in_float32(spectrum, backend, erase):
     """Results and gradients at eta = 1e-3, against float64, as `test_accuracy.py` has it for the other operators."""
     single = with_gradients(
         {name: x.float() for name, x in chain(MATRIX, 4_097, spectrum, 1e-3, chains=1).items() if name in NAMES}
     )
+    if erase:
+        share = torch.rand(single["potential"].shape, generator=torch.Generator().manual_seed(7))
+        single["erase"] = (share / single["key"].detach().square().sum(-1)).requires_grad_()
     double = with_gradients({name: x.detach().double() for name, x in single.items()})
     outputs, exact = run(single, backend), run(double)
     for y, z in zip(outputs, exact, strict=True):
