@@ -11,9 +11,9 @@ class DeltaPropagator(ModulusPropagator):
         S_t = |L_t| (w_t k_t v_t^T + b_t (1 - w_t k_t k_t^T) S_{t-1}),   y_t = q_t^T S_t
 
     A sum over keys that are not orthogonal answers a query with all values whose keys are like it. With w = 1 what was
-    there along k_t is gone, and k_t is answered by |L_t| v_t alone, whatever was written before under keys like it:
-    K keys of any direction can be told apart, as long as they are not written over. Where the factor comes from:
-    `resnet_bk.ops.propagate_modulus`; the rule with a decay is that of Gated DeltaNet (arXiv 2412.06464).
+    there along k_t is gone, and k_t is answered by |L_t| v_t alone, until a key like it is written again.
+    Where the factor comes from: `resnet_bk.ops.propagate_modulus`; the rule with a decay is that of Gated DeltaNet
+    (arXiv 2412.06464).
     """
 
     name: ClassVar[str] = "delta"
