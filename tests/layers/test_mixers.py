@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from resnet_bk.layers import MIXERS, ShortConvolution, get_mixer
+from resnet_bk.layers import MIXERS, QueryKey, ShortConvolution, get_mixer
 from resnet_bk.layers.modulus_propagator import READ_EPS
 from resnet_bk.layers.unit_length import EPSILON, unit_length
 from resnet_bk.ops import propagate_modulus, surface_green
 
+GATES = {"none": torch.ones_like, "silu": F.silu, "sigmoid": torch.sigmoid, "affine": lambda x: 1 + x}
+every_gate = pytest.mark.parametrize("gate", GATES)
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 CONFIG = SimpleNamespace(
     hidden_size=12,
@@ -20,7 +22,8 @@ CONFIG = SimpleNamespace(
     value_dim=5,
     state_channels=10,
     conv_size=0,
-    output_gate=False,
+    output_gate="none",
+    query_key_bias=0.0,
     potential_init=(-1.2, 1.2),
     absorption_min=1e-3,
     absorption_init=(0.05, 1.0),
@@ -57,38 +60,44 @@ def propagator(mixer, hidden):
 
 
 @pytest.mark.parametrize("conv_size", [0, 3])
-@pytest.mark.parametrize("gate", [False, True])
-def test_matrix_state_is_attention_with_the_propagator(gate, conv_size):
-    mixer, hidden = build("matrix", output_gate=gate, conv_size=conv_size), inputs()
+@every_gate
+@pytest.mark.parametrize("bias", [0.0, 1.5])
+def test_matrix_state_is_attention_with_the_propagator(gate, conv_size, bias):
+    mixer, hidden = build("matrix", output_gate=gate, conv_size=conv_size, query_key_bias=bias), inputs()
     mixed = mixer.in_proj(hidden)
     if conv_size:
         mixed, _ = mixer.conv(mixed, None, None)
     query, key, value = mixed.split([12, 12, 15], dim=-1)
-    query, key = (x.unflatten(-1, (3, 4)) / (x.unflatten(-1, (3, 4)).norm(dim=-1, keepdim=True)) for x in (query, key))
+    query, key = (F.normalize(x.unflatten(-1, (3, 4)), dim=-1) for x in (query, key))
+    if bias:
+        query, key = (F.normalize(x + bias / 2, dim=-1) for x in (query, key))  # length `bias` over 4 equal numbers
     weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden)
     y = torch.einsum("bhtj,bjhv->bthv", weights, value.unflatten(-1, (3, 5)).to(weights.dtype)).flatten(2)
-    if gate:
-        y = y * F.silu(mixer.readout.gate_proj(hidden))
+    if gate != "none":
+        y = y * GATES[gate](mixer.readout.gate_proj(hidden))
     expected = torch.stack([y.real, y.imag], dim=-1).flatten(2) @ mixer.readout.out_proj.weight.T
     # 1e-4: the unit length of the layer has an epsilon of 1e-6 under a square of order 1e-1.
     assert_close(mixer(hidden)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("conv_size", [0, 3])
-@pytest.mark.parametrize("gate", [False, True])
-def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_size):
-    mixer, hidden = build("modulus", output_gate=gate, conv_size=conv_size), inputs()
+@every_gate
+@pytest.mark.parametrize("bias", [0.0, 1.5])
+def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_size, bias):
+    mixer, hidden = build("modulus", output_gate=gate, conv_size=conv_size, query_key_bias=bias), inputs()
     mixed = mixer.in_proj(hidden)
     if conv_size:
         mixed, _ = mixer.conv(mixed, None, None)
     query, key, value = mixed.split([12, 12, 15], dim=-1)
     query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
+    if bias:
+        query, key = (unit_length(x + bias / 2) for x in (query, key))  # length `bias` over 4 equal numbers
     value = value.unflatten(-1, (3, 5)) * mixer.write_proj(hidden).sigmoid().unsqueeze(-1)
     weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden).abs()
     y = torch.einsum("bhtj,bjhv->bthv", weights, value)
     y = (y * (y.square().mean(-1, keepdim=True) + READ_EPS).rsqrt()).flatten(2)
-    if gate:
-        y = y * F.silu(mixer.gate_proj(hidden))
+    if gate != "none":
+        y = y * GATES[gate](mixer.gate_proj(hidden))
     # float64 against an inverse of condition below 1e4.
     assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
 
@@ -130,7 +139,7 @@ def test_delta_state_answers_with_what_was_written_last():
 
 
 @pytest.mark.parametrize("conv_size", [0, 3])
-@pytest.mark.parametrize("gate", [False, True])
+@every_gate
 def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
     mixer, hidden = build("vector", output_gate=gate, conv_size=conv_size), inputs()
     source = mixer.in_proj(hidden)
@@ -138,8 +147,8 @@ def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
         source, _ = mixer.conv(source, None, None)
     gamma = propagator(mixer, hidden)
     y = torch.einsum("bhtj,bjh->bth", gamma, source.to(gamma.dtype))
-    if gate:
-        y = y * F.silu(mixer.readout.gate_proj(hidden))
+    if gate != "none":
+        y = y * GATES[gate](mixer.readout.gate_proj(hidden))
     expected = torch.stack([y.real, y.imag], dim=-1).flatten(2) @ mixer.readout.out_proj.weight.T
     # float64 against an inverse of condition below 1e4.
     assert_close(mixer(hidden)[0], expected, rtol=1e-9, atol=1e-9)
@@ -147,7 +156,7 @@ def test_vector_state_is_the_propagator_of_each_channel(gate, conv_size):
 
 @every_mixer
 def test_causal_as_declared(name):
-    mixer, hidden = build(name, conv_size=4, output_gate=True), inputs(20).requires_grad_()
+    mixer, hidden = build(name, conv_size=4, output_gate="silu"), inputs(20).requires_grad_()
     output = mixer(hidden)[0]
     for position in (0, 7, 18):
         (gradient,) = torch.autograd.grad(output[:, position].sum(), hidden, retain_graph=True)
@@ -177,7 +186,7 @@ def test_state_as_declared(name, conv_size):
 
 @every_mixer
 def test_gradients(name):
-    mixer = build(name, conv_size=3, output_gate=True, backend="reference")
+    mixer = build(name, conv_size=3, output_gate="silu", backend="reference")
     hidden = inputs(4)[:1].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda hidden: mixer(hidden)[0], (hidden,), atol=1e-6)
 
@@ -186,6 +195,31 @@ def test_gradients(name):
 def test_backend_is_passed_on(name):
     with pytest.raises(ValueError, match="backend"):
         build(name, backend="abacus")(inputs())
+
+
+def test_queries_and_keys_have_unit_length_and_start_in_step():
+    both = torch.randn(2, 5, 2 * 3 * 64, generator=torch.Generator().manual_seed(2))
+    layer = QueryKey(3, 64, bias=1.0)
+    query, key = layer(both)
+    assert query.shape == key.shape == (2, 5, 3, 64)
+    for x in (query, key):
+        assert_close(x.norm(dim=-1), torch.ones(2, 5, 3))
+    # The means are off by what 30 random directions in 64 dimensions are off by, a few hundredths.
+    assert (query * key).sum(-1).mean().item() == pytest.approx(0.5, abs=0.1)
+    assert layer.bias.ndim == 1  # not decayed
+    query, key = QueryKey(3, 64, bias=0.0)(both)
+    assert (query * key).sum(-1).mean().item() == pytest.approx(0.0, abs=0.1)
+    assert QueryKey(3, 64, bias=0.0).bias is None
+
+
+def test_gradients_of_the_bias_of_queries_and_keys():
+    layer = QueryKey(2, 3, bias=0.7).double()
+    both = torch.randn(1, 2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def out(bias):
+        return torch.func.functional_call(layer, {"bias": bias}, (both,))
+
+    assert torch.autograd.gradcheck(out, (layer.bias.detach().clone().requires_grad_(),), atol=1e-6)
 
 
 def test_unknown_mixer():

@@ -14,13 +14,14 @@ VOCAB_SIZE = 61
 def _grid() -> dict[str, dict[str, Any]]:
     """State x convolution x gate x feed-forward, with tied and untied embeddings in turn."""
     grid = {}
-    for index, (state, conv, gate, experts) in enumerate(product(("vector", "matrix"), (0, 4), (False, True), (0, 4))):
+    choices = product(("vector", "matrix"), (0, 4), ("none", "silu"), (0, 4))
+    for index, (state, conv, gate, experts) in enumerate(choices):
         tied = index % 3 == 0
         name = "-".join(
             [
                 state,
                 "conv" if conv else "noconv",
-                "gate" if gate else "nogate",
+                "nogate" if gate == "none" else "gate",
                 "moe" if experts else "dense",
                 "tied" if tied else "untied",
             ]
@@ -37,8 +38,9 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["vector-many-channels"] = {"state": "vector", "state_channels": 40, "conv_size": 2, "intermediate_size": 24}
     for state in ("matrix", "vector"):
         grid[f"{state}-phase"] = {"state": state, "hopping_phase": True, "potential_init": (-0.5, 1.1)}
-    grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": False}
+    grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": "none"}
     grid["modulus-conv-gate"] = {"state": "modulus", "tie_word_embeddings": True}
+    grid["modulus-bias-affine"] = {"state": "modulus", "query_key_bias": 1.0, "output_gate": "affine"}
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
     return grid | POINTING | SWITCHED

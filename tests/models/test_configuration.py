@@ -18,7 +18,8 @@ WRONG = {
     "state_channels": [0],
     "intermediate_size": [0, "wide"],
     "conv_size": [-1, 1, 2.0, None],
-    "output_gate": [None, "yes", 2],
+    "output_gate": [None, True, "relu"],
+    "query_key_bias": [-1, None, float("inf"), True],
     "hopping_phase": [None, "yes", 2],
     "num_experts": [-1, 1, 0.5],
     "router_aux_loss_coef": [-0.1, float("nan"), "small"],
@@ -73,6 +74,11 @@ def test_rules_of_experts():
         ResNetBKConfig(num_experts=4, hidden_size=60)
     with pytest.raises(ValueError, match=r"intermediate_size=20 must be a multiple of 8.*set it to 24"):
         ResNetBKConfig(num_experts=4, intermediate_size=20)
+
+
+def test_the_vector_state_has_no_queries_and_keys():
+    with pytest.raises(ValueError, match=r"query_key_bias=1 has no effect with state='vector'.*\(leave"):
+        ResNetBKConfig(state="vector", query_key_bias=1)
 
 
 def test_the_modulus_has_no_phase():

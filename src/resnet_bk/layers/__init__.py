@@ -9,6 +9,7 @@ from resnet_bk.layers.mixer import Mixer, MixerState
 from resnet_bk.layers.moe import SparseMoE, load_balancing_loss
 from resnet_bk.layers.multi_scale import ScaleState, Shortening
 from resnet_bk.layers.pointer import KindsOfContext, Pointer, PointerState
+from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.registry import MIXERS, get_mixer
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -27,6 +28,7 @@ __all__ = [
     "Pointer",
     "PointerState",
     "Pondering",
+    "QueryKey",
     "Readout",
     "ResNetBKBlock",
     "ScaleState",

@@ -11,10 +11,10 @@ from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
 from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.unit_length import unit_length
 
 
 class MatrixPropagator(Mixer):
@@ -32,7 +32,8 @@ class MatrixPropagator(Mixer):
         key_dim: K.
         value_dim: V.
         conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
-        output_gate: multiplies what is read by SiLU of a projection of the token.
+        output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
+        query_key_bias: of queries and keys at the start; see `QueryKey`.
         backend: of `resnet_bk.ops.propagate`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
@@ -50,7 +51,8 @@ class MatrixPropagator(Mixer):
         key_dim: int,
         value_dim: int,
         conv_size: int,
-        output_gate: bool,
+        output_gate: str,
+        query_key_bias: float,
         potential_init: tuple[float, float],
         absorption_min: float,
         absorption_init: tuple[float, float],
@@ -74,6 +76,7 @@ class MatrixPropagator(Mixer):
             hopping_phase=hopping_phase,
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
+        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
 
     @classmethod
@@ -85,6 +88,7 @@ class MatrixPropagator(Mixer):
             value_dim=config.value_dim,
             conv_size=config.conv_size,
             output_gate=config.output_gate,
+            query_key_bias=config.query_key_bias,
             potential_init=tuple(config.potential_init),
             absorption_min=config.absorption_min,
             absorption_init=tuple(config.absorption_init),
@@ -110,7 +114,7 @@ class MatrixPropagator(Mixer):
         if self.conv is not None:
             mixed, tail = self.conv(mixed, boundaries, state.convolution if state is not None else None)
         query_key, value = mixed.split(self.widths, dim=-1)
-        query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
+        query, key = self.query_key(query_key)
         value = value.view(batch, length, self.num_heads, self.value_dim)
         if boundaries is not None and boundaries.filling is not None:
             value = value * boundaries.tokens_only(value)

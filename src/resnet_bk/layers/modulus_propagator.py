@@ -13,9 +13,10 @@ from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.output_gate import GATES
+from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.unit_length import unit_length
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
@@ -41,7 +42,8 @@ class ModulusPropagator(Mixer):
         key_dim: K.
         value_dim: V.
         conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
-        output_gate: multiplies what is read by SiLU of a projection of the token.
+        output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
+        query_key_bias: of queries and keys at the start; see `QueryKey`.
         backend: of `resnet_bk.ops.propagate_modulus`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
@@ -60,7 +62,8 @@ class ModulusPropagator(Mixer):
         key_dim: int,
         value_dim: int,
         conv_size: int,
-        output_gate: bool,
+        output_gate: str,
+        query_key_bias: float,
         potential_init: tuple[float, float],
         absorption_min: float,
         absorption_init: tuple[float, float],
@@ -83,8 +86,10 @@ class ModulusPropagator(Mixer):
             hopping_init=hopping_init,
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
+        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
         self.read_norm = nn.RMSNorm(value_dim, eps=READ_EPS)
-        self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if output_gate else None
+        self.gate = GATES.get(output_gate)
+        self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
 
     @classmethod
@@ -96,6 +101,7 @@ class ModulusPropagator(Mixer):
             value_dim=config.value_dim,
             conv_size=config.conv_size,
             output_gate=config.output_gate,
+            query_key_bias=config.query_key_bias,
             potential_init=tuple(config.potential_init),
             absorption_min=config.absorption_min,
             absorption_init=tuple(config.absorption_init),
@@ -120,7 +126,7 @@ class ModulusPropagator(Mixer):
         if self.conv is not None:
             mixed, tail = self.conv(mixed, boundaries, state.convolution if state is not None else None)
         query_key, value = mixed.split(self.widths, dim=-1)
-        query, key = unit_length(query_key.view(batch, length, 2, self.num_heads, self.key_dim)).unbind(2)
+        query, key = self.query_key(query_key)
         value = value.view(batch, length, self.num_heads, self.value_dim)
         write = self.write_proj(hidden).sigmoid()
         if boundaries is not None and boundaries.filling is not None:
@@ -146,6 +152,6 @@ class ModulusPropagator(Mixer):
         # In the precision of the state, whatever that of the model.
         with torch.autocast(hidden.device.type, enabled=False):
             y = F.rms_norm(y, (self.value_dim,), self.read_norm.weight.to(y.dtype), READ_EPS).flatten(-2)
-        if self.gate_proj is not None:
-            y = y * F.silu(self.gate_proj(hidden))
+        if self.gate is not None and self.gate_proj is not None:
+            y = self.gate(y, self.gate_proj(hidden))
         return self.out_proj(y.to(self.out_proj.weight.dtype))

@@ -28,7 +28,7 @@ class VectorPropagator(Mixer):
         hidden_size: D.
         state_channels: C.
         conv_size: taps of the short convolution on u; 0 leaves it out.
-        output_gate: multiplies what is read by SiLU of a projection of the token.
+        output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
         backend: of `resnet_bk.ops.propagate_vector`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
@@ -44,7 +44,7 @@ class VectorPropagator(Mixer):
         *,
         state_channels: int,
         conv_size: int,
-        output_gate: bool,
+        output_gate: str,
         potential_init: tuple[float, float],
         absorption_min: float,
         absorption_init: tuple[float, float],

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from resnet_bk.layers.output_gate import GATES, NO_GATE
 from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models.rules import Rules, unknown_fields
 from resnet_bk.models.switches import switch_problems
@@ -28,7 +29,10 @@ class ResNetBKConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*): width of the feed-forward network, of each expert where there are
             experts; 8/3 of hidden_size, rounded up to a multiple of 8, by default.
         conv_size (`int`): taps of the short convolution before the propagator; 0 leaves it out.
-        output_gate (`bool`): multiply what the mixer reads by SiLU of a projection of the token.
+        output_gate (`str`): multiply what the mixer reads by "silu", "sigmoid" or "affine" (1 + x) of a projection of
+            the token; "none" leaves the gate out.
+        query_key_bias (`float`): length at the start of a learned bias on the unit queries and keys of a matrix,
+            modulus or delta state (`resnet_bk.layers.QueryKey`); 0 leaves it out.
         num_experts (`int`): experts of the feed-forward network; 0 is a dense one.
         num_experts_per_tok (`int`): experts that a token passes through.
         router_aux_loss_coef (`float`): weight of the load-balancing loss in the loss.
@@ -81,7 +85,8 @@ class ResNetBKConfig(PreTrainedConfig):
     state_channels: int | None = None
     intermediate_size: int | None = None
     conv_size: int = 4
-    output_gate: bool = True
+    output_gate: str = "silu"
+    query_key_bias: float = 0.0
     num_experts: int = 0
     num_experts_per_tok: int = 2
     router_aux_loss_coef: float = 0.01
@@ -194,11 +199,13 @@ class ResNetBKConfig(PreTrainedConfig):
                 "(for example 0.02, 1.0)"
             )
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
+        rules.choice("output_gate", (*GATES, NO_GATE))
+        rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
         rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
-        for name in ("hopping_phase", "output_gate", "tie_word_embeddings", "use_cache", "adaptive_computation"):
+        for name in ("hopping_phase", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
         if not isinstance(self.backend, str) or not self.backend:
             problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
@@ -206,6 +213,11 @@ class ResNetBKConfig(PreTrainedConfig):
             problems.append(
                 f"hopping_phase=true has no effect with state={self.state!r}, which knows no phases "
                 "(leave hopping_phase out)"
+            )
+        if self.state == "vector" and self.query_key_bias:
+            problems.append(
+                f"query_key_bias={self.query_key_bias!r} has no effect with state='vector', which has no queries and "
+                "keys (leave query_key_bias out)"
             )
         return problems + switch_problems(self)
 

@@ -15,6 +15,7 @@ from resnet_bk.layers import (
     ChainProjection,
     KindsOfContext,
     Pointer,
+    QueryKey,
     ResNetBKBlock,
     ShortConvolution,
     SparseMoE,
@@ -49,7 +50,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ChainProjection | SparseMoE | TokenScore):
             module.reset_parameters(self.config.initializer_range)
-        elif isinstance(module, ShortConvolution | KindsOfContext):
+        elif isinstance(module, ShortConvolution | QueryKey | KindsOfContext):
             module.reset_parameters()
         else:
             super()._init_weights(module)

@@ -298,3 +298,12 @@ def test_the_shipped_models_carry_states_of_one_size():
     assert sizes.pop("modulus-4k") == 64 * 64 + 2
     assert sizes.pop("modulus-1k") == 32 * 32 + 2
     assert set(sizes.values()) == {128 * 128, 128 * 128 + 2}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_and_embedding_are_shared_by_all_or_by_none(tied):
+    protocol = load_recall("mqar", [f"tie_word_embeddings={str(tied).lower()}"])
+    configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {})
+    for name in ("llama", "modulus", "mamba2"):
+        model = without_feed_forward(configs[name], 0)
+        assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied

@@ -39,6 +39,8 @@ class RecallProtocol(_Strict):
         batch_tokens: tokens of a step at most.
         epochs: an epoch draws new examples.
         hidden_size, num_layers, num_heads: shape that all models share. There are no feed-forward networks.
+        tie_word_embeddings: whether head and embedding share a matrix, in all models. They do in Zoology; a head of its
+            own has to learn every word's vector by itself, and few examples ask for a word.
         learning_rates: grid of peak rates; each model tries all with the first seed and keeps the one that recalls
             best on fresh examples of the kinds of the test.
         weight_decay, clip, warmup_share: of the optimizer; the schedule is the cosine of `resnet-bk bench`.
@@ -59,6 +61,7 @@ class RecallProtocol(_Strict):
     hidden_size: Count = 64
     num_layers: Count = 2
     num_heads: Count = 4
+    tie_word_embeddings: bool = True
     learning_rates: Annotated[list[Rate], Field(min_length=1)] = [1e-3, 3e-3, 1e-2]
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     clip: Rate | None = 1.0
@@ -79,6 +82,7 @@ class RecallProtocol(_Strict):
             hidden_size=self.hidden_size,
             num_layers=self.num_layers,
             num_heads=self.num_heads,
+            tie_word_embeddings=self.tie_word_embeddings,
             learning_rates=self.learning_rates,
             models=models,
         )
