@@ -96,7 +96,8 @@ def test_choices_are_changed_one_at_a_time():
     assert max(count.deviation(counts[0]) for count in counts) < 0.02
     ours = {name: config for name, config in configs.items() if config.model_type == "resnet_bk"}
     base = ours.pop("resnet-bk").to_dict()
-    parts = [{"state", "potential_init", "absorption_init"}, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
+    chains = {"state", "potential_init", "absorption_init", "query_key_bias"}  # a vector state has no queries
+    parts = [chains, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
     choices = {}
     for name, config in ours.items():
         changed = {key for key, value in config.to_dict().items() if value != base[key]} - {"intermediate_size"}
