@@ -222,6 +222,12 @@ def test_gradients_of_the_bias_of_queries_and_keys():
     assert torch.autograd.gradcheck(out, (layer.bias.detach().clone().requires_grad_(),), atol=1e-6)
 
 
+@every_mixer
+def test_unknown_gate(name):
+    with pytest.raises(ValueError, match="output_gate must be one of silu, sigmoid, affine, none, but got 'relu'"):
+        build(name, output_gate="relu")
+
+
 def test_unknown_mixer():
     with pytest.raises(ValueError, match="state must be one of delta, matrix, modulus, vector, but got 'tensor'"):
         get_mixer("tensor")

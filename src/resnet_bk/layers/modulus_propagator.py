@@ -13,7 +13,7 @@ from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
-from resnet_bk.layers.output_gate import GATES
+from resnet_bk.layers.output_gate import get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
@@ -88,7 +88,7 @@ class ModulusPropagator(Mixer):
         self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
         self.read_norm = nn.RMSNorm(value_dim, eps=READ_EPS)
-        self.gate = GATES.get(output_gate)
+        self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
 

@@ -24,6 +24,20 @@ def _affine(y: Tensor, g: Tensor) -> Tensor:
     return y + y * g
 
 
+Gate = Callable[[Tensor, Tensor], Tensor]
 # Functions with a name: a mixer holds one, and models are pickled.
-GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"silu": _silu, "sigmoid": _sigmoid, "affine": _affine}
+GATES: dict[str, Gate] = {"silu": _silu, "sigmoid": _sigmoid, "affine": _affine}
 NO_GATE = "none"
+
+
+def get_gate(name: str) -> Gate | None:
+    """The gate of that name, None for "none".
+
+    Raises:
+        ValueError: no such gate.
+    """
+    if name == NO_GATE:
+        return None
+    if name not in GATES:
+        raise ValueError(f"output_gate must be one of {', '.join((*GATES, NO_GATE))}, but got {name!r}; silu is usual")
+    return GATES[name]

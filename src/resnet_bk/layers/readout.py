@@ -6,7 +6,7 @@ Shape legend: B batch, T tokens, D hidden size, C complex numbers read a token.
 import torch
 from torch import Tensor, nn
 
-from resnet_bk.layers.output_gate import GATES
+from resnet_bk.layers.output_gate import get_gate
 
 
 class Readout(nn.Module):
@@ -24,7 +24,7 @@ class Readout(nn.Module):
 
     def __init__(self, hidden_size: int, channels: int, *, gate: str) -> None:
         super().__init__()
-        self.gate = GATES.get(gate)
+        self.gate = get_gate(gate)
         self.gate_proj = nn.Linear(hidden_size, channels, bias=False) if self.gate else None
         self.out_proj = nn.Linear(2 * channels, hidden_size, bias=False)
 
