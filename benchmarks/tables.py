@@ -18,6 +18,7 @@ from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[1] / "results"
+SUITES = ("ops", "models", "exits")
 
 
 def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         module="tables",
         description=__doc__,
         page=PAGE,
-        files=[RESULTS / "ops.json", RESULTS / "models.json"],
+        files=[RESULTS / f"{suite}.json" for suite in SUITES],
         fill=lambda page, files: fill(page, [read_results(file) for file in files]),
     )
 

@@ -104,6 +104,36 @@ def test_generate_continues_the_prompt(finished, model):
     assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
 
 
+@pytest.fixture(scope="module")
+def adaptive(home):
+    """A finished run of a model whose tokens may halt after the first of two blocks."""
+    fields = ("num_layers=2", "steps=4", "models.resnet-bk.config.adaptive_computation=true")
+    sets = [part for field in fields for part in ("--set", field)]
+    assert call("train", home / "tiny.yaml", "--out", home / "adaptive", *sets).exit_code == 0
+    return home / "adaptive" / "resnet-bk" / "seed-42"
+
+
+def test_an_early_exit(adaptive):
+    late, early = (
+        json.loads(call("eval", adaptive, "--json", *options).stdout) for options in ([], ["--early-exit", 0.01])
+    )
+    assert (late["early_exit_threshold"], late["measures"]["depth"]) == (None, 2)
+    assert (early["early_exit_threshold"], early["measures"]["depth"]) == (0.01, 1)
+    assert early["perplexity"] != late["perplexity"]
+    assert ", depth 1.00" in call("eval", adaptive, "--early-exit", 0.01).stdout
+    prompt = ("generate", adaptive, "--prompt", "w2", "--max-new-tokens", 8)
+    assert call(*prompt, "--early-exit", 0.01).stdout != call(*prompt).stdout
+
+
+def test_an_early_exit_that_cannot_be(finished, adaptive):
+    for command in (["eval"], ["generate", "--prompt", "w2"]):
+        for model, kind in (("resnet-bk", "resnet_bk"), ("gpt2", "gpt2")):
+            done = call(*command, finished / model / "seed-42", "--early-exit", 0.5)
+            assert_bad_call(done, f"--early-exit 0.5: no token of this {kind} halts", "leave the option out")
+        done = call(*command, adaptive, "--early-exit", 1.0)
+        assert_bad_call(done, "early_exit_threshold=1.0 must be at most halting_threshold=0.99")
+
+
 def test_generate_beyond_the_positions(finished):
     done = call("generate", finished / "gpt2" / "seed-42", "--prompt", "w1", "--max-new-tokens", 16)
     assert_bad_call(done, "has 16 positions; ask for at most 15")

@@ -60,6 +60,10 @@ AnyProtocol = Annotated[
         help=f"{', '.join(TEXT_PROTOCOLS)}, {', '.join(RECALL_PROTOCOLS)} (recall), or a path to a .yaml file.",
     ),
 ]
+EarlyExit = Annotated[
+    float | None,
+    typer.Option("--early-exit", metavar="THRESHOLD", help="Of a model with adaptive computation: stop tokens sooner."),
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
 Settings = Annotated[
     list[str] | None,
@@ -136,12 +140,13 @@ def evaluate(
         str, typer.Option("--split", help="validation, test, or another split of the data.")
     ] = "validation",
     data: Data = None,
+    early_exit: EarlyExit = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model over a whole split."""
     from resnet_bk.bench.inspect_model import evaluate_run, run_folder
 
-    found = evaluate_run(run_folder(run), split, data)
+    found = evaluate_run(run_folder(run), split, data, early_exit)
     if as_json:
         typer.echo(json.dumps(found))
     else:
@@ -155,6 +160,7 @@ def evaluate(
         typer.echo(
             f"{found['model_name']} on {found['dataset_name']}, {split}: {figures}, {found['tokens']:,} tokens, "
             f"{100 * found['unk_rate']:.2f}% <unk>{', state carried' if found['carry_state'] else ''}"
+            + "".join(f", {name} {value:.2f}" for name, value in found["measures"].items())
         )
 
 
@@ -197,12 +203,13 @@ def generate(
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest word.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many words; 0 for all.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    early_exit: EarlyExit = None,
 ) -> None:
     """Continue a text, word by word as it is produced."""
     from resnet_bk.bench.generation import stream_text
     from resnet_bk.bench.inspect_model import run_folder
 
-    stream_text(run_folder(run), prompt, max_new_tokens, temperature, top_k, seed)
+    stream_text(run_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit)
 
 
 @app.command()

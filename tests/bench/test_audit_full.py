@@ -260,7 +260,10 @@ def test_resnet_bk_is_causal_in_every_check(fields):
 
 @pytest.mark.parametrize(
     ("name", "mixed_precision"),
-    [*((name, "none") for name in SWITCHED), ("all-matrix", "bf16"), ("all-vector-moe", "bf16")],
+    [
+        *((name, "none") for name in (*SWITCHED, "diagonal-vector", "autograd-modulus")),
+        *((name, "bf16") for name in ("matrix-conv-gate-dense-untied", "all-matrix", "all-vector-moe")),
+    ],
 )
 def test_no_switch_leaks(name, mixed_precision):
     audit = full_audit(build(name, mixed_precision=mixed_precision), VOCAB_SIZE, lengths=(2, 37))

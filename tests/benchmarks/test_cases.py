@@ -11,7 +11,18 @@ import pytest
 import torch
 
 from benchmarks import ops
-from benchmarks.cases import accuracy, attention, determinant, head, modulus, startup, threads, training_step, vector
+from benchmarks.cases import (
+    accuracy,
+    attention,
+    determinant,
+    gradients,
+    head,
+    modulus,
+    startup,
+    threads,
+    training_step,
+    vector,
+)
 from benchmarks.row import OURS
 
 
@@ -186,3 +197,20 @@ def test_a_training_loss_that_is_not_the_models_is_red(peers, monkeypatch):
     assert row.red
     assert row.timings == {}
     assert row.targets[0].met is None
+
+
+def test_gradients_are_told_apart():
+    step, shown = gradients.rows(True)
+    assert step.gate.passed, step.gate.verdict
+    assert set(step.timings) == set(gradients.CONTENDERS)
+    # The gate holds the complete ones to the truth; the incomplete one must be seen to miss some of it.
+    missed = {name: whole for name, whole, *_ in shown.table.rows}
+    assert missed.pop("diagonal") > 100 * max(missed.values())
+    assert all(mebibytes is not None for *_, mebibytes in shown.table.rows)
+
+
+def test_a_wrong_gradient_is_red(monkeypatch):
+    monkeypatch.setattr(gradients, "INCOMPLETE", None)
+    (row,) = gradients.rows(True)
+    assert row.gate.verdict.startswith("RED: diagonal: gradient of ")
+    assert row.timings == {}

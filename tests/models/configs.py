@@ -43,6 +43,9 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["modulus-bias-affine"] = {"state": "modulus", "query_key_bias": 1.0, "output_gate": "affine"}
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
+    # Another gradient of the same chains.
+    grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
+    grid["autograd-modulus"] = {"state": "modulus", "gradient": "autograd"}
     return grid | POINTING | SWITCHED
 
 
@@ -85,6 +88,12 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "all-vector-moe": {
         "state": "vector", "sparse_bk": 0.5, "num_experts": 4, **ADAPTIVE, "num_hidden_layers": 5,
         "multi_scale": [1, 1, 2, 1, 1],
+    },
+    "all-diagonal-matrix": {
+        "state": "matrix", "gradient": "diagonal", "sparse_bk": 0.5, **ADAPTIVE, "multi_scale": [1, 2, 1, 1],
+    },
+    "all-autograd-vector": {
+        "state": "vector", "gradient": "autograd", "sparse_bk": 0.5, **ADAPTIVE, "multi_scale": [1, 2, 1, 1],
     },
 }  # fmt: skip
 

@@ -94,6 +94,10 @@ def test_switches_that_do_not_go_together():
         ResNetBKConfig(gradient="autograd", backend="numba")
     with pytest.raises(ValueError, match=r"early_exit_threshold=0.5 has no effect without adaptive_computation=true"):
         ResNetBKConfig(early_exit_threshold=0.5)
+    with pytest.raises(
+        ValueError, match=r"early_exit_threshold=0.9 must be at most halting_threshold=0.8, where tokens"
+    ):
+        ResNetBKConfig(adaptive_computation=True, halting_threshold=0.8, early_exit_threshold=0.9)
     for scales in ([1, 2, 2, 2], [2, 2, 2, 1], [1, 1, 2, 2]):
         with pytest.raises(
             ValueError, match=r"two blocks at scale 1 or more, .* \(for example \[1, 2, 2, 1\], or turn"

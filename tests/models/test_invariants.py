@@ -327,6 +327,8 @@ SHORTENINGS = {
     "all-vector-moe": [2],
     "all-modulus": [2, 2],
     "all-delta": [2, 2],
+    "all-diagonal-matrix": [2],
+    "all-autograd-vector": [2],
     "pointer-switched": [2, 2],
 }
 

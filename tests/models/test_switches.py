@@ -11,6 +11,8 @@ from resnet_bk.layers import HaltingUnit, Readout, SiteGate, SwiGLU
 from resnet_bk.ops import record_backends
 from tests.models.configs import VOCAB_SIZE, build, tokens
 
+EARLY = {"early_exit_threshold": 0.3}
+
 
 def rows_seen(model, ids, kinds):
     """Tokens that pass each module of these kinds, by name."""
@@ -76,7 +78,7 @@ def test_nobody_goes_on_when_all_have_halted():
 
 
 def test_an_early_exit_stops_sooner_in_evaluation_alone_and_in_generation():
-    late, early = build("adaptive-matrix"), build("adaptive-matrix", early_exit_threshold=0.3)
+    late, early = build("adaptive-matrix"), build("adaptive-matrix", **EARLY)
     ids = tokens(2, 30)
     depths = [float(model.base_model(ids).measures["depth"]) for model in (late, early)]
     assert depths[1] < depths[0] - 0.5
@@ -89,6 +91,16 @@ def test_an_early_exit_stops_sooner_in_evaluation_alone_and_in_generation():
         cache = output.past_key_values
         pieces.append(output.logits)
     assert_close(torch.cat(pieces, dim=1), logits, rtol=1e-3, atol=1e-4)
+
+
+def test_an_early_exit_in_generate():
+    late, early = (build("adaptive-matrix", dtype=torch.float64, **fields) for fields in ({}, EARLY))
+    prompt = tokens(3, 9)
+    options = {"max_new_tokens": 12, "do_sample": False}
+    found = early.generate(prompt, **options)
+    assert torch.equal(found, early.generate(prompt, use_cache=False, **options))
+    assert torch.equal(early(found).logits[:, 8:-1].argmax(-1), found[:, 9:])
+    assert not torch.equal(found, late.generate(prompt, **options))
 
 
 def test_depth_falls_under_a_rising_ponder_cost():

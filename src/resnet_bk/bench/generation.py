@@ -5,11 +5,20 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
 
+from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.run import load_model
 
 
-def stream_text(folder: Path, prompt: str, max_new_tokens: int, temperature: float, top_k: int, seed: int) -> None:
+def stream_text(
+    folder: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+    early_exit: float | None = None,
+) -> None:
     """Print the prompt and its continuation, as it is produced.
 
     Words of the prompt that the model does not know show as `<unk>`; it writes none itself. `<eos>` ends a document.
@@ -21,11 +30,13 @@ def stream_text(folder: Path, prompt: str, max_new_tokens: int, temperature: flo
         temperature: 0 takes the likeliest word.
         top_k: draw from the k likeliest words; 0 from all.
         seed: of the draws.
+        early_exit: see `exit_early`.
 
     Raises:
-        ValueError: no finished run, or more tokens than the model has positions for.
+        ValueError: no finished run, more tokens than the model has positions for, or no model that exits early.
     """
     model = load_model(folder / "model").eval()
+    exit_early(model, early_exit)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     longest = longest_text(model)

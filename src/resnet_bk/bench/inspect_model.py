@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
@@ -137,23 +138,26 @@ def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
     return OpenedRun(folder, record, protocol, model, audit, corpus.name, corpus.fingerprint, tokens)
 
 
-def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
+def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float | None = None) -> dict[str, Any]:
     """Perplexity of a finished run over a whole split.
 
     Args:
         folder: run folder.
         split: "validation", "test" or another split of the data.
         data: other text than that of the run; the run's tokenizer reads it.
+        early_exit: see `exit_early`.
 
     Returns:
         The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
         `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. `overlapping_perplexity`
-        is that of windows which overlap by half, without a state from one to the next.
+        is that of windows which overlap by half, without a state from one to the next. `measures` is what the model
+        reports of its work, for example `depth`, the blocks that a token passes.
 
     Raises:
-        ValueError: no finished run, no such data or split.
+        ValueError: no finished run, no such data or split, or no model that exits early.
     """
     opened = open_run(folder, split, data)
+    exit_early(opened.model, early_exit)
     model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
     batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
     first, _ = next(iter(split_batches(tokens, protocol.batch_size, protocol.sequence_length)))
@@ -173,6 +177,8 @@ def evaluate_run(folder: Path, split: str, data: str | None) -> dict[str, Any]:
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,
+        "early_exit_threshold": early_exit,
+        "measures": found.measures,
     }
 
 

@@ -34,6 +34,11 @@ def switch_problems(config: Any) -> list[str]:
             f"early_exit_threshold={config.early_exit_threshold!r} has no effect without adaptive_computation=true "
             "(turn that on, or leave this out)"
         )
+    elif not problems and (config.early_exit_threshold or 0) > config.halting_threshold:
+        problems.append(
+            f"early_exit_threshold={config.early_exit_threshold!r} must be at most "
+            f"halting_threshold={config.halting_threshold!r}, where tokens stop anyway (lower it, or leave it out)"
+        )
     problems += _share_problems(config.sparse_bk, config.num_hidden_layers)
     rules.number("sparsity_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual")
     rules.number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")

@@ -1,0 +1,109 @@
+"""Measures early exit: held-out perplexity, blocks a token and time of a trained model with `adaptive_computation`, at
+lower and lower thresholds.
+
+    python -m benchmarks.exits RUN [--out FILE] [--quick]
+
+RUN is a finished run, as docs/performance.md says. Takes about 3 minutes on 2 cores at the shape of `ablation-wide`.
+Exit code 1 if the threshold of the training changes anything or a lower one runs more blocks; then no time is given.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.command import guarded, out_file, parser, run
+from resnet_bk.process import tune_process
+
+if TYPE_CHECKING:
+    from benchmarks.gate import Check
+    from benchmarks.row import Row
+    from resnet_bk.bench.inspect_model import OpenedRun
+    from resnet_bk.training.evaluate import Evaluation
+
+CASE = "early exit"
+THRESHOLDS = (0.9, 0.7, 0.5, 0.3, 0.1)
+TIMED_BATCHES = 8
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call, or no such run.
+    """
+    options = parser("benchmarks.exits", __doc__)
+    options.add_argument("run", metavar="RUN", type=Path, help="a run folder: OUT/<model>/seed-<s>")
+    given = options.parse_args(arguments)
+    out = out_file(given.out, "exits", whole=not given.quick)
+    tune_process()  # before PyTorch is loaded
+    from resnet_bk.bench.early_exit import exit_early
+    from resnet_bk.bench.inspect_model import open_run, run_folder
+
+    opened = open_run(run_folder(given.run), "validation", None)
+    exit_early(opened.model, min(THRESHOLDS))  # raises where no token halts
+    return run("exits", {CASE: partial(rows, opened)}, out, quick=given.quick)
+
+
+def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
+    """One row: a line for every threshold, that of the training first."""
+    from benchmarks.gate import run_gate
+    from benchmarks.row import Row, Table
+    from benchmarks.timing import Timing, interleaved, ratio
+
+    config = opened.model.config
+    trained = config.halting_threshold
+    thresholds = (trained, *(threshold for threshold in THRESHOLDS if threshold < trained))
+    found = {threshold: evaluated(opened, threshold) for threshold in (None, *thresholds)}
+    gate = run_gate(lambda: checks(found, thresholds))
+    timings: dict[str, Timing] = {}
+    if gate.passed:
+        contenders: dict[str, Callable[[], object]] = {
+            str(threshold): partial(evaluated, opened, threshold, TIMED_BATCHES) for threshold in thresholds
+        }
+        timings = interleaved(contenders, 0.05 if quick else 90.0, most_rounds=1 if quick else 11)
+    lines = []
+    for threshold in thresholds:
+        timing, reached = timings.get(str(threshold)), found[threshold]
+        lines.append(
+            (
+                threshold,
+                reached.measures["depth"],
+                reached.perplexity,
+                None if timing is None else timing.seconds.median / TIMED_BATCHES,
+                None if timing is None else ratio(timings[str(trained)], timing).median,
+            )
+        )
+    blocks = list(config.multi_scale or [1] * config.num_hidden_layers).count(1)
+    columns = ("threshold", f"blocks a token, of {blocks}", "held-out perplexity", "s a batch", "times as fast")
+    protocol = opened.protocol
+    name = f"{opened.record['model']} of {protocol.name}, B={protocol.batch_size}, T={protocol.sequence_length}"
+    notes = (f"trained {opened.record['training']['steps']} steps at the threshold of the first line",)
+    yield Row(CASE, name, gate, table=Table(columns, tuple(lines)), notes=notes)
+
+
+def evaluated(opened: "OpenedRun", threshold: float | None, batches: int | None = None) -> "Evaluation":
+    """The held-out text, or its first batches, read at a threshold; None leaves the model as it was trained."""
+    from resnet_bk.bench.run import split_batches
+    from resnet_bk.training import evaluate
+
+    model, protocol = opened.model, opened.protocol
+    model.config.early_exit_threshold = threshold
+    text = split_batches(opened.tokens, protocol.batch_size, protocol.sequence_length)
+    return evaluate(model, islice(text, batches), head="fused", carry_state=opened.carry_state, dtype=protocol.dtype)
+
+
+def checks(found: dict[Any, "Evaluation"], thresholds: Sequence[float]) -> Iterator["Check"]:
+    """The first threshold is that of the training; from one to the next no token may go deeper."""
+    from benchmarks.gate import Check
+
+    yield Check("threshold of the training: loss", abs(found[thresholds[0]].loss - found[None].loss), 0.0)
+    for above, below in pairwise(thresholds):
+        deeper = found[below].measures["depth"] - found[above].measures["depth"]
+        yield Check(f"threshold {below}: blocks a token beyond those at {above}", max(deeper, 0.0), 0.0)
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))
