@@ -107,7 +107,11 @@ def test_generate_continues_the_prompt(finished, model):
 @pytest.fixture(scope="module")
 def adaptive(home):
     """A finished run of a model whose tokens may halt after the first of two blocks."""
-    fields = ("num_layers=2", "steps=4", "models.resnet-bk.config.adaptive_computation=true")
+    fields = (
+        "num_layers=2",
+        "models.resnet-bk.learning_rate=0.05",
+        "models.resnet-bk.config.adaptive_computation=true",
+    )
     sets = [part for field in fields for part in ("--set", field)]
     assert call("train", home / "tiny.yaml", "--out", home / "adaptive", *sets).exit_code == 0
     return home / "adaptive" / "resnet-bk" / "seed-42"
@@ -115,14 +119,14 @@ def adaptive(home):
 
 def test_an_early_exit(adaptive):
     late, early = (
-        json.loads(call("eval", adaptive, "--json", *options).stdout) for options in ([], ["--early-exit", 0.01])
+        json.loads(call("eval", adaptive, "--json", *options).stdout) for options in ([], ["--early-exit", 1e-9])
     )
-    assert (late["early_exit_threshold"], late["measures"]["depth"]) == (None, 2)
-    assert (early["early_exit_threshold"], early["measures"]["depth"]) == (0.01, 1)
+    assert (late["early_exit_threshold"], early["early_exit_threshold"]) == (None, 1e-9)
+    assert early["measures"]["depth"] == 1 < late["measures"]["depth"] - 0.2
     assert early["perplexity"] != late["perplexity"]
-    assert ", depth 1.00" in call("eval", adaptive, "--early-exit", 0.01).stdout
-    prompt = ("generate", adaptive, "--prompt", "w2", "--max-new-tokens", 8)
-    assert call(*prompt, "--early-exit", 0.01).stdout != call(*prompt).stdout
+    assert ", depth 1.00" in call("eval", adaptive, "--early-exit", 1e-9).stdout
+    prompt = ("generate", adaptive, "--prompt", "w2", "--max-new-tokens", 30)
+    assert call(*prompt, "--early-exit", 1e-9).stdout != call(*prompt).stdout
 
 
 def test_an_early_exit_that_cannot_be(finished, adaptive):
