@@ -92,8 +92,13 @@ def test_the_modulus_has_no_phase():
 def test_switches_that_do_not_go_together():
     with pytest.raises(ValueError, match=r"backend='numba' would not be read \(leave backend at 'auto'"):
         ResNetBKConfig(gradient="autograd", backend="numba")
-    with pytest.raises(ValueError, match=r"early_exit_threshold=0.5 has no effect without adaptive_computation=true"):
-        ResNetBKConfig(early_exit_threshold=0.5)
+    for name in ("early_exit_threshold", "halting_threshold", "ponder_cost"):
+        says = rf"{name}=0.5 has no effect without adaptive_computation=true \(turn that on, or leave this out\)"
+        with pytest.raises(ValueError, match=says):
+            ResNetBKConfig(**{name: 0.5})
+    for name in ("sparsity_loss_coef", "sparsity_schedule"):
+        with pytest.raises(ValueError, match=rf"{name}=0.25 has no effect without sparse_bk \(set it, for example to"):
+            ResNetBKConfig(**{name: 0.25})
     with pytest.raises(
         ValueError, match=r"early_exit_threshold=0.9 must be at most halting_threshold=0.8, where tokens"
     ):

@@ -7,6 +7,9 @@ from resnet_bk.layers.gradients import GRADIENTS
 from resnet_bk.models.rules import Rules
 
 PRECISIONS = ("none", "bf16")
+# What only tokens that halt, and what only gates read.
+OF_HALTING = ("halting_threshold", "ponder_cost", "early_exit_threshold")
+OF_GATES = ("sparsity_loss_coef", "sparsity_schedule")
 
 
 def switch_problems(config: Any) -> list[str]:
@@ -29,12 +32,7 @@ def switch_problems(config: Any) -> list[str]:
         "leave it out for the threshold of training",
         optional=True,
     )
-    if config.early_exit_threshold is not None and config.adaptive_computation is False:
-        problems.append(
-            f"early_exit_threshold={config.early_exit_threshold!r} has no effect without adaptive_computation=true "
-            "(turn that on, or leave this out)"
-        )
-    elif not problems and (config.early_exit_threshold or 0) > config.halting_threshold:
+    if not problems and (config.early_exit_threshold or 0) > config.halting_threshold:
         problems.append(
             f"early_exit_threshold={config.early_exit_threshold!r} must be at most "
             f"halting_threshold={config.halting_threshold!r}, where tokens stop anyway (lower it, or leave it out)"
@@ -48,9 +46,25 @@ def switch_problems(config: Any) -> list[str]:
             "them (leave backend at 'auto', which takes another one for such rows)"
         )
     problems += _scale_problems(config.multi_scale, config.num_hidden_layers)
+    if not problems:
+        problems += _unread_problems(config)
     if not problems and config.adaptive_computation:
         problems += _halting_problems(config.multi_scale, config.num_hidden_layers)
     return problems
+
+
+def _unread_problems(config: Any) -> list[str]:
+    """Fields that only a switch which is off would read, with another value than the default."""
+    defaults = {name: field.default for name, field in type(config).__dataclass_fields__.items()}
+    return [
+        f"{name}={getattr(config, name)!r} has no effect without {switch} ({way_out}, or leave this out)"
+        for switch, (is_on, names, way_out) in {
+            "adaptive_computation=true": (config.adaptive_computation, OF_HALTING, "turn that on"),
+            "sparse_bk": (config.sparse_bk is not None, OF_GATES, "set it, for example to 0.5"),
+        }.items()
+        for name in names
+        if not is_on and getattr(config, name) != defaults[name]
+    ]
 
 
 def _share_problems(shares: Any, blocks: Any) -> list[str]:
