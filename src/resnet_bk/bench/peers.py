@@ -194,10 +194,12 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     base |= {
         key: 0.0 for key in names if key.endswith(("dropout", "_pdrop", "dropout_prob")) and _is_float(default, key)
     }
-    if "num_key_value_heads" in names and "num_attention_heads" in shape:
-        base["num_key_value_heads"] = shape["num_attention_heads"]
-    if "head_dim" in names and model_type != "mamba2" and "num_attention_heads" in shape:
-        base["head_dim"] = shape["hidden_size"] // shape["num_attention_heads"]
+    heads = overrides.get("num_attention_heads", shape.get("num_attention_heads"))
+    if isinstance(heads, int) and heads > 0:  # anything else the configuration refuses itself
+        if "num_key_value_heads" in names:
+            base["num_key_value_heads"] = heads
+        if "head_dim" in names and model_type != "mamba2":
+            base["head_dim"] = shape["hidden_size"] // heads
 
     def make(further: dict[str, Any]) -> Any:
         # The common name and the model's own name of a field are one field.
