@@ -10,7 +10,7 @@ import pytest
 
 from resnet_bk.training import train
 from tests.training.cases import CASES, SPEC
-from tests.training.tiny import Tokens, equal_weights
+from tests.training.tiny import Tokens, equal_weights, tiny_resnet_bk
 
 pytestmark = pytest.mark.xdist_group("killed")  # one process makes the killed runs of all of them
 ROOT = Path(__file__).parents[2]
@@ -81,3 +81,15 @@ def test_a_checkpoint_that_cannot_be_read(tmp_path):
     (tmp_path / "checkpoint" / "step-000000012" / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step-000000012 cannot be read .*; remove .*checkpoint to start"):
         train(build(), Tokens(), SPEC(settings), tmp_path)
+
+
+def test_tied_weights_are_saved_in_silence_and_tied_again(tmp_path, caplog):
+    def build():
+        return tiny_resnet_bk(tie_word_embeddings=True)
+
+    whole, again = build(), build()
+    train(whole, Tokens(), SPEC({}), tmp_path)
+    assert train(again, Tokens(), SPEC({}), tmp_path).resumed_from == 12
+    assert not [record for record in caplog.records if record.name.startswith("accelerate")]
+    assert equal_weights(whole, again)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight

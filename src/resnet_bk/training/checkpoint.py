@@ -4,7 +4,10 @@ A checkpoint is written into a hidden folder and renamed when it is whole, `step
 removed. So at every moment the folder holds at least one whole checkpoint (once there was a first).
 """
 
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -31,7 +34,8 @@ class Checkpoints:
         if not target.exists():
             unfinished = self.folder / ".unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            self.accelerator.save_state(str(unfinished))
+            with _tied_weights_are_no_news():
+                self.accelerator.save_state(str(unfinished))
             unfinished.rename(target)
         for other in self.folder.glob("step-*"):
             if other != target:
@@ -54,3 +58,19 @@ class Checkpoints:
                 f"remove {self.folder} to start this run again"
             ) from error
         return True
+
+
+@contextmanager
+def _tied_weights_are_no_news() -> Iterator[None]:
+    """Keeps back what accelerate says at every checkpoint of a model whose head is its embedding: that it writes the
+    matrix once. Loading ties them again."""
+    logger = logging.getLogger("accelerate.utils.other")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Removed shared tensor" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
