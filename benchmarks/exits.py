@@ -3,7 +3,7 @@ lower and lower thresholds.
 
     python -m benchmarks.exits RUN [--out FILE] [--quick]
 
-RUN is a finished run, as docs/performance.md says. Takes about 3 minutes on 2 cores at the shape of `ablation-wide`.
+RUN is a finished run, for example the one that docs/performance.md names. Takes about 3 minutes on 2 cores.
 Exit code 1 if the threshold of the training changes anything or a lower one runs more blocks; then no time is given.
 """
 
