@@ -1,4 +1,4 @@
-"""What the two benchmark commands share: arguments, output, JSON, exit codes.
+"""What the benchmark commands share: arguments, output, JSON, exit codes.
 
 Exit codes: 0 done, 1 a gate is red, 2 a bad call (one line on standard error), 130 stopped by Ctrl-C.
 """

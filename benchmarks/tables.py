@@ -31,7 +31,7 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
         suite = found["suite"]
         if found["quick"] or not found["complete"]:
             raise ValueError(
-                f"the results of {suite} are of a quick or unfinished run; run python -m benchmarks.{suite}"
+                f"the results of {suite} are of a quick or unfinished run; run benchmarks.{suite} to its end"
             )
         given = places(page, suite) - {"machine"}
         cases = {row["case"] for row in found["rows"]}

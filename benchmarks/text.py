@@ -11,19 +11,20 @@ Row = Mapping[str, Any]
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What `benchmarks.ops` or `benchmarks.models` wrote.
+    """What a benchmark command wrote.
 
     Raises:
-        ValueError: no such file, or not one that they wrote.
+        ValueError: no such file, or not one that it wrote.
     """
+    way_out = "write it with the command that docs/performance.md gives"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; write it with python -m benchmarks.ops --out {path}") from None
+        raise ValueError(f"{path} does not exist; {way_out}") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); write it again with python -m benchmarks.ops") from None
+        raise ValueError(f"{path} cannot be read ({error}); {way_out}") from None
     if not isinstance(found, dict) or not {"suite", "machine", "rows", "complete"} <= found.keys():
-        raise ValueError(f"{path} is no result of a benchmark; write one with python -m benchmarks.ops --out {path}")
+        raise ValueError(f"{path} is no result of a benchmark; {way_out}")
     return found
 
 

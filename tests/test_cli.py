@@ -124,7 +124,9 @@ def test_an_early_exit(adaptive):
     assert (late["early_exit_threshold"], early["early_exit_threshold"]) == (None, 1e-9)
     assert early["measures"]["depth"] == 1 < late["measures"]["depth"] - 0.2
     assert early["perplexity"] != late["perplexity"]
-    assert ", depth 1.00" in call("eval", adaptive, "--early-exit", 1e-9).stdout
+    shown = call("eval", adaptive, "--early-exit", 1e-9).stdout
+    assert ", early exit at 1e-09, " in shown
+    assert ", depth 1.00" in shown
     prompt = ("generate", adaptive, "--prompt", "w2", "--max-new-tokens", 30)
     assert call(*prompt, "--early-exit", 1e-9).stdout != call(*prompt).stdout
 
@@ -135,7 +137,10 @@ def test_an_early_exit_that_cannot_be(finished, adaptive):
             done = call(*command, finished / model / "seed-42", "--early-exit", 0.5)
             assert_bad_call(done, f"--early-exit 0.5: no token of this {kind} halts", "leave the option out")
         done = call(*command, adaptive, "--early-exit", 1.0)
-        assert_bad_call(done, "early_exit_threshold=1.0 must be at most halting_threshold=0.99")
+        assert_bad_call(done, "--early-exit 1.0: ", "early_exit_threshold=1.0 must be at most halting_threshold=0.99")
+        for value in ("0", "nan"):
+            done = call(*command, adaptive, "--early-exit", value)
+            assert_bad_call(done, f"--early-exit {float(value)}: ", "must be above 0 and at most 1")
 
 
 def test_generate_beyond_the_positions(finished):

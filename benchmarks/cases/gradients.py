@@ -40,7 +40,7 @@ CONTENDERS: dict[str, dict[str, str]] = {
     "autograd": {"gradient": "autograd"},
 }
 INCOMPLETE = "diagonal"
-# Of float32 in four layers: rounding of 6e-8, times the sites that a chain remembers (about 100) and the layers.
+# Of float32 in four layers: rounding of 6e-8, times the sites that a chain remembers (about 100), the layers, and 4.
 TOLERANCE = 1e-4
 
 
@@ -96,8 +96,8 @@ def rows(quick: bool) -> Iterator[Row]:
     used = peaks(Step, [((quick, name), (True, name)) for name in CONTENDERS])
     columns = ("gradient", "error of the whole", "largest error of a parameter", "of", "peak MiB")
     lines = tuple(
-        (name, errors["all"], max(errors.values()), max(errors, key=lambda key: errors[key]), mebibytes)
-        for (name, errors), mebibytes in zip(found.items(), used, strict=True)
+        (name, off["all"], max(off.values()), max(off, key=lambda key: off[key]), mebibytes)
+        for (name, off), mebibytes in zip(found.items(), used, strict=True)
     )
     yield Row(
         CASE,

@@ -160,6 +160,7 @@ def evaluate(
         typer.echo(
             f"{found['model_name']} on {found['dataset_name']}, {split}: {figures}, {found['tokens']:,} tokens, "
             f"{100 * found['unk_rate']:.2f}% <unk>{', state carried' if found['carry_state'] else ''}"
+            + ("" if found["early_exit_threshold"] is None else f", early exit at {found['early_exit_threshold']:g}")
             + "".join(f", {name} {value:.2f}" for name, value in found["measures"].items())
         )
 

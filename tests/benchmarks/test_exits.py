@@ -51,20 +51,40 @@ def test_lower_thresholds_run_fewer_blocks(trained, tmp_path):
     assert "| 0.990 | 2.00 |" in fill(page, [found | {"quick": False}])
 
 
-def test_a_threshold_that_is_not_read_is_red(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("read", "verdict"),
+    [
+        (1e-9, "RED: threshold of the training: loss "),
+        (None, "RED: threshold 0.1: share of the blocks at 0.99 1.0e+00"),
+    ],
+)
+def test_a_threshold_that_is_not_read_is_red(trained, tmp_path, monkeypatch, read, verdict):
     right = exits.evaluated
-    monkeypatch.setattr(
-        exits, "evaluated", lambda run, threshold, *rest: right(run, 0.01 if threshold else None, *rest)
-    )
+    monkeypatch.setattr(exits, "evaluated", lambda run, threshold, *rest: right(run, threshold and read, *rest))
     out = tmp_path / "exits.json"
     assert call(trained / "adaptive" / "seed-42", "--quick", "--out", out) == 1
     (row,) = json.loads(out.read_text())["rows"]
-    assert row["gate"]["verdict"].startswith("RED: threshold of the training: loss ")
+    assert row["gate"]["verdict"].startswith(verdict)
     assert {line[-1] for line in row["table"]["rows"]} == {None}
 
 
-def test_bad_calls(trained, tmp_path, capsys):
+def test_where_the_figures_go(trained, monkeypatch):
+    """results/ is for one run alone."""
+    whole = []
+    monkeypatch.setattr(exits, "out_file", lambda *_, **named: whole.append(named["whole"]))
+    monkeypatch.setattr(exits, "run", lambda *_, **__: 0)
+    assert call(trained / "adaptive" / "seed-42") == 0
+    monkeypatch.setattr(exits, "PUBLISHED", ("tiny", "adaptive"))
+    assert call(trained / "adaptive" / "seed-42") == 0
+    assert call(trained / "adaptive" / "seed-42", "--quick") == 0
+    assert whole == [False, True, False]
+
+
+def test_bad_calls(trained, tmp_path, capsys, monkeypatch):
     assert call(trained / "plain" / "seed-42", "--quick") == 2
-    assert "--early-exit 0.1: no token of this resnet_bk halts" in capsys.readouterr().err
+    assert "seed-42: no token of this resnet_bk halts; name a run" in capsys.readouterr().err
+    monkeypatch.setattr(exits, "THRESHOLDS", (1.0, 0.99))
+    assert call(trained / "adaptive" / "seed-42", "--quick") == 2
+    assert "its halting_threshold=0.99 must be above 0.99, the lowest threshold measured" in capsys.readouterr().err
     assert call(tmp_path) == 2
     assert "is no run folder" in capsys.readouterr().err

@@ -21,9 +21,8 @@ def exit_early(model: Any, threshold: float | None) -> None:
             f"--early-exit {threshold}: no token of this {config.model_type} halts, for it was trained without "
             "adaptive_computation; leave the option out"
         )
-    before, config.early_exit_threshold = config.early_exit_threshold, threshold
+    config.early_exit_threshold = threshold
     try:
         config.check()
-    except ValueError:
-        config.early_exit_threshold = before
-        raise
+    except ValueError as error:
+        raise ValueError(f"--early-exit {threshold}: {error}") from None

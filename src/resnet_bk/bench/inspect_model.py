@@ -177,7 +177,7 @@ def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float |
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,
-        "early_exit_threshold": early_exit,
+        "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
         "measures": found.measures,
     }
 

@@ -27,11 +27,11 @@ class SiteGate(TokenScore):
     """A site stays in the chain where w . x + c > 0.
 
     A token whose site is removed neither writes into the chain nor reads from it: to the mixer it is not there, and the
-    sites beside it become neighbours, coupled by the hopping of the later one. Decimation by the Schur complement would
-    give them the hopping b_t b_{t+1} / (a_t - i eta_t) over a removed site t and the energy a_{t+1} - b_{t+1}^2 /
-    (a_t - i eta_t) behind it, but that takes the projections of the removed site, which are what is saved. Projections,
-    convolution and scan run on the kept sites alone. The choice is the token's own, so that it depends on the past
-    alone and a token generated later cannot undo it.
+    sites beside it become neighbours, coupled by the hopping of the later one. Decimation by the Schur complement of a
+    removed site t, with z = a_t - i eta_t, would give them the hopping b_t b_{t+1} / z and the energies a_{t-1} -
+    b_t^2 / z and a_{t+1} - b_{t+1}^2 / z, but that takes the projections of the removed site, which are what is saved.
+    Projections, convolution and scan run on the kept sites alone. The choice is the token's own, so that it depends on
+    the past alone and a token generated later cannot undo it.
 
     Learned by two gradients. What a kept site reads is multiplied by p = sigmoid(w . x + c), so that the loss of the
     model raises p where reading helps. And the share of kept sites is drawn to its target by the loss

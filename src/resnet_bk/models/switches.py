@@ -32,7 +32,8 @@ def switch_problems(config: Any) -> list[str]:
         "leave it out for the threshold of training",
         optional=True,
     )
-    if not problems and (config.early_exit_threshold or 0) > config.halting_threshold:
+    halts = not problems and config.adaptive_computation
+    if halts and (config.early_exit_threshold or 0) > config.halting_threshold:
         problems.append(
             f"early_exit_threshold={config.early_exit_threshold!r} must be at most "
             f"halting_threshold={config.halting_threshold!r}, where tokens stop anyway (lower it, or leave it out)"
