@@ -4,7 +4,7 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
-choices of the model in results/tuned-choices.
+choices of the model in results/tuned-choices, associative recall in results/mqar.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned",)
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
+RECALL = "mqar"
 KINDS = ("", "-grid", "-grid-peers")
 FOLDERS = [f"{name}{kind}" for name in COMPARISONS for kind in KINDS]
 FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
@@ -139,6 +140,26 @@ def choices(results: Mapping[str, Any]) -> str:
     return f"{table(('model', 'held-out perplexity', f'relative to `{base}`'), lines)}\n\n{facts}"
 
 
+def recall(results: Mapping[str, Any]) -> str:
+    """A row a model, in the order of the protocol: what its layers carry, and the share of the questions it answers."""
+    protocol = results["protocol"]
+    tests = [f"{kind['length']:,} tokens, {kind['pairs']} pairs" for kind in protocol["test"]]
+    lines = []
+    for name, runs in by_model(results).items():
+        first = runs[0]
+        state = first["state_elements"]
+        carried = "grows with the text" if state is None else fmt.count(first["layers"] * state)
+        shares = [[run["accuracy"][place] for run in runs] for place in range(len(tests))]
+        cells = [f"{fmean(of):.3f}" + (f" ± {stdev(of):.3f}" if len(of) > 1 else "") for of in shares]
+        minutes = f"{fmean(run['training_time'] for run in runs) / 60:.1f}"
+        lines.append((f"`{name}`", carried, f"{first['learning_rate']:g}", *cells, minutes))
+    # Of these runs the environment is their own, commit and all.
+    facts = machine(results | {"runs": [run["environment"] for run in results["runs"]]})
+    facts.append(f"{protocol['epochs']} epochs of {sum(kind['examples'] for kind in protocol['train']):,} examples")
+    columns = ("model", "state, all layers", "lr", *tests, "minutes of training")
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
@@ -148,11 +169,13 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     searches: dict[str, list[Mapping[str, Any]]] = {}
     for found in results:
         suite = found["protocol"]["name"]
-        if suite not in (*COMPARISONS, CHOICES):
-            known = " or ".join((*COMPARISONS, CHOICES))
+        if suite not in (*COMPARISONS, CHOICES, RECALL):
+            known = " or ".join((*COMPARISONS, CHOICES, RECALL))
             raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
         if suite == CHOICES:
             page = replace_all(page, suite, {"table": choices(found)})
+        elif suite == RECALL:
+            page = replace_all(page, suite, {"table": recall(found)})
         elif found["protocol"]["learning_rates"] is not None:
             searches.setdefault(suite, []).append(found)
         else:

@@ -111,6 +111,36 @@ def test_choices_stand_beside_the_model_that_was_chosen():
     assert "- commit 0123456789ab" in lines
 
 
+def test_recall_stands_beside_what_the_layers_carry():
+    kinds = [{"length": 64, "pairs": 4, "examples": 10}, {"length": 1_024, "pairs": 256, "examples": 20}]
+    chain = {
+        "model_name": "modulus",
+        "layers": 2,
+        "state_elements": 4_096,
+        "learning_rate": 0.003,
+        "training_time": 90.0,
+        "accuracy": [1.0, 0.5],
+        "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
+    }
+    runs = [
+        chain | {"model_name": "attention", "state_elements": None, "training_time": 60.0},
+        chain,
+        chain | {"accuracy": [0.9, 0.3], "training_time": 30.0},
+    ]
+    protocol = {"name": "mqar", "task": "recall", "epochs": 4, "train": kinds, "test": kinds}
+    found = {"protocol": protocol, "environment": ENVIRONMENT, "runs": runs, "diverged": []}
+    lines = results.fill("<!-- begin mqar:table -->\nold\n<!-- end -->\n", [found]).splitlines()
+    assert lines[2] == (
+        "| model | state, all layers | lr | 64 tokens, 4 pairs | 1,024 tokens, 256 pairs | minutes of training |"
+    )
+    assert lines[4:6] == [
+        "| `attention` | grows with the text | 0.003 | 1.000 | 0.500 | 1.0 |",
+        "| `modulus` | 8,192 | 0.003 | 0.950 ± 0.071 | 0.400 ± 0.141 | 1.0 |",
+    ]
+    assert "- commit fedcba987654" in lines
+    assert "- 4 epochs of 30 examples" in lines
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])
