@@ -4,7 +4,8 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
-choices of the model in results/tuned-choices, associative recall in results/mqar.
+choices of the model in results/tuned-choices, associative recall in results/mqar. What `resnet-bk lengths` wrote is
+another kind of FILE.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -23,6 +24,7 @@ PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned",)
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
+LENGTHS = "lengths"
 KINDS = ("", "-grid", "-grid-peers")
 FOLDERS = [f"{name}{kind}" for name in COMPARISONS for kind in KINDS]
 FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
@@ -160,6 +162,32 @@ def recall(results: Mapping[str, Any]) -> str:
     return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
 
+def lengths(result: Mapping[str, Any]) -> str:
+    """A row a stretch of the documents, a column a reading of a model: perplexity, the mean over its seeds."""
+    columns: dict[str, list[Sequence[float]]] = {}
+    for model in result["models"]:
+        for reading in model["readings"]:
+            if reading["problem"] is None:
+                title = f"`{model['model_name']}`, {reading['name']}"
+                columns.setdefault(title, []).append(reading["perplexity"])
+    lines = [
+        (
+            f"{start:,} to {stop:,}",
+            *(fmt.perplexity(fmean(run[place] for run in runs)) for runs in columns.values()),
+        )
+        for place, (start, stop) in enumerate(result["places"])
+    ]
+    trained = dict.fromkeys(model["trained_at_commit"][:12] for model in result["models"])
+    seeds = dict.fromkeys(str(model["seed"]) for model in result["models"])
+    facts = [
+        f"{result['documents']} documents of {result['dataset_name']}, {result['split']}; "
+        f"{result['unk_rate']:.2%} `<unk>`",
+        f"trained at commit {', '.join(trained)}, seeds {', '.join(seeds)}",
+        *machine(result),
+    ]
+    return f"{table(('tokens', *columns), lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
@@ -168,6 +196,9 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """
     searches: dict[str, list[Mapping[str, Any]]] = {}
     for found in results:
+        if "places" in found:
+            page = replace_all(page, LENGTHS, {"table": lengths(found)})
+            continue
         suite = found["protocol"]["name"]
         if suite not in (*COMPARISONS, CHOICES, RECALL):
             known = " or ".join((*COMPARISONS, CHOICES, RECALL))

@@ -141,6 +141,44 @@ def test_recall_stands_beside_what_the_layers_carry():
     assert "- 4 epochs of 30 examples" in lines
 
 
+def test_lengths_are_means_over_seeds():
+    def model(name, seed, *readings):
+        names = ("carried", "window 64")
+        return {
+            "model_name": name,
+            "seed": seed,
+            "trained_at_commit": "0123456789abcdef",
+            "readings": [
+                {"name": name, "perplexity": reading, "problem": None if reading else "it has learned positions"}
+                for name, reading in zip(names, readings, strict=True)
+            ],
+        }
+
+    found = {
+        "dataset_name": "books",
+        "split": "train",
+        "documents": 3,
+        "unk_rate": 0.0012,
+        "places": [[0, 512], [512, 1_024]],
+        "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
+        "models": [
+            model("resnet-bk", 42, [50.0, 40.0], [50.0, 45.0]),
+            model("resnet-bk", 43, [52.0, 42.0], [52.0, 47.0]),
+            model("gpt2", 42, None, [60.0, 55.0]),
+        ],
+    }
+    lines = results.fill("<!-- begin lengths:table -->\nold\n<!-- end -->\n", [found]).splitlines()
+    assert lines[2:6] == [
+        "| tokens | `resnet-bk`, carried | `resnet-bk`, window 64 | `gpt2`, window 64 |",
+        "|---|---|---|---|",
+        "| 0 to 512 | 51.0 | 51.0 | 60.0 |",
+        "| 512 to 1,024 | 41.0 | 46.0 | 55.0 |",
+    ]
+    assert "- 3 documents of books, train; 0.12% `<unk>`" in lines
+    assert "- trained at commit 0123456789ab, seeds 42, 43" in lines
+    assert "- commit fedcba987654" in lines
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])

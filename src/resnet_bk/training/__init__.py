@@ -4,11 +4,13 @@ from resnet_bk.training.evaluate import Evaluation, evaluate, perplexity
 from resnet_bk.training.loop import train
 from resnet_bk.training.loss import causal_lm_loss, choose_head
 from resnet_bk.training.spec import NonFiniteLossError, RunSpec, TrainingResult, training_device
+from resnet_bk.training.trainer_callback import ScheduleCallback
 
 __all__ = [
     "Evaluation",
     "NonFiniteLossError",
     "RunSpec",
+    "ScheduleCallback",
     "TrainingResult",
     "causal_lm_loss",
     "choose_head",
