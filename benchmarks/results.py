@@ -156,7 +156,7 @@ def recall(results: Mapping[str, Any]) -> str:
         minutes = f"{fmean(run['training_time'] for run in runs) / 60:.1f}"
         lines.append((f"`{name}`", carried, f"{first['learning_rate']:g}", *cells, minutes))
     # Of these runs the environment is their own, commit and all.
-    facts = machine(results | {"runs": [run["environment"] for run in results["runs"]]})
+    facts = machine({**results, "runs": [run["environment"] for run in results["runs"]]})
     facts.append(f"{protocol['epochs']} epochs of {sum(kind['examples'] for kind in protocol['train']):,} examples")
     columns = ("model", "state, all layers", "lr", *tests, "minutes of training")
     return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)

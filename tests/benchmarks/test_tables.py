@@ -146,6 +146,8 @@ def test_the_page_of_the_repository():
         ("models", "gradients"),
         ("exits", "machine"),
         ("exits", "early exit"),
+        ("trained", "machine"),
+        ("trained", "switches"),
     }
     kept = [file for suite in tables.SUITES if (file := tables.RESULTS / f"{suite}.json").exists()]
     assert tables.fill(page, [json.loads(file.read_text()) for file in kept]) == page

@@ -5,7 +5,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class ScheduleCallback(TrainerCallback):  # type: ignore[misc]
+class ScheduleCallback(TrainerCallback):
     """Tells the model before every step how much of the training is done, as `resnet_bk.training.train` does.
 
     `sparse_bk` brings its target down by that. Without the callback the target is at its end from the first step on.
