@@ -4,8 +4,8 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
-choices of the model in results/tuned-choices, associative recall in results/mqar. What `resnet-bk lengths` wrote is
-another kind of FILE.
+choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
+`resnet-bk lengths`. Only what has a place on the page can be named, and only comparisons and grids are read by default.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -83,7 +83,7 @@ def rows(results: Mapping[str, Any]) -> str:
             cells
             | {
                 f"in the time of `{base}`": spread(
-                    [at_time(run, times.get(run["seed"], max(times.values()))) for run in runs]
+                    [at_time(run, times.get(run["seed"], fmean(times.values()))) for run in runs]
                 ),
                 "parameters": fmt.count(runs[0]["parameters"]),
                 "lr": f"{runs[0]['learning_rate']:g}",
@@ -150,14 +150,17 @@ def recall(results: Mapping[str, Any]) -> str:
     for name, runs in by_model(results).items():
         first = runs[0]
         state = first["state_elements"]
-        carried = "grows with the text" if state is None else fmt.count(first["layers"] * state)
+        carried = "grows with the text" if first["attention"] else fmt.count(state and first["layers"] * state)
         shares = [[run["accuracy"][place] for run in runs] for place in range(len(tests))]
         cells = [f"{fmean(of):.3f}" + (f" ± {stdev(of):.3f}" if len(of) > 1 else "") for of in shares]
         minutes = f"{fmean(run['training_time'] for run in runs) / 60:.1f}"
-        lines.append((f"`{name}`", carried, f"{first['learning_rate']:g}", *cells, minutes))
+        leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
+        lines.append((f"`{name}`{leaks}", carried, f"{first['learning_rate']:g}", *cells, minutes))
     # Of these runs the environment is their own, commit and all.
     facts = machine({**results, "runs": [run["environment"] for run in results["runs"]]})
     facts.append(f"{protocol['epochs']} epochs of {sum(kind['examples'] for kind in protocol['train']):,} examples")
+    facts.append(f"seeds: {', '.join(f'{name} {len(runs)}' for name, runs in by_model(results).items())}")
+    facts += [f"{found['title']}: diverged, no figures" for found in results["diverged"]]
     columns = ("model", "state, all layers", "lr", *tests, "minutes of training")
     return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
@@ -177,12 +180,16 @@ def lengths(result: Mapping[str, Any]) -> str:
         )
         for place, (start, stop) in enumerate(result["places"])
     ]
-    trained = dict.fromkeys(model["trained_at_commit"][:12] for model in result["models"])
-    seeds = dict.fromkeys(str(model["seed"]) for model in result["models"])
+    trained = dict.fromkeys((model["trained_at_commit"] or "unknown")[:12] for model in result["models"])
+    seeds: dict[str, list[str]] = {}
+    for model in result["models"]:
+        seeds.setdefault(model["model_name"], []).append(str(model["seed"]))
+    by_name = "; ".join(f"{name} {', '.join(of)}" for name, of in seeds.items())
     facts = [
         f"{result['documents']} documents of {result['dataset_name']}, {result['split']}; "
         f"{result['unk_rate']:.2%} `<unk>`",
-        f"trained at commit {', '.join(trained)}, seeds {', '.join(seeds)}",
+        f"trained at commit {', '.join(trained)}",
+        f"seeds: {by_name}",
         *machine(result),
     ]
     return f"{table(('tokens', *columns), lines)}\n\n" + "\n".join(f"- {line}" for line in facts)

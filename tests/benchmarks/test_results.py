@@ -117,28 +117,39 @@ def test_recall_stands_beside_what_the_layers_carry():
         "model_name": "modulus",
         "layers": 2,
         "state_elements": 4_096,
+        "attention": False,
+        "audit": "causal",
         "learning_rate": 0.003,
         "training_time": 90.0,
         "accuracy": [1.0, 0.5],
         "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
     }
     runs = [
-        chain | {"model_name": "attention", "state_elements": None, "training_time": 60.0},
+        chain | {"model_name": "attention", "state_elements": None, "attention": True, "training_time": 60.0},
         chain,
         chain | {"accuracy": [0.9, 0.3], "training_time": 30.0},
+        chain | {"model_name": "other", "state_elements": None, "audit": "leaks"},
     ]
     protocol = {"name": "mqar", "task": "recall", "epochs": 4, "train": kinds, "test": kinds}
-    found = {"protocol": protocol, "environment": ENVIRONMENT, "runs": runs, "diverged": []}
+    found = {
+        "protocol": protocol,
+        "environment": ENVIRONMENT,
+        "runs": runs,
+        "diverged": [{"title": "matrix at every rate"}],
+    }
     lines = results.fill("<!-- begin mqar:table -->\nold\n<!-- end -->\n", [found]).splitlines()
     assert lines[2] == (
         "| model | state, all layers | lr | 64 tokens, 4 pairs | 1,024 tokens, 256 pairs | minutes of training |"
     )
-    assert lines[4:6] == [
+    assert lines[4:7] == [
         "| `attention` | grows with the text | 0.003 | 1.000 | 0.500 | 1.0 |",
         "| `modulus` | 8,192 | 0.003 | 0.950 ± 0.071 | 0.400 ± 0.141 | 1.0 |",
+        "| `other` (leaks) | – | 0.003 | 1.000 | 0.500 | 1.5 |",
     ]
     assert "- commit fedcba987654" in lines
     assert "- 4 epochs of 30 examples" in lines
+    assert "- seeds: attention 1, modulus 2, other 1" in lines
+    assert "- matrix at every rate: diverged, no figures" in lines
 
 
 def test_lengths_are_means_over_seeds():
@@ -175,7 +186,8 @@ def test_lengths_are_means_over_seeds():
         "| 512 to 1,024 | 41.0 | 46.0 | 55.0 |",
     ]
     assert "- 3 documents of books, train; 0.12% `<unk>`" in lines
-    assert "- trained at commit 0123456789ab, seeds 42, 43" in lines
+    assert "- trained at commit 0123456789ab" in lines
+    assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
     assert "- commit fedcba987654" in lines
 
 

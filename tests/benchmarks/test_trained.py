@@ -1,12 +1,15 @@
 """Steps of tiny trained models, in turn."""
 
 import json
+import shutil
 
 import pytest
+import torch
 
 from benchmarks import trained
 from benchmarks.command import guarded
 from benchmarks.tables import fill
+from resnet_bk.bench.inspect_model import open_run
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.runner import bench
 from tests.bench.tiny_bench import settings, write_text
@@ -27,7 +30,7 @@ def out(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
         bench(check_protocol(protocol, "tiny"), folder / "out", report=False)
-        other = protocol | {"models": {"plain": plain}, "vocab_size": protocol["vocab_size"] - 1}
+        other = protocol | {"models": {"plain": plain}, "batch_size": 2}
         bench(check_protocol(other, "tiny"), folder / "other", report=False)
         yield folder / "out"
 
@@ -35,6 +38,7 @@ def out(tmp_path_factory):
 def call(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trained, "tune_process", lambda: None)
+        patch.setattr(trained, "WORK", 0.5)  # a tiny model on a tiny text
         with pytest.raises(SystemExit) as ended:
             guarded(lambda: trained.main([str(argument) for argument in arguments]))
     return ended.value.code
@@ -44,42 +48,66 @@ def runs(out, *names):
     return [out / name / "seed-42" for name in names]
 
 
+def changed_run(out, folder, change):
+    """A copy of the run of the model with a gate, with another result.json."""
+    shutil.copytree(out / "sparse" / "seed-42", folder)
+    file = folder / "result.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    return folder
+
+
 def test_every_model_takes_its_steps(out, tmp_path):
     file = tmp_path / "trained.json"
     assert call(*runs(out, "plain", "adaptive", "sparse"), "--quick", "--out", file) == 0
     found = json.loads(file.read_text())
     (row,) = found["rows"]
     assert row["gate"]["passed"]
+    assert [check["name"].split(" beside")[0] for check in row["gate"]["checks"]] == [
+        *("plain: loss", "adaptive: loss", "adaptive: depth", "sparse: loss", "sparse: kept")
+    ]
     assert row["table"]["columns"][:3] == ["model", "s a step", "times as fast as plain"]
     plain, adaptive, sparse = row["table"]["rows"]
     assert [line[0] for line in (plain, adaptive, sparse)] == ["plain", "adaptive", "sparse"]
-    assert plain[2:5] == [1, 1, 1]
-    assert all(line[1] > 0 and line[2] > 0 for line in (adaptive, sparse))
+    assert all(line[1] > 0 and line[2] > 0 for line in (plain, adaptive, sparse))
     assert plain[5:] == [None, None]
-    assert 1 <= adaptive[5] <= 2
+    measured = {
+        name: json.loads((out / name / "seed-42" / "result.json").read_text()) for name in ("adaptive", "sparse")
+    }
+    depth, kept = measured["adaptive"]["held_out_measures"]["depth"], measured["sparse"]["held_out_measures"]["kept"]
+    assert adaptive[5].endswith(" of 2")
+    assert float(adaptive[5].split()[0]) == pytest.approx(depth, rel=0.5)
     assert adaptive[6] is None
-    assert 0 < sparse[6] <= 1
+    assert sparse[6].endswith(" of 1 blocks")
+    assert float(sparse[6].split()[0]) == pytest.approx(kept, rel=0.5)
     page = "<!-- begin trained:switches -->\n<!-- end -->\n"
     assert "| plain | " in fill(page, [found | {"quick": False}])
 
 
-def test_steps_leave_the_weights_alone_and_start_over(out, monkeypatch):
-    from resnet_bk.bench.inspect_model import open_run
-
-    steps = trained.Steps(open_run(out / "sparse" / "seed-42", "validation", None))
+def test_steps_leave_the_weights_alone_and_read_the_same_text(out):
+    models = [trained.Steps(open_run(folder, "validation", None)) for folder in runs(out, "plain", "sparse")]
+    steps = models[1]
     before = {name: value.clone() for name, value in steps.model.state_dict().items()}
-    first, again = ([steps.take() for _ in steps.batches] for _ in range(2))
+    first, again = steps.take_all(), steps.take_all()
     assert first == again
     assert len({loss for loss, _ in first}) == len(steps.batches) > 1
-    assert all(bool((value == before[name]).all()) for name, value in steps.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in steps.model.state_dict().items())
+    for mine, theirs in zip(models[0].batches, steps.batches, strict=True):
+        assert torch.equal(mine[0], theirs[0])
 
 
-def test_other_weights_are_red(out, tmp_path, monkeypatch):
-    monkeypatch.setattr(trained, "TOLERANCE", 1e-9)  # these few batches are not the whole text
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (lambda found: found | {"held_out_loss": found["held_out_loss"] - 0.3}, "RED: sparse: loss beside"),
+        (lambda found: found | {"held_out_measures": {"kept": 9.0}}, "RED: sparse: kept beside"),
+    ],
+)
+def test_a_model_that_is_not_that_of_its_run_is_red(out, tmp_path, change, verdict):
     file = tmp_path / "trained.json"
-    assert call(*runs(out, "plain", "sparse"), "--quick", "--out", file) == 1
+    wrong = changed_run(out, tmp_path / "run", change)
+    assert call(*runs(out, "plain"), wrong, "--quick", "--out", file) == 1
     (row,) = json.loads(file.read_text())["rows"]
-    assert row["gate"]["verdict"].startswith("RED: ")
+    assert row["gate"]["verdict"].startswith(verdict)
     assert {line[1] for line in row["table"]["rows"]} == {None}
 
 
@@ -91,9 +119,20 @@ def test_where_the_figures_go(out, monkeypatch):
     names = runs(out, "plain", "sparse")
     assert call(*names) == 0
     monkeypatch.setattr(trained, "PUBLISHED", ("tiny", ("plain", "sparse")))
+    monkeypatch.setattr(trained, "changed", lambda protocol: False)
     assert call(*names) == 0
     assert call(*names, "--quick") == 0
-    assert whole == [False, True, False]
+    monkeypatch.setattr(trained, "changed", lambda protocol: True)
+    assert call(*names) == 0
+    assert whole == [False, True, False, False]
+
+
+def test_a_changed_protocol():
+    from resnet_bk.bench.protocol import load_protocol
+
+    assert not trained.changed(load_protocol("ablation-wide"))
+    assert not trained.changed(load_protocol("ablation-wide", ["seeds=[43]"]))
+    assert trained.changed(load_protocol("ablation-wide", ["sequence_length=512"]))
 
 
 def test_bad_calls(out, tmp_path, capsys):
@@ -102,6 +141,9 @@ def test_bad_calls(out, tmp_path, capsys):
         assert "must be of two or more different models; name others" in capsys.readouterr().err
     other = out.parent / "other" / "plain" / "seed-42"
     assert call(*runs(out, "sparse"), other) == 2
-    assert f"RUN {other}: is of another protocol or text than" in capsys.readouterr().err
-    assert call(tmp_path, out) == 2
+    assert f"RUN {other}: has batch_size=2 where {out / 'sparse' / 'seed-42'} has 4" in capsys.readouterr().err
+    leaks = changed_run(out, tmp_path / "leaks", lambda found: found | {"audit": "leaks"})
+    assert call(*runs(out, "plain"), leaks) == 2
+    assert "leaks: the model leaks and has no held-out loss; leave it out" in capsys.readouterr().err
+    assert call(tmp_path / "no", out) == 2
     assert "is no run folder" in capsys.readouterr().err
