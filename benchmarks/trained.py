@@ -4,7 +4,7 @@
 
 RUN are finished runs of one protocol, for example those that docs/performance.md names; the others are held to the
 first. In a round every model takes a step on each of the same few held-out segments, at a learning rate of 0, so that
-all rounds do the same work. Takes about 6 minutes on 2 cores with the runs of docs/performance.md. RUN is opened
+all rounds do the same work. Takes about 7 minutes on 2 cores with the runs of docs/performance.md. RUN is opened
 read-only; results/ is for those runs, any others go to runs/. Exit code 1 if a model is not the trained one or skips
 another share of its work than in its run; then no time is given.
 """
