@@ -18,19 +18,14 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "quick", "seed-local")]
+FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "quick")]
 NAMES = {
-    "resnet-bk": "**ResNet-BK** (matrix state, short convolution)",
-    "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
-    "gpt2": "GPT-2",
-    "resnet-bk-seed": "the earlier system, which sees the answer",
-    "resnet-bk-seed-causal": "the earlier system without its leak",
-}
-TUNED = {
     "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
     "no-pointer": "ResNet-BK without the pointer",
     "no-convolution": "ResNet-BK without the convolution",
+    "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
     "llama-pointer": "Llama with ResNet-BK's pointer",
+    "gpt2": "GPT-2",
     "mamba2": "Mamba-2",
     "gated-deltanet": "Gated DeltaNet",
 }
@@ -38,7 +33,6 @@ TUNED = {
 
 def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last."""
-    names = NAMES | (TUNED if results["protocol"]["name"] == "seed-local-tuned" else {})
     by_model: dict[str, list[dict[str, Any]]] = {}
     for run in results["runs"]:
         by_model.setdefault(run["model_name"], []).append(run)
@@ -57,7 +51,7 @@ def rows(results: Mapping[str, Any]) -> str:
         without = "held_out_perplexity_without_carry"
         lines.append(
             (
-                names.get(name, name),
+                NAMES.get(name, name),
                 reached(runs, "held_out_perplexity"),
                 reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
                 fmt.count(runs[0]["parameters"]),

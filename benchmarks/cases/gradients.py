@@ -26,8 +26,7 @@ from resnet_bk.training import causal_lm_loss
 from resnet_bk.training.loss import Head
 
 CASE = "gradients"
-PROTOCOL, MODEL = "quick", "resnet-bk"
-SETTINGS = ("vocab_size=30000",)
+PROTOCOL, MODEL = "ablation", "exact"
 QUICK_SETTINGS = (
     *("vocab_size=200", "hidden_size=16", "num_heads=2", "num_layers=1"),
     *("sequence_length=16", "batch_size=2"),
@@ -72,7 +71,7 @@ class Step:
 
 def _protocol(quick: bool, contender: str) -> Protocol:
     fields = (f"models.{MODEL}.config.{field}={value}" for field, value in CONTENDERS[contender].items())
-    return load_protocol(PROTOCOL, (*(QUICK_SETTINGS if quick else SETTINGS), *fields))
+    return load_protocol(PROTOCOL, (*(QUICK_SETTINGS if quick else ()), *fields))
 
 
 def rows(quick: bool) -> Iterator[Row]:

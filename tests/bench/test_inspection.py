@@ -107,8 +107,11 @@ def test_parameters_by_part():
 
 def test_state_in_generation():
     found = generation_state(ours())
-    # A head: S of 8 x 8 complex numbers and L; a layer: two heads and three inputs of a convolution over 48 channels.
-    assert found == {"kind": "ResNetBKCache", "constant_bytes": 2 * (2 * 8 * 65 + 4 * 3 * 48), "bytes_per_token": 0}
+    # A head: S of 8 x 8 numbers and complex L; a layer: two heads and three inputs of a convolution over 48 channels.
+    heads, tail = 2 * (4 * 8 * 8 + 8), 4 * 3 * 48
+    assert found == {"kind": "ResNetBKCache", "constant_bytes": 2 * (heads + tail), "bytes_per_token": 0}
+    complex_heads = 2 * (8 * 8 * 8 + 8)
+    assert generation_state(ours(state="matrix"))["constant_bytes"] == 2 * (complex_heads + tail)
     found = generation_state(peer("gpt2"))
     assert (found["constant_bytes"], found["bytes_per_token"]) == (0, 2 * 2 * 16 * 4)  # key and value of each layer
     assert generation_state(seed()) is None

@@ -178,7 +178,7 @@ def test_training_step(peers):
     step, phases, operators = training_step.rows(True, peers)
     assert step.gate.passed, step.gate.verdict
     assert set(step.timings) == {OURS, "gpt2"}
-    assert any("propagate: numba" in note for note in step.notes)
+    assert any("propagate_modulus: numba" in note for note in step.notes)
     assert [line[0] for line in phases.table.rows] == list(training_step.PHASES)
     assert all(value > 0 for line in phases.table.rows for value in line[1:])
     assert len(operators.table.rows) == training_step.OPERATORS_SHOWN

@@ -41,8 +41,8 @@ def test_the_best_model_comes_first_whoever_it_is():
     lines = readme.fill(PAGE, [QUICK]).splitlines()
     assert [line.split(" | ")[:3] for line in lines if line.startswith("| ")][1:] == [
         ["| Llama (RoPE, RMSNorm, SwiGLU)", "40.0", "–"],
-        ["| **ResNet-BK** (matrix state, short convolution)", "51.0 ± 1.4", "56.0 ± 1.4"],
-        ["| the earlier system, which sees the answer", "leaks", "–"],
+        ["| **ResNet-BK** (modulus state, short convolution, pointer)", "51.0 ± 1.4", "56.0 ± 1.4"],
+        ["| resnet-bk-seed", "leaks", "–"],
         ["| unigram (word frequencies alone)", "100.0", "–"],
         ["| 5-gram, Kneser-Ney", "500.0", "–"],
     ]

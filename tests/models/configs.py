@@ -39,7 +39,12 @@ def _grid() -> dict[str, dict[str, Any]]:
     for state in ("matrix", "vector"):
         grid[f"{state}-phase"] = {"state": state, "hopping_phase": True, "potential_init": (-0.5, 1.1)}
     grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": "none"}
-    grid["modulus-conv-gate"] = {"state": "modulus", "tie_word_embeddings": True}
+    grid["modulus-conv-silu"] = {
+        "state": "modulus",
+        "output_gate": "silu",
+        "query_key_bias": 0,
+        "tie_word_embeddings": True,
+    }
     grid["modulus-bias-affine"] = {"state": "modulus", "query_key_bias": 1.0, "output_gate": "affine"}
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}

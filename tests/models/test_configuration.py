@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from resnet_bk.layers import MIXERS
 from resnet_bk.models import ResNetBKConfig
 from resnet_bk.models.switches import example
 
@@ -18,14 +19,14 @@ WRONG = {
     "state_channels": [0],
     "intermediate_size": [0, "wide"],
     "conv_size": [-1, 1, 2.0, None],
-    "output_gate": [None, True, "relu"],
-    "query_key_bias": [-1, None, float("inf"), True],
+    "output_gate": [True, "relu"],
+    "query_key_bias": [-1, float("inf"), True],
     "hopping_phase": [None, "yes", 2],
     "num_experts": [-1, 1, 0.5],
     "router_aux_loss_coef": [-0.1, float("nan"), "small"],
-    "potential_init": [(1.0,), 2.0, (1.2, 0.9), (0.0, float("inf")), ("a", "b"), None],
+    "potential_init": [(1.0,), 2.0, (1.2, 0.9), (0.0, float("inf")), ("a", "b")],
     "absorption_min": [0, -1.0, float("inf"), None],
-    "absorption_init": [(0.5,), 0.5, (0.5, 0.1), (0.0, 1.0), (1e-4, 1.0), ("a", "b"), (0.1, float("nan")), None],
+    "absorption_init": [(0.5,), 0.5, (0.5, 0.1), (0.0, 1.0), (1e-4, 1.0), ("a", "b"), (0.1, float("nan"))],
     "hopping_init": [0, -1.0],
     "rms_norm_eps": [0.0, -1e-6],
     "initializer_range": [0.0, -0.02, True],
@@ -146,7 +147,7 @@ def test_several_problems_in_one_error():
         "hidden_size=66 must be divisible by num_heads=4 (set hidden_size to 64 or 68, or change num_heads)" in message
     )
     assert "conv_size=1 must be 0 or at least 2" in message
-    assert "absorption_init=(0.02, 1.0) must be above absorption_min=0.1" in message
+    assert "absorption_init=(0.05, 1.0) must be above absorption_min=0.1 (for example 0.2, 1)" in message
 
 
 def test_unknown_fields_are_errors():
@@ -160,8 +161,40 @@ def test_defaults_that_depend_on_the_width():
     config = ResNetBKConfig(hidden_size=96, num_heads=6)
     assert (config.key_dim, config.value_dim, config.state_channels, config.intermediate_size) == (16, 16, 96, 256)
     assert ResNetBKConfig().intermediate_size == 176
-    # Heads are read by the matrix state alone.
+    # The vector state has no heads.
     assert ResNetBKConfig(state="vector", hidden_size=66).state_channels == 66
+
+
+STARTED = ("output_gate", "query_key_bias", "potential_init", "absorption_init")
+
+
+@pytest.mark.parametrize("state", MIXERS)
+def test_what_is_left_out_is_that_of_the_state(state):
+    start = MIXERS[state].start._asdict()
+    assert set(start) == set(STARTED)
+    config = ResNetBKConfig(state=state)
+    assert {name: getattr(config, name) for name in STARTED} == start
+    said = ResNetBKConfig(state=state, output_gate="sigmoid", absorption_init=(0.1, 0.2))
+    assert (said.output_gate, said.absorption_init) == ("sigmoid", (0.1, 0.2))
+    assert said.potential_init == start["potential_init"]
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_what_a_mixer_starts_from_cannot_be_unset(name):
+    config = ResNetBKConfig()
+    setattr(config, name, None)
+    with pytest.raises(ValueError, match=rf"{name}=None must be .*\("):
+        config.check()
+
+
+@pytest.mark.parametrize("state", MIXERS)
+def test_a_start_of_another_state_is_saved_and_loaded(state, tmp_path):
+    """A file that left out what is the default of some state would be read as that of its own."""
+    other = MIXERS["matrix" if state == "modulus" else "modulus"].start
+    fields = {name: getattr(other, name) for name in ("output_gate", "potential_init", "absorption_init")}
+    ResNetBKConfig(state=state, **fields).save_pretrained(tmp_path)
+    loaded = ResNetBKConfig.from_pretrained(tmp_path)
+    assert {name: getattr(loaded, name) for name in fields} == fields
 
 
 def test_saved_and_loaded(tmp_path):

@@ -372,7 +372,7 @@ def test_number_of_parameters(name):
 
 def test_default_size_at_ten_thousand_words():
     model = ResNetBKForCausalLM(ResNetBKConfig(vocab_size=10000))
-    assert model.num_parameters() == 1_520_240
+    assert model.num_parameters() == 1_505_456
 
 
 @every_config

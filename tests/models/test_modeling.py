@@ -209,7 +209,7 @@ def test_chunked_and_reference_backend_agree_and_are_recorded():
         build(PLAIN, backend="abacus")(ids)
 
 
-@pytest.mark.parametrize("name", [PLAIN, EXPERTS, "modulus-conv-gate", "matrix-phase", *SPLIT])
+@pytest.mark.parametrize("name", [PLAIN, EXPERTS, "modulus-conv-silu", "matrix-phase", *SPLIT])
 def test_compiled_is_the_same(name):
     model = build(name).train()
     ids = tokens(2, 9)

@@ -89,7 +89,7 @@ def test_the_state_is_carried_within_an_epoch_and_dropped_at_its_end(tmp_path, m
     monkeypatch.setattr(type(model.base_model), "forward", watched)
     result = train(model, Tokens(), spec(carry_state=True, steps=7), tmp_path)
     assert had_state[-7:] == [False, True, True, True, True, False, True]
-    assert "propagate" in result.backend
+    assert "propagate_modulus" in result.backend
 
 
 def test_the_load_balancing_loss_trains_the_router(tmp_path):

@@ -3,14 +3,14 @@
 Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value size.
 """
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
-from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -42,6 +42,9 @@ class MatrixPropagator(Mixer):
     name: ClassVar[str] = "matrix"
     causal: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
+    start: ClassVar[Start] = Start(
+        output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)
+    )
 
     def __init__(
         self,
@@ -78,25 +81,6 @@ class MatrixPropagator(Mixer):
         self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
-
-    @classmethod
-    def from_config(cls, config: Any) -> Self:
-        return cls(
-            config.hidden_size,
-            num_heads=config.num_heads,
-            key_dim=config.key_dim,
-            value_dim=config.value_dim,
-            conv_size=config.conv_size,
-            output_gate=config.output_gate,
-            query_key_bias=config.query_key_bias,
-            potential_init=tuple(config.potential_init),
-            absorption_min=config.absorption_min,
-            absorption_init=tuple(config.absorption_init),
-            hopping_init=config.hopping_init,
-            hopping_phase=config.hopping_phase,
-            backend=config.backend,
-            gradient=config.gradient,
-        )
 
     def initial_state(self, hidden: Tensor) -> MixerState:
         tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))

@@ -3,6 +3,7 @@
 Shape legend: B batch, T tokens, D hidden size, K taps of the short convolution.
 """
 
+from inspect import Parameter, signature
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -63,6 +64,15 @@ class MixerState(NamedTuple):
         return state if boundaries.ended is None else state.only(~boundaries.ended)
 
 
+class Start(NamedTuple):
+    """Where a mixer starts unless a configuration says otherwise; the fields are those of `ResNetBKConfig`."""
+
+    output_gate: str
+    query_key_bias: float
+    potential_init: tuple[float, float]
+    absorption_init: tuple[float, float]
+
+
 class Mixer(nn.Module):
     """Base class of the mixers; a subclass declares its properties, so that tests and audits can hold it to them.
 
@@ -70,16 +80,20 @@ class Mixer(nn.Module):
         name: key in `resnet_bk.layers.registry.MIXERS`.
         causal: the output at t depends on no input after t.
         stateful: `forward` takes the state of the tokens before and returns the state after, in constant size.
+        start: what fields of a configuration are for this mixer where they are left out.
     """
 
     name: ClassVar[str]
     causal: ClassVar[bool]
     stateful: ClassVar[bool]
+    start: ClassVar[Start]
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """Builds the mixer from the attributes of a `ResNetBKConfig`."""
-        raise NotImplementedError
+        """Builds the mixer from a `ResNetBKConfig`: its keyword arguments are fields of the same name."""
+        arguments = signature(cls).parameters.values()
+        fields = [argument.name for argument in arguments if argument.kind is Parameter.KEYWORD_ONLY]
+        return cls(config.hidden_size, **{name: getattr(config, name) for name in fields})
 
     def initial_state(self, hidden: Tensor) -> MixerState:
         """The state before any token, which is the same as None: zeros, for a batch like `hidden` [B, T, D]."""

@@ -3,7 +3,7 @@
 Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value size.
 """
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
-from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
 from resnet_bk.layers.output_gate import get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -52,6 +52,9 @@ class ModulusPropagator(Mixer):
     name: ClassVar[str] = "modulus"
     causal: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
+    start: ClassVar[Start] = Start(
+        output_gate="affine", query_key_bias=1.0, potential_init=(0.3, 1.2), absorption_init=(0.05, 1.0)
+    )
     erases: ClassVar[bool] = False  # whether a site takes out what it meets along its key, as much as it writes
 
     def __init__(
@@ -91,24 +94,6 @@ class ModulusPropagator(Mixer):
         self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
-
-    @classmethod
-    def from_config(cls, config: Any) -> Self:
-        return cls(
-            config.hidden_size,
-            num_heads=config.num_heads,
-            key_dim=config.key_dim,
-            value_dim=config.value_dim,
-            conv_size=config.conv_size,
-            output_gate=config.output_gate,
-            query_key_bias=config.query_key_bias,
-            potential_init=tuple(config.potential_init),
-            absorption_min=config.absorption_min,
-            absorption_init=tuple(config.absorption_init),
-            hopping_init=config.hopping_init,
-            backend=config.backend,
-            gradient=config.gradient,
-        )
 
     def initial_state(self, hidden: Tensor) -> MixerState:
         tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))

@@ -3,14 +3,14 @@
 Shape legend: B batch, T tokens, D hidden size, C channels.
 """
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_vector
-from resnet_bk.layers.mixer import Mixer, MixerState, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
@@ -37,6 +37,9 @@ class VectorPropagator(Mixer):
     name: ClassVar[str] = "vector"
     causal: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
+    start: ClassVar[Start] = Start(
+        output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)
+    )
 
     def __init__(
         self,
@@ -67,22 +70,6 @@ class VectorPropagator(Mixer):
         )
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
         self.readout = Readout(hidden_size, state_channels, gate=output_gate)
-
-    @classmethod
-    def from_config(cls, config: Any) -> Self:
-        return cls(
-            config.hidden_size,
-            state_channels=config.state_channels,
-            conv_size=config.conv_size,
-            output_gate=config.output_gate,
-            potential_init=tuple(config.potential_init),
-            absorption_min=config.absorption_min,
-            absorption_init=tuple(config.absorption_init),
-            hopping_init=config.hopping_init,
-            hopping_phase=config.hopping_phase,
-            backend=config.backend,
-            gradient=config.gradient,
-        )
 
     def initial_state(self, hidden: Tensor) -> MixerState:
         channels = self.chain.chains

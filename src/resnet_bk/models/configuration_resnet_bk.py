@@ -19,27 +19,27 @@ class ResNetBKConfig(PreTrainedConfig):
         vocab_size (`int`): words of the embedding and of the head.
         hidden_size (`int`): width of the residual stream.
         num_hidden_layers (`int`): blocks.
-        num_heads (`int`): heads of the matrix, the modulus and the delta state.
-        state (`str`): "matrix" (one chain a head, carrying key x value), "modulus" (the same with the modulus of the
-            propagator, a write gate, and a norm on what is read), "delta" (the modulus state, where a token replaces
-            what the chain holds along its key) or "vector" (one chain a channel).
+        num_heads (`int`): heads of the modulus, the delta and the matrix state.
+        state (`str`): "modulus" (one chain a head, carrying key x value weighed by the modulus of its propagator, with
+            a write gate and a norm on what is read), "delta" (the same, where a token replaces what the chain holds
+            along its key), "matrix" (key x value weighed by the propagator itself) or "vector" (one chain a channel).
         key_dim (`int`, *optional*): key size of a head; hidden_size / num_heads by default.
         value_dim (`int`, *optional*): value size of a head; hidden_size / num_heads by default.
         state_channels (`int`, *optional*): chains of the vector state; hidden_size by default.
         intermediate_size (`int`, *optional*): width of the feed-forward network, of each expert where there are
             experts; 8/3 of hidden_size, rounded up to a multiple of 8, by default.
         conv_size (`int`): taps of the short convolution before the propagator; 0 leaves it out.
-        output_gate (`str`): multiply what the mixer reads by "silu", "sigmoid" or "affine" (1 + x) of a projection of
-            the token; "none" leaves the gate out.
-        query_key_bias (`float`): length at the start of a learned bias on the unit queries and keys of a matrix,
-            modulus or delta state (`resnet_bk.layers.QueryKey`); 0 leaves it out.
+        output_gate (`str`, *optional*): multiply what the mixer reads by "affine" (1 + x), "silu" or "sigmoid" of a
+            projection of the token; "none" leaves the gate out.
+        query_key_bias (`float`, *optional*): length at the start of a learned bias on the unit queries and keys of a
+            modulus, delta or matrix state (`resnet_bk.layers.QueryKey`); 0 leaves it out.
         num_experts (`int`): experts of the feed-forward network; 0 is a dense one.
         num_experts_per_tok (`int`): experts that a token passes through.
         router_aux_loss_coef (`float`): weight of the load-balancing loss in the loss.
-        potential_init (`tuple[float, float]`): lowest and highest potential at the start, in units of 2 hopping_init,
-            the half width of the band.
+        potential_init (`tuple[float, float]`, *optional*): lowest and highest potential at the start, in units of
+            2 hopping_init, the half width of the band.
         absorption_min (`float`): floor of the absorption; its inverse bounds the resolvent.
-        absorption_init (`tuple[float, float]`): lowest and highest absorption at the start.
+        absorption_init (`tuple[float, float]`, *optional*): lowest and highest absorption at the start.
         hopping_init (`float`): hopping at the start.
         hopping_phase (`bool`): let each chain of a matrix or vector state learn a phase of its hopping
             (`resnet_bk.layers.ChainProjection`).
@@ -68,6 +68,9 @@ class ResNetBKConfig(PreTrainedConfig):
         use_cache (`bool`): return a cache outside training where the call does not say.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
 
+    Left out, output_gate, query_key_bias, potential_init and absorption_init are those of the state (`start` of its
+    mixer).
+
     Raises:
         ValueError: naming every field that is wrong, its value, the rule and the way out.
     """
@@ -79,20 +82,20 @@ class ResNetBKConfig(PreTrainedConfig):
     hidden_size: int = 64
     num_hidden_layers: int = 4
     num_heads: int = 4
-    state: str = "matrix"
+    state: str = "modulus"
     key_dim: int | None = None
     value_dim: int | None = None
     state_channels: int | None = None
     intermediate_size: int | None = None
     conv_size: int = 4
-    output_gate: str = "silu"
-    query_key_bias: float = 0.0
+    output_gate: str | None = None
+    query_key_bias: float | None = None
     num_experts: int = 0
     num_experts_per_tok: int = 2
     router_aux_loss_coef: float = 0.01
-    potential_init: tuple[float, float] | list[float] = (0.9, 1.2)
+    potential_init: tuple[float, float] | list[float] | None = None
     absorption_min: float = 1e-3
-    absorption_init: tuple[float, float] | list[float] = (0.02, 1.0)
+    absorption_init: tuple[float, float] | list[float] | None = None
     hopping_init: float = 1.0
     hopping_phase: bool = False
     pointer_heads: int = 0
@@ -117,6 +120,7 @@ class ResNetBKConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self._start()
         self._raise(self._unknown(kwargs) + self._problems())
         if self.key_dim is None:
             self.key_dim = self.hidden_size // self.num_heads
@@ -134,6 +138,15 @@ class ResNetBKConfig(PreTrainedConfig):
         if isinstance(self.sparse_bk, list):
             self.sparse_bk = tuple(self.sparse_bk)
         super().__post_init__(**kwargs)
+
+    def _start(self) -> None:
+        """Fills in what the mixer of the state starts from."""
+        mixer = (
+            MIXERS.get(self.state) or MIXERS[type(self).state]
+        )  # an unknown state is reported with the other problems
+        for name, value in mixer.start._asdict().items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
 
     def site_shares(self) -> list[float]:
         """The share of sites that each block is to keep; 1 where it has no gate."""
@@ -173,7 +186,7 @@ class ResNetBKConfig(PreTrainedConfig):
         rules.whole("num_hidden_layers", 1, "for example 4")
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
         if self.state not in MIXERS:
-            problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (matrix is the default)")
+            problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (modulus is the default)")
         elif self.state != "vector" and sizes and self.hidden_size % self.num_heads:
             below = self.hidden_size - self.hidden_size % self.num_heads
             near = [str(size) for size in (below, below + self.num_heads) if size]
@@ -192,14 +205,16 @@ class ResNetBKConfig(PreTrainedConfig):
         floor = rules.number(
             "absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000"
         )
-        rules.pair("potential_init", "0.9, 1.2")
-        if rules.pair("absorption_init", "0.02, 1.0") and floor and self.absorption_init[0] <= self.absorption_min:
-            problems.append(
-                f"absorption_init={self.absorption_init!r} must be above absorption_min={self.absorption_min} "
-                "(for example 0.02, 1.0)"
-            )
+        rules.pair("potential_init", "0.3, 1.2")
+        if rules.pair("absorption_init", "0.05, 1.0") and floor:
+            assert self.absorption_init is not None
+            if self.absorption_init[0] <= self.absorption_min:
+                problems.append(
+                    f"absorption_init={self.absorption_init!r} must be above absorption_min={self.absorption_min} "
+                    f"(for example {2 * self.absorption_min:g}, {max(1.0, 4 * self.absorption_min):g})"
+                )
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
-        rules.choice("output_gate", (*GATES, NO_GATE))
+        rules.choice("output_gate", (*GATES, NO_GATE), "leave it out for that of the state")
         rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")

@@ -53,11 +53,10 @@ class Rules:
         """A number that `fits`; `rule` says so in words."""
         return self._check(name, rule, lambda value: isinstance(value, int | float) and fits(value), way_out, optional)
 
-    def choice(self, name: str, known: Sequence[str]) -> bool:
-        """One of `known`, the default first."""
-        return self._check(
-            name, f"one of {', '.join(known)}", lambda value: value in known, f"{known[0]} is the default", False
-        )
+    def choice(self, name: str, known: Sequence[str], way_out: str | None = None) -> bool:
+        """One of `known`, the default first unless there is another way out."""
+        way_out = way_out or f"{known[0]} is the default"
+        return self._check(name, f"one of {', '.join(known)}", lambda value: value in known, way_out, False)
 
     def pair(self, name: str, example: str) -> bool:
         """Two finite numbers, low and high."""

@@ -57,10 +57,10 @@ def test_trains_reports_and_skips_what_is_finished(tmp_path):
         assert found["training"]["learning_rate"] == 1e-2
         assert [tried["learning_rate"] for tried in found["learning_rates_tried"]] == [1e-2]
     assert results["runs"][0]["state_elements"] is None
-    assert results["runs"][2]["state_elements"] == 2 + 128 * 128
+    assert results["runs"][2]["state_elements"] == 2 * (2 + 64 * 128)
     assert (results["runs"][0]["attention"], results["runs"][2]["attention"]) == (True, False)
     text = " ".join(result.output.split())
-    assert "2 x 16,386" in text
+    assert "2 x 16,388" in text
     assert "Seeds: llama 2, modulus 2." in text
     assert "Beyond 16 tokens a test is of the length too" in text
     assert "One seed" not in text
@@ -295,9 +295,9 @@ def test_the_shipped_models_carry_states_of_one_size():
     assert {config.num_hidden_layers for config in configs.values()} == {2}
     sizes = {name: state_elements(config) for name, config in configs.items()}
     assert sizes.pop("attention") is sizes.pop("llama") is None
-    assert sizes.pop("modulus-4k") == 64 * 64 + 2
-    assert sizes.pop("modulus-1k") == 32 * 32 + 2
-    assert set(sizes.values()) == {128 * 128, 128 * 128 + 2}
+    assert sizes.pop("modulus-4k") == 2 * (2 + 32 * 64)
+    assert sizes.pop("modulus-1k") == 2 * (2 + 16 * 32)
+    assert set(sizes.values()) == {2 * 64 * 128, 2 * (2 + 64 * 128)}
 
 
 @pytest.mark.parametrize("tied", [True, False])
