@@ -297,6 +297,7 @@ def test_the_shipped_models_carry_states_of_one_size():
     assert sizes.pop("attention") is sizes.pop("llama") is None
     assert sizes.pop("modulus-4k") == 2 * (2 + 32 * 64)
     assert sizes.pop("modulus-1k") == 2 * (2 + 16 * 32)
+    assert sizes.pop("one-chain") == 2 + 128 * 128
     assert set(sizes.values()) == {2 * 64 * 128, 2 * (2 + 64 * 128)}
 
 
