@@ -5,6 +5,7 @@ A place is `<!-- begin SUITE:NAME -->` ... `<!-- end -->`; what stands between i
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,36 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
 
 
+def timed(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The runs whose times can be compared: those on the machine that most of them ran on."""
+    if not runs:
+        return []
+    most = Counter(_processor(run) for run in runs).most_common(1)[0][0]
+    return [run for run in runs if _processor(run) == most]
+
+
+def _processor(run: Mapping[str, Any]) -> str:
+    """Where a run trained; "" for a run of before there was such an entry."""
+    found = run.get("environment")
+    if not found:
+        return ""
+    return f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
+
+
 def machine(results: Mapping[str, Any]) -> list[str]:
-    """Where a benchmark ran, one fact a line, from its results.json: the commits are those of the runs, the rest is of
-    the call that wrote it."""
+    """Where a benchmark ran, one fact a line, from its results.json: processors and commits are those of the runs, the
+    rest is of the call that wrote it."""
     found = results["environment"]
     runs = [run for run in results.get("runs", []) if "git_commit" in run] or [found]
     commits = dict.fromkeys((run["git_commit"] or "unknown")[:12] for run in runs)
+    processors = Counter(_processor(run) or _processor(results) for run in results.get("runs", [])).most_common()
+    shown = [f"{name}: {count} runs" if len(processors) > 1 else name for name, count in processors]
     versions = ", ".join(
         f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba")
     )
     dirty = ", changed since" if any(run["git_dirty"] for run in runs) else ""
     return [
-        f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores",
+        *(shown or [_processor(results)]),
         f"Python {found['python']}, {versions}",
         f"commit {', '.join(commits)}{dirty}",
     ]

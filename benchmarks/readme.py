@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, read_json, replace_all, table
+from benchmarks.page import fill_page, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +46,7 @@ def rows(results: Mapping[str, Any]) -> str:
     def order(item: tuple[str, list[dict[str, Any]]]) -> float:
         return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
 
+    comparable = timed(results["runs"])
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(by_model.items(), key=order):
         without = "held_out_perplexity_without_carry"
@@ -56,7 +57,7 @@ def rows(results: Mapping[str, Any]) -> str:
                 reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
                 fmt.count(runs[0]["parameters"]),
                 fmt.count(runs[0]["parameters_without_embeddings"]),
-                fmt.decimal(fmean(run["seconds_per_step"] for run in runs), 3),
+                seconds_a_step([run for run in comparable if run["model_name"] == name]),
             )
         )
     for entry in results["ngrams"]["ngrams"]:
@@ -65,6 +66,11 @@ def rows(results: Mapping[str, Any]) -> str:
             lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 4))
     columns = ("", "held-out perplexity", "state not carried", "parameters", "without embeddings", "s/step")
     return table(columns, lines)
+
+
+def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The mean over the runs."""
+    return fmt.decimal(fmean(run["seconds_per_step"] for run in runs), 3) if runs else fmt.MISSING
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:

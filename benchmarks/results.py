@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, read_json, replace_all, table
+from benchmarks.page import fill_page, machine, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +59,11 @@ def rows(results: Mapping[str, Any]) -> str:
     models = by_model(results)
     base = best_transformer(models)
     reference = fmean(run[HELD_OUT] for run in models[base])
-    times = {run["seed"]: run["training_time"] for run in models[base]}
+    comparable = by_model({"runs": timed(results["runs"])})
+    times = {run["seed"]: run["training_time"] for run in comparable.get(base, [])}
+
+    def in_time(run: Mapping[str, Any]) -> float | None:
+        return at_time(run, times.get(run["seed"], fmean(times.values()))) if times else None
 
     def spread(values: Sequence[float | None]) -> str:
         known = [value for value in values if value is not None]
@@ -82,20 +86,26 @@ def rows(results: Mapping[str, Any]) -> str:
         lines.append(
             cells
             | {
-                f"in the time of `{base}`": spread(
-                    [at_time(run, times.get(run["seed"], fmean(times.values()))) for run in runs]
-                ),
+                f"in the time of `{base}`": spread([in_time(run) for run in comparable.get(name, [])]),
                 "parameters": fmt.count(runs[0]["parameters"]),
                 "lr": f"{runs[0]['learning_rate']:g}",
-                "tokens/s": fmt.count(round(fmean(run["tokens_per_second"] for run in runs))),
+                "tokens/s": speed(comparable.get(name, [])),
                 "peak MiB": fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
             }
         )
     data = results["data"]
-    facts = [*machine(results), f"data {data['name']}: {data['train_tokens']:,} training tokens"]
+    facts = [*machine(results)]
+    if len(timed(results["runs"])) < len(results["runs"]):
+        facts.append("times: of the runs on the first machine alone")
+    facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
+
+
+def speed(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Tokens a second, the mean over the runs."""
+    return fmt.count(round(fmean(run["tokens_per_second"] for run in runs))) if runs else fmt.MISSING
 
 
 def course(results: Mapping[str, Any]) -> str:
@@ -156,8 +166,7 @@ def recall(results: Mapping[str, Any]) -> str:
         minutes = f"{fmean(run['training_time'] for run in runs) / 60:.1f}"
         leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
         lines.append((f"`{name}`{leaks}", carried, f"{first['learning_rate']:g}", *cells, minutes))
-    # Of these runs the environment is their own, commit and all.
-    facts = machine({**results, "runs": [run["environment"] for run in results["runs"]]})
+    facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]})
     facts.append(f"{protocol['epochs']} epochs of {sum(kind['examples'] for kind in protocol['train']):,} examples")
     facts.append(f"seeds: {', '.join(f'{name} {len(runs)}' for name, runs in by_model(results).items())}")
     facts += [f"{found['title']}: diverged, no figures" for found in results["diverged"]]

@@ -48,6 +48,21 @@ def test_the_best_model_comes_first_whoever_it_is():
     ]
 
 
+def test_times_of_another_machine_are_left_out():
+    usual, slow = ({"environment": {"cpu": cpu, "threads": 1, "cpu_count": 2}} for cpu in ("usual", "slow"))
+    runs = [
+        run("resnet-bk", 50.0, **usual),
+        run("resnet-bk", 52.0, seed=1, seconds_per_step=0.9, **slow),
+        run("llama", 60.0, **usual),
+        run("gpt2", 70.0, seconds_per_step=0.9, **slow),
+        run("gpt2", 72.0, seed=1, **usual),
+    ]
+    lines = readme.fill(PAGE, [QUICK | {"runs": runs}]).splitlines()
+    assert [line.split(" | ")[-1] for line in lines if line.startswith("| ")][1:4] == ["0.123 |"] * 3
+    lines = readme.fill(PAGE, [QUICK | {"runs": runs[:-1]}]).splitlines()
+    assert [line.split(" | ")[-1] for line in lines if line.startswith("| ")][1:4] == ["0.123 |", "0.123 |", "– |"]
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results of quick have no n-grams"):
         readme.fill(PAGE, [{"protocol": {"name": "quick"}, "runs": RUNS}])

@@ -82,6 +82,23 @@ def test_overlapping_windows_have_a_column_where_they_were_read():
     assert line.split(" | ")[:7] == ["| `mamba2`", "45.0", "1", "0.882", "–", "44.0", "50.0"]
 
 
+def test_times_of_another_machine_are_left_out():
+    other = {"environment": ENVIRONMENT | {"cpu": "a slow one"}, "training_time": 90.0, "tokens_per_second": 50.0}
+    runs = [run(name, 40.0, seed=seed, environment=ENVIRONMENT) for name in ("llama", "resnet-bk") for seed in (0, 1)]
+    runs += [run("llama", 43.0, seed=2, **other), run("resnet-bk", 43.0, seed=2, **other), run("gpt2", 90.0, **other)]
+    lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
+    first = [line for line in lines if line.startswith("| `")][:3]
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in first}
+    assert cells["| `resnet-bk`"][1:3] == ["41.0 ± 1.7", "3"]
+    # At 10 s, when the Transformer of the first machine was done; the slow one's 90 s would have been the end.
+    assert cells["| `resnet-bk`"][5] == "60.0 ± 0.0"
+    assert [cells[f"| `{name}`"][8] for name in ("resnet-bk", "gpt2")] == ["500", "–"]
+    assert cells["| `gpt2`"][5] == "–"
+    place = lines.index("- a processor, 1 thread of 2 cores: 4 runs")
+    assert lines[place + 1] == "- a slow one, 1 thread of 2 cores: 3 runs"
+    assert "- times: of the runs on the first machine alone" in lines
+
+
 def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
     slow = run("resnet-bk", 40.0)
     assert results.at_time(slow, 13.0) == 50.0
