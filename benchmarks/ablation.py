@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, read_json, replace_all, table
+from benchmarks.page import fill_page, machine, one_machine, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,7 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     """A row a model."""
+    one_machine(results)
     models = by_model(results)
     for name in compared:
         if name not in models:

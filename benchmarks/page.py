@@ -52,20 +52,31 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def timed(runs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def timed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The runs whose times can be compared: those on the machine that most of them ran on."""
-    if not runs:
-        return []
-    most = Counter(_processor(run) for run in runs).most_common(1)[0][0]
-    return [run for run in runs if _processor(run) == most]
+    most = _processors(results)[:1]
+    return [run for run in results["runs"] if _processor(run, results) in most]
 
 
-def _processor(run: Mapping[str, Any]) -> str:
-    """Where a run trained; "" for a run of before there was such an entry."""
-    found = run.get("environment")
-    if not found:
-        return ""
+def one_machine(results: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: the runs are of several machines, so that their times cannot be compared.
+    """
+    found = _processors(results)
+    if len(found) > 1:
+        raise ValueError(f"the runs are of several machines ({'; '.join(found)}), and the page compares their times")
+
+
+def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Where a run trained; runs of before there was such an entry trained where their results.json was written."""
+    found = run.get("environment") or results["environment"]
     return f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
+
+
+def _processors(results: Mapping[str, Any]) -> list[str]:
+    """Where the runs trained, that of the most runs first."""
+    return [name for name, _ in Counter(_processor(run, results) for run in results.get("runs", [])).most_common()]
 
 
 def machine(results: Mapping[str, Any]) -> list[str]:
@@ -74,17 +85,21 @@ def machine(results: Mapping[str, Any]) -> list[str]:
     found = results["environment"]
     runs = [run for run in results.get("runs", []) if "git_commit" in run] or [found]
     commits = dict.fromkeys((run["git_commit"] or "unknown")[:12] for run in runs)
-    processors = Counter(_processor(run) or _processor(results) for run in results.get("runs", [])).most_common()
-    shown = [f"{name}: {count} runs" if len(processors) > 1 else name for name, count in processors]
+    counts = Counter(_processor(run, results) for run in results.get("runs", []))
+    processors = [f"{name}: {_runs(counts[name])}" if len(counts) > 1 else name for name in _processors(results)]
     versions = ", ".join(
         f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba")
     )
     dirty = ", changed since" if any(run["git_dirty"] for run in runs) else ""
     return [
-        *(shown or [_processor(results)]),
+        *(processors or [_processor({}, results)]),
         f"Python {found['python']}, {versions}",
         f"commit {', '.join(commits)}{dirty}",
     ]
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'s' * (count != 1)}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

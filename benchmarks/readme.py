@@ -46,7 +46,7 @@ def rows(results: Mapping[str, Any]) -> str:
     def order(item: tuple[str, list[dict[str, Any]]]) -> float:
         return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
 
-    comparable = timed(results["runs"])
+    comparable = timed(results)
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(by_model.items(), key=order):
         without = "held_out_perplexity_without_carry"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, read_json, replace_all, table
+from benchmarks.page import fill_page, machine, one_machine, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +75,7 @@ def report_rows(results: Mapping[str, Any]) -> str:
 
 def model_rows(results: Mapping[str, Any]) -> str:
     """Every run, and the n-gram models on the same tokens."""
+    one_machine(results)
     rows = []
     for run in _runs(results).values():
         held_out = fmt.perplexity(run["held_out_perplexity"])

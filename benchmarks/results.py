@@ -59,7 +59,7 @@ def rows(results: Mapping[str, Any]) -> str:
     models = by_model(results)
     base = best_transformer(models)
     reference = fmean(run[HELD_OUT] for run in models[base])
-    comparable = by_model({"runs": timed(results["runs"])})
+    comparable = by_model({"runs": timed(results)})
     times = {run["seed"]: run["training_time"] for run in comparable.get(base, [])}
 
     def in_time(run: Mapping[str, Any]) -> float | None:
@@ -94,13 +94,16 @@ def rows(results: Mapping[str, Any]) -> str:
             }
         )
     data = results["data"]
-    facts = [*machine(results)]
-    if len(timed(results["runs"])) < len(results["runs"]):
-        facts.append("times: of the runs on the first machine alone")
+    facts = [*machine(results), *whose_times(results)]
     facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
+
+
+def whose_times(results: Mapping[str, Any]) -> list[str]:
+    """A fact about them where some have no place on the page."""
+    return ["times: of the runs on the first machine alone"] if len(timed(results)) < len(results["runs"]) else []
 
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -157,17 +160,19 @@ def recall(results: Mapping[str, Any]) -> str:
     protocol = results["protocol"]
     tests = [f"{kind['length']:,} tokens, {kind['pairs']} pairs" for kind in protocol["test"]]
     lines = []
+    here = {name: [run for run in timed(results) if run["model_name"] == name] for name in by_model(results)}
     for name, runs in by_model(results).items():
         first = runs[0]
         state = first["state_elements"]
         carried = "grows with the text" if first["attention"] else fmt.count(state and first["layers"] * state)
         shares = [[run["accuracy"][place] for run in runs] for place in range(len(tests))]
         cells = [f"{fmean(of):.3f}" + (f" ± {stdev(of):.3f}" if len(of) > 1 else "") for of in shares]
-        minutes = f"{fmean(run['training_time'] for run in runs) / 60:.1f}"
+        minutes = f"{fmean(times) / 60:.1f}" if (times := [run["training_time"] for run in here[name]]) else fmt.MISSING
         leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
         lines.append((f"`{name}`{leaks}", carried, f"{first['learning_rate']:g}", *cells, minutes))
-    facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]})
-    facts.append(f"{protocol['epochs']} epochs of {sum(kind['examples'] for kind in protocol['train']):,} examples")
+    facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]}) + whose_times(results)
+    epochs = f"{protocol['epochs']} epoch{'s' * (protocol['epochs'] != 1)}"
+    facts.append(f"{epochs} of {sum(kind['examples'] for kind in protocol['train']):,} examples")
     facts.append(f"seeds: {', '.join(f'{name} {len(runs)}' for name, runs in by_model(results).items())}")
     facts += [f"{found['title']}: diverged, no figures" for found in results["diverged"]]
     columns = ("model", "state, all layers", "lr", *tests, "minutes of training")

@@ -124,7 +124,9 @@ def test_peers_are_causal(model_type, fields):
     assert audit_causality(peer(model_type, **fields), WORDS).verdict == "causal"
 
 
-@pytest.mark.parametrize("fields", [{}, {"state": "vector"}, {"num_experts": 4, "num_experts_per_tok": 2}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"state": "matrix"}, {"state": "vector"}, {"num_experts": 4, "num_experts_per_tok": 2}]
+)
 def test_resnet_bk_is_causal(fields):
     torch.manual_seed(0)
     config = ResNetBKConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=2, num_heads=2, **fields)

@@ -249,7 +249,11 @@ def test_peers_are_causal(model_type):
     assert layouts == {"plain", "left padding", "right padding"} | ({"packed"} if model_type != "mamba2" else set())
 
 
-@pytest.mark.parametrize("fields", [{}, {"state": "vector"}, {"num_experts": 4}], ids=["matrix", "vector", "moe"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"state": "matrix"}, {"state": "vector"}, {"num_experts": 4}],
+    ids=["default", "matrix", "vector", "moe"],
+)
 def test_resnet_bk_is_causal_in_every_check(fields):
     torch.manual_seed(0)
     model = ResNetBKForCausalLM(ResNetBKConfig(**SHAPE, num_heads=2, **fields))
@@ -261,7 +265,7 @@ def test_resnet_bk_is_causal_in_every_check(fields):
 @pytest.mark.parametrize(
     ("name", "mixed_precision"),
     [
-        *((name, "none") for name in (*SWITCHED, "diagonal-vector", "autograd-modulus")),
+        *((name, "none") for name in (*SWITCHED, "diagonal-vector", "autograd-modulus", "pointer-modulus")),
         *((name, "bf16") for name in ("matrix-conv-gate-dense-untied", "all-matrix", "all-vector-moe")),
     ],
 )

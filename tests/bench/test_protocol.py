@@ -1,5 +1,8 @@
 """Protocol files, --set, and errors that name the key and the way out."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
 from resnet_bk.models import ResNetBKConfig
 
+RESULTS = Path(__file__).parents[2] / "results"
 SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale", "sparse_bk")
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
 
@@ -45,6 +49,25 @@ def test_shipped_protocols_are_right(name):
     assert max(count.deviation(counts[0]) for count in counts) < 0.02
 
 
+STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init")
+
+
+@pytest.mark.parametrize("name", ["quick", "seed-local", "seed-local-tuned", *ABLATION, PRICE])
+def test_published_figures_are_of_the_models_of_their_protocol(name):
+    """Fields that a protocol leaves to the default of some state, which may change."""
+    protocol = load_protocol(name)
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    results = json.loads((RESULTS / name / "results.json").read_text())
+    ours = [run for run in results["runs"] if run["config"]["model_type"] == "resnet_bk"]
+    assert ours
+    for run in ours:
+        if run["config"]["output_gate"] is True:  # written before gates had names
+            run["config"]["output_gate"] = "silu"
+        config = json.loads(json.dumps(configs[run["model_name"]].to_dict()))
+        now, then = ({key: found[key] for key in STARTED if key in run["config"]} for found in (config, run["config"]))
+        assert now == then, run["model_name"]
+
+
 @pytest.mark.parametrize("name", ABLATION)
 def test_ablations_compare_switches_of_one_model(name):
     protocol = load_protocol(name)
@@ -57,6 +80,11 @@ def test_ablations_compare_switches_of_one_model(name):
         for model, config in configs.items()
     }
     assert switches["exact"] == set()
+    exact = configs["exact"].to_dict()
+    assert exact["state"] == "matrix"
+    for model, config in configs.items():
+        others = {key for key, value in config.to_dict().items() if value != exact[key]} - {"intermediate_size"}
+        assert others <= switches[model], model
     assert {protocol.models[model].head for model in configs if model != "plain"} == {"auto"}
     assert (protocol.models["plain"].head, configs["plain"].gradient) == ("model", "autograd")
     for model in ("plain", "diagonal", "bf16", "adaptive", "multi-scale", "sparse"):

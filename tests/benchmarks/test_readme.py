@@ -27,7 +27,8 @@ RUNS = [
     run("resnet-bk", 52.0, seed=1, held_out_perplexity_without_carry=57.0),
     run("llama", 40.0),
 ]
-QUICK = {"protocol": {"name": "quick"}, "runs": RUNS, "ngrams": NGRAMS}
+USUAL, SLOW = ({"cpu": cpu, "threads": 1, "cpu_count": 2} for cpu in ("usual", "slow"))
+QUICK = {"protocol": {"name": "quick"}, "environment": USUAL, "runs": RUNS, "ngrams": NGRAMS}
 PAGE = "<!-- begin quick:table -->\nold\n<!-- end -->\n"
 
 
@@ -49,13 +50,12 @@ def test_the_best_model_comes_first_whoever_it_is():
 
 
 def test_times_of_another_machine_are_left_out():
-    usual, slow = ({"environment": {"cpu": cpu, "threads": 1, "cpu_count": 2}} for cpu in ("usual", "slow"))
     runs = [
-        run("resnet-bk", 50.0, **usual),
-        run("resnet-bk", 52.0, seed=1, seconds_per_step=0.9, **slow),
-        run("llama", 60.0, **usual),
-        run("gpt2", 70.0, seconds_per_step=0.9, **slow),
-        run("gpt2", 72.0, seed=1, **usual),
+        run("resnet-bk", 50.0, environment=USUAL),
+        run("resnet-bk", 52.0, seed=1, seconds_per_step=0.9, environment=SLOW),
+        run("llama", 60.0),  # of before runs said where; the whole did
+        run("gpt2", 70.0, seconds_per_step=0.9, environment=SLOW),
+        run("gpt2", 72.0, seed=1, environment=USUAL),
     ]
     lines = readme.fill(PAGE, [QUICK | {"runs": runs}]).splitlines()
     assert [line.split(" | ")[-1] for line in lines if line.startswith("| ")][1:4] == ["0.123 |"] * 3

@@ -13,7 +13,7 @@ WRONG = {
     "hidden_size": [0, -64, 66, 64.0],
     "num_hidden_layers": [0, "4"],
     "num_heads": [0, -1, 3],
-    "state": ["tensor", None, 3],
+    "state": ["tensor", None, 3, ["matrix"]],
     "key_dim": [0, -4, 1.5],
     "value_dim": [0],
     "state_channels": [0],
@@ -177,6 +177,29 @@ def test_what_is_left_out_is_that_of_the_state(state):
     said = ResNetBKConfig(state=state, output_gate="sigmoid", absorption_init=(0.1, 0.2))
     assert (said.output_gate, said.absorption_init) == ("sigmoid", (0.1, 0.2))
     assert said.potential_init == start["potential_init"]
+
+
+def test_the_chains_start_where_the_published_models_did():
+    """Figures in results/ are of protocols that leave these to the state."""
+    band_edge = ("silu", 0.0, (0.9, 1.2), (0.02, 1.0))
+    assert {name: tuple(mixer.start) for name, mixer in MIXERS.items()} == {
+        "vector": band_edge,
+        "matrix": band_edge,
+        "modulus": ("affine", 1.0, (0.3, 1.2), (0.05, 1.0)),
+        "delta": ("affine", 1.0, (0.3, 1.2), (0.05, 1.0)),
+    }
+
+
+def test_a_state_that_is_set_later_finds_the_start_of_the_first():
+    config = ResNetBKConfig()
+    config.state = "matrix"
+    config.check()
+    assert config.output_gate == "affine"
+    config.state = "vector"
+    with pytest.raises(ValueError, match=r"query_key_bias=1.0 has no effect .*, or set it to 0\)"):
+        config.check()
+    config.query_key_bias = 0
+    config.check()
 
 
 @pytest.mark.parametrize("name", STARTED)

@@ -16,6 +16,7 @@ SWITCHES: dict[str, Any] = {
 # name -> (model, settings of the run)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "resnet-bk": (tiny_resnet_bk, {"carry_state": True}),
+    "resnet-bk-matrix": (lambda: tiny_resnet_bk(state="matrix"), {"carry_state": True}),
     "resnet-bk-vector": (lambda: tiny_resnet_bk(state="vector"), {"carry_state": True}),
     "switches-muon": (lambda: tiny_resnet_bk(**SWITCHES), {"carry_state": True, "optimizer": "muon"}),
     "pointer": (lambda: tiny_resnet_bk(pointer_heads=2), {"carry_state": True, "optimizer": "muon"}),

@@ -37,7 +37,8 @@ class ChainProjection(nn.Module):
       cos(theta), an undisturbed chain without absorption multiplies what it carries by exp(i theta) a site: it goes far
       but turns its phase. Beyond the edge, a = 2 b cosh(kappa), it multiplies by exp(-kappa): no phase, and a memory of
       1 / kappa sites. At the edge both fade into each other and a small change of a token's potential lets the past
-      through or stops it: there the potential gates best, so (0.9, 1.2) puts the edge inside the range.
+      through or stops it: there the potential gates best, so (0.9, 1.2) puts the edge inside the range. A chain of
+      which only the modulus counts turns nothing, and starts from further inside the band, (0.3, 1.2).
     - c_eta: absorptions log-uniform over absorption_init; in mid-band the amplitude decays by about eta / (2 b
       sin theta) a site. The golden-ratio sequence pairs them with the energies, so that neither rises with the other.
 

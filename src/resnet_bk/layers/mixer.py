@@ -90,7 +90,7 @@ class Mixer(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """Builds the mixer from a `ResNetBKConfig`: its keyword arguments are fields of the same name."""
+        """Builds the mixer from a `ResNetBKConfig`: its keyword-only arguments are fields of the same name."""
         arguments = signature(cls).parameters.values()
         fields = [argument.name for argument in arguments if argument.kind is Parameter.KEYWORD_ONLY]
         return cls(config.hidden_size, **{name: getattr(config, name) for name in fields})

@@ -39,5 +39,7 @@ def get_gate(name: str) -> Gate | None:
     if name == NO_GATE:
         return None
     if name not in GATES:
-        raise ValueError(f"output_gate must be one of {', '.join((*GATES, NO_GATE))}, but got {name!r}; silu is usual")
+        raise ValueError(
+            f"output_gate must be one of {', '.join((*GATES, NO_GATE))}, but got {name!r}; affine and silu are usual"
+        )
     return GATES[name]

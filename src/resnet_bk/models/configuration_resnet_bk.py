@@ -69,7 +69,7 @@ class ResNetBKConfig(PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
 
     Left out, output_gate, query_key_bias, potential_init and absorption_init are those of the state (`start` of its
-    mixer).
+    mixer). That is settled at construction: a state that is set later finds them as they are.
 
     Raises:
         ValueError: naming every field that is wrong, its value, the rule and the way out.
@@ -141,12 +141,14 @@ class ResNetBKConfig(PreTrainedConfig):
 
     def _start(self) -> None:
         """Fills in what the mixer of the state starts from."""
-        mixer = (
-            MIXERS.get(self.state) or MIXERS[type(self).state]
-        )  # an unknown state is reported with the other problems
+        # An unknown state is reported with the other problems.
+        mixer = MIXERS[self.state if self._known_state() else type(self).state]
         for name, value in mixer.start._asdict().items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+
+    def _known_state(self) -> bool:
+        return isinstance(self.state, str) and self.state in MIXERS
 
     def site_shares(self) -> list[float]:
         """The share of sites that each block is to keep; 1 where it has no gate."""
@@ -185,7 +187,7 @@ class ResNetBKConfig(PreTrainedConfig):
         sizes = rules.whole("hidden_size", 1, "for example 64")
         rules.whole("num_hidden_layers", 1, "for example 4")
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
-        if self.state not in MIXERS:
+        if not self._known_state():
             problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (modulus is the default)")
         elif self.state != "vector" and sizes and self.hidden_size % self.num_heads:
             below = self.hidden_size - self.hidden_size % self.num_heads
@@ -214,7 +216,7 @@ class ResNetBKConfig(PreTrainedConfig):
                     f"(for example {2 * self.absorption_min:g}, {max(1.0, 4 * self.absorption_min):g})"
                 )
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
-        rules.choice("output_gate", (*GATES, NO_GATE), "leave it out for that of the state")
+        rules.choice("output_gate", (*GATES, NO_GATE), "affine and silu are usual")
         rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")
@@ -232,7 +234,7 @@ class ResNetBKConfig(PreTrainedConfig):
         if self.state == "vector" and self.query_key_bias:
             problems.append(
                 f"query_key_bias={self.query_key_bias!r} has no effect with state='vector', which has no queries and "
-                "keys (leave query_key_bias out)"
+                "keys (leave query_key_bias out where the configuration is built, or set it to 0)"
             )
         return problems + switch_problems(self)
 
