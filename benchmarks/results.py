@@ -5,7 +5,8 @@
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
 choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
-`resnet-bk lengths`. Only what has a place on the page can be named, and only comparisons and grids are read by default.
+`resnet-bk lengths`. Only what has a place on the page can be named; choices and lengths, which have none yet, are not
+read by default.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -27,7 +28,7 @@ RECALL = "mqar"
 LENGTHS = "lengths"
 KINDS = ("", "-grid", "-grid-peers")
 FOLDERS = [f"{name}{kind}" for name in COMPARISONS for kind in KINDS]
-FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
+FILES = [ROOT / "results" / folder / "results.json" for folder in (*FOLDERS, RECALL)]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
