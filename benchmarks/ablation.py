@@ -44,7 +44,8 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     """A row a model."""
-    one_machine(results)
+    if compared:
+        one_machine(results)
     models = by_model(results)
     for name in compared:
         if name not in models:

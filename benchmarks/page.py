@@ -59,13 +59,16 @@ def timed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def one_machine(results: Mapping[str, Any]) -> None:
-    """
+    """For a page that compares the times of all runs.
+
     Raises:
         ValueError: the runs are of several machines, so that their times cannot be compared.
     """
     found = _processors(results)
     if len(found) > 1:
-        raise ValueError(f"the runs are of several machines ({'; '.join(found)}), and the page compares their times")
+        raise ValueError(
+            f"the runs are of several machines ({'; '.join(found)}), and the page compares their times; run all on one"
+        )
 
 
 def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:

@@ -161,14 +161,15 @@ def recall(results: Mapping[str, Any]) -> str:
     protocol = results["protocol"]
     tests = [f"{kind['length']:,} tokens, {kind['pairs']} pairs" for kind in protocol["test"]]
     lines = []
-    here = {name: [run for run in timed(results) if run["model_name"] == name] for name in by_model(results)}
+    comparable = by_model({"runs": timed(results)})
     for name, runs in by_model(results).items():
         first = runs[0]
         state = first["state_elements"]
         carried = "grows with the text" if first["attention"] else fmt.count(state and first["layers"] * state)
         shares = [[run["accuracy"][place] for run in runs] for place in range(len(tests))]
         cells = [f"{fmean(of):.3f}" + (f" ± {stdev(of):.3f}" if len(of) > 1 else "") for of in shares]
-        minutes = f"{fmean(times) / 60:.1f}" if (times := [run["training_time"] for run in here[name]]) else fmt.MISSING
+        times = [run["training_time"] for run in comparable.get(name, [])]
+        minutes = f"{fmean(times) / 60:.1f}" if times else fmt.MISSING
         leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
         lines.append((f"`{name}`{leaks}", carried, f"{first['learning_rate']:g}", *cells, minutes))
     facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]}) + whose_times(results)

@@ -76,6 +76,13 @@ def test_measures_are_of_the_blocks_that_have_them(config, depth, kept):
     assert f"| 1.50 of {depth} blocks a token, 50% of the sites of {kept} blocks |" in page
 
 
+def test_times_of_several_machines_are_refused():
+    other = run("plain", 1, 0.4, 101.0, environment=RESULTS["environment"] | {"cpu": "Another"})
+    says = r"several machines \(A chip, 2 threads of 2 cores; Another, 2 threads of 2 cores\), .* run all on one"
+    with pytest.raises(ValueError, match=says):
+        ablation.fill(PAGE, [RESULTS | {"runs": [*RESULTS["runs"], other]}])
+
+
 def test_the_commits_are_those_of_the_runs():
     runs = [
         run | {"git_commit": letter * 40, "git_dirty": False}
