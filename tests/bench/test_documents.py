@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from resnet_bk.bench.documents import document_sums, document_tokens
@@ -45,3 +46,8 @@ def test_documents_are_compared_over_the_mean_of_the_seeds():
 def test_runs_without_documents_are_not_compared():
     assert compare_documents(models()["resnet-bk"], models(document_nll=[])["llama"], [10, 30]) is None
     assert compare_documents(models()["resnet-bk"], models()["llama"], []) is None
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_documents_without_a_finite_loss_are_not_compared(value):
+    assert compare_documents(models()["resnet-bk"], models(document_nll=[50.0, value])["llama"], [10, 30]) is None

@@ -117,7 +117,8 @@ class Run(BaseModel):
     epoch_times: OptionalList[float] = []
     learning_rates_tried: OptionalList[TriedRate] = []
     buckets: OptionalList[Bucket] = []
-    document_nll: OptionalList[float] = []  # nats, of each held-out document; its tokens are in `data.document_tokens`
+    # Nats, of each held-out document, null where they are no number; its tokens are in `data.document_tokens`.
+    document_nll: OptionalList[float | None] = []
     log: OptionalList[LogPoint] = []
     validation_log: OptionalList[ValidationPoint] = []
 

@@ -205,17 +205,22 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
 
 
 def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
-    """The bootstrap over documents, each model's losses averaged over its seeds; None where a run kept none.
+    """The bootstrap over documents, each model's losses averaged over its seeds.
+
+    None where a run kept no losses, or one of them is no number.
 
     Args:
         first, second: the models.
         tokens: tokens predicted in each document of the held-out text.
     """
-    runs = (*first.runs, *second.runs)
-    if len(tokens) < 2 or any(len(run.document_nll) != len(tokens) for run in runs):
+    ours, theirs = (
+        np.array([run.document_nll for run in model.runs if len(run.document_nll) == len(tokens)], dtype=np.float64)
+        for model in (first, second)
+    )  # a loss that is null becomes NaN
+    complete = len(ours) == len(first.runs) and len(theirs) == len(second.runs)
+    if len(tokens) < 2 or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
-    ours, theirs = (np.mean([run.document_nll for run in model.runs], axis=0) for model in (first, second))
-    return paired_bootstrap(ours, theirs, tokens)
+    return paired_bootstrap(ours.mean(0), theirs.mean(0), tokens)
 
 
 def _summary(name: str, runs: list[Run]) -> ModelSummary:
