@@ -43,6 +43,37 @@ def test_a_tied_head_is_fused(batch):
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"pointer_heads": 2},
+        {"mixed_precision": "bf16"},
+        {"mixed_precision": "bf16", "pointer_heads": 2},
+        {"adaptive_computation": True, "num_hidden_layers": 2},
+    ],
+    ids=str,
+)
+def test_losses_of_its_own_are_those_of_its_logits(fields, batch):
+    assert choose_head(tiny_resnet_bk(**fields), batch[0]) == "fused"
+
+
+@pytest.mark.parametrize("fields", [{}, {"mixed_precision": "bf16"}], ids=str)
+def test_losses_that_are_not_those_of_the_logits_are_refused(fields, batch):
+    model = tiny_resnet_bk(**fields)
+
+    class Flattered(type(model)):
+        def target_losses(self, *args, **options):
+            output = super().target_losses(*args, **options)
+            output.loss = 0.9 * output.loss
+            return output
+
+    model.__class__ = Flattered
+    with pytest.raises(
+        ValueError, match=r"Flattered.target_losses: differs from .* logits by 0\.\d+ nats.*head: model"
+    ):
+        choose_head(model, batch[0])
+
+
+@pytest.mark.parametrize(
     ("model_type", "fields"),
     [
         # A cap of 30 moves the logits of a fresh model, which are below 0.3, by less than 1e-5.

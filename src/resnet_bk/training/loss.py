@@ -9,7 +9,8 @@ Shape legend: B batch, T tokens, D width, V vocabulary.
 """
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ Head = Literal["fused", "model"]
 # a soft cap or a scale moves logits of this size by percents.
 HEAD_TOLERANCE = 1e-4
 HEAD_LOGITS = 30.0  # size of the logits under test: a soft cap does not show on the small ones of a fresh model
+# The same where the model's head runs in bfloat16, whose logits have 8 bits.
+MIXED_TOLERANCE = 1e-2
 
 
 class Loss(NamedTuple):
@@ -101,15 +104,18 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
     "model".
 
     Looked at on a disturbed copy of the model whose logits are large: at the small logits of a fresh model a soft cap
-    would not show.
+    would not show. Losses that a model computes itself must be those of its logits, for the causality audit looks at
+    logits.
 
     Args:
         model: a causal LM of `transformers`.
         input_ids: int64 [B, T]; a corner of it is enough.
 
     Raises:
-        ValueError: a model with a pointer on a language model that does more.
+        ValueError: a model whose own losses are not those of its logits, or with a pointer on a language model that
+            does more.
     """
+    ids = input_ids[:2, :32]
     if hasattr(model, "target_losses"):
         inner = getattr(model, "language_model", None)
         if inner is not None and choose_head(inner, input_ids) != "fused":
@@ -117,17 +123,12 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
                 f"language_model: the logits of {inner.config.model_type} are more than its head applied to its last "
                 "hidden state (a scale, a soft cap, an auxiliary loss), which a pointer would leave out; take another"
             )
+        _check_own_losses(model, ids)
         return "fused"
     layer = model.get_output_embeddings()
     if not isinstance(layer, torch.nn.Linear):
         return "model"
-    ids = input_ids[:2, :32]
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        probe = copy.deepcopy(model).eval()
-        for parameter in probe.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    with _disturbed(model) as probe:
         hidden = probe.base_model(input_ids=ids, use_cache=False)
         head = probe.get_output_embeddings()
         logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
@@ -142,3 +143,32 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
         return "model"
     same = (output.logits.float() - logits.float()).abs().amax() <= HEAD_TOLERANCE * logits.abs().amax()
     return "fused" if same else "model"
+
+
+@contextmanager
+def _disturbed(model: Any) -> Iterator[Any]:
+    """A copy of a model with noise on its weights; random numbers are left as they were."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        probe = copy.deepcopy(model).eval()
+        for parameter in probe.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+        yield probe
+
+
+def _check_own_losses(model: Any, ids: Tensor) -> None:
+    """Raises ValueError where the losses that a model computes of words [B, T] are not those of its logits."""
+    targets = ids.roll(-1, 1)  # the last word predicts the first, which has been seen
+    with _disturbed(model) as probe:
+        losses = probe.target_losses(ids, targets, reduction="none").loss.float()
+        logits = probe(input_ids=ids, use_cache=False).logits.float()
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    mixed = getattr(model.config, "mixed_precision", "none") == "bf16"
+    gap, allowed = (losses - expected).abs().amax(), MIXED_TOLERANCE if mixed else HEAD_TOLERANCE
+    if not gap <= allowed * logits.abs().amax():
+        raise ValueError(
+            f"{type(model).__name__}.target_losses: differs from the loss of the model's own logits by {float(gap):.2g} "
+            "nats, so that its perplexity would be of another model than the one that was audited; correct it, or set "
+            "head: model to train on the logits"
+        )
