@@ -50,6 +50,15 @@ def check(operator, backend, sites, dtype, state):
 
 
 @each_backend
+def test_phases_of_half_precision_are_summed_in_double(operator, backend):
+    tensors = drawn(operator, 300, dtype=torch.float32, state=False)
+    half = {name: x.bfloat16() if name == "phase" else x for name, x in tensors.items()}
+    rounded = tensors | {"phase": half["phase"].float()}
+    for y, z in zip(operator.run(half, backend), operator.run(rounded, backend), strict=True):
+        assert torch.equal(y, z)
+
+
+@each_backend
 @pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
 def test_oracle_tiny(operator, backend, state):
     check(operator, backend, 3, torch.float64, state)

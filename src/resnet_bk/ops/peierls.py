@@ -35,7 +35,7 @@ Run = Callable[..., tuple[Tensor, ...]]
 
 def accumulated(phase: Tensor) -> Tensor:
     """Phi, float64 [B, T, H], in [0, 2 pi): summed in float64, for a float32 sum of many turns has lost the angle."""
-    return torch.remainder(widened(phase)[0].cumsum(1), 2 * math.pi)
+    return torch.remainder(widened(_at_least_float(phase))[0].cumsum(1), 2 * math.pi)
 
 
 def split(source: Tensor, angle: Tensor) -> Tensor:
