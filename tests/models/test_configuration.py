@@ -82,6 +82,26 @@ def test_the_vector_state_has_no_queries_and_keys():
         ResNetBKConfig(state="vector", query_key_bias=1)
 
 
+def test_sizes_that_a_state_does_not_have():
+    for name, fields in {
+        "state_channels": {"state": "modulus"},
+        "key_dim": {"state": "vector"},
+        "value_dim": {"state": "vector"},
+    }.items():
+        says = rf"{name}=24 has no effect with state='{fields['state']}' \(leave {name} out\)"
+        with pytest.raises(ValueError, match=says):
+            ResNetBKConfig(**fields, **{name: 24})
+        config = ResNetBKConfig(**fields)
+        assert ResNetBKConfig(**config.to_dict()).to_dict() == config.to_dict()
+
+
+def test_heads_may_be_of_any_size_where_it_is_given():
+    config = ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16, value_dim=20)
+    assert (config.key_dim, config.value_dim) == (16, 20)
+    with pytest.raises(ValueError, match="change num_heads, or give key_dim and value_dim"):
+        ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16)
+
+
 def test_the_modulus_has_no_phase():
     for state in ("modulus", "delta"):
         with pytest.raises(ValueError, match=rf"hopping_phase=true has no effect with state='{state}'.*\(leave"):
@@ -100,6 +120,13 @@ def test_switches_that_do_not_go_together():
     for name in ("sparsity_loss_coef", "sparsity_schedule"):
         with pytest.raises(ValueError, match=rf"{name}=0.25 has no effect without sparse_bk \(set it, for example to"):
             ResNetBKConfig(**{name: 0.25})
+    for name, value, switch in (
+        ("num_experts_per_tok", 1, "num_experts"),
+        ("router_aux_loss_coef", 0.5, "num_experts"),
+        ("pointer_key_dim", 8, "pointer_heads"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}={value} has no effect without {switch} \(set it, for example"):
+            ResNetBKConfig(**{name: value})
     with pytest.raises(
         ValueError, match=r"early_exit_threshold=0.9 must be at most halting_threshold=0.8, where tokens"
     ):
@@ -144,8 +171,9 @@ def test_several_problems_in_one_error():
     message = str(error.value)
     assert "vocab_size=0 must be a whole number of at least 1" in message
     assert (
-        "hidden_size=66 must be divisible by num_heads=4 (set hidden_size to 64 or 68, or change num_heads)" in message
-    )
+        "hidden_size=66 must be divisible by num_heads=4 "
+        "(set hidden_size to 64 or 68, change num_heads, or give key_dim and value_dim)"
+    ) in message
     assert "conv_size=1 must be 0 or at least 2" in message
     assert "absorption_init=(0.05, 1.0) must be above absorption_min=0.1 (for example 0.2, 1)" in message
 

@@ -121,13 +121,10 @@ class ResNetBKConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._start()
-        self._raise(self._unknown(kwargs) + self._problems())
-        if self.key_dim is None:
-            self.key_dim = self.hidden_size // self.num_heads
-        if self.value_dim is None:
-            self.value_dim = self.hidden_size // self.num_heads
-        if self.state_channels is None:
-            self.state_channels = self.hidden_size
+        self._raise(self._unknown(kwargs) + self._problems() + self._unread_sizes())
+        for name, size in self._default_sizes().items():
+            if getattr(self, name) is None:
+                setattr(self, name, size)
         if self.intermediate_size is None:
             self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
         for name in ("potential_init", "absorption_init"):
@@ -189,13 +186,14 @@ class ResNetBKConfig(PreTrainedConfig):
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
         if not self._known_state():
             problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (modulus is the default)")
-        elif self.state != "vector" and sizes and self.hidden_size % self.num_heads:
-            below = self.hidden_size - self.hidden_size % self.num_heads
-            near = [str(size) for size in (below, below + self.num_heads) if size]
-            problems.append(
-                f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads} "
-                f"(set hidden_size to {' or '.join(near)}, or change num_heads)"
-            )
+        elif sizes and self.state != "vector" and None in (self.key_dim, self.value_dim):
+            if self.hidden_size % self.num_heads:
+                below = self.hidden_size - self.hidden_size % self.num_heads
+                near = [str(size) for size in (below, below + self.num_heads) if size]
+                problems.append(
+                    f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads} "
+                    f"(set hidden_size to {' or '.join(near)}, change num_heads, or give key_dim and value_dim)"
+                )
         for name in ("key_dim", "value_dim", "state_channels", "intermediate_size"):
             rules.whole(name, 1, "leave it out for the default", optional=True)
         rules.whole("conv_size", 0, "4 is usual, 0 leaves the convolution out")
@@ -237,6 +235,24 @@ class ResNetBKConfig(PreTrainedConfig):
                 "keys (leave query_key_bias out where the configuration is built, or set it to 0)"
             )
         return problems + switch_problems(self)
+
+    def _unread_sizes(self) -> list[str]:
+        """Sizes that the state does not have, with another value than they get by default."""
+        names = ("key_dim", "value_dim") if self.state == "vector" else ("state_channels",)
+        defaults = self._default_sizes()
+        return [
+            f"{name}={getattr(self, name)!r} has no effect with state={self.state!r} (leave {name} out)"
+            for name in names
+            if getattr(self, name) is not None and getattr(self, name) != defaults.get(name)
+        ]
+
+    def _default_sizes(self) -> dict[str, int]:
+        """What `key_dim`, `value_dim` and `state_channels` are where they are left out; nothing where sizes are wrong."""
+        sizes = (self.hidden_size, self.num_heads)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            return {}
+        a_head = self.hidden_size // self.num_heads
+        return {"key_dim": a_head, "value_dim": a_head, "state_channels": self.hidden_size}
 
     def _token_problems(self, problems: list[str], name: str) -> None:
         value = getattr(self, name)

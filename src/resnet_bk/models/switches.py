@@ -7,9 +7,11 @@ from resnet_bk.layers.gradients import GRADIENTS
 from resnet_bk.models.rules import Rules
 
 PRECISIONS = ("none", "bf16")
-# What only tokens that halt, and what only gates read.
+# What only tokens that halt, gates, experts and a pointer read.
 OF_HALTING = ("halting_threshold", "ponder_cost", "early_exit_threshold")
 OF_GATES = ("sparsity_loss_coef", "sparsity_schedule")
+OF_EXPERTS = ("num_experts_per_tok", "router_aux_loss_coef")
+OF_POINTER = ("pointer_key_dim",)
 
 
 def switch_problems(config: Any) -> list[str]:
@@ -62,6 +64,8 @@ def _unread_problems(config: Any) -> list[str]:
         for switch, (is_on, names, way_out) in {
             "adaptive_computation=true": (config.adaptive_computation, OF_HALTING, "turn that on"),
             "sparse_bk": (config.sparse_bk is not None, OF_GATES, "set it, for example to 0.5"),
+            "num_experts": (bool(config.num_experts), OF_EXPERTS, "set it, for example to 4"),
+            "pointer_heads": (bool(config.pointer_heads), OF_POINTER, "set it, for example to 4"),
         }.items()
         for name in names
         if not is_on and getattr(config, name) != defaults[name]
