@@ -275,6 +275,13 @@ def test_a_batch_without_anything_to_predict():
     assert all(not parameter.grad.any() for parameter in lm.parameters() if parameter.grad is not None)
 
 
+@torch.no_grad()
+def test_the_state_keeps_nothing_of_the_tokens_but_itself():
+    ids = torch.randint(V, (2, 50))
+    state = model()(ids, use_cache=True).cache.pointer
+    assert state.hidden.untyped_storage().nbytes() == state.hidden.nbytes
+
+
 def test_the_start_survives_saving_and_half_precision(tmp_path):
     lm = model()
     assert_close(lm.pointer.gate_proj.bias.detach(), torch.tensor([pointer.VOCABULARY_BIAS, 0.0, 0.0]))

@@ -10,6 +10,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM
@@ -151,10 +152,27 @@ def test_packed_documents_are_separate_documents(name):
 
 
 @every_config
+def test_a_cache_may_be_read_and_left(name):
+    model = build(name, dtype=torch.float64)
+    ids, more = tokens(2, 9), tokens(2, 6, seed=3)
+    cache = model(ids, use_cache=True).past_key_values
+    read = [model(more, past_key_values=cache, use_cache=False) for _ in range(2)]
+    expected = model(torch.cat([ids, more], dim=1)).logits[:, 9:]
+    targets = tokens(2, 6, seed=4)
+    loss = model.target_losses(more, targets, cache=cache).loss
+    assert read[0].past_key_values is None
+    assert torch.equal(read[0].logits, read[1].logits)
+    assert_close(read[0].logits, expected, **ROUNDING_64)
+    assert_close(loss, F.cross_entropy(expected.flatten(0, 1), targets.flatten()), **ROUNDING_64)
+    assert cache.get_seq_length() == 9
+    assert_close(model(more, past_key_values=cache).logits, expected, **ROUNDING_64)
+
+
+@every_config
 def test_loss_of_packed_documents_is_the_loss_of_separate_ones(name):
-    model = build(name, dtype=torch.float64, router_aux_loss_coef=0.0)
-    for field in ("ponder_cost", "sparsity_loss_coef"):
-        setattr(model.config, field, 0.0)  # a model without halting or gates refuses them at construction
+    model = build(name, dtype=torch.float64)
+    for field in ("router_aux_loss_coef", "ponder_cost", "sparsity_loss_coef"):
+        setattr(model.config, field, 0.0)  # models without what reads them refuse them at construction
     ids = tokens(1, 30)
     document_ids = torch.repeat_interleave(torch.arange(3), torch.tensor([12, 8, 10]))[None]
     packed = model(ids, labels=ids, document_ids=document_ids).loss
@@ -164,7 +182,8 @@ def test_loss_of_packed_documents_is_the_loss_of_separate_ones(name):
 
 @every_config
 def test_left_padding_changes_nothing(name):
-    model = build(name, dtype=torch.float64, router_aux_loss_coef=0.1)
+    model = build(name, dtype=torch.float64)
+    model.config.router_aux_loss_coef = 0.1  # where there are experts
     lengths = [3, 20, 11, 1]
     ids, mask = tokens(4, 20), torch.zeros(4, 20, dtype=torch.int64)
     for row, length in enumerate(lengths):

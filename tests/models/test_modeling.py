@@ -273,6 +273,9 @@ def test_refused_arguments(name):
     refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
     refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
     refused("target must hold indices", input_ids=ids, labels=torch.full_like(ids, 99))
+    for mask in (torch.ones(2, 5), torch.ones(6)):
+        refused(r"attention_mask must have shape \(2, 6\)", input_ids=ids, labels=ids, attention_mask=mask)
+    refused(r"document_ids must be integers of shape \(2, 6\)", input_ids=ids, labels=ids, document_ids=ids[:, :5])
 
     mask = torch.ones_like(ids)
     mask[0, -2:] = 0

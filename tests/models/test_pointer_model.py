@@ -104,3 +104,8 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
+
+
+def test_it_generates_nothing():
+    with pytest.raises(ValueError, match="resnet_bk_pointer with llama: generates no text.*take a model of type"):
+        build(LLAMA).generate(ids(1, 3))

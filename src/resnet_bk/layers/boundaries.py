@@ -84,8 +84,9 @@ def find_boundaries(
     """
     if attention_mask is None and document_ids is None:
         return None
-    batch, length = shape
-    mask = None if attention_mask is None else _check_mask(attention_mask, batch, length, past_length)
+    check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
+    length = shape[1]
+    mask = None if attention_mask is None else _check_mask(attention_mask, length, past_length)
     if mask is not None and mask.shape[1] < past_length + length:
         mask = F.pad(mask, (past_length, 0), value=True)  # it is all ones, and so were the tokens before
     if mask is not None and document_ids is None and bool(mask[:, -(length + 1) :].all()):
@@ -105,7 +106,7 @@ def find_boundaries(
         real = mask[:, -length:].unsqueeze(-1).float()
     segment = None
     if document_ids is not None:
-        cut |= _document_starts(document_ids, shape, past_length, last_document)
+        cut |= _document_starts(document_ids, past_length, last_document)
         segment = cut.long().cumsum(dim=1)
     end_segment = None if segment is None else segment[:, -1]
     return Boundaries((~cut).unsqueeze(-1).float(), real, segment, begun, padded_right, end_segment)
@@ -164,14 +165,35 @@ def select_boundaries(boundaries: Boundaries | None, selection: Selection) -> Bo
     )
 
 
-def _check_mask(attention_mask: Tensor, batch: int, length: int, past_length: int) -> Tensor:
+def check_shapes(
+    attention_mask: Tensor | None, document_ids: Tensor | None, *, shape: tuple[int, int], past_length: int
+) -> None:
+    """
+    Args:
+        attention_mask, document_ids, shape, past_length: as in `find_boundaries`.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
+    batch, length = shape
     widths = {length, past_length + length}
-    if attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in widths:
+    if attention_mask is not None and (
+        attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in widths
+    ):
         rule = " or ".join(str((batch, width)) for width in sorted(widths))
         raise ValueError(
             f"attention_mask must have shape {rule} (1 for a token, 0 for padding), but got "
             f"{tuple(attention_mask.shape)}; pass the mask that the tokenizer returns with these input_ids"
         )
+    if document_ids is not None and (tuple(document_ids.shape) != tuple(shape) or document_ids.is_floating_point()):
+        raise ValueError(
+            f"document_ids must be integers of shape {tuple(shape)}, one a token, but got {document_ids.dtype} "
+            f"{tuple(document_ids.shape)}; give every token the number of its document"
+        )
+
+
+def _check_mask(attention_mask: Tensor, length: int, past_length: int) -> Tensor:
+    """The mask, bool."""
     mask = attention_mask != 0
     if mask.shape[1] < past_length + length and not bool(mask.all()):
         raise ValueError(
@@ -189,15 +211,8 @@ def _check_mask(attention_mask: Tensor, batch: int, length: int, past_length: in
     return mask
 
 
-def _document_starts(
-    document_ids: Tensor, shape: tuple[int, int], past_length: int, last_document: Tensor | None
-) -> Tensor:
+def _document_starts(document_ids: Tensor, past_length: int, last_document: Tensor | None) -> Tensor:
     """True where a document starts, [B, T]; the first token counts only if it follows another document's."""
-    if tuple(document_ids.shape) != shape or document_ids.is_floating_point():
-        raise ValueError(
-            f"document_ids must be integers of shape {shape}, one a token, but got {document_ids.dtype} "
-            f"{tuple(document_ids.shape)}; give every token the number of its document"
-        )
     if past_length and last_document is None:
         raise ValueError(
             f"document_ids with past_key_values needs a cache filled with document_ids, but its {past_length} tokens "

@@ -218,7 +218,8 @@ class Pointer(nn.Module):
                 rest.append(pointed.rest)
                 if write:
                     state = self._written(sites.part(start, piece), input_ids[:, part], after)
-            state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach())
+            # A copy: a view would keep the hidden states of the whole call in memory.
+            state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach().clone())
             return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)
 
     def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":

@@ -55,7 +55,7 @@ class PointerOutput(ModelOutput):
 
 
 class PointerForCausalLM(PreTrainedModel):
-    """Its logits are logarithms of probabilities. It has no cache for generation: `forward` reads whole rows.
+    """Its logits are logarithms of probabilities. It does not generate: `forward` reads whole rows, without a cache.
 
     The logits of the language model must be its head applied to its last hidden state, without a scale, a soft cap or
     an auxiliary loss, which would be left out; `resnet_bk.training.loss.choose_head` refuses others before training.
@@ -98,6 +98,16 @@ class PointerForCausalLM(PreTrainedModel):
         embeddings: nn.Embedding = self.language_model.resize_token_embeddings(*args, **kwargs)
         self.pointer.vocab_size = self.config.vocab_size
         return embeddings
+
+    def generate(self, *_args: Any, **_options: Any) -> Tensor:
+        """
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{self.config.model_type} with {self.config.inner.model_type}: generates no text, for the language model "
+            "in it keeps no cache; take a model of type resnet_bk, or the language model alone"
+        )
 
     def forward(self, input_ids: Tensor, use_cache: bool = False) -> CausalLMOutput:
         """Logits [B, T, V] of rows [B, T] of whole texts.

@@ -21,7 +21,8 @@ from resnet_bk.layers import (
     SparseMoE,
     find_boundaries,
 )
-from resnet_bk.layers.pointer import Pointed, mixed_logits, mixed_loss, pointed_share
+from resnet_bk.layers.boundaries import check_shapes
+from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
@@ -227,10 +228,13 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         cache = one_cache(past_key_values, cache)
         shape = check_tokens(input_ids, inputs_embeds, self.config)
         check_cache(cache, shape[0], self.config)
+        past_length = 0 if cache is None else cache.get_seq_length()
+        check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
         targets = None
         if labels is not None:  # before the call brings the cache up to date
             targets = shifted_targets(labels, attention_mask, document_ids, torch.Size(shape))
         boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
+        past = None if cache is None else cache.pointer
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -247,7 +251,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         loss = None
         if targets is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"
-            loss = self._loss(output, input_ids, targets, boundaries, reduction, last=not wants_logits)
+            loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
@@ -258,10 +262,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 loss = loss + auxiliary
         logits = None
         if wants_logits:
-            logits = self._logits(output, input_ids, boundaries, logits_to_keep)
+            logits = self._logits(output, input_ids, boundaries, past, logits_to_keep)
         elif loss is None and self.pointer is not None and output.cache is not None:
             nothing = torch.empty(0, dtype=torch.int64, device=hidden.device)
-            self._point(output, input_ids, boundaries, at=nothing, last=True)
+            self._point(output, input_ids, boundaries, past, at=nothing, last=True)
         result = ResNetBKCausalLMOutput(
             loss=loss,
             logits=logits,
@@ -292,8 +296,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         batch, _ = check_tokens(input_ids, None, self.config)
         check_cache(cache, batch, self.config)
         boundaries = self._pointer_boundaries(input_ids, None, None, cache)
+        past = None if cache is None else cache.pointer
         output = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache, return_dict=True)
-        loss = self._loss(output, input_ids, targets, boundaries, reduction, last=True)
+        loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=True)
         return ResNetBKCausalLMOutput(loss=loss, cache=output.cache, aux_loss=output.aux_loss, measures=output.measures)
 
     def _loss(
@@ -302,6 +307,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         input_ids: Tensor | None,
         targets: Tensor,
         boundaries: Boundaries | None,
+        past: PointerState | None,
         reduction: str,
         *,
         last: bool,
@@ -311,7 +317,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         assert hidden is not None
         pointed = None
         if self.pointer is not None:
-            pointed = self._point(output, input_ids, boundaries, targets=targets, last=last)
+            pointed = self._point(output, input_ids, boundaries, past, targets=targets, last=last)
         with mixed_precision(self.config, hidden.device):
             if pointed is not None:
                 return mixed_loss(hidden, self.lm_head, targets, pointed, reduction=reduction, ignore_index=IGNORED)
@@ -322,6 +328,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         output: ResNetBKModelOutput,
         input_ids: Tensor | None,
         boundaries: Boundaries | None,
+        past: PointerState | None,
         logits_to_keep: int | Tensor,
     ) -> Tensor:
         """[B, N, V]."""
@@ -334,7 +341,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             return logits
         places = torch.arange(hidden.shape[1], device=hidden.device)[kept]
         at, order = places.unique(return_inverse=True)
-        pointed = self._point(output, input_ids, boundaries, at=at, last=True)
+        pointed = self._point(output, input_ids, boundaries, past, at=at, last=True)
         return mixed_logits(logits, pointed._replace(copied=pointed.copied[:, order], rest=pointed.rest[:, order]))
 
     def _point(
@@ -342,19 +349,21 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         output: ResNetBKModelOutput,
         input_ids: Tensor | None,
         boundaries: Boundaries | None,
+        past: PointerState | None,
         *,
         last: bool,
         targets: Tensor | None = None,
         at: Tensor | None = None,
     ) -> Pointed:
-        """What the pointer proposes; if it is asked the last time in this call, the cache gets its state."""
+        """What the pointer proposes after its state `past`; if it is asked the last time in this call, the cache that
+        is returned, if one is, gets its state."""
         assert self.pointer is not None
         cache = output.cache
         pointed: Pointed = self.pointer(
             output.last_hidden_state,
             input_ids,
             boundaries,
-            None if cache is None else cache.pointer,
+            past,
             targets=targets,
             at=at,
             keep_state=last and cache is not None,
