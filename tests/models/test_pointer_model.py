@@ -107,5 +107,5 @@ def test_what_is_refused():
 
 
 def test_it_generates_nothing():
-    with pytest.raises(ValueError, match="resnet_bk_pointer with llama: generates no text.*take a model of type"):
+    with pytest.raises(ValueError, match=r"resnet_bk_pointer with llama: generates no text.*take a model of type"):
         build(LLAMA).generate(ids(1, 3))

@@ -147,6 +147,10 @@ class ResNetBKConfig(PreTrainedConfig):
     def _known_state(self) -> bool:
         return isinstance(self.state, str) and self.state in MIXERS
 
+    def _divides(self) -> bool:
+        """Whether heads share out the hidden size."""
+        return self.state != "vector" and (self.key_dim is None or self.value_dim is None)
+
     def site_shares(self) -> list[float]:
         """The share of sites that each block is to keep; 1 where it has no gate."""
         if isinstance(self.sparse_bk, tuple | list):
@@ -186,14 +190,13 @@ class ResNetBKConfig(PreTrainedConfig):
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
         if not self._known_state():
             problems.append(f"state={self.state!r} must be one of {', '.join(sorted(MIXERS))} (modulus is the default)")
-        elif sizes and self.state != "vector" and None in (self.key_dim, self.value_dim):
-            if self.hidden_size % self.num_heads:
-                below = self.hidden_size - self.hidden_size % self.num_heads
-                near = [str(size) for size in (below, below + self.num_heads) if size]
-                problems.append(
-                    f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads} "
-                    f"(set hidden_size to {' or '.join(near)}, change num_heads, or give key_dim and value_dim)"
-                )
+        elif sizes and self._divides() and self.hidden_size % self.num_heads:
+            below = self.hidden_size - self.hidden_size % self.num_heads
+            near = [str(size) for size in (below, below + self.num_heads) if size]
+            problems.append(
+                f"hidden_size={self.hidden_size} must be divisible by num_heads={self.num_heads} "
+                f"(set hidden_size to {' or '.join(near)}, change num_heads, or give key_dim and value_dim)"
+            )
         for name in ("key_dim", "value_dim", "state_channels", "intermediate_size"):
             rules.whole(name, 1, "leave it out for the default", optional=True)
         rules.whole("conv_size", 0, "4 is usual, 0 leaves the convolution out")
@@ -247,7 +250,7 @@ class ResNetBKConfig(PreTrainedConfig):
         ]
 
     def _default_sizes(self) -> dict[str, int]:
-        """What `key_dim`, `value_dim` and `state_channels` are where they are left out; nothing where sizes are wrong."""
+        """What `key_dim`, `value_dim` and `state_channels` are where left out; empty where other sizes are wrong."""
         sizes = (self.hidden_size, self.num_heads)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             return {}

@@ -168,7 +168,7 @@ def _check_own_losses(model: Any, ids: Tensor) -> None:
     gap, allowed = (losses - expected).abs().amax(), MIXED_TOLERANCE if mixed else HEAD_TOLERANCE
     if not gap <= allowed * logits.abs().amax():
         raise ValueError(
-            f"{type(model).__name__}.target_losses: differs from the loss of the model's own logits by {float(gap):.2g} "
-            "nats, so that its perplexity would be of another model than the one that was audited; correct it, or set "
-            "head: model to train on the logits"
+            f"{type(model).__name__}.target_losses: differs from the loss of the model's own logits by "
+            f"{float(gap):.2g} nats, so that its perplexity would be of another model than the one that was audited; "
+            "correct it, or set head: model to train on the logits"
         )
