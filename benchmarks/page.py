@@ -71,9 +71,19 @@ def one_machine(results: Mapping[str, Any]) -> None:
         )
 
 
+def _environments(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Where a run trained, an entry a call that took part; runs of before there was such an entry trained where their
+    results.json was written."""
+    calls = [call["environment"] for call in run.get("calls") or ()]
+    return calls or [run.get("environment") or results["environment"]]
+
+
 def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Where a run trained; runs of before there was such an entry trained where their results.json was written."""
-    found = run.get("environment") or results["environment"]
+    """The processor and threads of a run, or several where it was stopped on one and went on on another."""
+    return ", then ".join(dict.fromkeys(_described(found) for found in _environments(run, results)))
+
+
+def _described(found: Mapping[str, Any]) -> str:
     return f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
 
 
@@ -83,22 +93,25 @@ def _processors(results: Mapping[str, Any]) -> list[str]:
 
 
 def machine(results: Mapping[str, Any]) -> list[str]:
-    """Where a benchmark ran, one fact a line, from its results.json: processors and commits are those of the runs, the
-    rest is of the call that wrote it."""
-    found = results["environment"]
-    runs = [run for run in results.get("runs", []) if "git_commit" in run] or [found]
-    commits = dict.fromkeys((run["git_commit"] or "unknown")[:12] for run in runs)
-    counts = Counter(_processor(run, results) for run in results.get("runs", []))
-    processors = [f"{name}: {_runs(counts[name])}" if len(counts) > 1 else name for name in _processors(results)]
-    versions = ", ".join(
-        f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba")
-    )
-    dirty = ", changed since" if any(run["git_dirty"] for run in runs) else ""
-    return [
-        *(processors or [_processor({}, results)]),
-        f"Python {found['python']}, {versions}",
-        f"commit {', '.join(commits)}{dirty}",
-    ]
+    """Where the runs of a benchmark were made, one fact a line, from its results.json."""
+    runs = results.get("runs") or [{}]
+    counts = Counter(_processor(run, results) for run in runs)
+    processors = [f"{name}: {_runs(counts[name])}" if len(counts) > 1 else name for name, _ in counts.most_common()]
+    versions = dict.fromkeys(_versions(place) for run in runs for place in _environments(run, results))
+    code = [place for run in runs for place in _code(run, results)]
+    commits = dict.fromkeys((place["git_commit"] or "unknown")[:12] for place in code)
+    dirty = ", changed since" if any(place["git_dirty"] for place in code) else ""
+    return [*processors, *versions, f"commit {', '.join(commits)}{dirty}"]
+
+
+def _code(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What holds the commits of a run: runs of before they said where they trained said that."""
+    return [run] if "git_commit" in run and not run.get("calls") else _environments(run, results)
+
+
+def _versions(found: Mapping[str, Any]) -> str:
+    libraries = (f"{name} {version}" for name, version in found["versions"].items() if name in ("torch", "numba"))
+    return f"Python {found['python']}, {', '.join(libraries)}"
 
 
 def _runs(count: int) -> str:

@@ -84,6 +84,7 @@ def sample_run(name: str, *, seed: int = 0, perplexity: float | None = None, **c
         ],
         "carry_state": carried,
         "held_out_perplexity_without_carry": base * 1.018 if carried else None,
+        "held_out_perplexity_overlapping": base * (1.015 if carried else 0.99),
         "bits_per_character": math.log2(base) / 4.9,
         "unk_rate": 0.0423,
         "buckets": buckets,
@@ -97,6 +98,7 @@ def sample_run(name: str, *, seed: int = 0, perplexity: float | None = None, **c
     }
     if changes.get("audit") == "leaks":
         run |= {"held_out_perplexity": None, "held_out_loss": None, "bits_per_character": None, "buckets": []}
+        run |= {"held_out_perplexity_overlapping": None}
         run |= {"audit_detail": "changing token 64 moves the logits at 63 by 0.41"}
     return run | changes
 

@@ -172,6 +172,36 @@ def test_where_the_runs_were_made() -> None:
     assert "not committed" not in notes(results, warning=True)
 
 
+def test_a_run_that_went_on_elsewhere() -> None:
+    here = {"git_commit": "a" * 40, "git_dirty": False, "cpu": "one", "gpu": None, "threads": 2, "python": "3.11.1"}
+    there = here | {"threads": 1, "python": "3.12.0"}
+
+    def told(*places: dict[str, Any]) -> str:
+        calls = [{"from_step": 100 * number, "environment": place} for number, place in enumerate(places)]
+        run = sample_run("resnet-bk", environment=places[-1], calls=calls)
+        return notes(with_runs(run, sample_run("llama", environment=here)), warning=True)
+
+    text = told(there, here)
+    assert "resnet-bk (seed 0) was stopped and went on with another commit" in text
+    assert "different numbers of threads" in text
+    assert "different versions of Python or of libraries" in text
+    assert "stopped" not in told(here, here)
+    assert "stopped" not in told(there)
+
+
+def test_windows_that_overlap_are_told() -> None:
+    told = notes(sample_results(), warning=False)
+    assert "llama sees one segment at a time; in windows that overlap by half, at twice the work, it has 101.1." in told
+    assert "resnet-bk sees" not in told
+    results = with_runs(
+        sample_run("resnet-bk"), sample_run("llama", held_out_perplexity_overlapping=98.0), sample_run("gpt2")
+    )
+    assert findings(results).answer.endswith("; in windows that overlap by half llama has 98.0 and is ahead.")
+    assert "at twice the work, it has 98.0 and is ahead of resnet-bk." in notes(results, warning=True)
+    results = with_runs(sample_run("resnet-bk"), sample_run("llama", held_out_perplexity_overlapping=103.0))
+    assert "windows" not in notes(results, warning=True) + notes(results, warning=False)
+
+
 def test_unequal_tokens() -> None:
     results = with_runs(sample_run("resnet-bk", total_tokens=2_048_000, steps=1000), sample_run("llama"))
     assert findings(results).budget.startswith("Unequal budget: 1,024,000 to 2,048,000 tokens in 500 to 1,000 steps")

@@ -125,12 +125,25 @@ def test_sections_in_order(page: Page) -> None:
     ]
 
 
+def test_the_machine_is_that_of_the_runs(tmp_path: Path) -> None:
+    here = {"cpu": "one processor", "threads": 1, "git_commit": "aaa", "versions": {"torch": "2.13"}, "gpu": None}
+    results = sample_results("resnet-bk", "llama", "gpt2", environment=here)
+    results["runs"][1]["environment"] = here | {"cpu": "another one", "git_commit": "bbb"}
+    results["environment"] = here | {"cpu": "that of the last call"}
+    text = write(results, tmp_path).text
+    assert "CPU one processor; another one" in text
+    assert "Git commit aaa; bbb" in text
+    assert "Versions torch 2.13 " in text
+    assert "last call" not in text
+
+
 def test_results_table(page: Page) -> None:
     table = page.table("Held-out perplexity")
     assert list(table) == ["resnet-bk", "llama", "gpt2"]  # best first
     ours = table["resnet-bk"]
     assert ours["Held-out perplexity"] == "99.2"
     assert ours["without carry"] == "101.0"
+    assert ours["overlapping windows"] == "100.7"
     assert ours["Bits / char"] == "1.354"
     assert ours["Parameters without embeddings"] == "1,490,112 210,011"
     assert ours["Learning rate"] == "0.003"

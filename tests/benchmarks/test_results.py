@@ -100,6 +100,23 @@ def test_times_of_another_machine_are_left_out():
     assert "- times: of the runs on the first machine alone" in lines
 
 
+def test_a_run_on_two_machines_is_of_neither():
+    places = [ENVIRONMENT | {"git_commit": commit, "git_dirty": False} for commit in ("a" * 40, "b" * 40)]
+    places[1] |= {"threads": 2, "python": "3.12.0"}
+    calls = [{"from_step": 100 * number, "environment": place} for number, place in enumerate(places)]
+    found = run("llama", 50.0, seed=1, environment=places[1], git_commit="b" * 40, calls=calls)
+    runs = [run("llama", 52.0, environment=places[0], git_commit="a" * 40), found]
+    lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
+    assert "- a processor, 1 thread of 2 cores: 1 run" in lines
+    assert "- a processor, 1 thread of 2 cores, then a processor, 2 threads of 2 cores: 1 run" in lines
+    assert "- times: of the runs on the first machine alone" in lines
+    assert f"- commit {'a' * 12}, {'b' * 12}" in lines
+    assert [line for line in lines if line.startswith("- Python")] == [
+        "- Python 3.11.1, torch 2.9.0, numba 0.62.0",
+        "- Python 3.12.0, torch 2.9.0, numba 0.62.0",
+    ]
+
+
 def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
     slow = run("resnet-bk", 40.0)
     assert results.at_time(slow, 13.0) == 50.0

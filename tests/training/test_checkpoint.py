@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from resnet_bk.training import train
 from tests.training.cases import CASES, SPEC
@@ -53,6 +54,33 @@ def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert lines == result.log
     assert [path.name for path in (folder / "checkpoint").glob("step-*")] == ["step-000000012"]
+
+
+def test_calls_that_trained_are_told_apart(tmp_path):
+    def stop(model, head):
+        raise KeyboardInterrupt
+
+    build, settings = CASES["gpt2"]
+    saving = SPEC(settings)
+    for name, steps in (("first", [7]), ("second", [7]), ("third", [9])):  # the second does the 7th step again
+        with pytest.raises(KeyboardInterrupt):
+            train(build(), Tokens(), saving, tmp_path, about={"name": name}, validate=stop, validation_steps=steps)
+    result = train(build(), Tokens(), saving, tmp_path, about={"name": "last"})
+    starts = [(0, "first"), (6, "third"), (8, "last")]
+    assert result.calls == [{"from_step": step, "name": name} for step, name in starts]
+    # One that finds nothing left to do trained nothing.
+    assert train(build(), Tokens(), saving, tmp_path, about={"name": "late"}).calls == result.calls
+
+
+def test_a_checkpoint_of_another_version(tmp_path):
+    build, settings = CASES["gpt2"]
+    train(build(), Tokens(), SPEC(settings), tmp_path)
+    (file,) = (tmp_path / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
+    saved = torch.load(file, weights_only=False)
+    del saved["tokens"]
+    torch.save(saved, file)
+    with pytest.raises(ValueError, match=r"cannot be read .*another version of resnet_bk and lacks tokens.*; remove"):
+        train(build(), Tokens(), SPEC(settings), tmp_path)
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):

@@ -46,6 +46,21 @@ def test_equals_a_plain_loop(tmp_path):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
+def test_tokens_are_counted_batch_by_batch(tmp_path):
+    class Shrinking(Tokens):
+        def next_batch(self):
+            ids, targets = super().next_batch()
+            rows = BATCH - self.position % 2
+            return ids[:rows], targets[:rows]
+
+    result = train(tiny_gpt2(), Shrinking(), spec(steps=5, log_interval=2), tmp_path)
+    sizes = [(BATCH - position % 2) * LENGTH for position in (1, 2, 3, 4, 5)]
+    assert result.tokens == sum(sizes)
+    assert [line["tokens"] for line in result.log] == [sum(sizes[:step]) for step in (2, 4, 5)]
+    speeds = [line["tokens_per_second"] for line in result.log]
+    assert speeds[-1] == pytest.approx(sizes[-1] / (result.log[-1]["seconds"] - result.log[-2]["seconds"]))
+
+
 def test_records(tmp_path):
     seen = []
 

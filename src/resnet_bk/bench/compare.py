@@ -66,7 +66,7 @@ def _identity(results: Results) -> tuple[Any, ...] | None:
 
 def _machines(results: Results) -> set[tuple[Any, ...]]:
     """On what the runs of a benchmark were made."""
-    places = [run.environment or results.environment for run in results.runs]
+    places = [place for run in results.runs for place in run.environments or [results.environment]]
     return {tuple(place.get(key) for key in MACHINE) for place in places}
 
 

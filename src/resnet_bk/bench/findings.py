@@ -118,6 +118,8 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     only = ""
     if without is not None and without.mean >= rival.perplexity.mean:
         only = f"; with its state reset at each segment it has {fmt.spread(without)} and does not"
+    if _ahead_in_windows(rival, reference):
+        only += f"; in windows that overlap by half {rival.name} has {fmt.spread(rival.overlapping)} and is ahead"
     return (
         f"{lead}{reference.name} beats {rival.name}{rest}: held-out perplexity {pair}, {fmt.percent(1 - ratio)} lower "
         f"(ratio {ratio:.3f}{paired}){only}."
@@ -183,13 +185,15 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
             add("The models ran on different devices: their times and speeds cannot be compared.")
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
+    notes.extend(_window_notes(models, reference))
     notes.extend(_provenance_notes(results, models))
     return notes
 
 
 def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
     """Where the runs themselves were made; results of before they said so have only the last call's place."""
-    places = [run.environment for model in models for run in model.runs if run.environment is not None]
+    by_run = [run.environments for model in models for run in model.runs]
+    places = [place for of_run in by_run for place in of_run]
     if any(_flag(place, ("git_dirty", "dirty")) for place in places or [results.environment]):
         yield Note("The code had changes that were not committed when this ran.", warning=True)
     if len({place.get("git_commit") for place in places}) > 1:
@@ -197,6 +201,16 @@ def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[
     for key, name in (("cpu", "processors"), ("gpu", "GPUs"), ("threads", "numbers of threads")):
         if len({place.get(key) for place in places}) > 1:
             yield Note(f"The runs were made on different {name}: their times cannot be compared.", warning=True)
+    if len({_versions(place) for place in places}) > 1:
+        yield Note("The runs were made with different versions of Python or of libraries.", warning=True)
+    mixed = [run for model in models for run in model.runs if len(set(map(_place, run.environments))) > 1]
+    if mixed:
+        names = _listed([f"{run.model_name} (seed {run.seed})" for run in mixed])
+        yield Note(
+            f"{names} {'was' if len(mixed) == 1 else 'were'} stopped and went on with another commit, other versions, "
+            "another processor or number of threads: no one place repeats that bit for bit.",
+            warning=True,
+        )
 
 
 def _rate_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
@@ -237,6 +251,37 @@ def _carry_notes(models: list[ModelSummary], reference: ModelSummary | None) -> 
             yield Note(f"{text} Without the carry it would not be ahead of {names}.", warning=model is reference)
         else:
             yield Note(text, warning=False)
+
+
+def _window_notes(models: list[ModelSummary], reference: ModelSummary | None) -> Iterable[Note]:
+    """What models that see one segment at a time make of more context, as far as they can have it."""
+    for model in ranked(models):
+        if model is reference or model.carries or model.overlapping is None or model.perplexity is None:
+            continue
+        if model.overlapping.mean < model.perplexity.mean:
+            text = (
+                f"{model.name} sees one segment at a time; in windows that overlap by half, at twice the work, it has "
+                f"{fmt.spread(model.overlapping)}"
+            )
+            if reference is not None and _ahead_in_windows(model, reference):
+                yield Note(f"{text} and is ahead of {reference.name}.", warning=True)
+            else:
+                yield Note(f"{text}.", warning=False)
+
+
+def _ahead_in_windows(model: ModelSummary, reference: ModelSummary) -> bool:
+    """Whether overlapping windows put a model ahead that is behind without."""
+    reached, plain, windows = reference.perplexity, model.perplexity, model.overlapping
+    return bool(reached and plain and windows and windows.mean <= reached.mean < plain.mean)
+
+
+def _versions(place: dict[str, Any]) -> str:
+    return f"{place.get('python')} {place.get('versions')}"
+
+
+def _place(place: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides the bits of a run beside its settings."""
+    return (*(place.get(key) for key in ("git_commit", "cpu", "gpu", "threads")), _versions(place))
 
 
 def rate_sources(results: Results) -> dict[str, str]:

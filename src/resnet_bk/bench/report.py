@@ -142,6 +142,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),
         "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
+        "any_windows": any(model.overlapping for model in models),
         "settings": [(label, _shown(value)) for key, label in SETTINGS if (value := protocol.get(key)) is not None],
         "entries": entries if isinstance(entries, dict) else {},
         "sources": rate_sources(results),
@@ -155,7 +156,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "unk_rate": sum(unknown) / len(unknown) if unknown else None,
         "data": _rows(results.data, skip=("description", "bucket_names")),
         "data_description": results.data.get("description"),
-        "environment": _rows(results.environment),
+        "environment": _rows(_environment(results)),
         "protocol_text": yaml.safe_dump(_plain(protocol), sort_keys=False, allow_unicode=True, width=100),
     }
 
@@ -187,6 +188,14 @@ def _epoch_table(models: list[ModelSummary]) -> list[dict[str, Any]]:
                 {"model": model, "epoch": index + 1, "loss": loss, "perplexity": perplexity(loss), "time": time}
             )
     return rows
+
+
+def _environment(results: Results) -> dict[str, Any]:
+    """Where the runs were made; what differs between them is listed, in the order of the runs."""
+    places = [place for run in results.runs for place in run.environments] or [results.environment]
+    keys = dict.fromkeys(key for place in places for key in place)
+    shown = {key: list(dict.fromkeys(_shown(place[key]) for place in places if place.get(key) is not None)) for key in keys}
+    return {key: "; ".join(values) for key, values in shown.items() if values and values != [""]}
 
 
 def _rows(mapping: dict[str, Any], skip: tuple[str, ...] = ()) -> list[tuple[str, str]]:

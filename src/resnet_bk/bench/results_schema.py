@@ -69,6 +69,13 @@ class NgramBaselines(BaseModel):
     ngrams: list[Ngram]
 
 
+class Call(BaseModel):
+    """A call of `resnet-bk bench` that trained a run, from this step on; a run that was stopped has several."""
+
+    from_step: int = Field(ge=0)
+    environment: dict[str, Any]
+
+
 class Run(BaseModel):
     """One trained model: one seed at one learning rate.
 
@@ -105,7 +112,8 @@ class Run(BaseModel):
     total_flops_per_step: float | None = None
     total_training_flops: float | None = None
     device: str | None = None
-    environment: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None  # of the call that finished the run
+    calls: OptionalList[Call] = []
     diverged: str | None = None
     backend: dict[str, Any] | str | None = None
     head: str | None = None
@@ -122,7 +130,9 @@ class Run(BaseModel):
     log: OptionalList[LogPoint] = []
     validation_log: OptionalList[ValidationPoint] = []
 
-    @field_validator("held_out_perplexity", "held_out_perplexity_without_carry")
+    @field_validator(
+        "held_out_perplexity", "held_out_perplexity_without_carry", "held_out_perplexity_overlapping"
+    )
     @classmethod
     def _at_least_one(cls, value: float | None) -> float | None:
         # Not-a-number and infinity are what a diverged run reports; the report says so.
@@ -144,6 +154,12 @@ class Run(BaseModel):
         return self
 
     @property
+    def environments(self) -> list[dict[str, Any]]:
+        """Where the run was made, an entry a call; empty for results of before runs said so."""
+        finished = [] if self.environment is None else [self.environment]
+        return [call.environment for call in self.calls] or finished
+
+    @property
     def perplexity(self) -> float | None:
         """Held-out perplexity, or None where the run leaks or diverged."""
         value = self.held_out_perplexity
@@ -152,7 +168,14 @@ class Run(BaseModel):
     @property
     def perplexity_without_carry(self) -> float | None:
         """Held-out perplexity with the state reset at each segment, or None where nothing is carried."""
-        value = self.held_out_perplexity_without_carry
+        return self._of_causal(self.held_out_perplexity_without_carry)
+
+    @property
+    def perplexity_overlapping(self) -> float | None:
+        """Held-out perplexity in windows that overlap by half, or None where it was not measured."""
+        return self._of_causal(self.held_out_perplexity_overlapping)
+
+    def _of_causal(self, value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) and self.audit == "causal" else None
 
 

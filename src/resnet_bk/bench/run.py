@@ -84,13 +84,15 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             stream,
             spec,
             run.folder,
+            about={"environment": environment()},
             validate=validate if causal else None,
             validation_steps=validation_steps(spec.steps, protocol.evaluations),
         )
     except NonFiniteLossError as error:
+        assert error.step is not None
         result = (
             _model_part(run, protocol, prepared, model)
-            | {"steps": spec.steps, "total_tokens": spec.steps * protocol.batch_size * protocol.sequence_length}
+            | {"steps": error.step, "total_tokens": error.step * protocol.batch_size * protocol.sequence_length}
             | _held_out_part(prepared, None, None, None, [])
             | _audit_part(audit)
             | {"diverged": str(error)}
@@ -300,6 +302,7 @@ def _training_part(
         "head": trained.head,
         "profile": trained.profile,
         "log": [{key: line[key] for key in LOGGED if key in line} for line in trained.log],
+        "calls": trained.calls,
     }
 
 

@@ -56,6 +56,7 @@ class ModelSummary:
     state: str
     perplexity: Spread | None
     without_carry: Spread | None
+    overlapping: Spread | None
     learning_rates: tuple[float, ...]
     rates_tried: tuple[float, ...]
 
@@ -234,14 +235,18 @@ def _summary(name: str, runs: list[Run]) -> ModelSummary:
         state = "diverged"
     else:
         state = "ranked"
-    perplexities = [run.perplexity for run in shown if run.perplexity is not None]
-    without = [run.perplexity_without_carry for run in shown if run.perplexity_without_carry is not None]
+
+    def of_all(values: list[float | None]) -> Spread | None:
+        known = [value for value in values if value is not None]
+        return spread(known) if state == "ranked" and len(known) == len(shown) else None
+
     return ModelSummary(
         name=name,
         runs=tuple(shown),
         state=state,
-        perplexity=spread(perplexities) if state == "ranked" else None,
-        without_carry=spread(without) if state == "ranked" and len(without) == len(shown) else None,
+        perplexity=of_all([run.perplexity for run in shown]),
+        without_carry=of_all([run.perplexity_without_carry for run in shown]),
+        overlapping=of_all([run.perplexity_overlapping for run in shown]),
         learning_rates=tuple(sorted({run.learning_rate for run in shown})),
         rates_tried=tuple(sorted(tried)),
     )

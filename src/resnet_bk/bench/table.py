@@ -8,7 +8,7 @@ from rich.text import Text
 
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
+from resnet_bk.bench.statistics import ModelSummary, Spread, ranked, summarize
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -35,7 +35,7 @@ def results_table(results: dict[str, Any]) -> Table:
         show_edge=False,
     )
     table.add_column("model", overflow="fold", min_width=9)
-    headers = ("held-out\nperplexity", "without\ncarry", "train\nperpl.", "bits/\nchar", "params\nno emb.", "steps")
+    headers = ("held-out\nperplexity", "no carry\nwindows", "train\nperpl.", "bits/\nchar", "params\nno emb.", "steps")
     for header in (*headers, "lr", "s/step\ntok/s", "time", "peak\nMiB"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("audit", no_wrap=True)
@@ -52,7 +52,7 @@ def _row(model: ModelSummary) -> list[Text]:
     return [
         Text(model.name),
         Text(figure, style="red" if model.state != "ranked" else ""),
-        Text(fmt.perplexity(model.without_carry.mean if model.without_carry else None)),
+        Text(f"{_mean(model.without_carry)}\n{_mean(model.overlapping)}"),
         Text(fmt.perplexity(model.mean("final_perplexity"))),
         Text(bits),
         Text(f"{fmt.short_count(first.parameters)}\n{fmt.short_count(first.parameters_without_embeddings)}"),
@@ -65,6 +65,10 @@ def _row(model: ModelSummary) -> list[Text]:
     ]
 
 
+def _mean(figure: Spread | None) -> str:
+    return fmt.perplexity(None if figure is None else figure.mean)
+
+
 def _caption(models: list[ModelSummary]) -> str:
     counts = {len(model.runs) for model in models}
     if counts == {1}:
@@ -74,5 +78,6 @@ def _caption(models: list[ModelSummary]) -> str:
         seeds = f"mean ± sample standard deviation over {shown} seeds"
     return (
         f"Held-out perplexity: over the whole split ({seeds}); lower is better.\n"
+        "No carry: the state reset at each segment. Windows: overlapping by half, no state from one to the next.\n"
         "Training perplexity: over the last epoch, while the model learns from it; no result."
     )

@@ -39,6 +39,7 @@ def train(
     spec: RunSpec,
     folder: Path,
     *,
+    about: dict[str, Any] | None = None,
     validate: Callable[[Any, Head], float] | None = None,
     validation_steps: Sequence[int] = (),
     progress: Callable[[str, int, int], TrainingProgress] = training_progress,
@@ -50,6 +51,7 @@ def train(
         stream: batches (input_ids, targets), int64 [B, T].
         spec: the settings.
         folder: of the run; made if it is not there.
+        about: what the result is to say of this call, such as the machine; a run that was stopped has several.
         validate: (model, head) -> perplexity; called after each step of `validation_steps`, off the clock.
         progress: (name, steps, steps done) -> progress display.
 
@@ -76,6 +78,8 @@ def train(
     accelerator.register_for_checkpointing(state)
     set_seed(spec.seed)
     resumed_from = state.step if checkpoints.load_latest() else None
+    if state.step < spec.steps:
+        state.begin_call(about or {})
     state.carried = _to_device(state.carried, device)
     # Lines of steps after the checkpoint are gone: those steps are done again.
     log_file = folder / "log.jsonl"
@@ -122,6 +126,7 @@ def train(
                 state.carried = None if carried is None else carried.detach()
                 state.pending.append((loss.detach(), grad_norm, measures))
                 state.step += 1
+                state.tokens += input_ids.numel()
                 watch.lap("optimizer")
 
                 last = state.step == spec.steps
@@ -135,7 +140,7 @@ def train(
                     state.close_epoch()
                     _note_backends(state, backends)
                 if log_now:
-                    line = _log_line(state, input_ids.numel(), rate, float(grad_norm))
+                    line = _log_line(state, rate, float(grad_norm))
                     with log_file.open("a") as file:
                         file.write(json.dumps(line) + "\n")
                     accelerator.log({key: line[key] for key in LOGGED}, step=state.step)
@@ -157,7 +162,7 @@ def train(
 
     return TrainingResult(
         steps=state.step,
-        tokens=state.step * batch[0].numel(),
+        tokens=state.tokens,
         seconds=state.seconds,
         epoch_losses=state.epoch_losses(),
         epoch_seconds=state.epoch_seconds(),
@@ -170,6 +175,7 @@ def train(
         device=str(device),
         profile=_profile(state, warm_up_seconds),
         resumed_from=resumed_from,
+        calls=state.calls,
     )
 
 
@@ -229,23 +235,24 @@ def _clip(accelerator: Accelerator, model: Any, limit: float | None) -> Tensor:
     return accelerator.clip_grad_norm_(model.parameters(), float("inf") if limit is None else limit)
 
 
-def _log_line(state: TrainState, batch_tokens: int, rate: float, grad_norm: float) -> dict[str, Any]:
+def _log_line(state: TrainState, rate: float, grad_norm: float) -> dict[str, Any]:
     """Append the line of this step to `state.log`."""
-    steps, seconds = state.step - state.line_step, state.seconds - state.line_seconds
+    tokens, seconds = state.tokens - state.line_tokens, state.seconds - state.line_seconds
     line: dict[str, Any] = {
         "step": state.step,
-        "tokens": state.step * batch_tokens,
+        "tokens": state.tokens,
         "seconds": state.seconds,
         "loss": sum(state.interval) / len(state.interval),
         "lr": rate,
         "grad_norm": grad_norm,
-        "tokens_per_second": steps * batch_tokens / seconds,
+        "tokens_per_second": tokens / seconds,
     }
     if state.measured:
         line["measures"] = {name: sum(values) / len(values) for name, values in state.measured.items()}
     state.log.append(line)
     state.measured = {}
-    state.interval, state.line_seconds, state.line_step = [], state.seconds, state.step
+    state.interval = []
+    state.line_seconds, state.line_tokens = state.seconds, state.tokens
     return line
 
 

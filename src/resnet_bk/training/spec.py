@@ -82,6 +82,7 @@ class TrainingResult:
         profile: "seconds_per_step" by phase (data, forward, backward, optimizer, logging; on a CPU only) and
             "seconds_outside" the clock in all (warm_up, validation, checkpoints).
         resumed_from: step of the checkpoint that this call continued; None for a fresh run.
+        calls: one dict a call that trained: `from_step`, and what `train` was told `about` it.
     """
 
     steps: int
@@ -98,6 +99,7 @@ class TrainingResult:
     device: str
     profile: dict[str, dict[str, float]] = field(default_factory=dict)
     resumed_from: int | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
 
 
 def training_device(name: str) -> torch.device:
@@ -112,4 +114,12 @@ def training_device(name: str) -> torch.device:
 
 
 class NonFiniteLossError(ValueError):
-    """The training loss, or its gradient, stopped being a number."""
+    """The training loss, or its gradient, stopped being a number.
+
+    Attributes:
+        step: in which it did; None where the error tells of several runs.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step

@@ -28,14 +28,15 @@ class TrainState:
 
     Attributes:
         stream: the tokens; its position is saved, not the tokens.
-        step: steps done.
+        step, tokens: done so far.
+        calls: one dict a call that trained: `from_step`, and what `train` was told of it.
         seconds: time of training so far.
         carried: state of the model after the last segment of each row, or None.
         pending: loss, gradient norm and measures of the model of the steps since they were last looked at (never
             saved: `settle` empties it first).
         interval: losses since the last log line.
         measured: measures of the model since the last log line, by name.
-        line_seconds, line_step: time and step of the last log line.
+        line_seconds, line_tokens: time and tokens of the last log line.
         epoch_sums: sum of losses, number of steps and seconds at the last of them, one entry an epoch.
         phases: seconds by phase.
         peak_memory_mb: of all calls.
@@ -44,13 +45,15 @@ class TrainState:
 
     stream: Stream
     step: int = 0
+    tokens: int = 0
+    calls: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     carried: Any = None
     pending: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = field(default_factory=list)
     interval: list[float] = field(default_factory=list)
     measured: dict[str, list[float]] = field(default_factory=dict)
     line_seconds: float = 0.0
-    line_step: int = 0
+    line_tokens: int = 0
     epoch_sums: list[list[float]] = field(default_factory=list)
     log: list[dict[str, Any]] = field(default_factory=list)
     validation_log: list[dict[str, Any]] = field(default_factory=list)
@@ -64,10 +67,19 @@ class TrainState:
         return kept | {"stream": self.stream.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for a state that another version wrote."""
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise ValueError(f"it was written by another version of resnet_bk and lacks {', '.join(sorted(missing))}")
         self.stream.load_state_dict(state["stream"])
         for name, value in state.items():
             if name != "stream":
                 setattr(self, name, value)
+
+    def begin_call(self, about: dict[str, Any]) -> None:
+        """Note a call that goes on from here; calls whose steps are lost are forgotten."""
+        self.calls = [call for call in self.calls if call["from_step"] < self.step]
+        self.calls.append({"from_step": self.step, **about})
 
     def settle(self, spec: RunSpec) -> None:
         """Look at the pending losses and count them.
@@ -89,7 +101,8 @@ class TrainState:
                 raise NonFiniteLossError(
                     f"{spec.name}: the {what} at step {step} of {spec.steps}, with learning rate "
                     f"{spec.learning_rate:g}, clip {spec.clip} and {spec.warmup_steps} warm-up steps; try a smaller "
-                    "learning rate, a smaller clip or a longer warm-up. What was saved before is kept."
+                    "learning rate, a smaller clip or a longer warm-up. What was saved before is kept.",
+                    step,
                 )
             epoch = (step - 1) // self.stream.steps_per_epoch
             if epoch == len(self.epoch_sums):

@@ -22,7 +22,7 @@ from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
-from resnet_bk.bench.run import config_dict
+from resnet_bk.bench.run import audit_lengths, config_dict
 from resnet_bk.bench.run_folder import Run, check_writable, read_json, write_json
 from resnet_bk.bench.runner import deterministic, locked, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
@@ -105,8 +105,9 @@ def _carry_out(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[s
 def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
     """Train, measure, write the result. A run whose loss is no number has one too, with the reason as `diverged`."""
     model = without_feed_forward(config, run.seed).to(training_device(protocol.device))
+    longest = max(kind.length for kind in (*protocol.train, *protocol.test))
     with same_threads():
-        audit = audit_causality(model, protocol.vocab_size)
+        audit = audit_causality(model, protocol.vocab_size, lengths=audit_lengths(longest))
     kinds = [kind.recall() for kind in protocol.train]
     stream = RecallStream(kinds, protocol.batch_tokens, protocol.vocab_size, run.seed)
     steps = protocol.epochs * stream.steps_per_epoch
@@ -127,7 +128,7 @@ def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str
     write_json(run.folder / "run.json", {"task": TASK} | about | {"settings": _settings(protocol, run.model)} | started)
     result = _about(run, protocol, model, config, audit) | started
     try:
-        trained = train(model, stream, spec, run.folder)
+        trained = train(model, stream, spec, run.folder, about={"environment": started["environment"]})
     except NonFiniteLossError as error:
         write_json(run.folder / "result.json", result | {"diverged": str(error)})
         return
@@ -140,6 +141,7 @@ def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str
         "epoch_losses": trained.epoch_losses,
         "backend": trained.backend,
         "device": trained.device,
+        "calls": trained.calls,
     }
     tests = [kind.recall() for kind in protocol.test]
     fresh = [dataclasses.replace(kind, examples=VALIDATION_EXAMPLES) for kind in tests]
