@@ -119,10 +119,10 @@ def _runs(count: int) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """A JSON object, most often results.json.
 
     Raises:
-        ValueError: the file cannot be read or holds something else.
+        ValueError: the file cannot be read or holds something else, or a run in it diverged and has no figures.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -130,6 +130,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); name the results.json of a benchmark") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object; name the results.json of a benchmark")
+    for run in found.get("runs", ()):
+        if run.get("diverged"):
+            raise ValueError(
+                f"{path}: {run['model_name']}, seed {run['seed']}, diverged and has no figures ({run['diverged']}); "
+                "leave that model out of the page, or train it at another rate"
+            )
     return found
 
 

@@ -91,6 +91,19 @@ def test_eval_on_other_text(finished, home, tmp_path):
     assert json.loads(done.stdout)["dataset_name"] == tmp_path.name
 
 
+def test_eval_on_text_that_has_changed(finished, home):
+    text = home / "text.txt"
+    before = text.read_text()
+    try:
+        text.write_text(before[: len(before) // 2])
+        for command in ("eval", "lengths"):
+            done = call(command, finished / "gpt2" / "seed-42")
+            assert done.exit_code == 2
+            assert "text.txt is no longer that of the run" in " ".join(done.output.split())
+    finally:
+        text.write_text(before)
+
+
 @pytest.mark.parametrize("model", ["resnet-bk", "gpt2"])
 def test_generate_continues_the_prompt(finished, model):
     arguments = ("generate", finished / model / "seed-42", "--prompt", "w2 nonsense w2", "--max-new-tokens", 8)

@@ -174,6 +174,11 @@ def test_a_size_that_cannot_be_reached():
         ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
         ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: the model has no state"),
         ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"models.gpt2: "),
+        # As an encoder; transformers asserts that it is not.
+        (
+            {"resnet-bk": {}, "r": {"transformers": "reformer"}},
+            r"models.r: AssertionError: .*\(set models.r.config to what it needs\)",
+        ),
         (
             {"resnet-bk": {}, "llama": {"size_by": "max_position_embeddings"}},
             r"size_by=max_position_embeddings.*does not grow",

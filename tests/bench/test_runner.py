@@ -196,7 +196,7 @@ def exploding(monkeypatch, *rates):
 
     def breaks_down(model, stream, spec, folder, **options):
         if spec.learning_rate in rates:
-            raise NonFiniteLossError("the training loss is nan at step 3 of 12")
+            raise NonFiniteLossError("the training loss is nan at step 3 of 12", 3)
         return train(model, stream, spec, folder, **options)
 
     monkeypatch.setattr(run_module, "train", breaks_down)
@@ -220,12 +220,13 @@ def test_no_rate_is_left(run, monkeypatch):
         run("grid", only=["gpt2"], learning_rates=[3e-3, 1e-2])
 
 
-def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(run, monkeypatch, tmp_path):
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monkeypatch, tmp_path):
     train = run_module.train
 
     def breaks_down(model, stream, spec, folder, **options):
-        if spec.seed == 2 and "gpt2" in spec.name:
-            raise NonFiniteLossError("the training loss is nan at step 3 of 12")
+        if spec.seed == seed and "gpt2" in spec.name:
+            raise NonFiniteLossError("the training loss is nan at step 3 of 12", 3)
         return train(model, stream, spec, folder, **options)
 
     monkeypatch.setattr(run_module, "train", breaks_down)
@@ -236,10 +237,11 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(run, monkeypatc
     finished = sorted(str(path.parent.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*/result.json"))
     assert finished == [f"{model}/seed-{seed}" for model in ("gpt2", "llama") for seed in (1, 2, 3)]
     monkeypatch.setattr(run_module, "train", train)
-    results, _ = run(seeds=[1, 3], models=models)
+    results, _ = run(seeds=[3 - seed, 3], models=models)
     assert [entry["held_out_perplexity"] is None for entry in results["runs"]] == [False] * 4
-    lost = json.loads((tmp_path / "out" / "gpt2" / "seed-2" / "result.json").read_text())
+    lost = json.loads((tmp_path / "out" / "gpt2" / f"seed-{seed}" / "result.json").read_text())
     assert lost["diverged"] == "the training loss is nan at step 3 of 12"
+    assert (lost["steps"], lost["total_tokens"]) == (3, results["runs"][0]["total_tokens"] * 3 // 12)
     parsed = parse_results(results | {"runs": [lost, *results["runs"]]})
     assert [model.state for model in summarize(parsed)] == ["diverged", "ranked"]
 

@@ -1,5 +1,7 @@
 """docs/results.md comes from results/, and agrees with it."""
 
+import json
+
 import pytest
 
 from benchmarks import results
@@ -231,6 +233,15 @@ def test_what_does_not_fit():
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])
     with pytest.raises(ValueError, match="no run of llama or gpt2"):
         results.fill(PAGE, [RESULTS | {"runs": [run("resnet-bk", 40.0)]}])
+
+
+def test_a_run_that_diverged_has_no_place(tmp_path):
+    (tmp_path / "page.md").write_text(PAGE)
+    found = RESULTS | {"runs": [*RESULTS["runs"], run("mamba2", None, diverged="the training loss is nan")]}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"mamba2, seed 0, diverged and has no figures \(the training loss is nan\);"):
+        results.main([str(tmp_path / "results.json"), "--page", str(tmp_path / "page.md")])
+    assert (tmp_path / "page.md").read_text() == PAGE
 
 
 def test_the_page_of_the_repository():

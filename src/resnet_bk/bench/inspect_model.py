@@ -14,7 +14,7 @@ from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
-from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.run_folder import read_json, read_run
 from resnet_bk.data import TokenCache, token_cache
 from resnet_bk.training import evaluate, training_device
 from resnet_bk.training.loss import choose_head
@@ -37,9 +37,10 @@ def run_folder(path: Path) -> Path:
     """The run folder that `path` is.
 
     Raises:
-        ValueError: it is none; if there are runs below it, they are named.
+        ValueError: it is none (if there are runs below it, they are named), or one that keeps no model.
     """
     if (path / "run.json").exists():
+        read_run(path)
         return path
     below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
     hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
@@ -71,7 +72,10 @@ def find_model(name: str, protocol: Protocol, seed: int = 0) -> Any:
         return build_model(protocol_config(protocol, name), seed)
     path = Path(name)
     if path.is_dir():
-        return load_model(path / "model" if (path / "run.json").exists() else path)
+        if (path / "run.json").exists():
+            read_run(path)
+            path = path / "model"
+        return load_model(path)
     if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         try:
             return build_model(config_template(name, SMALL, {})({}), seed)
@@ -124,11 +128,16 @@ def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
         data: other text than that of the run; the run's tokenizer reads it.
 
     Raises:
-        ValueError: no finished run, no such data or split.
+        ValueError: no finished run, no such data or split, text that has changed since the run.
     """
-    record = read_json(folder / "run.json")
+    record = read_run(folder)
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    if data is None and corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
+        raise ValueError(
+            f"{folder}: the text at {protocol.dataset} is no longer that of the run, so that its {split} split may "
+            "hold what the model was trained on; restore the text, or name other text with --data"
+        )
     model = load_model(folder / "model").to(training_device(protocol.device))
     audit = read_json(folder / "result.json")["audit"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")

@@ -16,7 +16,7 @@ from resnet_bk.bench.data import default_cache_dir, open_corpus
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run import config_dict
-from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
 from resnet_bk.data import token_cache
@@ -118,7 +118,7 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     trouble = ""
     if folder is not None and (folder / "run.json").exists():
         try:
-            protocol = check_protocol(read_json(folder / "run.json")["protocol"], str(folder))
+            protocol = check_protocol(read_run(folder)["protocol"], str(folder))
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
             corpus = open_corpus(protocol, ("validation",))
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens

@@ -12,7 +12,7 @@ from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.peers import KNOWN, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model
-from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data import Corpus, TokenCache, cached_tokenizer, token_cache
 from resnet_bk.training.progress import counter
 
@@ -59,7 +59,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     """
     path = Path(name)
     if (path / "run.json").exists():
-        record = read_json(path / "run.json")
+        record = read_run(path)
         changes = {} if data is None else {"dataset": data}
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")

@@ -11,7 +11,7 @@ from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.inspect_model import protocol_config
 from resnet_bk.bench.peers import KNOWN, build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
-from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.run_folder import read_run
 
 DEFAULT_PROTOCOL = "seed"
 
@@ -50,7 +50,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
                 f"--set {settings[0]}: {name} is a finished run with settings of its own; name a protocol to change "
                 "with --protocol"
             )
-        loaded = check_protocol(read_json(path / "run.json")["protocol"], name)
+        loaded = check_protocol(read_run(path)["protocol"], name)
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if is_protocol(name):

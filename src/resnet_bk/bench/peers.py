@@ -85,8 +85,10 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
                 raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
             if entry.size_by is not None and fixed_shape(name, entry):
                 raise ValueError(f"size_by={entry.size_by!r}: {name} has a fixed shape; leave size_by out")
-        except ValueError as error:
-            problems.append(f"models.{name}: {error}")
+        except Exception as error:  # any of a hundred architectures may refuse a shape in its own way
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            way_out = "" if isinstance(error, ValueError) else f" (set models.{name}.config to what it needs)"
+            problems.append(f"models.{name}: {kind}{error}{way_out}")
             if reference is None:  # the others cannot be sized
                 break
     if problems:

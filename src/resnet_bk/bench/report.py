@@ -194,7 +194,9 @@ def _environment(results: Results) -> dict[str, Any]:
     """Where the runs were made; what differs between them is listed, in the order of the runs."""
     places = [place for run in results.runs for place in run.environments] or [results.environment]
     keys = dict.fromkeys(key for place in places for key in place)
-    shown = {key: list(dict.fromkeys(_shown(place[key]) for place in places if place.get(key) is not None)) for key in keys}
+    shown = {
+        key: list(dict.fromkeys(_shown(place[key]) for place in places if place.get(key) is not None)) for key in keys
+    }
     return {key: "; ".join(values) for key, values in shown.items() if values and values != [""]}
 
 

@@ -130,9 +130,7 @@ class Run(BaseModel):
     log: OptionalList[LogPoint] = []
     validation_log: OptionalList[ValidationPoint] = []
 
-    @field_validator(
-        "held_out_perplexity", "held_out_perplexity_without_carry", "held_out_perplexity_overlapping"
-    )
+    @field_validator("held_out_perplexity", "held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
     @classmethod
     def _at_least_one(cls, value: float | None) -> float | None:
         # Not-a-number and infinity are what a diverged run reports; the report says so.

@@ -89,10 +89,10 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             validation_steps=validation_steps(spec.steps, protocol.evaluations),
         )
     except NonFiniteLossError as error:
-        assert error.step is not None
+        steps = cast(int, error.step)  # of one training
         result = (
             _model_part(run, protocol, prepared, model)
-            | {"steps": error.step, "total_tokens": error.step * protocol.batch_size * protocol.sequence_length}
+            | {"steps": steps, "total_tokens": steps * protocol.batch_size * protocol.sequence_length}
             | _held_out_part(prepared, None, None, None, [])
             | _audit_part(audit)
             | {"diverged": str(error)}

@@ -141,6 +141,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a run on text.
+
+    Raises:
+        ValueError: it cannot be read, or is of another task, which has neither text nor a saved model.
+    """
+    record = read_json(folder / "run.json")
+    if "task" in record:
+        raise ValueError(
+            f"{folder} is a run of another task ({record['task']}), which keeps no model and reads no text; name a run "
+            "on text, or see its result.json"
+        )
+    return record
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Written under another name and renamed, so that a reader never sees half a file. NaN and infinity become null."""
     _replace(path, json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")

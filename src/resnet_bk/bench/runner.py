@@ -100,21 +100,24 @@ def _run_model(
 ) -> list[str]:
     """All rates with the first seed, the best one with the other seeds; returns what diverged and should not have."""
     rates = protocol.rates(model)
-    diverged: list[str] = []
-    for rate in rates:
-        run = run_of(protocol, out, model, rate, protocol.seeds[0])
-        reason = _run(run, protocol, prepared, config, say)
-        if reason is not None:
-            diverged.append(reason)
-            say(f"{run.title}: {'out of the grid. ' if len(rates) > 1 else ''}{reason}")
-    if len(diverged) == len(rates):
-        return [f"{model}: no rate of the grid {rates} could be trained. {diverged[0]}"] if len(rates) > 1 else diverged
-    best = best_rate(protocol, out, model)
+    best: float | None = rates[0]
+    if len(rates) > 1:
+        reasons = []
+        for rate in rates:
+            run = run_of(protocol, out, model, rate, protocol.seeds[0])
+            reason = _run(run, protocol, prepared, config, say)
+            if reason is not None:
+                reasons.append(reason)
+                say(f"{run.title}: out of the grid. {reason}")
+        if len(reasons) == len(rates):
+            return [f"{model}: no rate of the grid {rates} could be trained. {reasons[0]}"]
+        best = best_rate(protocol, out, model)
     assert best is not None
     lost = []
     for seed in protocol.seeds:
         run = run_of(protocol, out, model, best, seed)
-        reason = _run(run, protocol, prepared, config, say, again=seed == protocol.seeds[0])
+        again = len(rates) > 1 and seed == protocol.seeds[0]
+        reason = _run(run, protocol, prepared, config, say, again=again)
         if reason is not None:
             lost.append(reason)
             say(f"{run.title}: {reason}")

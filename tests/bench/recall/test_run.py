@@ -67,13 +67,25 @@ def test_trains_reports_and_skips_what_is_finished(tmp_path):
     again = call(tmp_path / "out", "seeds=[1,2]")
     assert again.exit_code == 0
     assert again.output.count("finished:") == 4
+    first = results["runs"][0]
+    assert first["tokens"] == first["epochs"] * sum(
+        kind["length"] * kind["examples"] for kind in results["protocol"]["train"]
+    )
+    # It keeps no model, and says so.
+    folder = tmp_path / "out" / "llama" / f"lr-{first['learning_rate']}" / "seed-1"
+    for arguments in (["eval"], ["inspect"], ["flops"], ["generate", "--prompt", "x"], ["lengths"], ["audit"]):
+        done = CliRunner().invoke(app, [arguments[0], str(folder), *arguments[1:]])
+        assert done.exit_code == 2, (arguments, done.output)
+        assert "is a run of another task (recall), which keeps no model" in " ".join(done.output.split()), arguments
+    done = CliRunner().invoke(app, ["audit", str(folder), "--leak-cost"])
+    assert (done.exit_code, "another task" in done.output) == (2, True)
 
 
 def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
-    def train(model, stream, spec, folder):
+    def train(model, stream, spec, folder, **options):
         if spec.learning_rate > 1e-2:
             raise NonFiniteLossError("the training loss is nan")
-        return real(model, stream, spec, folder)
+        return real(model, stream, spec, folder, **options)
 
     real = run.train
     monkeypatch.setattr(run, "train", train)
@@ -94,10 +106,10 @@ def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
 
 
 def test_a_seed_that_diverges_costs_no_other(tmp_path, monkeypatch):
-    def train(model, stream, spec, folder):
+    def train(model, stream, spec, folder, **options):
         if spec.seed == 2:
             raise NonFiniteLossError("the training loss is nan")
-        return real(model, stream, spec, folder)
+        return real(model, stream, spec, folder, **options)
 
     real = run.train
     monkeypatch.setattr(run, "train", train)
@@ -194,6 +206,9 @@ def test_options_that_have_no_meaning_here(tmp_path):
     result = call(tmp_path / "out", models="gpt3")
     assert result.exit_code == 2
     assert "model 'gpt3' is not in protocol mqar" in result.output
+    result = call(tmp_path / "out", models=",")
+    assert result.exit_code == 2
+    assert "no model is named; protocol mqar has" in " ".join(result.output.split())
     result = CliRunner().invoke(app, ["train", "mqar"])
     assert result.exit_code == 2
     assert "run it with `resnet-bk bench mqar`" in result.output

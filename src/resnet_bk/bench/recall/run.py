@@ -174,6 +174,11 @@ def _about(run: Run, protocol: RecallProtocol, model: Any, config: Any, audit: A
 
 
 def _select(protocol: RecallProtocol, names: Sequence[str] | None) -> list[str]:
+    if names is not None and not names:
+        raise ValueError(
+            f"no model is named; protocol {protocol.name} has {', '.join(protocol.models)}, and leaving --models out "
+            "takes all"
+        )
     unknown = [name for name in names or () if name not in protocol.models]
     if unknown:
         raise ValueError(
