@@ -1,0 +1,147 @@
+"""Whether a change of the code changed what models compute: their losses and weights over a few steps, bit for bit.
+
+    python -m benchmarks.losses PROTOCOL [--models A,B] [--data D] [--set KEY=VALUE] [--steps N] --out FILE
+    python -m benchmarks.losses PROTOCOL ... --against FILE
+
+The first call, on the code as it was, writes what every model of the protocol went through in its first N steps (first
+seed, first rate of a grid, no validation); the second, on the code as it is, compares. `PYTHONPATH=OTHER_CHECKOUT/src`
+gives the code of another checkout. Bits depend on the processor, the number of threads and the versions of libraries:
+a FILE of others is refused. Exit code 1 if a model differs.
+"""
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import Parser, choose, guarded
+from resnet_bk.process import tune_process
+
+# What decides the bits beside code and settings.
+PLACE = ("cpu", "threads", "gpu", "python", "versions")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call, or a FILE that cannot be compared.
+    """
+    options = Parser(prog="python -m benchmarks.losses", description=__doc__, allow_abbrev=False)
+    options.add_argument("protocol", metavar="PROTOCOL", help="a shipped protocol, or a path to one")
+    options.add_argument("--models", metavar="A,B", help="by default all of the protocol")
+    options.add_argument("--data", metavar="D", help="text in the place of the protocol's")
+    options.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings")
+    options.add_argument("--steps", metavar="N", type=int, default=10, help="by default %(default)s")
+    options.add_argument("--out", metavar="FILE", type=Path, help="JSON to write")
+    options.add_argument("--against", metavar="FILE", type=Path, help="JSON of an earlier call to compare with")
+    given = options.parse_args(arguments)
+    if given.steps < 1:
+        raise ValueError(f"--steps {given.steps}: must be at least 1")
+    if given.out is None and given.against is None:
+        raise ValueError("--out or --against FILE must be given; name a file to write, or one to compare with")
+    tune_process()  # before PyTorch is loaded
+    from benchmarks.page import read_json
+    from resnet_bk.bench.environment import environment
+    from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.run_folder import write_json
+
+    before = None if given.against is None else read_json(given.against)
+    protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"])
+    if given.data is not None:
+        protocol = protocol.model_copy(update={"dataset": given.data})
+    names = choose("--models", given.models, list(protocol.models))
+    found: dict[str, Any] = {"environment": environment(), "steps": given.steps, "models": {}}
+    if before is not None:
+        check_comparable(found, before, given.against)
+    for name, passed in passes(protocol, names):
+        found["models"][name] = passed
+        print(f"{name}: last loss {passed['losses'][-1]!r}, weights {passed['weights'][:12]}", flush=True)
+        if given.out is not None:
+            write_json(given.out, found)
+    if before is None:
+        return 0
+    differ = differences(found, before)
+    commit = (before["environment"]["git_commit"] or "unknown")[:12]
+    for line in differ:
+        print(f"DIFFERS: {line}")
+    print(f"{len(names) - len(differ)} of {len(names)} models bit for bit as at commit {commit}")
+    return int(bool(differ))
+
+
+def passes(protocol: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name, and what a model went through: its loss at every step, and a hash of its weights after the last one."""
+    from dataclasses import replace
+
+    from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus, prepare
+    from resnet_bk.bench.peers import build_model, resolve_configs
+    from resnet_bk.bench.run import run_spec
+    from resnet_bk.bench.run_folder import run_of
+    from resnet_bk.bench.runner import deterministic
+    from resnet_bk.data import TokenStream
+    from resnet_bk.training import train
+
+    corpus = open_corpus(protocol)
+    prepared = prepare(protocol, corpus, default_cache_dir())
+    configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder, deterministic():
+            run = run_of(protocol, Path(folder), name, protocol.rates(name)[0], protocol.seeds[0])
+            stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
+            spec = replace(run_spec(protocol, run, stream.steps_per_epoch), log_interval=1, checkpoint_seconds=1e9)
+            model = build_model(configs[name], run.seed)
+            trained = train(model, stream, spec, run.folder)
+        yield (
+            name,
+            {
+                "text": corpus.fingerprint,
+                "losses": [line["loss"] for line in trained.log],
+                "weights": fingerprint(model.state_dict().values()),
+            },
+        )
+
+
+def fingerprint(tensors: Iterable[Any]) -> str:
+    """sha256 of their numbers, whatever they are called."""
+    import torch
+
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def check_comparable(found: dict[str, Any], before: dict[str, Any], file: Path) -> None:
+    """Raises ValueError where other bits are to be expected."""
+    if "models" not in before or "environment" not in before:
+        raise ValueError(f"--against {file}: was not written by this command; name a file of --out")
+    places = ({key: of["environment"].get(key) for key in PLACE} | {"--steps": of["steps"]} for of in (before, found))
+    there, here = places
+    for key, value in here.items():
+        if there[key] != value:
+            raise ValueError(
+                f"--against {file}: was written with {key} {there[key]!r}, and this is {value!r}: other bits are to be "
+                "expected; write it anew here"
+            )
+
+
+def differences(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """A line a model that is not the same."""
+    lines = []
+    for name, passed in found["models"].items():
+        earlier = before["models"].get(name)
+        if earlier is None:
+            lines.append(f"{name}: is not in the file")
+        elif earlier["text"] != passed["text"]:
+            lines.append(f"{name}: has read another text")
+        elif earlier != passed:
+            pairs = enumerate(zip(earlier["losses"], passed["losses"], strict=True), start=1)
+            step = next((step for step, (theirs, ours) in pairs if theirs != ours), None)
+            lines.append(f"{name}: {'its weights after the last step' if step is None else f'from step {step} on'}")
+    return lines
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))
