@@ -1,6 +1,7 @@
 """What a mixer is: the part of a block that lets tokens read one another.
 
-Shape legend: B batch, T tokens, D hidden size, K taps of the short convolution.
+Shape legend: B batch, T tokens, D hidden size, H chains, K key size, V value size, C channels and W taps of the short
+convolution.
 """
 
 from inspect import Parameter, signature
@@ -16,7 +17,7 @@ class MixerState(NamedTuple):
     """All that a mixer remembers of the tokens it has seen; its size does not depend on their number.
 
     Attributes:
-        convolution: the last K - 1 inputs of the short convolution, [B, K - 1, C], zero where the chain was cut since;
+        convolution: the last W - 1 inputs of the short convolution, [B, W - 1, C], zero where the chain was cut since;
             None without a convolution.
         chain: the state of the operator: the surface Green's function [B, H] and what the chain carries, [B, H] or
             [B, H, K, V]; complex64 (complex128 for a float64 model), the second real where the operator's is.

@@ -1,6 +1,6 @@
 """The state of a ResNet-BK model between calls, of constant size.
 
-Shape legend: B batch (beams included), K taps of the short convolution.
+Shape legend: B batch (beams included).
 """
 
 from collections.abc import Callable
