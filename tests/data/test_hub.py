@@ -129,7 +129,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(ValueError, match="cannot be reached"):
-            load_corpus("owner/name")
+            hub.load_hub("owner/name", "owner/name", None)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,24 @@ def test_an_answer_of_something_in_between_is_not_taken_for_the_hubs(monkeypatch
         with pytest.raises(ValueError, match=r"hub at http://127.* cannot be reached \(.*403.*wiki\.train\.tokens"):
             load_corpus("wikitext-2")
         with pytest.raises(ValueError, match="the hub has no data set 'owner/name' that you may read"):
-            load_corpus("owner/name")
+            hub.load_hub("owner/name", "owner/name", None)
     finally:
         http.shutdown()
         thread.join()
         http.server_close()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_data_set_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` can be told to keep small sets in memory: two of them would have one fingerprint."""
+    import datasets
+
+    write_parquet(tmp_path / "owner/name/train.parquet", make_documents(300, 1))
+    monkeypatch.setattr(datasets.config, "IN_MEMORY_MAX_SIZE", 10**9)
+    before = hub.load_hub("owner/name", "owner/name", None).fingerprint
+    write_parquet(tmp_path / "owner/name/train.parquet", make_documents(300, 2))
+    assert hub.load_hub("owner/name", "owner/name", None).fingerprint != before
+    kept = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a"]})})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: kept)
+    with pytest.raises(ValueError, match=r"keeps its split 'train' in no file.*; unset HF_DATASETS_IN_MEMORY_MAX_SIZE"):
+        hub.load_hub("owner/name", "owner/name", None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk import ops
-from resnet_bk.ops import propagate, propagate_vector, resolvent_diagonal, surface_green
+from resnet_bk.ops import propagate, propagate_modulus, propagate_vector, resolvent_diagonal, surface_green
 from tests.ops import oracle
 
 KEYS, VALUES = 3, 5
@@ -45,11 +45,21 @@ def _matrix(tensors: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
     return (output, *state)
 
 
+def _modulus(tensors: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
+    """What is real as complex numbers, as the others have it."""
+    names = ("query", "key", "value", "potential", "hopping", "absorption")
+    pair = _pair(tensors, "memory_in")
+    state = None if pair is None else (pair[0], pair[1].real)
+    inputs = (tensors[name] for name in names)
+    output, (green, memory) = propagate_modulus(*inputs, initial_state=state, backend=backend)
+    return output.to(green.dtype), green, memory.to(green.dtype)
+
+
 @dataclass(frozen=True)
 class Operator:
     name: str
     run: Callable[[dict[str, Tensor], str], tuple[Tensor, ...]]  # (tensors, backend) -> outputs, the state last
-    oracle: Callable[..., tuple[Tensor, ...]]
+    oracle: Callable[..., tuple[Tensor, ...]] | None
     inputs: tuple[str, ...]
     states: tuple[str, ...]  # names of the parts of the initial state, in the order of the final ones
     causal: bool = True
@@ -63,6 +73,9 @@ OPERATORS = [
     Operator("propagate", _matrix, oracle.propagate, ("query", "key", "value", *CHAIN), ("green_in", "memory_in")),
 ]
 CAUSAL = [operator for operator in OPERATORS if operator.causal]
+# Its oracle and the rule that erases are in test_propagate_modulus.
+MODULUS = Operator("propagate_modulus", _modulus, None, ("query", "key", "value", *CHAIN), ("green_in", "memory_in"))
+WITH_MODULUS = [*OPERATORS, MODULUS]
 
 
 def _parameters(operators: list[Operator], leave_out: tuple[str, ...] = ()) -> list:
@@ -80,6 +93,7 @@ each_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(OPER
 each_causal_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(CAUSAL))
 each_fast_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(OPERATORS, ("reference",)))
 each_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
+with_modulus = pytest.mark.parametrize("operator", WITH_MODULUS, ids=lambda operator: operator.name)
 
 
 def draw(

@@ -21,7 +21,7 @@ PROPAGATE = OPERATORS[-1]
 
 
 def errors(operator, tensors, backend="numba"):
-    """Name of each result or gradient -> largest error in units of its largest entry."""
+    """Name of each result or gradient -> largest error in units of its largest entry; NaN where one is NaN."""
     single = with_gradients({name: x.float() for name, x in tensors.items()})
     double = with_gradients({name: x.detach().double() for name, x in single.items()})
     outputs, exact = operator.run(single, backend), operator.run(double, "numba")
@@ -39,26 +39,26 @@ def promised(operator):
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_65537_sites(operator, spectrum):
     found = errors(operator, chain(operator, LONG, spectrum, 1e-3, chains=1))
-    assert max(found.values()) < promised(operator), found
+    assert all(error < promised(operator) for error in found.values()), found
 
 
 @each_operator
 @pytest.mark.parametrize("absorption", [1e-2, 1.0])
 def test_more_absorption(operator, absorption):
     found = errors(operator, chain(operator, LONG, "disorder", absorption, chains=1))
-    assert max(found.values()) < promised(operator), found
+    assert all(error < promised(operator) for error in found.values()), found
 
 
 @pytest.mark.parametrize("operator", OPERATORS[:3], ids=lambda operator: operator.name)
 @pytest.mark.parametrize("spectrum", ["disorder", "centre", "edge"])
 def test_1048576_sites(operator, spectrum):
     found = errors(operator, chain(operator, LONGEST, spectrum, 1e-3, chains=1))
-    assert max(found.values()) < 2 * EPS, found
+    assert all(error < 2 * EPS for error in found.values()), found
 
 
 def test_1048576_sites_of_a_matrix_state():
     found = errors(PROPAGATE, chain(PROPAGATE, LONGEST, "near", 1e-3, chains=1))
-    assert max(found.values()) < PROMISED, found
+    assert all(error < PROMISED for error in found.values()), found
 
 
 @pytest.mark.parametrize("operator", OPERATORS[2:], ids=lambda operator: operator.name)
@@ -70,7 +70,7 @@ def test_resonant_sources(operator, spectrum):
         # sites of up to eps / 2. The gradient of the hopping vanishes there to first order: what is left of two terms
         # that are 20 times as large.
         assert found.pop("hopping") < 1e-4
-    assert max(found.values()) < promised(operator), found
+    assert all(error < promised(operator) for error in found.values()), found
 
 
 @each_backend
@@ -82,18 +82,18 @@ def test_near_singular(operator, backend, spectrum):
     # The definition runs in the precision of its inputs: rounding these once already moves the result by eps times the
     # condition number. (Worst seen: a third of it, at the band edge.)
     tolerance = EPS * condition(tensors) if backend == "reference" else promised(operator)
-    assert max(found.values()) < tolerance, found
+    assert all(error < tolerance for error in found.values()), found
 
 
 @each_operator
 def test_1025_sites_in_plain_pytorch(operator):
     for spectrum in ("disorder", "centre", "edge"):
         found = errors(operator, chain(operator, 1025, spectrum, 1e-3), "chunked")
-        assert max(found.values()) < promised(operator), found
+        assert all(error < promised(operator) for error in found.values()), found
 
 
 @each_operator
 def test_many_disordered_chains(operator):
     """A kept state that were rounded to float32 would show where the next site is in resonance: 1/L is small there."""
     found = errors(operator, chain(operator, 4096, "disorder", 1e-3, chains=16))
-    assert max(found.values()) < promised(operator), found
+    assert all(error < promised(operator) for error in found.values()), found

@@ -13,7 +13,7 @@ import torch
 
 from resnet_bk.ops import kernels, simd
 from resnet_bk.ops.simd import uncompiled
-from tests.ops.cases import draw, each_operator, gradients, with_gradients
+from tests.ops.cases import draw, gradients, with_gradients, with_modulus
 
 
 def arrays(dtype):
@@ -62,11 +62,12 @@ def test_vectors_of_integers_are_refused():
         numba.njit(lambda array: simd.load(array, 0, 1))(np.arange(4))
 
 
-@each_operator
-def test_threads_do_not_change_a_bit(operator, monkeypatch):
+@with_modulus
+@pytest.mark.parametrize(("batch", "chains"), [(3, 70), (1, 5)], ids=["rows", "groups of heads"])
+def test_threads_do_not_change_a_bit(operator, batch, chains, monkeypatch):
     """One thread runs other machine code than several do."""
     monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    tensors = with_gradients(draw(operator, 40, batch=3, chains=70, dtype=torch.float32))
+    tensors = with_gradients(draw(operator, 40, batch=batch, chains=chains, dtype=torch.float32))
     results, threads = [], torch.get_num_threads()
     try:
         for count in (1, 2, 3):
@@ -80,7 +81,7 @@ def test_threads_do_not_change_a_bit(operator, monkeypatch):
             assert torch.equal(y, z)
 
 
-@each_operator
+@with_modulus
 def test_every_output_is_written(operator, monkeypatch):
     """Fresh memory holds NaN in `deterministic` mode: an entry that no kernel wrote would show."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.ops import available_backends, linear_cross_entropy
@@ -108,6 +109,30 @@ def test_precision(autocast, tolerance):
     for name, got, want in zip(leaves, gradients, expected, strict=True):
         assert got.dtype == torch.float32
         assert (got - want).norm() <= tolerance * want.norm(), name
+
+
+def test_small_shares_survive_in_float16():
+    """x over 2,000 words and 2,048 tokens is a few times the smallest float16, which would keep a digit of it."""
+    tokens, words, width = 2_048, 2_000, 8
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(tokens, width, generator=generator).half()
+    weight = (0.01 * torch.randn(words, width, generator=generator)).half().requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    target = torch.randint(words // 2, (tokens,), generator=generator)
+    for x, leaf in ((hidden, weight), (hidden.double(), exact)):
+        linear_cross_entropy(x, leaf, target, reduction="none").mean().backward()
+    # Words that are no target have their shares alone. A gradient in float16 is rounded to 3e-8 at the least.
+    found, expected = weight.grad[words // 2 :].double(), exact.grad[words // 2 :]
+    assert (found - expected).abs().max() < 3e-8 + 4e-3 * expected.abs().max()
+
+
+def test_sums_over_many_words_stay_in_float16():
+    """70,000 words of weight 1: their sum is beyond the largest float16."""
+    hidden = torch.zeros(2, 4, dtype=torch.float16, requires_grad=True)
+    weight = torch.ones(70_000, 4, dtype=torch.float16)
+    linear_cross_entropy(hidden, weight, torch.tensor([0, 1]), reduction="sum").backward()
+    # Every word pulls alike, and the target pulls back.
+    assert hidden.grad.abs().max() < 2e-3
 
 
 def test_bfloat16_tensors_give_bfloat16_gradients_and_a_float32_loss():
@@ -267,3 +292,23 @@ INVALID = [
 def test_invalid_arguments(change, message):
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**(problem(4, bias=True) | change))
+
+
+def test_shapes_without_values():
+    """Nothing runs, and values are not looked at: a target that is no word is not refused."""
+    case = problem(5, bias=True, dtype=torch.bfloat16)
+    for reduction in ("mean", "none"):
+        real = linear_cross_entropy(**case, reduction=reduction)
+        plain = {name: x.detach() for name, x in case.items()}
+        with FakeTensorMode() as mode:
+            fake = {name: mode.from_tensor(x) for name, x in plain.items()}
+            found = linear_cross_entropy(**fake, reduction=reduction)
+        assert (found.shape, found.dtype) == (real.shape, real.dtype)
+
+
+def test_the_fake_gradients_without_a_bias_are_those_of_the_real_function():
+    case = problem(5, bias=False, dtype=torch.bfloat16)
+    arguments = [torch.ones(5), case["input"].detach(), case["weight"].detach(), case["target"], None, None]
+    arguments += [-100, 0.0, torch.bfloat16, "chunked"]
+    backward = torch.ops.resnet_bk.linear_cross_entropy_tokens_backward
+    torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_banded
 
 from resnet_bk.ops import propagate_vector, resolvent_diagonal, surface_green
-from tests.ops.cases import CAUSAL, OPERATORS, draw, gradients, relative_error
+from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, WITH_MODULUS, draw, gradients, relative_error
 from tests.ops.cases import with_gradients as leaves_of
 from tests.ops.spectra import chain, condition
 
@@ -81,7 +81,7 @@ SITE = st.tuples(SIZES | st.just(0.0), SIZES | st.just(0.0), SIZES, SIZES | st.j
 def test_sizes_from_1e_6_to_1e6_stay_finite(sites):
     """Any mixture of potentials, hoppings, absorptions and sources of these sizes: results and gradients in float32."""
     tensors = columns(sites)
-    for operator in OPERATORS:
+    for operator in WITH_MODULUS:
         for backend in ("numba", "chunked", "reference"):
             finite(operator, tensors, backend)
 
@@ -100,7 +100,8 @@ def test_any_positive_absorption_stays_finite(sites):
             finite(operator, tensors, backend)
     # The matrix state itself is float32: q, k and v of 1e6 and 1/eta leave its range from about 1e-20 on.
     tensors = tensors | {"absorption": tensors["absorption"].clamp_min(1e-12)}
-    finite(OPERATORS[-1], tensors, "numba")
+    for operator in (OPERATORS[-1], MODULUS):
+        finite(operator, tensors, "numba")
 
 
 def test_results_beyond_float32_are_its_largest_numbers():
@@ -112,7 +113,7 @@ def test_results_beyond_float32_are_its_largest_numbers():
         assert green.real.item() == 0
 
 
-@pytest.mark.parametrize("operator", CAUSAL, ids=lambda operator: operator.name)
+@pytest.mark.parametrize("operator", [*CAUSAL, MODULUS], ids=lambda operator: operator.name)
 @pytest.mark.parametrize("backend", ["numba", "chunked"])
 def test_large_state_stays_finite(operator, backend):
     tensors = draw(operator, 6, dtype=torch.float32, state=True)

@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from resnet_bk.ops import available_backends
-from tests.ops.cases import OPERATORS
+from tests.ops.cases import WITH_MODULUS
 
 # Three threads also where the process may use fewer cores: numba would else start one a core.
 CODE = """
 import hashlib, torch
 from resnet_bk.ops import available_backends, kernels, linear_cross_entropy
-from tests.ops.cases import OPERATORS, draw, gradients, with_gradients
+from tests.ops.cases import WITH_MODULUS, draw, gradients, with_gradients
 asked, set_threads = [], kernels.numba.set_num_threads
 kernels.numba.set_num_threads = lambda count: (asked.append(count), set_threads(count))
-for operator in OPERATORS:
+for operator in WITH_MODULUS:
     tensors = with_gradients(draw(operator, 8192, batch=3, chains=40, dtype=torch.float32, low=1e-3))
     digests = set()
     asked.clear()
@@ -49,7 +49,7 @@ def test_long_chains_give_the_same_bits():
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # One digest for all numbers of threads; 2 and 3 threads ran, and numba's own number, 3, was put back.
-    names = [operator.name for operator in OPERATORS]
+    names = [operator.name for operator in WITH_MODULUS]
     if "numba" in available_backends("linear_cross_entropy", "cpu"):
         names.append("head")
     assert done.stdout.splitlines() == [f"{name} 1 [2, 3]" for name in names]

@@ -81,6 +81,22 @@ def test_oracle(operator, sites):
 
 
 @each_operator
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=["float64", "bfloat16"])
+def test_the_default_dtype_is_not_read(operator, default):
+    tensors = draw(operator, CHUNK + 1, dtype=torch.float32, **size(operator))
+    results = []
+    for dtype in (torch.float32, default):
+        torch.set_default_dtype(dtype)
+        try:
+            leaves = with_gradients(tensors)
+            outputs = operator.run(leaves, "triton")
+            results.append((*outputs, *gradients(outputs, leaves)))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(y, z) for y, z in zip(*results, strict=True))
+
+
+@each_operator
 def test_oracle_without_a_state(operator):
     tensors = draw(operator, 2 * PIECE + 2, dtype=torch.float32, **size(operator))
     check(operator, tensors)

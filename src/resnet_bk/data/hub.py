@@ -57,7 +57,8 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
     import datasets
 
     try:
-        loaded = datasets.load_dataset(repository, config)
+        # Files, which the fingerprint is of; a setting of `datasets` would keep small sets in memory instead.
+        loaded = datasets.load_dataset(repository, config, keep_in_memory=False)
     except ConnectionError as error:
         raise ValueError(_unreachable(name, repository, error)) from error
     except Exception as error:  # `datasets` raises errors of many libraries; each means that this set cannot be had
@@ -66,7 +67,12 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
             f"data {name!r}: the hub's data set {repository!r} cannot be loaded ({reason}); "
             f"write owner/name:config for one of its configs, or give a local folder with {LAYOUT}"
         ) from error
-    for part in loaded.values():
+    for key, part in loaded.items():
+        if not part.cache_files:
+            raise ValueError(
+                f"data {name!r}: `datasets` keeps its split {key!r} in no file, so that its tokens could not be told "
+                "from those of another set; unset HF_DATASETS_IN_MEMORY_MAX_SIZE"
+            )
         if readers.COLUMN not in part.column_names:
             raise ValueError(
                 f"data {name!r}: no column {readers.COLUMN!r}, only {', '.join(part.column_names)}; "

@@ -9,7 +9,9 @@ With E = exp(Z - max) [C, V] and s = E 1 [C], a chunk adds
 so the softmax is never written out: two matmuls read E as it lies in cache, and memory holds C x V logits instead of
 N x V.
 
-PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk.
+PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk. In
+float16, whose numbers end at 65,504 and thin out below 6e-5, E W may be too large and x / s too small: for the products
+with E one operand is scaled by a power of two, so that the largest possible sum lies just inside.
 """
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 # cache, and the matmuls are still large enough to run at full speed. Accelerators want larger matmuls.
 CHUNK = {"cpu": 64}
 DEFAULT_CHUNK = 1024
+LARGEST_HALF = 2.0**15  # of what a product in float16 may be
 
 
 def _add_matmul(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *, keep: bool) -> None:
@@ -29,6 +32,18 @@ def _add_matmul(out: Tensor, left: Tensor, right: Tensor, dtype: torch.dtype, *,
         out += torch.mm(left.to(dtype), right.to(dtype))
     else:
         out.copy_(torch.mm(left.to(dtype), right.to(dtype)))
+
+
+def _add_sums(out: Tensor, weights: Tensor, right: Tensor, dtype: torch.dtype, *, keep: bool) -> None:
+    """The same for a `left` of numbers from 0 to 1, in the range of `dtype`."""
+    if dtype != torch.float16:
+        _add_matmul(out, weights, right, dtype, keep=keep)
+        return
+    right = right.to(out.dtype)
+    largest = (weights.sum(1).amax() * right.abs().amax()).clamp_min(torch.finfo(out.dtype).tiny)
+    factor = torch.exp2(torch.ceil(torch.log2(largest / LARGEST_HALF)))
+    product = torch.mm(weights.to(dtype), (right / factor).to(dtype)).to(out.dtype) * factor
+    out.copy_(out + product if keep else product)
 
 
 def normalizers(
@@ -90,9 +105,9 @@ def normalizers(
         inverse = scale[rows] / total
         if log_extra is not None:
             inverse = inverse * torch.sigmoid(at_label[rows] - normalizer[rows] - log_extra[rows])
-        _add_matmul(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
+        _add_sums(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
         grad_input[rows] *= inverse[:, None]
-        _add_matmul(grad_weight, exponentials.t(), x[rows] * inverse[:, None], matmul_dtype, keep=True)
+        _add_sums(grad_weight, exponentials.t(), x[rows] * inverse[:, None], matmul_dtype, keep=True)
         if bias_row is not None:
             grad_bias += torch.mv(exponentials.t(), inverse)
     return normalizer, at_label, grad_input, grad_weight, grad_bias

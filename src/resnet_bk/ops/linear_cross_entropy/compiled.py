@@ -67,7 +67,7 @@ def normalizers(
         kernel = cpu.sweep_bfloat16
         # Tokens that fill up a chunk have scale 0, whatever their label.
         operands = (rows, _pairs(rows), _pairs(rounded), _pairs(neighbours), _padded(label, TOKENS))
-        room = torch.empty(padded_words * TOKENS // 2, dtype=torch.int32)
+        room = rows.new_empty(padded_words * TOKENS // 2, dtype=torch.int32)
     launch(
         kernel,
         (6 if with_gradients else 2) * padded_tokens * padded_words * columns,

@@ -131,7 +131,8 @@ def _tokens_backward(
 @_tokens_backward.register_fake
 def _(grad_losses, input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
     leaves = (input, weight, bias, log_extra)
-    return tuple(input.new_empty(0) if leaf is None else leaf.new_empty(leaf.shape) for leaf in leaves)
+    nothing = input.new_empty(0, dtype=torch.promote_types(input.dtype, torch.float32))  # as sums are
+    return tuple(nothing.new_empty(0) if leaf is None else leaf.new_empty(leaf.shape) for leaf in leaves)
 
 
 def _tokens_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]

@@ -220,8 +220,8 @@ def forward(
     count = triton.cdiv(sites, CHUNK)
     green, entering = surface_green.forward(potential, hopping, absorption, initial_green)
     q, k, v = _inputs(query, key, value)
-    states = torch.empty((batch, heads, count, 2, keys, values), device=device)
-    factors = torch.empty((batch, heads, count, 2), device=device)
+    states = torch.empty((batch, heads, count, 2, keys, values), dtype=torch.float32, device=device)
+    factors = torch.empty((batch, heads, count, 2), dtype=torch.float32, device=device)
     memory = torch.empty((batch, heads, keys, values), dtype=torch.complex64, device=device)
     output = torch.empty(value.shape, dtype=torch.complex64, device=device)
     chain, shape = (real(hopping), real(green)), (sites, heads, count, keys, values)
@@ -254,7 +254,7 @@ def backward(
     count = states.shape[2]
     q, k, v = _inputs(query, key, value)
     bars = [torch.empty(x.shape, dtype=x.dtype, device=device) for x in (query, key, value)]
-    hopping_bar = torch.empty(hopping.shape, device=device)
+    hopping_bar = torch.empty(hopping.shape, dtype=torch.float32, device=device)
     green_bar = torch.empty_like(green)
     initial_memory_bar = torch.empty((batch, heads, keys, values), dtype=torch.complex64, device=device)
     if output_bar is None:

@@ -333,7 +333,7 @@ def backward(
     batch, sites, chains = source.shape
     count, length, device = entering.shape[2], piece_length(*source.shape), source.device
     inputs = tuple(map(real, (psi_bar, source, potential, hopping, absorption)))
-    u, a, b, eta = (torch.empty(source.shape, device=device) for _ in range(4))
+    u, a, b, eta = (torch.empty(source.shape, dtype=torch.float32, device=device) for _ in range(4))
     green, psi = (torch.empty((batch, chains), dtype=torch.complex64, device=device) for _ in range(2))
     behind = torch.empty_like(entering)
     shape, lanes = (sites, chains, count, length), batch * count * chains

@@ -302,8 +302,8 @@ def backward(
     batch, sites, chains = potential.shape
     count, length, device = entering.shape[2], piece_length(*potential.shape), potential.device
     inputs = tuple(map(real, (diagonal_bar, potential, hopping, absorption)))
-    a, b, eta = (torch.empty(potential.shape, device=device) for _ in range(3))
-    right, denominators = (torch.empty((*potential.shape, 2), device=device) for _ in range(2))
+    a, b, eta = (torch.empty(potential.shape, dtype=torch.float32, device=device) for _ in range(3))
+    right, denominators = (torch.empty((*potential.shape, 2), dtype=torch.float32, device=device) for _ in range(2))
     carries = torch.zeros_like(entering)
     shape, lanes = (sites, chains, count, length), batch * count * chains
     if count > 1:

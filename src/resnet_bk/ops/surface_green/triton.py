@@ -234,7 +234,7 @@ def backward(
     batch, sites, chains = potential.shape
     count, length, device = entering.shape[2], piece_length(*potential.shape), potential.device
     inputs = tuple(map(real, (green_bar, potential, hopping, absorption)))
-    bars = [torch.empty(potential.shape, device=device) for _ in range(3)]
+    bars = [torch.empty(potential.shape, dtype=torch.float32, device=device) for _ in range(3)]
     initial_bar = torch.empty((batch, chains), dtype=torch.complex64, device=device)
     behind = torch.zeros_like(entering)
     shape, lanes = (sites, chains, count, length), batch * count * chains
