@@ -34,7 +34,7 @@ performance: $(STAMP)
 test: $(DEV)
 	$(BIN)/coverage erase
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

@@ -220,6 +220,8 @@ def test_audit_with_the_cost_of_the_leak(finished, home):
     assert done.exit_code == 0, done.output
     assert "as saved" in done.stdout
     assert "later tokens of the segment buy" in done.stdout
+    done = call("audit", finished / "resnet-bk" / "seed-42", *short, "--steps", 3)
+    assert_bad_call(done, "--steps 3", "has its weights and no causal twin", "leave it out")
 
 
 def test_report_from_results(finished):
@@ -247,6 +249,7 @@ def assert_bad_call(done, *parts):
         (["bench", "quick", "--set", "hidden_size=65"], ["hidden_size=65", "num_heads=4", "take 68"]),
         (["bench", "quick", "--set", "hidden_sise=64"], ["hidden_sise: unknown key", "did you mean hidden_size"]),
         (["bench", "quick", "--models", "lama"], ["'lama'", "did you mean llama"]),
+        (["bench", "quick", "--models", ","], ["no model is named", "leaving --models out takes all"]),
         (["bench", "quick", "--set", "models.lama.learning_rate=1"], ["models.lama: unknown model", "llama"]),
         (["bench", "quick", "--set", "steps=[1"], ["--set steps", "not valid YAML"]),
         (["bench", "seed-local", "--set", "dataset=../no/such/place"], ["../no/such/place", "--data"]),
@@ -287,6 +290,22 @@ def test_unwritable_out(home):
     text = (home / "text.txt").read_bytes()
     assert_bad_call(call("bench", home / "tiny.yaml", "--out", home / "text.txt" / "out"), "--out", "is not a folder")
     assert (home / "text.txt").read_bytes() == text
+
+
+def test_a_folder_whose_lock_may_not_be_taken(home, tmp_path, monkeypatch):
+    def denied(self):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "out" / ".lock"))
+
+    monkeypatch.setattr(runner_module.FileLock, "__enter__", denied)
+    done = call("bench", home / "tiny.yaml", "--out", tmp_path / "out")
+    assert_bad_call(done, "--out", "Permission denied", "name another folder")
+
+
+def test_a_model_without_weights(finished, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(finished / "gpt2" / "seed-42", run)
+    (run / "model" / "model.safetensors").unlink()
+    assert_bad_call(call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read")
 
 
 def test_out_of_another_protocol(finished, home):
@@ -338,7 +357,8 @@ def test_help_imports_nothing_heavy():
 
 def test_killed_and_started_again_is_never_stopped(home, tmp_path):
     """SIGKILL at some moment of training; the same command then ends with bitwise the weights and the loss."""
-    arguments = ["bench", str(home / "tiny.yaml"), "--set", "steps=200", "--set", "checkpoint_seconds=0.05"]
+    arguments = ["bench", str(home / "tiny.yaml"), "--models", "resnet-bk"]
+    arguments += ["--set", "steps=100", "--set", "checkpoint_seconds=0.05"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen([*PROGRAM, *arguments, "--out", killed], env=environment, stderr=subprocess.DEVNULL)
@@ -350,15 +370,15 @@ def test_killed_and_started_again_is_never_stopped(home, tmp_path):
     assert process.wait() == -signal.SIGKILL
     assert list(checkpoints.glob("step-*"))
     assert not (killed / "resnet-bk" / "seed-42" / "result.json").exists()
-    assert not (killed / "gpt2").exists()
 
     for out in (killed, whole):
         done = call(*arguments, "--out", out)
         assert done.exit_code == 0, done.output
-    for model in ("resnet-bk", "gpt2"):
-        mine, theirs = killed / model / "seed-42", whole / model / "seed-42"
-        assert (mine / "model" / "model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
-        first, second = (json.loads((folder / "result.json").read_text()) for folder in (mine, theirs))
-        for key in ("final_loss", "epoch_losses", "held_out_loss", "held_out_perplexity_without_carry", "buckets"):
-            assert first[key] == second[key]
-        assert [line["loss"] for line in first["log"]] == [line["loss"] for line in second["log"]]
+    mine, theirs = killed / "resnet-bk" / "seed-42", whole / "resnet-bk" / "seed-42"
+    assert (mine / "model" / "model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (mine, theirs))
+    for key in ("final_loss", "epoch_losses", "held_out_loss", "held_out_perplexity_without_carry", "buckets"):
+        assert first[key] == second[key]
+    assert [line["loss"] for line in first["log"]] == [line["loss"] for line in second["log"]]
+    assert [call["from_step"] for call in second["calls"]] == [0]
+    assert len(first["calls"]) == 2

@@ -1,5 +1,6 @@
 """Every command and every Python example of the README runs, in order, on settings small enough for a test."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A comparison that takes minutes is cut to a few steps of narrow models; otherwise the command is run as printed.
-SMALL = "steps=3 vocab_size=200 hidden_size=16 num_heads=2 num_layers=1 sequence_length=16 batch_size=4 data_limit=4000"
+SMALL = (
+    "steps=3 vocab_size=200 hidden_size=16 num_heads=2 num_layers=1 sequence_length=16 batch_size=256 data_limit=13000"
+)
 
 
 def blocks(language: str) -> list[str]:
@@ -24,7 +27,8 @@ def commands() -> list[list[str]]:
 
 
 def run(words: list[str], folder: Path) -> str:
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    environment = os.environ | {"RESNET_BK_CACHE": str(folder / "cache")}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

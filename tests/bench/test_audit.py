@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from resnet_bk.bench.audit import audit_causality
+from resnet_bk.layers import MIXERS
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 
 WORDS = 40
@@ -125,7 +126,7 @@ def test_peers_are_causal(model_type, fields):
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"state": "matrix"}, {"state": "vector"}, {"num_experts": 4, "num_experts_per_tok": 2}]
+    "fields", [*({"state": state} for state in MIXERS), {"num_experts": 4, "num_experts_per_tok": 2}]
 )
 def test_resnet_bk_is_causal(fields):
     torch.manual_seed(0)

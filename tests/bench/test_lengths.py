@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -265,6 +266,16 @@ def test_text_that_was_trained_on_is_refused(home):
     done = call("lengths", home / "out" / "resnet-bk" / "seed-42", "--split", "train", "--tokens", 20)
     assert done.exit_code == 2
     assert "was trained on it; take another split, or other text with --data" in done.stderr
+
+
+def test_a_model_that_leaks(home, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(home / "out" / "resnet-bk" / "seed-42", run)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"audit": "leaks"}))
+    done = call("lengths", run, "--data", home / "book")
+    assert done.exit_code == 2
+    assert f"{run}: the model leaks and has no perplexity; leave it out" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ def test_hostile_text_is_text(tmp_path: Path) -> None:
     page = write(results, tmp_path)
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count(HOSTILE) > 20
-    assert "49" not in page.table("Found by")
+    assert " ".join(HOSTILE.split()) in {" ".join(name.split()) for name in page.table("Found by")}
 
 
 def test_bad_results_write_nothing(tmp_path: Path) -> None:

@@ -68,16 +68,15 @@ def test_matrix_state_is_attention_with_the_propagator(gate, conv_size, bias):
     if conv_size:
         mixed, _ = mixer.conv(mixed, None, None)
     query, key, value = mixed.split([12, 12, 15], dim=-1)
-    query, key = (F.normalize(x.unflatten(-1, (3, 4)), dim=-1) for x in (query, key))
+    query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
     if bias:
-        query, key = (F.normalize(x + bias / 2, dim=-1) for x in (query, key))  # length `bias` over 4 equal numbers
+        query, key = (unit_length(x + bias / 2) for x in (query, key))  # length `bias` over 4 equal numbers
     weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden)
     y = torch.einsum("bhtj,bjhv->bthv", weights, value.unflatten(-1, (3, 5)).to(weights.dtype)).flatten(2)
     if gate != "none":
         y = y * GATES[gate](mixer.readout.gate_proj(hidden))
     expected = torch.stack([y.real, y.imag], dim=-1).flatten(2) @ mixer.readout.out_proj.weight.T
-    # 1e-4: the unit length of the layer has an epsilon of 1e-6 under a square of order 1e-1.
-    assert_close(mixer(hidden)[0], expected, rtol=1e-4, atol=1e-4)
+    assert_close(mixer(hidden)[0], expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("conv_size", [0, 3])

@@ -7,6 +7,7 @@ import pytest
 from resnet_bk.layers import MIXERS
 from resnet_bk.models import ResNetBKConfig
 from resnet_bk.models.switches import example
+from tests.models.configs import GRID
 
 WRONG = {
     "vocab_size": [0, -1, 2.5, "many", True, None],
@@ -59,6 +60,10 @@ def test_wrong_value_is_named_with_its_rule_and_a_way_out(name, value):
     assert message.startswith("ResNetBKConfig: ")
     assert "\n" not in message
     assert re.search(rf"{name}={re.escape(repr(value))}", message)
+
+
+def test_the_table_of_configurations_has_every_state():
+    assert {fields["state"] for fields in GRID.values()} == {name for name, mixer in MIXERS.items() if mixer.stateful}
 
 
 def test_every_field_has_a_rule():

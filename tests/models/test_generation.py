@@ -36,22 +36,24 @@ def test_left_padded_batch_generates_what_each_prompt_generates_alone(name):
     ids, mask = tokens(3, 9).clamp(min=1), torch.zeros(3, 9, dtype=torch.int64)
     for row, length in enumerate(lengths):
         mask[row, 9 - length :] = 1
+    alone = [
+        model.generate(ids[row : row + 1, 9 - length :], max_new_tokens=8, do_sample=False)[0, length:]
+        for row, length in enumerate(lengths)
+    ]
     for use_cache in (True, False):
         together = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, use_cache=use_cache)
-        for row, length in enumerate(lengths):
-            alone = model.generate(ids[row : row + 1, 9 - length :], max_new_tokens=8, do_sample=False)
-            assert torch.equal(together[row, 9:], alone[0, length:])
+        assert torch.equal(together[:, 9:], torch.stack(alone))
 
 
 @every_config
 def test_size_of_the_cache_does_not_depend_on_the_length(name):
     model = build(name)
     sizes = set()
-    for length in (1, 5, 40):
-        output = model.generate(tokens(2, length), max_new_tokens=length, return_dict_in_generate=True)
+    for length in (1, 40):
+        output = model.generate(tokens(2, length), max_new_tokens=2, return_dict_in_generate=True)
         cache = output.cache
         assert isinstance(cache, ResNetBKCache)
-        assert cache.get_seq_length() == 2 * length - 1
+        assert cache.get_seq_length() == length + 1
         sizes.add(cache.nbytes)
     assert len(sizes) == 1
     assert sizes.pop() > 0

@@ -14,7 +14,13 @@ from resnet_bk.models import ResNetBKCache
 from tests.models.configs import VOCAB_SIZE, build, of_embeddings, tokens
 
 NAMES = (
-    *("matrix-conv-gate-dense-untied", "vector-conv-gate-moe-untied", "modulus-as-it-is", "pointer-modulus"),
+    *(
+        "matrix-conv-gate-dense-untied",
+        "vector-conv-gate-moe-untied",
+        "modulus-as-it-is",
+        "delta-silu",
+        "pointer-modulus",
+    ),
     *("adaptive-matrix", "scales-nested-vector", "sparse-modulus", "all-matrix", "all-vector-moe", "pointer-switched"),
 )
 BOUND = 0.03

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.models import PointerConfig, PointerForCausalLM
@@ -104,6 +104,17 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
+
+
+def test_a_language_model_without_a_linear_head():
+    class Headless(LlamaForCausalLM):
+        def get_output_embeddings(self):
+            return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_config", lambda config: Headless(config))
+        with pytest.raises(ValueError, match=r"language_model: llama has no linear head .*; take another model"):
+            build(LLAMA)
 
 
 def test_it_generates_nothing():

@@ -1,9 +1,11 @@
 """Runs that are stopped and resumed."""
 
+from functools import partial
 from typing import Any
 
+from resnet_bk.layers import MIXERS
 from resnet_bk.training import RunSpec
-from tests.training.tiny import tiny_gpt2, tiny_gpt2_pointer, tiny_resnet_bk
+from tests.training.tiny import tiny_gpt2, tiny_gpt2_pointer, tiny_resnet_bk, tiny_seed
 
 # Every switch that skips work, and the schedule of one of them.
 SWITCHES: dict[str, Any] = {
@@ -15,9 +17,14 @@ SWITCHES: dict[str, Any] = {
 }
 # name -> (model, settings of the run)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "resnet-bk": (tiny_resnet_bk, {"carry_state": True}),
-    "resnet-bk-matrix": (lambda: tiny_resnet_bk(state="matrix"), {"carry_state": True}),
-    "resnet-bk-vector": (lambda: tiny_resnet_bk(state="vector"), {"carry_state": True}),
+    **{
+        f"resnet-bk-{state}": (partial(tiny_resnet_bk, state=state), {"carry_state": True})
+        for state, mixer in MIXERS.items()
+        if mixer.causal
+    },
+    "experts": (partial(tiny_resnet_bk, num_experts=2, num_experts_per_tok=1), {"carry_state": True}),
+    "seed": (partial(tiny_seed, "two_sided"), {}),
+    "seed-causal": (partial(tiny_seed, "surface"), {}),
     "switches-muon": (lambda: tiny_resnet_bk(**SWITCHES), {"carry_state": True, "optimizer": "muon"}),
     "pointer": (lambda: tiny_resnet_bk(pointer_heads=2), {"carry_state": True, "optimizer": "muon"}),
     "gpt2-pointer": (tiny_gpt2_pointer, {"carry_state": True}),

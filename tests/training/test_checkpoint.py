@@ -95,7 +95,7 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path):
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    build, settings = CASES["resnet-bk"]
+    build, settings = CASES["resnet-bk-modulus"]
     whole, again = build(), build()
     first = train(whole, Tokens(), SPEC(settings), tmp_path)
     second = train(again, Tokens(), SPEC(settings), tmp_path)

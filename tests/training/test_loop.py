@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import get_scheduler
 
 from resnet_bk.ops import available_backends
-from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
+from resnet_bk.training import NonFiniteLossError, RunSpec, loop, train, training_device
 from tests.training.tiny import BATCH, LENGTH, Tokens, equal_weights, tiny_gpt2, tiny_resnet_bk
 
 
@@ -215,3 +215,9 @@ def test_a_gpu_that_is_not_there():
     with pytest.raises(ValueError, match="device=cuda: PyTorch sees no CUDA GPU"):
         training_device("cuda")
     assert training_device("auto").type == "cpu"
+
+
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Accelerator, "num_processes", property(lambda self: 2))
+    with pytest.raises(ValueError, match="runs in one process, but accelerate started 2; call resnet-bk without"):
+        train(tiny_gpt2(), Tokens(), spec(), tmp_path)

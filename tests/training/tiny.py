@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from resnet_bk.models import PointerConfig, ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.models import (
+    PointerConfig,
+    ResNetBKConfig,
+    ResNetBKForCausalLM,
+    ResNetBKSeedConfig,
+    ResNetBKSeedForCausalLM,
+)
 
 VOCABULARY, LENGTH, BATCH = 61, 12, 3
 
@@ -82,6 +88,14 @@ def tiny_resnet_bk(**fields: Any) -> Any:
     shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2}
     config = ResNetBKConfig(**shape | fields)
     return ResNetBKForCausalLM(config)
+
+
+def tiny_seed(green: str) -> Any:
+    torch.manual_seed(0)
+    config = ResNetBKSeedConfig(
+        vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, max_position_embeddings=LENGTH, green=green
+    )
+    return ResNetBKSeedForCausalLM(config)
 
 
 def equal_weights(model: Any, other: Any) -> bool:
