@@ -34,8 +34,8 @@ def run(words: list[str], folder: Path) -> str:
 
 
 def made(target: list[str]) -> list[list[str]]:
-    """The commands behind a make target, without running them."""
-    printed = run(["make", "--dry-run", "--no-print-directory", *target], ROOT)
+    """The commands behind a make target, without running them; ARGS of the environment are for another one."""
+    printed = run(["make", "--dry-run", "--no-print-directory", "ARGS=", *target], ROOT)
     return [shlex.split(line) for line in printed.splitlines()]
 
 
