@@ -3,7 +3,7 @@
     python -m benchmarks.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
-comparison in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
+comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
 choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
 `resnet-bk lengths`. Only what has a place on the page can be named; choices and lengths, which have none yet, are not
 read by default.
@@ -22,13 +22,12 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-COMPARISONS = ("seed-local-tuned",)
+COMPARISONS = ("seed-local-tuned", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
-KINDS = ("", "-grid", "-grid-peers")
-FOLDERS = [f"{name}{kind}" for name in COMPARISONS for kind in KINDS]
-FILES = [ROOT / "results" / folder / "results.json" for folder in (*FOLDERS, RECALL)]
+FOLDERS = (*COMPARISONS, "seed-local-tuned-grid", "seed-local-tuned-grid-peers", RECALL)
+FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"

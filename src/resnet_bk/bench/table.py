@@ -78,6 +78,6 @@ def _caption(models: list[ModelSummary]) -> str:
         seeds = f"mean ± sample standard deviation over {shown} seeds"
     return (
         f"Held-out perplexity: over the whole split ({seeds}); lower is better.\n"
-        "No carry: the state reset at each segment. Windows: overlapping by half, no state from one to the next.\n"
+        "No carry: state reset at each segment. Windows: overlapping by half, no state handed on.\n"
         "Training perplexity: over the last epoch, while the model learns from it; no result."
     )
