@@ -5,8 +5,8 @@
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
 choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
-`resnet-bk lengths`. Only what has a place on the page can be named; choices and lengths, which have none yet, are not
-read by default.
+`resnet-bk lengths`, by default results/lengths. Only what has a place on the page can be named; the choices, which have
+none yet, are not read by default.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -27,7 +27,7 @@ CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
 FOLDERS = (*COMPARISONS, "seed-local-tuned-grid", "seed-local-tuned-grid-peers", RECALL)
-FILES = [ROOT / "results" / folder / "results.json" for folder in FOLDERS]
+FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
