@@ -68,3 +68,22 @@ def test_the_head_multiplies_in_whole_vectors():
     assert len(re.findall(r"vfmadd\d+ps\s.*%zmm", code)) >= 64
     # (A chunk's inputs are transposed once, which may gather.)
     assert not re.search(r"vfmadd\d+ss\s", code)
+
+
+@pytest.mark.skipif(not dispatch.cpu_has("avx512bf16"), reason="no AVX512-BF16 on this processor")
+@pytest.mark.parametrize("unit", ["vectors", "amx"])
+def test_the_head_multiplies_pairs_of_bfloat16(unit, monkeypatch):
+    from resnet_bk.ops import linear_cross_entropy
+    from resnet_bk.ops.amx import has_amx
+    from resnet_bk.ops.linear_cross_entropy import compiled, cpu_amx, cpu_bfloat16
+
+    if unit == "amx" and not has_amx():
+        pytest.skip("no AMX on this processor")
+    monkeypatch.setattr(compiled, "has_amx", lambda: unit == "amx")
+    x, weight = torch.randn(3, 16).bfloat16().requires_grad_(), torch.randn(5, 16).bfloat16()
+    linear_cross_entropy(x, weight, torch.tensor([0, 1, 2]), backend="numba").backward()
+    if unit == "amx":
+        # Four registers to a square, in each of three products.
+        assert len(re.findall(r"tdpbf16ps\s", machine_code(cpu_amx.sweep_amx))) >= 12
+    else:
+        assert len(re.findall(r"vdpbf16ps\s.*%zmm", machine_code(cpu_bfloat16.sweep_bfloat16))) >= 64

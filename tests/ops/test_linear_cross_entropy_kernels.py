@@ -1,23 +1,37 @@
 """The head's CPU kernels against the plain PyTorch form in float64, and their independence of blocks and threads."""
 
+import numba
 import pytest
 import torch
 
 from resnet_bk.ops import kernels, linear_cross_entropy, record_backends
+from resnet_bk.ops.amx import has_amx
 from resnet_bk.ops.dispatch import available_backends, cpu_has
-from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
+from resnet_bk.ops.linear_cross_entropy import compiled
+from resnet_bk.ops.linear_cross_entropy.sizes import AMX_TOKENS, BLOCK, TOKENS
+from resnet_bk.ops.sizes import SQUARE
 
 pytestmark = [
     pytest.mark.kernels,
     pytest.mark.skipif(not cpu_has("avx512f"), reason="the head's kernels need AVX-512; elsewhere PyTorch runs"),
 ]
 
-DTYPES = [
-    torch.float32,
-    pytest.param(
-        torch.bfloat16, marks=pytest.mark.skipif(not cpu_has("avx512bf16"), reason="no AVX512-BF16 on this processor")
-    ),
-]
+
+@pytest.fixture
+def unit(request, monkeypatch):
+    """The dtype of a problem, and with "amx" or "vectors" which of the kernels for bfloat16 runs."""
+    name = request.param
+    if name != "float32" and not cpu_has("avx512bf16"):
+        pytest.skip("no AVX512-BF16 on this processor")
+    if name == "amx" and not has_amx() and not numba.config.DISABLE_JIT:
+        pytest.skip("no AMX on this processor")
+    # Uncompiled, its products are NumPy's and run anywhere.
+    monkeypatch.setattr(compiled, "has_amx", lambda: name == "amx")
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+UNITS = pytest.mark.parametrize("unit", ["float32", "vectors", "amx"], indirect=True)
+HALF_UNITS = pytest.mark.parametrize("unit", ["vectors", "amx"], indirect=True)
 # Half a unit in the last place of the operands (2^-24, 2^-9) in every term of every sum, and as much again for the
 # rounding of the softmax: errors of different sign, so a norm over all entries stays near one unit.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
@@ -29,6 +43,8 @@ SHAPES = [
     (TOKENS, 64, 4),
     (TOKENS + 1, 20, BLOCK + 1),
     (2, 80, 2 * BLOCK - 3),
+    (SQUARE + 1, 2 * SQUARE, SQUARE + 1),
+    (AMX_TOKENS + 3, SQUARE, 2 * SQUARE),
 ]
 
 
@@ -55,12 +71,22 @@ def gradients(case, **options):
 
 # Rounding moves a logit of size 8 by 2^-9 of it where the logits themselves are rounded (chunked), which is 1.6% of
 # 1 - p; elsewhere each of the other words' shares by 2^-9.
-@pytest.mark.parametrize(("backend", "tolerance"), [("numba", 8e-3), ("chunked", 4e-2)])
-@pytest.mark.parametrize("shape", [(TOKENS + 5, 64, BLOCK + 40), (3, 80, 53)])
-def test_confident_predictions_keep_their_digits_in_bfloat16(backend, tolerance, shape):
+CONFIDENT = pytest.mark.parametrize("shape", [(TOKENS + 5, 64, BLOCK + 40), (3, 80, 53)])
+
+
+@HALF_UNITS
+@CONFIDENT
+def test_confident_predictions_keep_their_digits(unit, shape):
+    confident_gradients(shape, "numba", 8e-3)
+
+
+@CONFIDENT
+def test_confident_predictions_keep_some_digits_in_plain_pytorch(shape):
+    confident_gradients(shape, "chunked", 4e-2)
+
+
+def confident_gradients(shape, backend, tolerance):
     """p = 0.8 to 0.98 at the label: what is left of W_y and x is a small part of them."""
-    if backend == "numba" and not cpu_has("avx512bf16"):
-        pytest.skip("no AVX512-BF16 on this processor")
     tokens, width, vocabulary = shape
     generator = torch.Generator().manual_seed(vocabulary)
     weight = (torch.randn(vocabulary, width, generator=generator) * width**-0.5).bfloat16()
@@ -79,12 +105,12 @@ def test_confident_predictions_keep_their_digits_in_bfloat16(backend, tolerance,
         assert (small.double() - large).norm() < tolerance * large.norm()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@UNITS
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("extra", [False, True], ids=["", "extra"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_equals_float64(dtype, shape, reduction, extra):
-    case = problem(*shape, dtype)
+def test_equals_float64(unit, shape, reduction, extra):
+    case = problem(*shape, unit)
     options = {"reduction": reduction, "label_smoothing": 0.0 if extra or reduction == "mean" else 0.1}
     if extra:
         # From nothing to e^20 times what the softmax can be: the odds against it overflow nothing.
@@ -96,38 +122,44 @@ def test_equals_float64(dtype, shape, reduction, extra):
     # Of one word the loss is zero and every gradient is: what is left is the rounding of logits of size 1.
     floor = 1e-6 if shape[2] == 1 else 0.0
     for got, want in zip(results, gradients(exact, backend="chunked", **options), strict=True):
-        assert (got.double() - want).norm() <= TOLERANCE[dtype] * want.norm() + floor
+        assert (got.double() - want).norm() <= TOLERANCE[unit] * want.norm() + floor
 
 
-def test_without_bias_and_without_gradients():
-    case = problem(5, 16, 9, torch.float32, bias=False)
+@UNITS
+def test_without_bias_and_without_gradients(unit):
+    case = problem(5, 16, 9, unit, bias=False)
     with torch.no_grad():
         loss = linear_cross_entropy(**case, backend="numba")
     assert not loss.requires_grad
-    torch.testing.assert_close(loss, linear_cross_entropy(**case, backend="chunked"), rtol=1e-6, atol=0)
+    exact = linear_cross_entropy(case["input"].double(), case["weight"].double(), case["target"], backend="chunked")
+    torch.testing.assert_close(loss, exact, rtol=TOLERANCE[unit], atol=0, check_dtype=False)
 
 
-def test_words_that_are_ruled_out():
+@UNITS
+def test_words_that_are_ruled_out(unit):
     """A bias of -inf takes a word out, a whole block of words included; padding to a tile takes words out so."""
-    case = problem(3, 16, 2 * BLOCK, torch.float32)
+    case = problem(3, 16, 2 * BLOCK, unit)
     with torch.no_grad():
         case["bias"][:BLOCK] = -torch.inf
         case["bias"][-1] = -torch.inf
         case["target"][:] = BLOCK + 1
     loss, grad_input, grad_weight, grad_bias = gradients(case, backend="numba")
     kept = slice(BLOCK, 2 * BLOCK - 1)
-    left = {name: case[name].detach()[kept].requires_grad_() for name in ("weight", "bias")}
-    rest = case | left | {"target": case["target"] - BLOCK}
-    for got, want in zip((loss, grad_input), gradients(rest, backend="chunked")[:2], strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    left = {"input": case["input"], "weight": case["weight"][kept], "bias": case["bias"][kept]}
+    exact = {name: x.detach().double().requires_grad_() for name, x in left.items()} | {
+        "target": case["target"] - BLOCK
+    }
+    for got, want in zip((loss, grad_input), gradients(exact, backend="chunked")[:2], strict=True):
+        assert (got.double() - want).norm() <= TOLERANCE[unit] * want.norm()
     # exp(-87) in the place of zero.
     for gradient in (grad_weight[:BLOCK], grad_weight[-1], grad_bias[:BLOCK]):
         assert gradient.abs().max() < 1e-30
 
 
+@UNITS
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_not_hidden(bad):
-    case = problem(3, 16, 9, torch.float32)
+def test_what_is_not_finite_is_not_hidden(unit, bad):
+    case = problem(3, 16, 9, unit)
     with torch.no_grad():
         case["input"][0, 0] = bad
     assert linear_cross_entropy(**case, backend="numba").isnan()
@@ -144,9 +176,9 @@ def test_large_and_small_inputs_are_finite(scale):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * float(want.detach().abs().max()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_threads_do_not_change_the_result(dtype, monkeypatch):
-    case = problem(TOKENS + 5, 16, 2 * BLOCK + 4, dtype)
+@UNITS
+def test_threads_do_not_change_the_result(unit, monkeypatch):
+    case = problem(TOKENS + 5, 16, 2 * BLOCK + 4, unit)
     serial = gradients(case, backend="numba")
     monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
     before = torch.get_num_threads()

@@ -19,6 +19,7 @@ _HERE = Path(__file__).parent
 _SHARED = sorted(
     [
         *(_HERE / name for name in ("kernels.py", "propagate/rounding.py")),
+        *(_HERE / "linear_cross_entropy" / name for name in ("pairs.py", "steps.py")),
         *_HERE.rglob("sizes.py"),
         *(_HERE / "simd").glob("*.py"),
     ]

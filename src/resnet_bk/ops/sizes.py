@@ -14,3 +14,6 @@ PROPAGATE_CHUNK = 32
 # A tile of a matrix product: rows times vectors of columns, kept in 16 of the 32 registers of AVX-512 as it is summed.
 TILE_ROWS = 4
 TILE_COLUMNS = 4
+
+# A side of a square of products on AMX: two registers of 16 rows, or of 16 columns of float32.
+SQUARE = 32

@@ -41,8 +41,8 @@ def linear_cross_entropy(
         ignore_index: target value of tokens that take no part; on the CPU they cost nothing either.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
-        backend: "numba" (compiled kernels: CPUs with AVX-512, float32 or bfloat16 matmuls), "chunked" (plain PyTorch on
-            any device) or "auto", which takes the first of them that can run.
+        backend: "numba" (compiled kernels: CPUs with AVX-512, float32 or bfloat16 matmuls, these on AMX where it is),
+            "chunked" (plain PyTorch on any device) or "auto", which takes the first of them that can run.
 
     Returns:
         Loss in nats, 0-d, or [...] for "none"; float64 for float64 input, else float32.

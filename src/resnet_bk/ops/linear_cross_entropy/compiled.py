@@ -1,4 +1,4 @@
-"""The normalizer of a linear head and its gradients by the kernels in `cpu.py`.
+"""The normalizer of a linear head and its gradients by the kernels in `cpu.py`, `cpu_bfloat16.py` and `cpu_amx.py`.
 
 Shape legend: N tokens, D width, V vocabulary.
 """
@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
-from resnet_bk.ops.sizes import TILE_ROWS, VECTOR_BYTES
+from resnet_bk.ops.amx import has_amx
+from resnet_bk.ops.linear_cross_entropy.sizes import AMX_TOKENS, BLOCK, TOKENS
+from resnet_bk.ops.sizes import SQUARE, TILE_ROWS, VECTOR_BYTES
 
 LANES = VECTOR_BYTES // torch.float32.itemsize
 
@@ -38,20 +39,26 @@ def normalizers(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `chunked.normalizers`; float32 on the CPU, matmul_dtype float32 or bfloat16."""
     from resnet_bk.ops.kernels import flat, launch
-    from resnet_bk.ops.linear_cross_entropy import cpu
+    from resnet_bk.ops.linear_cross_entropy import cpu, cpu_amx, cpu_bfloat16
+    from resnet_bk.ops.linear_cross_entropy.steps import LOWEST
 
     (tokens, width), vocabulary = x.shape, weight.shape[0]
+    on_amx = matmul_dtype == torch.bfloat16 and has_amx()
     # The kernels round operands and nothing else.
     at_label = (x.to(matmul_dtype).float() * weight.index_select(0, label).to(matmul_dtype).float()).sum(1)
     if bias is not None:
         at_label += bias.float().index_select(0, label)
-    rows, words = _padded(x.detach(), TOKENS, LANES), _padded(weight.detach(), TILE_ROWS, LANES)
+    if on_amx:
+        chunk, side, row = min(AMX_TOKENS, -(-tokens // SQUARE) * SQUARE), SQUARE, SQUARE
+    else:
+        chunk, side, row = TOKENS, TILE_ROWS, LANES
+    rows, words = _padded(x.detach(), chunk, row), _padded(weight.detach(), side, row)
     offsets = x.new_zeros(vocabulary) if bias is None else bias.detach().float()
     # A word that is not there has no weight in the softmax.
     offsets = F.pad(offsets, (0, words.shape[0] - vocabulary), value=-torch.inf).contiguous()
-    extra = torch.full_like(scale, cpu.LOWEST) if log_extra is None else (log_extra - at_label).clamp_min(cpu.LOWEST)
+    extra = torch.full_like(scale, LOWEST) if log_extra is None else (log_extra - at_label).clamp_min(LOWEST)
     # The kernels overwrite it.
-    scale = _padded(scale, TOKENS).clone()
+    scale = _padded(scale, chunk).clone()
     (padded_tokens, columns), padded_words = rows.shape, words.shape[0]
     blocks = -(-padded_words // BLOCK)
     largest, total = rows.new_empty(2, padded_tokens)
@@ -63,19 +70,24 @@ def normalizers(
         kernel, operands, room = cpu.sweep_float32, (rows, words.float()), rows.new_empty(padded_words * TOKENS)
     else:
         rounded = words.to(torch.bfloat16)
-        neighbours = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
-        kernel = cpu.sweep_bfloat16
+        if on_amx:
+            kernel = cpu_amx.sweep_amx
+            summed = _padded(rounded, BLOCK, row).view(blocks, BLOCK, columns).transpose(1, 2).contiguous()
+        else:
+            kernel = cpu_bfloat16.sweep_bfloat16
+            summed = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
         # Tokens that fill up a chunk have scale 0, whatever their label.
-        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(neighbours), _padded(label, TOKENS))
-        room = rows.new_empty(padded_words * TOKENS // 2, dtype=torch.int32)
+        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(summed), _padded(label, chunk))
+        room = rows.new_empty(padded_words * chunk // 2, dtype=torch.int32)
     launch(
         kernel,
         (6 if with_gradients else 2) * padded_tokens * padded_words * columns,
-        *map(flat, (*operands, offsets, scale, _padded(extra, TOKENS), largest, total)),
+        *map(flat, (*operands, offsets, scale, _padded(extra, chunk), largest, total)),
         *map(flat, (grad_input, grad_weight, grad_bias, room)),
-        *(flat(rows.new_empty(blocks * TOKENS)) for _ in range(3)),
-        flat(rows.new_empty(blocks * columns * TOKENS if with_gradients else 0)),
+        *(flat(rows.new_empty(blocks * chunk)) for _ in range(3)),
+        flat(rows.new_empty(blocks * columns * chunk if with_gradients else 0)),
         padded_tokens,
+        *((chunk,) if on_amx else ()),
         columns,
         padded_words,
         with_gradients,

@@ -3,6 +3,9 @@
 # Tokens in a chunk: one tile wide.
 TOKENS = 64
 
+# The same on AMX, at most. Its products are so fast that memory counts: W's gradient is read and written once a chunk.
+AMX_TOKENS = 128
+
 # Words in a block. Its logits for a chunk take 128 KiB and its part of W as much again for 64 columns: they stay in a
 # second-level cache.
 BLOCK = 512

@@ -33,6 +33,15 @@ summed in float32 (needs AVX512-BF16). Such pairs are made and read by
     store_halves(array, i, x)                 lanes 2 j and 2 j + 1, rounded, are the pair array[i + j]
     load_halves(array, i, like)               the reverse, a vector as `like` is
     store_joined(array, i, low, high)         lane j of both, rounded, is the pair array[i + j]
+
+Squares of matrix products on a processor with AMX, SQUARE rows by SQUARE columns of float32 out of pairs of bfloat16:
+
+    squares_open(), squares_close()           around the squares of one thread: its registers are claimed and given up
+    squares_zero(out, io, so, left, il, sl, right, ir, sr, depth)
+
+        out[io + m so + n] = sum_{k < depth} left[il + m sl + k] right[ir + k sr + n], both numbers of each pair
+
+    squares_onto                              the same, added to what `out` holds; `depth` is a multiple of 16 in both
 """
 
 from typing import TYPE_CHECKING
@@ -52,6 +61,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         store_pairs,
         zeros,
     )
+    from resnet_bk.ops.simd.uncompiled_squares import squares_close, squares_onto, squares_open, squares_zero
     from resnet_bk.ops.simd.uncompiled_tiles import (
         exponential,
         load_halves,
@@ -77,6 +87,7 @@ else:
         store_pairs,
         zeros,
     )
+    from resnet_bk.ops.simd.compiled_squares import squares_close, squares_onto, squares_open, squares_zero
     from resnet_bk.ops.simd.compiled_tiles import (
         exponential,
         load_halves,
@@ -101,6 +112,10 @@ __all__ = [
     "row_sums",
     "scratch",
     "spread",
+    "squares_close",
+    "squares_onto",
+    "squares_open",
+    "squares_zero",
     "store",
     "store_halves",
     "store_joined",

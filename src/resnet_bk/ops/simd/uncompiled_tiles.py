@@ -6,7 +6,7 @@ from resnet_bk.ops.simd.uncompiled import Array, Floats, lanes
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
 
-def _add_products(
+def add_products(
     total: Floats, left: Array, il: int, row: int, step: int, right: Array, ir: int, sr: int, depth: int
 ) -> Floats:
     rows, columns = total.shape
@@ -35,7 +35,7 @@ def _tile(start: str, vectors: int):  # type: ignore[no-untyped-def]
             total = out[places]
         elif start == "offsets":
             total = total + offsets[ib : ib + TILE_ROWS, None]
-        out[places] = _add_products(total, left, il, row, step, right, ir, sr, depth)
+        out[places] = add_products(total, left, il, row, step, right, ir, sr, depth)
 
     return tile
 

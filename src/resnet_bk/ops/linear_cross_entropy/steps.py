@@ -1,0 +1,90 @@
+"""What the sweeps of the fused head have in common, whatever the precision of their operands.
+
+Shape legend: C tokens in a chunk, D width, K blocks of words. Arrays are flat; the symbols are those of `cpu.py`.
+"""
+
+import math
+
+import numpy as np
+from numba.extending import register_jitable
+
+from resnet_bk.ops.kernels import Floats
+from resnet_bk.ops.simd import exponential, lanes, load, maximum, scratch, spread, store, zeros
+from resnet_bk.ops.sizes import TILE_ROWS, VECTOR_BYTES
+
+# The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN. Also stands
+# for the logarithm of 0.
+LOWEST = -3.0e38
+WHOLE = VECTOR_BYTES  # numbers to load or store: no fewer than a vector has
+HIGHEST = 80.0  # logarithm of the odds against a word, whose exponential float32 holds
+
+
+@register_jitable
+def largest_of_rows(logits: Floats, start: int, words: int, chunk: int):  # type: ignore[no-untyped-def]
+    """Lane-wise maximum of rows `start`, `start + chunk`, ...; an even number of rows."""
+    first = maximum(load(logits, start, WHOLE), _lowest(logits))
+    second = first
+    for v in range(0, words, 2):
+        i = start + v * chunk
+        first = maximum(load(logits, i, WHOLE), first)
+        second = maximum(load(logits, i + chunk, WHOLE), second)
+    return maximum(first, second)
+
+
+@register_jitable
+def _lowest(array: Floats):  # type: ignore[no-untyped-def]
+    """LOWEST in every lane."""
+    one = np.full(1, LOWEST, array.dtype)
+    return spread(one, 0)
+
+
+@register_jitable
+def combine(
+    largest: Floats,
+    total: Floats,
+    scale: Floats,
+    extra: Floats,
+    block_largest: Floats,
+    block_total: Floats,
+    factor: Floats,
+    first: int,
+    blocks: int,
+    chunk: int,
+) -> None:
+    """m and s of the chunk's tokens into `largest` and `total` from `first` on, f_k into `factor` [K, C]; `scale`
+    becomes the softmax's share of it."""
+    for c in range(0, chunk, lanes(scale)):
+        m = load(block_largest, c, WHOLE)
+        for k in range(1, blocks):
+            m = maximum(load(block_largest, k * chunk + c, WHOLE), m)
+        s = zeros(scale)
+        for k in range(blocks):
+            i = k * chunk + c
+            f = exponential(load(block_largest, i, WHOLE) - m)
+            s = s + load(block_total, i, WHOLE) * f
+            store(factor, i, WHOLE, f)
+        store(largest, first + c, WHOLE, m)
+        store(total, first + c, WHOLE, s)
+        for i in range(first + c, first + c + lanes(scale)):
+            if extra[i] > LOWEST:
+                scale[i] /= 1.0 + math.exp(min(extra[i] + math.log(total[i]) + largest[i], HIGHEST))
+        share = load(scale, first + c, WHOLE) / s
+        for k in range(blocks):
+            i = k * chunk + c
+            store(factor, i, WHOLE, load(factor, i, WHOLE) * share)
+
+
+@register_jitable
+def gather_input_gradient(
+    partial: Floats, factor: Floats, grad_input: Floats, low: int, first: int, width: int, blocks: int, chunk: int
+) -> None:
+    """d x of the chunk, columns `low` to `low + TILE_ROWS`: sum_k f_k (dx)_k, out of (dx)_k^T [K, D, C]."""
+    row = scratch(partial, chunk)
+    for d in range(low, low + TILE_ROWS):
+        for c in range(0, chunk, lanes(partial)):
+            x = zeros(partial)
+            for k in range(blocks):
+                x = x + load(partial, (k * width + d) * chunk + c, WHOLE) * load(factor, k * chunk + c, WHOLE)
+            store(row, c, WHOLE, x)
+        for c in range(chunk):
+            grad_input[(first + c) * width + d] = row[c]
