@@ -172,6 +172,22 @@ def test_the_gradient_names_the_first_position():
     assert (leak.changed, leak.moved, leak.decided_by) == (8, 7, "gradient")
 
 
+def test_a_table_of_words_that_is_not_a_module():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(WORDS, WIDTH))
+
+        def forward(self, tokens):
+            return self.weight[tokens]
+
+    # Too small for its size to tell, so that the gradient is asked for.
+    model = Leaky(Function(lambda hidden, real: 1e-6 * hidden.flip(1)))
+    model.embedding = Table()
+    with pytest.raises(ValueError, match=r"no nn\.Embedding looks up its tokens; the gradient test needs one"):
+        full_audit(model, WORDS, lengths=(17,))
+
+
 def test_a_second_table_of_words_is_seen_too():
     model = Leaky(Function(lambda hidden, real: hidden))
     model.second = nn.Embedding(WORDS, WIDTH)

@@ -98,6 +98,26 @@ def test_a_model_of_the_hub(protocol, gpt2, monkeypatch, cached):
     assert calls == ([True] if cached else [True, "asked", False])
 
 
+def test_a_model_of_the_hub_that_cannot_be_loaded(protocol, monkeypatch):
+    def load(name, local_files_only=False):
+        raise OSError("not in the cache" if local_files_only else "no file\nnamed model.safetensors")
+
+    monkeypatch.setattr(target.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: None)
+    message = r"cannot be loaded from the hub \(no file named model.safetensors\); give a local folder"
+    with pytest.raises(ValueError, match=f"model 'somebody/something': {message}"):
+        audit_target("somebody/something", protocol)
+
+
+def test_a_repository_of_another_kind_of_model(protocol, monkeypatch):
+    def load(name, local_files_only=False):
+        raise ValueError("Unrecognized configuration class ViTConfig")
+
+    monkeypatch.setattr(target.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(ValueError, match=r"'somebody/images': no causal language model of transformers \(.*ViTConfig"):
+        audit_target("somebody/images", protocol)
+
+
 def test_lengths_that_a_model_takes(protocol, gpt2):
     assert fitting_lengths(gpt2, (2, 17, 65, 301)) == [2, 17, 24]
     assert most_tokens(audit_target("resnet-bk", protocol)) is None
