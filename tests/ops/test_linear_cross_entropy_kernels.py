@@ -36,7 +36,7 @@ HALF_UNITS = pytest.mark.parametrize("unit", ["vectors", "amx"], indirect=True)
 # rounding of the softmax: errors of different sign, so a norm over all entries stays near one unit.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
 
-# (tokens, width, vocabulary): less than a chunk, a block and a tile; one more than each; one word; a full tile's width.
+# (tokens that take part, width, vocabulary): less than a chunk, a block and a tile; one more than each; one word; a full tile's width.
 SHAPES = [
     (1, 1, 1),
     (3, 16, 5),
@@ -44,21 +44,24 @@ SHAPES = [
     (TOKENS + 1, 20, BLOCK + 1),
     (2, 80, 2 * BLOCK - 3),
     (SQUARE + 1, 2 * SQUARE, SQUARE + 1),
-    (AMX_TOKENS + 3, SQUARE, 2 * SQUARE),
+    (AMX_TOKENS + 3, SQUARE, BLOCK + 1),
 ]
 
 
 def problem(tokens, width, vocabulary, dtype, *, bias=True):
+    """Every fifth target is ignored, and is not among the `tokens`."""
     generator = torch.Generator().manual_seed(tokens + vocabulary)
+    rows = tokens + (tokens - 1) // 4
 
     def draw(*shape):
         # Logits of size 1: their own rounding, which the exponential turns into relative error, stays at one unit.
         scale = width**-0.5 if len(shape) == 2 and shape[0] == vocabulary else 1.0
         return (scale * torch.randn(*shape, generator=generator)).to(dtype).requires_grad_()
 
-    target = torch.randint(0, vocabulary, (tokens,), generator=generator)
-    target[1::5] = -100
-    case = {"input": draw(tokens, width), "weight": draw(vocabulary, width), "target": target}
+    target = torch.randint(0, vocabulary, (rows,), generator=generator)
+    target[4::5] = -100
+    assert (target >= 0).sum() == tokens
+    case = {"input": draw(rows, width), "weight": draw(vocabulary, width), "target": target}
     return case | {"bias": draw(vocabulary)} if bias else case
 
 
@@ -114,7 +117,7 @@ def test_equals_float64(unit, shape, reduction, extra):
     options = {"reduction": reduction, "label_smoothing": 0.0 if extra or reduction == "mean" else 0.1}
     if extra:
         # From nothing to e^20 times what the softmax can be: the odds against it overflow nothing.
-        case["log_extra"] = torch.linspace(-30, 20, shape[0]).requires_grad_()
+        case["log_extra"] = torch.linspace(-30, 20, len(case["target"])).requires_grad_()
     exact = {name: (x.detach().double().requires_grad_() if x.requires_grad else x) for name, x in case.items()}
     with record_backends() as seen:
         results = gradients(case, backend="numba", **options)
@@ -133,6 +136,15 @@ def test_without_bias_and_without_gradients(unit):
     assert not loss.requires_grad
     exact = linear_cross_entropy(case["input"].double(), case["weight"].double(), case["target"], backend="chunked")
     torch.testing.assert_close(loss, exact, rtol=TOLERANCE[unit], atol=0, check_dtype=False)
+
+
+@UNITS
+def test_all_ignored(unit):
+    case = problem(3, 16, 9, unit)
+    case["target"][:] = -100
+    loss, *rest = gradients(case, backend="numba", reduction="sum")
+    assert loss.item() == 0.0
+    assert all(not gradient.any() for gradient in rest)
 
 
 @UNITS
@@ -178,7 +190,7 @@ def test_large_and_small_inputs_are_finite(scale):
 
 @UNITS
 def test_threads_do_not_change_the_result(unit, monkeypatch):
-    case = problem(TOKENS + 5, 16, 2 * BLOCK + 4, unit)
+    case = problem(AMX_TOKENS + 5, 16, 2 * BLOCK + 4, unit)
     serial = gradients(case, backend="numba")
     monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
     before = torch.get_num_threads()

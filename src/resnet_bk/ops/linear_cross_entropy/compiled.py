@@ -49,7 +49,7 @@ def normalizers(
     if bias is not None:
         at_label += bias.float().index_select(0, label)
     if on_amx:
-        chunk, side, row = min(AMX_TOKENS, -(-tokens // SQUARE) * SQUARE), SQUARE, SQUARE
+        chunk, side, row = min(AMX_TOKENS, max(1, -(-tokens // SQUARE)) * SQUARE), SQUARE, SQUARE
     else:
         chunk, side, row = TOKENS, TILE_ROWS, LANES
     rows, words = _padded(x.detach(), chunk, row), _padded(weight.detach(), side, row)
