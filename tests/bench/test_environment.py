@@ -16,6 +16,17 @@ def test_environment_is_json_and_complete():
     assert found["cpu"]
 
 
+def test_instructions_that_kernels_choose_by(monkeypatch):
+    monkeypatch.setattr(module, "cpu_has", lambda feature: feature == "avx512f")
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    assert module.environment()["kernel_instructions"] == "AVX-512"
+    monkeypatch.setattr(module, "has_amx", lambda: True)
+    assert module.environment()["kernel_instructions"] == "AVX-512, AMX"
+    monkeypatch.setattr(module, "cpu_has", lambda feature: False)
+    monkeypatch.setattr(module, "has_amx", lambda: False)
+    assert module.environment()["kernel_instructions"] == "none of AVX-512"
+
+
 def test_commit_of_a_checkout(monkeypatch, tmp_path):
     package = tmp_path / "src" / "resnet_bk"
     (package / "bench").mkdir(parents=True)

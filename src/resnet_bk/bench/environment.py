@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 import resnet_bk
+from resnet_bk.ops.amx import has_amx
+from resnet_bk.ops.dispatch import cpu_has
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "numba", "triton", "safetensors")
 
@@ -27,6 +29,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
+        "kernel_instructions": _kernel_instructions(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -47,6 +50,12 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _kernel_instructions() -> str:
+    """What the compiled CPU kernels choose by: of two kernels for one job these decide."""
+    known = {"AVX-512": cpu_has("avx512f"), "AVX512-BF16": cpu_has("avx512bf16"), "AMX": has_amx()}
+    return ", ".join(name for name, there in known.items() if there) or "none of AVX-512"
 
 
 def _git(*arguments: str) -> str | None:
