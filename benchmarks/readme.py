@@ -18,7 +18,7 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
-FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "quick")]
+FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "small", "quick")]
 NAMES = {
     "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
     "no-pointer": "ResNet-BK without the pointer",
@@ -37,6 +37,11 @@ def rows(results: Mapping[str, Any]) -> str:
     for run in results["runs"]:
         by_model.setdefault(run["model_name"], []).append(run)
 
+    def bits(runs: list[dict[str, Any]]) -> str:
+        if runs[0]["audit"] == "leaks":
+            return fmt.MISSING
+        return fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
+
     def reached(runs: list[dict[str, Any]], key: str) -> str:
         values = [run[key] for run in runs]
         if any(value is None for value in values):
@@ -47,6 +52,7 @@ def rows(results: Mapping[str, Any]) -> str:
         return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
 
     comparable = timed(results)
+    windows = "held_out_perplexity_overlapping"
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(by_model.items(), key=order):
         without = "held_out_perplexity_without_carry"
@@ -55,17 +61,24 @@ def rows(results: Mapping[str, Any]) -> str:
                 NAMES.get(name, name),
                 reached(runs, "held_out_perplexity"),
                 reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
+                reached(runs, windows) if runs[0]["audit"] == "causal" else fmt.MISSING,
+                bits(runs),
                 fmt.count(runs[0]["parameters"]),
-                fmt.count(runs[0]["parameters_without_embeddings"]),
                 seconds_a_step([run for run in comparable if run["model_name"] == name]),
+                fmt.count(len(runs)),
             )
         )
     for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
-            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 4))
-    columns = ("", "held-out perplexity", "state not carried", "parameters", "without embeddings", "s/step")
-    return table(columns, lines)
+            bits = fmt.decimal(entry["bits_per_character"], 3)
+            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, bits, *[fmt.MISSING] * 3))
+    columns = (
+        *("", "held-out perplexity", "state not carried", "overlapping windows", "bits a character", "parameters"),
+        *("s/step", "seeds"),
+    )
+    unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
+    return f"{table(columns, lines)}\n\n{unknown}"
 
 
 def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -170,13 +170,14 @@ def recall(results: Mapping[str, Any]) -> str:
         times = [run["training_time"] for run in comparable.get(name, [])]
         minutes = f"{fmean(times) / 60:.1f}" if times else fmt.MISSING
         leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
-        lines.append((f"`{name}`{leaks}", carried, f"{first['learning_rate']:g}", *cells, minutes))
+        parameters = fmt.count(first["parameters_without_embeddings"])
+        lines.append((f"`{name}`{leaks}", carried, parameters, f"{first['learning_rate']:g}", *cells, minutes))
     facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]}) + whose_times(results)
     epochs = f"{protocol['epochs']} epoch{'s' * (protocol['epochs'] != 1)}"
     facts.append(f"{epochs} of {sum(kind['examples'] for kind in protocol['train']):,} examples")
     facts.append(f"seeds: {', '.join(f'{name} {len(runs)}' for name, runs in by_model(results).items())}")
     facts += [f"{found['title']}: diverged, no figures" for found in results["diverged"]]
-    columns = ("model", "state, all layers", "lr", *tests, "minutes of training")
+    columns = ("model", "state, all layers", "parameters without embeddings", "lr", *tests, "minutes of training")
     return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
 

@@ -154,6 +154,7 @@ def test_recall_stands_beside_what_the_layers_carry():
         "model_name": "modulus",
         "layers": 2,
         "state_elements": 4_096,
+        "parameters_without_embeddings": 12_345,
         "attention": False,
         "audit": "causal",
         "learning_rate": 0.003,
@@ -176,12 +177,13 @@ def test_recall_stands_beside_what_the_layers_carry():
     }
     lines = results.fill("<!-- begin mqar:table -->\nold\n<!-- end -->\n", [found]).splitlines()
     assert lines[2] == (
-        "| model | state, all layers | lr | 64 tokens, 4 pairs | 1,024 tokens, 256 pairs | minutes of training |"
+        "| model | state, all layers | parameters without embeddings | lr | 64 tokens, 4 pairs | 1,024 tokens, 256 pairs "
+        "| minutes of training |"
     )
     assert lines[4:7] == [
-        "| `attention` | grows with the text | 0.003 | 1.000 | 0.500 | 1.0 |",
-        "| `modulus` | 8,192 | 0.003 | 0.950 ± 0.071 | 0.400 ± 0.141 | 1.0 |",
-        "| `other` (leaks) | – | 0.003 | 1.000 | 0.500 | 1.5 |",
+        "| `attention` | grows with the text | 12,345 | 0.003 | 1.000 | 0.500 | 1.0 |",
+        "| `modulus` | 8,192 | 12,345 | 0.003 | 0.950 ± 0.071 | 0.400 ± 0.141 | 1.0 |",
+        "| `other` (leaks) | – | 12,345 | 0.003 | 1.000 | 0.500 | 1.5 |",
     ]
     assert "- commit fedcba987654" in lines
     assert "- 4 epochs of 30 examples" in lines
