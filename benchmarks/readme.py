@@ -71,8 +71,8 @@ def rows(results: Mapping[str, Any]) -> str:
     for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
-            bits = fmt.decimal(entry["bits_per_character"], 3)
-            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, bits, *[fmt.MISSING] * 3))
+            of_order = fmt.decimal(entry["bits_per_character"], 3)
+            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, of_order, *[fmt.MISSING] * 3))
     columns = (
         *("", "held-out perplexity", "state not carried", "overlapping windows", "bits a character", "parameters"),
         *("s/step", "seeds"),

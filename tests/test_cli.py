@@ -323,6 +323,12 @@ def test_a_run_that_is_not_finished(finished, tmp_path):
         assert_bad_call(call(*command), "holds no model", "resumes it")
 
 
+def test_a_result_that_came_without_its_weights(finished, tmp_path):
+    for name in ("run.json", "result.json"):
+        shutil.copy(finished / "gpt2" / "seed-42" / name, tmp_path)
+    assert_bad_call(call("eval", tmp_path), "holds no model", "without its weights", "another --out")
+
+
 def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
     def refuses(config, seed):
         raise KeyError("rope")

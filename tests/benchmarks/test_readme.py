@@ -7,9 +7,7 @@ from benchmarks.command import guarded
 
 NGRAMS = {
     "split": "validation",
-    "ngrams": [
-        {"order": order, "perplexity": 100.0 * order, "bits_per_character": 2.0 + order} for order in (1, 2, 5)
-    ],
+    "ngrams": [{"order": order, "perplexity": 100.0 * order, "bits_per_character": 2.0 + order} for order in (1, 2, 5)],
 }
 
 

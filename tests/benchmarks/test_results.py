@@ -177,8 +177,8 @@ def test_recall_stands_beside_what_the_layers_carry():
     }
     lines = results.fill("<!-- begin mqar:table -->\nold\n<!-- end -->\n", [found]).splitlines()
     assert lines[2] == (
-        "| model | state, all layers | parameters without embeddings | lr | 64 tokens, 4 pairs | 1,024 tokens, 256 pairs "
-        "| minutes of training |"
+        "| model | state, all layers | parameters without embeddings | lr "
+        "| 64 tokens, 4 pairs | 1,024 tokens, 256 pairs | minutes of training |"
     )
     assert lines[4:7] == [
         "| `attention` | grows with the text | 12,345 | 0.003 | 1.000 | 0.500 | 1.0 |",

@@ -36,7 +36,8 @@ HALF_UNITS = pytest.mark.parametrize("unit", ["vectors", "amx"], indirect=True)
 # rounding of the softmax: errors of different sign, so a norm over all entries stays near one unit.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
 
-# (tokens that take part, width, vocabulary): less than a chunk, a block and a tile; one more than each; one word; a full tile's width.
+# (tokens that take part, width, vocabulary): less than a chunk, a block and a tile; one more than each; one word; a
+# full tile's width.
 SHAPES = [
     (1, 1, 1),
     (3, 16, 5),

@@ -230,6 +230,11 @@ def load_model(folder: Path) -> Any:
         ValueError: there is none, or it cannot be read.
     """
     if not (folder / "config.json").exists():
+        if (folder.parent / "result.json").exists():
+            raise ValueError(
+                f"{folder} holds no model: the result of this run came without its weights, and `resnet-bk bench` "
+                "takes it as finished; train it again with another --out"
+            )
         raise ValueError(f"{folder} holds no model; is the run finished? `resnet-bk bench` again resumes it")
     try:
         return AutoModelForCausalLM.from_pretrained(folder)
