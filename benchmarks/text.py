@@ -8,6 +8,7 @@ from typing import Any
 from resnet_bk.bench.formatting import MISSING, significant
 
 Row = Mapping[str, Any]
+FOLDED = 12  # a table of more lines is folded on the page
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -83,24 +84,70 @@ def lines(row: Row) -> list[str]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows of one case: one table of times, then the other tables, targets and notes."""
+    """Rows of one case: one table of times, then the other tables, what the gates saw, targets and notes."""
     parts: list[str] = []
     timed = [row for row in rows if row["seconds"] or (row["gate"] is not None and not row["gate"]["passed"])]
     if timed:
         parts.append(_table(("what", "contender", "time", "ours is so many times as fast"), _timing_lines(timed)))
     for row in rows:
         if row["table"] is not None:
-            parts.append(f"{_capital(row['name'])}:\n\n" + _table(row["table"]["columns"], row["table"]["rows"]))
-    gates = [f"- {row['name']}: {row['gate']['verdict']}" for row in rows if row["gate"] is not None]
+            parts.append(_titled(_capital(row["name"]), row["table"]))
+    gates = _gates(rows)
     if gates:
-        parts.append("Correctness, the worst of each comparison:\n\n" + "\n".join(gates))
+        parts.append(gates)
     targets = [f"- {row['name']}: {target(found)}" for row in rows for found in row["targets"]]
     if targets:
         parts.append("Targets:\n\n" + "\n".join(targets))
-    notes = [f"- {row['name']}: {note}" for row in rows for note in row["notes"]]
+    notes = _notes(rows)
     if notes:
         parts.append("Notes:\n\n" + "\n".join(notes))
     return "\n\n".join(parts)
+
+
+def _titled(name: str, table: Mapping[str, Any]) -> str:
+    text = _table(table["columns"], table["rows"])
+    if len(table["rows"]) <= FOLDED:
+        return f"{name}:\n\n{text}"
+    return f"<details><summary>{name} ({len(table['rows'])} lines)</summary>\n\n{text}\n\n</details>"
+
+
+def _gates(rows: Sequence[Row]) -> str:
+    """That all comparisons passed and which came closest to its tolerance; else those that did not."""
+    gates = [(row["name"], row["gate"]) for row in rows if row["gate"] is not None]
+    failed = [f"- {name}: {gate['verdict']}" for name, gate in gates if not gate["passed"]]
+    if failed:
+        return "Correctness, where it FAILED:\n\n" + "\n".join(failed)
+    checks = [(_share(check), name, check["name"]) for name, gate in gates for check in gate["checks"]]
+    if not checks:
+        return ""
+    share, name, check = max(checks)
+    if share == 0:
+        return f"Correctness: all {len(checks)} comparisons are equal bit for bit."
+    return (
+        f"Correctness: all {len(checks)} comparisons are within their tolerances, the closest at {share:.0%} of its "
+        f"own ({name}: {check})."
+    )
+
+
+def _share(check: Mapping[str, Any]) -> float:
+    """Of its tolerance, which is 0 where every bit must be equal."""
+    return check["error"] / check["tolerance"] if check["error"] else 0.0
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Every note once, with the names of its rows if they are one or two, and not all that are timed."""
+    rows_of: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            rows_of.setdefault(note, []).append(row["name"])
+    timed = [row["name"] for row in rows if row["seconds"]]
+
+    def line(note: str, names: list[str]) -> str:
+        if len(names) > 1 and names == timed:
+            return f"- {note}"
+        return f"- {'; '.join(names)}: {note}" if len(names) < 3 else f"- {note} ({len(names)} of {len(rows)} rows)"
+
+    return [line(note, names) for note, names in rows_of.items()]
 
 
 def _timing_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:

@@ -83,6 +83,36 @@ def test_a_page_is_filled():
     assert tables.fill(page, [results(GREEN, RED)]) == page
 
 
+def test_what_the_gates_saw_is_one_line_unless_one_is_red():
+    def lines(*rows):
+        return markdown([row.as_dict() for row in rows]).splitlines()
+
+    near = Row("vector", "T=64", run_gate(lambda: [Check("output", 1e-7, 1e-6), Check("gradient of x", 5e-7, 1e-6)]))
+    bits = Row("vector", "T=32", run_gate(lambda: [Check("output", 0.0, 0.0)]))
+    closest = "the closest at 50% of its own (T=64: gradient of x)."
+    assert f"Correctness: all 4 comparisons are within their tolerances, {closest}" in lines(GREEN, near, bits)
+    assert lines(bits) == ["Correctness: all 1 comparisons are equal bit for bit."]
+    red = lines(GREEN, RED)
+    start = red.index("Correctness, where it FAILED:")
+    assert red[start + 2 : start + 4] == ["- T=256: RED: output 1.0e+00 (tolerance 1.0e-06)", ""]
+
+
+def test_a_note_of_several_rows_stands_once():
+    def row(name, *notes, timed=True):
+        return Row("vector", name, timings={OURS: Timing((0.002,), 1)} if timed else {}, notes=notes).as_dict()
+
+    rows = [row("a", "of all", "of one"), row("b", "of all"), row("c", timed=False)]
+    assert markdown(rows).split("Notes:\n\n")[1] == "- of all\n- a: of one"
+    rows = [row(name, "of three") for name in "abc"] + [row("d")]
+    assert markdown(rows).split("Notes:\n\n")[1] == "- of three (3 of 4 rows)"
+
+
+def test_long_tables_are_folded():
+    text = markdown([Row("x", "figures", table=Table(("a",), tuple((i,) for i in range(13)))).as_dict()])
+    assert text.startswith("<details><summary>Figures (13 lines)</summary>\n\n| a |")
+    assert text.endswith("| 12 |\n\n</details>")
+
+
 @pytest.mark.parametrize(
     ("found", "says"),
     [
