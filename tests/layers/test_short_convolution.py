@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.layers import ShortConvolution, find_boundaries
+from resnet_bk.layers.causal_filter import causal_filter
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -93,6 +94,42 @@ def test_gradients(conv):
     boundaries = find_boundaries(None, document_ids, shape=(1, 5), past_length=3, last_document=torch.tensor([0]))
     assert torch.autograd.gradcheck(lambda x, tail: conv(x, None, tail), (x, tail))
     assert torch.autograd.gradcheck(lambda x, tail: conv(x, boundaries, tail), (x, tail))
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+@pytest.mark.parametrize("with_tail", [False, True])
+def test_gradients_of_input_and_taps(conv, length, with_tail):
+    """A row is shorter than the filter, or longer; twice, for gradients of gradients."""
+    x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
+    before = torch.randn(2, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None
+    weight = conv.weight.detach().requires_grad_()
+
+    def run(x, weight):
+        full = x if before is None else torch.cat([before, x], dim=1)
+        return causal_filter(full, weight, length=length)
+
+    assert torch.autograd.gradcheck(run, (x, weight))
+    assert torch.autograd.gradgradcheck(run, (x, weight))
+    full = x if before is None else torch.cat([before, x], dim=1)
+    assert_close(F.silu(run(x, weight)), definition(full, weight)[:, -length:], **TOLERANCE)
+
+
+@pytest.mark.parametrize("with_tail", [False, True])
+def test_bfloat16_rounds_inputs_and_outputs_alone(with_tail):
+    """What is summed over tokens is summed in float32: 4,000 products in bfloat16 would leave two digits."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(8, 4, generator=generator).requires_grad_()
+    x = torch.randn(4, 1000 + 3 * with_tail, 8, generator=generator).bfloat16().requires_grad_()
+    cotangent = torch.randn(4, 1000, 8, generator=generator).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = causal_filter(x, weight, length=1000)
+    assert y.dtype == torch.bfloat16
+    found = torch.autograd.grad(y, (x, weight), cotangent)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight.bfloat16())]
+    expected = torch.autograd.grad(causal_filter(*exact, length=1000), exact, cotangent.double())
+    assert found[1].dtype == torch.float32
+    assert_close(found[1].double(), expected[1], rtol=0, atol=1e-5 * float(expected[1].abs().max()))
+    assert_close(found[0].double(), expected[0], rtol=2**-8, atol=2**-8)  # rounded once, sums of four
 
 
 def test_does_not_keep_the_input_alive():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.causal_filter import causal_filter
 
 
 class ShortConvolution(nn.Module):
@@ -46,16 +47,12 @@ class ShortConvolution(nn.Module):
     def forward(self, x: Tensor, boundaries: Boundaries | None, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """Filters [B, T, C] given the K - 1 inputs before, [B, K - 1, C] or None; returns the result and the new tail.
 
-        The convolution is PyTorch's, on a view of [B, T, C] as a picture of height 1 stored channels last, so that
-        nothing is copied. With documents it runs tap by tap, each masked to the document of its token.
+        With documents it runs tap by tap, each masked to the document of its token.
         """
         taps = self.kernel_size - 1
         length = x.shape[1]
         if boundaries is not None and boundaries.real is not None:
             x = x * boundaries.real.to(x.dtype)
-        weight: Tensor = self.weight
-        if torch.is_autocast_enabled(x.device.type):
-            weight = weight.to(x.dtype)
         # Tail and input in one piece, but only where both are needed: copying the whole input is what costs.
         masked = boundaries is not None and boundaries.segment is not None
         full = x if tail is None and not masked else torch.cat([_or_zeros(tail, x, taps), x], dim=1)
@@ -63,18 +60,15 @@ class ShortConvolution(nn.Module):
             assert boundaries is not None
             # Summed in float32 and rounded once, as the convolution does.
             wide = torch.promote_types(x.dtype, torch.float32)
-            taken, filters = full.to(wide), weight.to(wide)
+            rounded = self.weight.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else self.weight
+            taken, filters = full.to(wide), rounded.to(wide)
             y = taken[:, taps:] * filters[:, -1]
             for lag in range(1, self.kernel_size):
                 tap = taken[:, taps - lag : taps - lag + length] * filters[:, taps - lag]
                 y = y + tap * boundaries.same_segment(lag)
             y = y.to(x.dtype)
         else:
-            picture = full.transpose(1, 2).unsqueeze(2)
-            filters = weight[:, None, None, :]
-            padding = 0 if tail is not None else (0, taps)
-            y = F.conv2d(picture, filters, padding=padding, groups=filters.shape[0])
-            y = y.squeeze(2).transpose(1, 2)[:, :length]
+            y = causal_filter(full, self.weight, length=length)
         return F.silu(y), self._new_tail(x, tail, boundaries)
 
     def _new_tail(self, x: Tensor, tail: Tensor | None, boundaries: Boundaries | None) -> Tensor:
