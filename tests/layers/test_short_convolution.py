@@ -98,10 +98,11 @@ def test_gradients(conv):
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("with_tail", [False, True])
-def test_gradients_of_input_and_taps(conv, length, with_tail):
-    """A row is shorter than the filter, or longer; twice, for gradients of gradients."""
-    x = torch.randn(2, length, 6, dtype=torch.float64, requires_grad=True)
-    before = torch.randn(2, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None
+def test_gradients_of_input_and_taps(conv, length, with_tail, monkeypatch):
+    """A row is shorter than the filter, or longer; twice, for gradients of gradients; rows in groups of two and one."""
+    monkeypatch.setattr("resnet_bk.layers.causal_filter.AT_ONCE", 2 * length * 6)
+    x = torch.randn(3, length, 6, dtype=torch.float64, requires_grad=True)
+    before = torch.randn(3, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None
     weight = conv.weight.detach().requires_grad_()
 
     def run(x, weight):

@@ -8,7 +8,7 @@ With z the input behind P zeros, or behind the inputs that came before, y_t = su
 
 The first is the filter again, of dy with the taps turned round. The second PyTorch computes with a kernel for large
 filters, which on a CPU takes 20 times as long as the filter itself (in bfloat16, 100 times); here it is K sums of
-products, a row of the batch at a time, so that a row is read once from memory.
+products, of a row of the batch or a few short ones at a time, so that what is read K times is in cache.
 """
 
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+AT_ONCE = 2**17  # numbers of dy that are multiplied while they are in cache, or one row
 
 
 def causal_filter(x: Tensor, weight: Tensor, *, length: int) -> Tensor:
@@ -74,9 +76,11 @@ def _of_weight(grad: Tensor, x: Tensor, taps: int, before: int) -> Tensor:
     wide = torch.promote_types(grad.dtype, torch.float32)
     length = grad.shape[1]
     totals = [grad.new_zeros(grad.shape[2], dtype=wide) for _ in range(taps)]
-    for of_row, row in zip(grad.to(wide), x.to(wide), strict=True):
+    rows_each = max(1, AT_ONCE // max(1, length * grad.shape[2]))
+    for of_rows, rows in zip(grad.split(rows_each), x.split(rows_each), strict=True):
+        of_rows, rows = of_rows.to(wide), rows.to(wide)
         for k in range(taps):
             # z_{t+k} is x_{t+k}; without inputs before it is x_{t+k-P}, or a zero in front.
             zeros, start = (0, k) if before else (min(taps - 1 - k, length), 0)
-            totals[k] = totals[k] + (of_row[zeros:] * row[start : start + length - zeros]).sum(0)
+            totals[k] = totals[k] + (of_rows[:, zeros:] * rows[:, start : start + length - zeros]).sum((0, 1))
     return torch.stack(totals, 1)
