@@ -46,7 +46,7 @@ def _convolution(x: Tensor, weight: Tensor, padding: Any) -> Tensor:
 
 
 class _CausalFilter(torch.autograd.Function):
-    """Both gradients are made of differentiable functions, so that they have gradients too."""
+    """Both gradients have gradients too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, length: int) -> Tensor:
@@ -56,25 +56,27 @@ class _CausalFilter(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
-        before = x.shape[1] - grad.shape[1]
         of_x, of_weight = ctx.needs_input_grad[:2]
         return (
-            _of_input(grad, weight, before) if of_x else None,
-            _of_weight(grad, x, weight.shape[1], before) if of_weight else None,
+            _of_input(grad, weight, x.shape[1]) if of_x else None,
+            tap_gradient(grad, x, weight.shape[1]) if of_weight else None,
             None,
         )
 
 
-def _of_input(grad: Tensor, weight: Tensor, before: int) -> Tensor:
+def _of_input(grad: Tensor, weight: Tensor, inputs: int) -> Tensor:
     taps = weight.shape[1]
     # The first P of them are of the inputs before, which may be none.
     whole = _convolution(grad, weight.flip(1).to(grad.dtype), (0, taps - 1))
-    return whole if before else whole[:, taps - 1 :]
+    return whole if inputs > grad.shape[1] else whole[:, taps - 1 :]
 
 
-def _of_weight(grad: Tensor, x: Tensor, taps: int, before: int) -> Tensor:
+@torch.library.custom_op("resnet_bk::tap_gradient", mutates_args=(), device_types="cpu")
+def tap_gradient(grad: Tensor, x: Tensor, taps: int) -> Tensor:
+    """d w [C, K] in float32 or wider, of d y [B, T, C] and x as in `causal_filter`."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     length = grad.shape[1]
+    before = x.shape[1] > length
     totals = [grad.new_zeros(grad.shape[2], dtype=wide) for _ in range(taps)]
     rows_each = max(1, AT_ONCE // max(1, length * grad.shape[2]))
     for of_rows, rows in zip(grad.split(rows_each), x.split(rows_each), strict=True):
@@ -82,5 +84,23 @@ def _of_weight(grad: Tensor, x: Tensor, taps: int, before: int) -> Tensor:
         for k in range(taps):
             # z_{t+k} is x_{t+k}; without inputs before it is x_{t+k-P}, or a zero in front.
             zeros, start = (0, k) if before else (min(taps - 1 - k, length), 0)
-            totals[k] = totals[k] + (of_rows[:, zeros:] * rows[:, start : start + length - zeros]).sum((0, 1))
+            totals[k] += (of_rows[:, zeros:] * rows[:, start : start + length - zeros]).sum((0, 1))
     return torch.stack(totals, 1)
+
+
+@tap_gradient.register_fake
+def _(grad: Tensor, x: Tensor, taps: int) -> Tensor:
+    return grad.new_empty((grad.shape[2], taps), dtype=torch.promote_types(grad.dtype, torch.float32))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _of_tap_gradient(ctx: Any, bar: Tensor) -> tuple[Tensor, Tensor, None]:
+    """It is linear in d y and in x, with what they are multiplied by in the filter and in the gradient of its input."""
+    grad, x = ctx.saved_tensors
+    return _filter(x, bar.to(x.dtype), grad.shape[1]), _of_input(grad, bar, x.shape[1]), None
+
+
+tap_gradient.register_autograd(_of_tap_gradient, setup_context=_keep)
