@@ -46,6 +46,7 @@ KINDS_STD = 0.2
 VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
+ROWS = 64  # of the triangle of pairs, at a time: what lies above it is not computed, and what is stays near the caches
 # S is kept divided by exp(scale), and multiplied out before either leaves the range of float32.
 LARGEST_SCALE = 30.0
 SMALLEST = 1e-30  # probability or transmission under a logarithm
@@ -244,33 +245,48 @@ class Pointer(nn.Module):
         """Pairs of tokens within the piece, and S for what was before."""
         query, key = sites.query.transpose(1, 2), sites.key.transpose(1, 2)  # [B, H, T, K]
         reached, joined, unbroken = sites.reach()
-        decay = (reached.unsqueeze(3) - reached.unsqueeze(2)).masked_fill(~joined, 0).to(query.dtype).exp() * joined
-        pairs = (query @ key.transpose(2, 3)) * decay  # a_tj
         old_query = query * (reached.to(query.dtype).exp() * unbroken).unsqueeze(3)
-        found = pairs.sum(3) + (old_query * state.total.unsqueeze(2)).sum(3)  # n
-
+        found_before = (old_query * state.total.unsqueeze(2)).sum(3)
         smoothing = self.log_smoothing.to(query.dtype).exp()[:, None]
         gates = sites.gates.transpose(1, 2)
-        weight = gates[:, 1:] / (found + smoothing)
-        rest = gates[:, 0] + (weight * smoothing).sum(1)
-        # All heads together: [B, T, T] and [B, T, H K].
-        pairs = (weight.unsqueeze(3) * pairs).sum(1)
-        old_query = old_query * (weight * state.scale.exp().unsqueeze(2)).unsqueeze(3)
-        old_query = old_query.transpose(1, 2).flatten(2)
+
+        def pairs(start: int, stop: int) -> Tensor:
+            """a_tj for t from `start` to `stop` and j before `stop`."""
+            distance = reached[:, :, start:stop, None] - reached[:, :, None, :stop]
+            distance = distance.masked_fill(~joined[:, :, start:stop, :stop], -math.inf)
+            return (query[:, :, start:stop] @ key[:, :, :stop].transpose(2, 3)) * distance.to(query.dtype).exp()
+
+        def weights(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            """g / (n + s), what is left to the vocabulary, and q of all heads on S, [B, T, H K]."""
+            weight = gates[:, 1:] / (found + found_before + smoothing)
+            scaled = old_query * (weight * state.scale.exp().unsqueeze(2)).unsqueeze(3)
+            return weight, gates[:, 0] + (weight * smoothing).sum(1), scaled.transpose(1, 2).flatten(2)
+
         if targets is not None:
             wanted = targets.clamp(0, self.vocab_size - 1)
-            copied = torch.where(wanted.unsqueeze(2) == ids.unsqueeze(1), pairs, 0.0).sum(2)
+            found, hits = [], []
+            for start in range(0, ids.shape[1], ROWS):
+                stop = min(start + ROWS, ids.shape[1])
+                there = pairs(start, stop)
+                found.append(there.sum(3))
+                hit = wanted[:, start:stop, None] == ids[:, None, :stop]
+                hits.append(torch.where(hit.unsqueeze(1), there, 0.0).sum(3))
+            weight, rest, on_words = weights(torch.cat(found, 2))
+            copied = (weight * torch.cat(hits, 2)).sum(1)
             if state.words.shape[1]:
-                columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(old_query.shape)
-                copied = copied + (old_query * columns).sum(2)
+                columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(on_words.shape)
+                copied = copied + (on_words * columns).sum(2)
+            return Pointed(copied, rest, state)
+        there = pairs(0, ids.shape[1])
+        weight, rest, on_words = weights(there.sum(3))
+        there = (weight.unsqueeze(3) * there).sum(1)  # of all heads, [B, T, T]
+        if at is not None:
+            there, on_words, rest = (x.index_select(1, at) for x in (there, on_words, rest))
+        if state.words.shape[1]:
+            copied = on_words @ state.words.transpose(1, 2)
         else:
-            if at is not None:
-                pairs, old_query, rest = (x.index_select(1, at) for x in (pairs, old_query, rest))
-            if state.words.shape[1]:
-                copied = old_query @ state.words.transpose(1, 2)
-            else:
-                copied = pairs.new_zeros(*pairs.shape[:2], self.vocab_size)
-            copied = copied.scatter_add(2, ids.unsqueeze(1).expand(pairs.shape), pairs)
+            copied = there.new_zeros(*there.shape[:2], self.vocab_size)
+        copied = copied.scatter_add(2, ids.unsqueeze(1).expand(there.shape), there)
         return Pointed(copied, rest, state)
 
     def _columns(self, words: Tensor) -> Tensor:
