@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.layers import ShortConvolution, find_boundaries
-from resnet_bk.layers.causal_filter import causal_filter
+from resnet_bk.layers.causal_filter import causal_filter, tap_gradient
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -98,9 +99,10 @@ def test_gradients(conv):
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("with_tail", [False, True])
-def test_gradients_of_input_and_taps(conv, length, with_tail, monkeypatch):
-    """A row is shorter than the filter, or longer; twice, for gradients of gradients; rows in groups of two and one."""
-    monkeypatch.setattr("resnet_bk.layers.causal_filter.AT_ONCE", 2 * length * 6)
+@pytest.mark.parametrize("at_once", [0, 2])
+def test_gradients_of_input_and_taps(conv, length, with_tail, at_once, monkeypatch):
+    """Rows shorter than the filter and longer; gradients of gradients; two rows at once, or two tokens."""
+    monkeypatch.setattr("resnet_bk.layers.causal_filter.AT_ONCE", at_once * 6 or 2 * length * 6)
     x = torch.randn(3, length, 6, dtype=torch.float64, requires_grad=True)
     before = torch.randn(3, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None
     weight = conv.weight.detach().requires_grad_()
@@ -131,6 +133,41 @@ def test_bfloat16_rounds_inputs_and_outputs_alone(with_tail):
     assert found[1].dtype == torch.float32
     assert_close(found[1].double(), expected[1], rtol=0, atol=1e-5 * float(expected[1].abs().max()))
     assert_close(found[0].double(), expected[0], rtol=2**-8, atol=2**-8)  # rounded once, sums of four
+
+
+@pytest.mark.parametrize("with_tail", [False, True])
+def test_is_a_sound_operator(with_tail):
+    grad, x = (torch.randn(2, 9 + more, 6, requires_grad=True) for more in (0, 3 * with_tail))
+    torch.library.opcheck(tap_gradient, (grad, x, 4))
+
+
+def test_a_backward_pass_under_autocast_rounds_nothing():
+    x, weight = torch.randn(2, 9, 6, requires_grad=True), torch.randn(6, 4)
+    y, cotangent = causal_filter(x, weight, length=9), torch.randn(2, 9, 6)
+    (expected,) = torch.autograd.grad(y, x, cotangent, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = torch.autograd.grad(y, x, cotangent)
+    assert torch.equal(found, expected)
+
+
+def test_runs_in_a_graph():
+    x, weight = torch.randn(2, 9, 6, requires_grad=True), torch.randn(6, 4, requires_grad=True)
+    compiled = torch.compile(filtered, fullgraph=True, backend="aot_eager")
+    results = [torch.autograd.grad(run(x, weight).sin().sum(), (x, weight)) for run in (compiled, filtered)]
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected)
+
+
+def filtered(x, weight):
+    return causal_filter(x, weight, length=9)
+
+
+def test_work_of_the_gradient_is_counted():
+    x, weight = torch.randn(2, 9, 6), torch.randn(6, 4, requires_grad=True)
+    y = causal_filter(x, weight, length=9).sum()
+    with FlopCounterMode(display=False) as counter:
+        y.backward()
+    assert counter.get_total_flops() == 2 * 4 * (2 * 9 * 6)
 
 
 def test_does_not_keep_the_input_alive():

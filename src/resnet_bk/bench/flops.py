@@ -1,9 +1,8 @@
 """Floating-point operations of a training step.
 
 Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or convolution, and what the operators of
-`resnet_bk.ops` register for themselves. Formulas stand here for the grouped matmuls of experts, where PyTorch has none,
-and for the gradients of a convolution, where PyTorch's counts C^2 filters for C channels that each have one, and where
-our short convolution sums its own. Other
+`resnet_bk` register for themselves. Formulas stand here for the grouped matmuls of experts, where PyTorch has none,
+and for the gradient of a convolution, where PyTorch's counts C^2 filters for C channels that each have one. Other
 element-wise work (norms, activations, softmax) is not counted. Every model is counted with its own logits, whatever
 head it is trained with, and attention in full, without taking off the masked half. The optimizer is counted as 15
 operations a parameter, as in the earlier report, whose own count stands beside this one where it applies
@@ -24,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.bench.flops_convention import OPTIMIZER_FLOPS_A_PARAMETER, ConventionFlops, convention_flops
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.layers import causal_filter  # noqa: F401  (registers the operator that a formula is for)
 from resnet_bk.training.optimizer import hidden_matrices, muon_flops
 
 
@@ -130,13 +128,7 @@ def _convolution_backward(
     return 2 * gradient[0] * math.prod(places) * math.prod(weight) * sum(wanted[:2])
 
 
-def _tap_gradient(gradient: tuple[int, ...], x: tuple[int, ...], taps: int, **kwargs: Any) -> int:
-    """Two for each tap and number of the gradient [B, T, C]."""
-    return 2 * math.prod(gradient) * taps
-
-
 FORMULAS = {
-    torch.ops.resnet_bk.tap_gradient: _tap_gradient,
     torch.ops.aten._grouped_mm: _grouped_mm,
     torch.ops.aten.convolution_backward: _convolution_backward,
 }

@@ -7,17 +7,19 @@ With z the input behind P zeros, or behind the inputs that came before, y_t = su
     d z_s = sum over k of w_k dy_{s-k}          d w_k = sum over rows and t of dy_t z_{t+k}
 
 The first is the filter again, of dy with the taps turned round. The second PyTorch computes with a kernel for large
-filters, which on a CPU takes 20 times as long as the filter itself (in bfloat16, 100 times); here it is K sums of
-products, of a row of the batch or a few short ones at a time, so that what is read K times is in cache.
+filters, which on a CPU takes up to 20 times as long as the filter itself (in bfloat16, 100 times); here it is K sums of
+products over so many tokens at a time that what is read K times is in cache.
 """
 
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-AT_ONCE = 2**17  # numbers of dy that are multiplied while they are in cache, or one row
+AT_ONCE = 2**17  # numbers of dy that are multiplied while they are in cache
 
 
 def causal_filter(x: Tensor, weight: Tensor, *, length: int) -> Tensor:
@@ -57,11 +59,13 @@ class _CausalFilter(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (grad,), (x, weight) = grads, ctx.saved_tensors
         of_x, of_weight = ctx.needs_input_grad[:2]
-        return (
-            _of_input(grad, weight, x.shape[1]) if of_x else None,
-            tap_gradient(grad, x, weight.shape[1]) if of_weight else None,
-            None,
-        )
+        # A backward pass may be called under autocast too, which would round what was not rounded going forward.
+        with torch.autocast(grad.device.type, enabled=False):
+            return (
+                _of_input(grad, weight, x.shape[1]) if of_x else None,
+                tap_gradient(grad, x, weight.shape[1]) if of_weight else None,
+                None,
+            )
 
 
 def _of_input(grad: Tensor, weight: Tensor, inputs: int) -> Tensor:
@@ -75,16 +79,21 @@ def _of_input(grad: Tensor, weight: Tensor, inputs: int) -> Tensor:
 def tap_gradient(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """d w [C, K] in float32 or wider, of d y [B, T, C] and x as in `causal_filter`."""
     wide = torch.promote_types(grad.dtype, torch.float32)
-    length = grad.shape[1]
-    before = x.shape[1] > length
-    totals = [grad.new_zeros(grad.shape[2], dtype=wide) for _ in range(taps)]
-    rows_each = max(1, AT_ONCE // max(1, length * grad.shape[2]))
-    for of_rows, rows in zip(grad.split(rows_each), x.split(rows_each), strict=True):
-        of_rows, rows = of_rows.to(wide), rows.to(wide)
-        for k in range(taps):
-            # z_{t+k} is x_{t+k}; without inputs before it is x_{t+k-P}, or a zero in front.
-            zeros, start = (0, k) if before else (min(taps - 1 - k, length), 0)
-            totals[k] += (of_rows[:, zeros:] * rows[:, start : start + length - zeros]).sum((0, 1))
+    batch, length, channels = grad.shape
+    in_front = 0 if x.shape[1] > length else taps - 1  # zeros of z that x does not have
+    tokens = max(1, min(length, AT_ONCE // max(1, channels)))
+    rows = max(1, AT_ONCE // max(1, channels * tokens))
+    totals = [grad.new_zeros(channels, dtype=wide) for _ in range(taps)]
+    for row in range(0, batch, rows):
+        for start in range(0, length, tokens):
+            stop = min(start + tokens, length)
+            first = max(start - in_front, 0)
+            of_y = grad[row : row + rows, start:stop].to(wide)
+            z = x[row : row + rows, first : stop + taps - 1 - in_front].to(wide)
+            for k in range(taps):
+                place = start + k - in_front - first  # in z, of what tap k takes for the first token
+                missing = min(max(-place, 0), stop - start)
+                totals[k] += (of_y[:, missing:] * z[:, place + missing : place + stop - start]).sum((0, 1))
     return torch.stack(totals, 1)
 
 
@@ -100,7 +109,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _of_tap_gradient(ctx: Any, bar: Tensor) -> tuple[Tensor, Tensor, None]:
     """It is linear in d y and in x, with what they are multiplied by in the filter and in the gradient of its input."""
     grad, x = ctx.saved_tensors
-    return _filter(x, bar.to(x.dtype), grad.shape[1]), _of_input(grad, bar, x.shape[1]), None
+    with torch.autocast(grad.device.type, enabled=False):
+        return _filter(x, bar.to(x.dtype), grad.shape[1]), _of_input(grad, bar, x.shape[1]), None
 
 
 tap_gradient.register_autograd(_of_tap_gradient, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.resnet_bk.tap_gradient)
+def _work(gradient: tuple[int, ...], x: tuple[int, ...], taps: int, **kwargs: Any) -> int:
+    """Two for each tap and number of the gradient."""
+    return 2 * prod(gradient) * taps
