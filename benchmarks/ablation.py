@@ -2,8 +2,9 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-wide-plain` and
-`ablation-wide-loop` are runs of `ablation-wide` of their own, as the page says), by default those in results/.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` is a run of `ablation`,
+`ablation-wide-plain` and `ablation-wide-loop` are runs of `ablation-wide` of their own, as the page says), by default
+those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -22,6 +23,7 @@ PAGE = ROOT / "docs" / "switches.md"
 # protocol -> the models whose speed the others are compared with; none where no time was taken.
 SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
+    "ablation-amx": ("exact", "plain"),
     "ablation-wide": ("exact",),
     "ablation-wide-plain": ("exact", "plain"),
     "ablation-wide-loop": (),

@@ -1,5 +1,5 @@
-"""Measures a training step of ResNet-BK beside its peers, shows where the time goes, and what each of its gradients
-costs.
+"""Measures a training step of ResNet-BK beside its peers, shows where the time goes, and what each of its gradients and
+the short convolution cost.
 
     python -m benchmarks.models [--models A,B] [--out FILE] [--quick]
 
@@ -7,11 +7,15 @@ Takes under 5 minutes on 2 cores. Exit code 1 if a model does not train as it sh
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from benchmarks.command import guarded, out_file, parser, run
 from resnet_bk.process import tune_process
+
+if TYPE_CHECKING:
+    from benchmarks.row import Row
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,11 +31,15 @@ def main(arguments: Sequence[str]) -> int:
     whole = not given.quick and given.models == options.get_default("models")
     out = out_file(given.out, "models", whole=whole)
     tune_process()  # before PyTorch is loaded
-    from benchmarks.cases import gradients, training_step
+    from benchmarks.cases import gradients, short_convolution, training_step
 
     training_step.check_names(names)
-    beside = partial(training_step.rows, models=names)
-    return run("models", {training_step.CASE: beside, gradients.CASE: gradients.rows}, out, quick=given.quick)
+    cases: dict[str, Callable[[bool], Iterator[Row]]] = {
+        training_step.CASE: partial(training_step.rows, models=names),
+        gradients.CASE: gradients.rows,
+        short_convolution.CASE: short_convolution.rows,
+    }
+    return run("models", cases, out, quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -90,25 +90,30 @@ def rows(results: Mapping[str, Any]) -> str:
                 "parameters": fmt.count(runs[0]["parameters"]),
                 "lr": f"{runs[0]['learning_rate']:g}",
                 "tokens/s": speed(comparable.get(name, [])),
-                "peak MiB": fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
+                "peak MiB": peak(comparable.get(name, [])),
             }
         )
     data = results["data"]
-    facts = [*machine(results), *whose_times(results)]
+    facts = [*machine(results), *whose_times(results, "times and memory")]
     facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
 
 
-def whose_times(results: Mapping[str, Any]) -> list[str]:
-    """A fact about them where some have no place on the page."""
-    return ["times: of the runs on the first machine alone"] if len(timed(results)) < len(results["runs"]) else []
+def whose_times(results: Mapping[str, Any], what: str) -> list[str]:
+    """A fact about what depends on the machine where some of it has no place on the page."""
+    return [f"{what}: of the runs on the first machine alone"] if len(timed(results)) < len(results["runs"]) else []
 
 
 def speed(runs: Sequence[Mapping[str, Any]]) -> str:
     """Tokens a second, the mean over the runs."""
     return fmt.count(round(fmean(run["tokens_per_second"] for run in runs))) if runs else fmt.MISSING
+
+
+def peak(runs: Sequence[Mapping[str, Any]]) -> str:
+    """MiB, the mean over the runs."""
+    return fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))) if runs else fmt.MISSING
 
 
 def course(results: Mapping[str, Any]) -> str:
@@ -172,7 +177,9 @@ def recall(results: Mapping[str, Any]) -> str:
         leaks = "" if all(run["audit"] == "causal" for run in runs) else " (leaks)"
         parameters = fmt.count(first["parameters_without_embeddings"])
         lines.append((f"`{name}`{leaks}", carried, parameters, f"{first['learning_rate']:g}", *cells, minutes))
-    facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]}) + whose_times(results)
+    facts = machine({**results, "runs": [run | run["environment"] for run in results["runs"]]}) + whose_times(
+        results, "times"
+    )
     epochs = f"{protocol['epochs']} epoch{'s' * (protocol['epochs'] != 1)}"
     facts.append(f"{epochs} of {sum(kind['examples'] for kind in protocol['train']):,} examples")
     facts.append(f"seeds: {', '.join(f'{name} {len(runs)}' for name, runs in by_model(results).items())}")

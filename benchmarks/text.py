@@ -122,10 +122,11 @@ def _gates(rows: Sequence[Row]) -> str:
         return ""
     share, name, check = max(checks)
     if share == 0:
-        return f"Correctness: all {len(checks)} comparisons are equal bit for bit."
+        return f"Correctness, {len(checks)} of {len(checks)} comparisons: equal bit for bit."
+    closest = "under 1%" if share < 0.01 else f"{share:.0%}"
     return (
-        f"Correctness: all {len(checks)} comparisons are within their tolerances, the closest at {share:.0%} of its "
-        f"own ({name}: {check})."
+        f"Correctness, {len(checks)} of {len(checks)} comparisons: within their tolerances, the closest at {closest} "
+        f"of its own ({name}: {check})."
     )
 
 
@@ -135,15 +136,15 @@ def _share(check: Mapping[str, Any]) -> float:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """Every note once, with the names of its rows if they are one or two, and not all that are timed."""
+    """Every note once, with the names of its rows if they are few, and not all that were compared with a baseline."""
     rows_of: dict[str, list[str]] = {}
     for row in rows:
         for note in row["notes"]:
             rows_of.setdefault(note, []).append(row["name"])
-    timed = [row["name"] for row in rows if row["seconds"]]
+    compared = [row["name"] for row in rows if row["times_faster_than"]]
 
     def line(note: str, names: list[str]) -> str:
-        if len(names) > 1 and names == timed:
+        if len(names) > 1 and names == compared:
             return f"- {note}"
         return f"- {'; '.join(names)}: {note}" if len(names) < 3 else f"- {note} ({len(names)} of {len(rows)} rows)"
 

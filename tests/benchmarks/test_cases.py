@@ -18,6 +18,7 @@ from benchmarks.cases import (
     gradients,
     head,
     modulus,
+    short_convolution,
     startup,
     threads,
     training_step,
@@ -214,3 +215,10 @@ def test_a_wrong_gradient_is_red(monkeypatch):
     (row,) = gradients.rows(True)
     assert row.gate.verdict.startswith("RED: diagonal: gradient of ")
     assert row.timings == {}
+
+
+def test_a_wrong_filter_is_red(monkeypatch):
+    rows = list(short_convolution.rows(True))
+    assert all(row.gate.passed and set(row.timings) == {OURS, "F.conv2d"} for row in rows)
+    monkeypatch.setattr(short_convolution, "ours", lambda x, weight: short_convolution.baseline(x, weight) * 1.02)
+    assert all(row.red and not row.timings for row in short_convolution.rows(True))

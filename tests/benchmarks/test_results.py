@@ -97,9 +97,10 @@ def test_times_of_another_machine_are_left_out():
     assert cells["| `resnet-bk`"][5] == "60.0 ± 0.0"
     assert [cells[f"| `{name}`"][8] for name in ("resnet-bk", "gpt2")] == ["500", "–"]
     assert cells["| `gpt2`"][5] == "–"
+    assert [cells[f"| `{name}`"][9] for name in ("resnet-bk", "gpt2")] == ["64 |", "– |"]
     place = lines.index("- a processor, 1 thread of 2 cores: 4 runs")
     assert lines[place + 1] == "- a slow one, 1 thread of 2 cores: 3 runs"
-    assert "- times: of the runs on the first machine alone" in lines
+    assert "- times and memory: of the runs on the first machine alone" in lines
 
 
 def test_a_run_on_two_machines_is_of_neither():
@@ -111,7 +112,7 @@ def test_a_run_on_two_machines_is_of_neither():
     lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
     assert "- a processor, 1 thread of 2 cores: 1 run" in lines
     assert "- a processor, 1 thread of 2 cores, then a processor, 2 threads of 2 cores: 1 run" in lines
-    assert "- times: of the runs on the first machine alone" in lines
+    assert "- times and memory: of the runs on the first machine alone" in lines
     assert f"- commit {'a' * 12}, {'b' * 12}" in lines
     assert [line for line in lines if line.startswith("- Python")] == [
         "- Python 3.11.1, torch 2.9.0, numba 0.62.0",

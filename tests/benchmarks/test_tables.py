@@ -90,18 +90,18 @@ def test_what_the_gates_saw_is_one_line_unless_one_is_red():
     near = Row("vector", "T=64", run_gate(lambda: [Check("output", 1e-7, 1e-6), Check("gradient of x", 5e-7, 1e-6)]))
     bits = Row("vector", "T=32", run_gate(lambda: [Check("output", 0.0, 0.0)]))
     closest = "the closest at 50% of its own (T=64: gradient of x)."
-    assert f"Correctness: all 4 comparisons are within their tolerances, {closest}" in lines(GREEN, near, bits)
-    assert lines(bits) == ["Correctness: all 1 comparisons are equal bit for bit."]
+    assert f"Correctness, 4 of 4 comparisons: within their tolerances, {closest}" in lines(GREEN, near, bits)
+    assert lines(bits) == ["Correctness, 1 of 1 comparisons: equal bit for bit."]
     red = lines(GREEN, RED)
     start = red.index("Correctness, where it FAILED:")
     assert red[start + 2 : start + 4] == ["- T=256: RED: output 1.0e+00 (tolerance 1.0e-06)", ""]
 
 
 def test_a_note_of_several_rows_stands_once():
-    def row(name, *notes, timed=True):
-        return Row("vector", name, timings={OURS: Timing((0.002,), 1)} if timed else {}, notes=notes).as_dict()
+    def row(name, *notes, compared=True):
+        return Row("vector", name, ratios={"a copy": Spread(5.0, 4.5, 5.5)} if compared else {}, notes=notes).as_dict()
 
-    rows = [row("a", "of all", "of one"), row("b", "of all"), row("c", timed=False)]
+    rows = [row("a", "of all", "of one"), row("b", "of all"), row("c", compared=False)]
     assert markdown(rows).split("Notes:\n\n")[1] == "- of all\n- a: of one"
     rows = [row(name, "of three") for name in "abc"] + [row("d")]
     assert markdown(rows).split("Notes:\n\n")[1] == "- of three (3 of 4 rows)"
@@ -174,6 +174,7 @@ def test_the_page_of_the_repository():
         ("models", "machine"),
         ("models", "training step"),
         ("models", "gradients"),
+        ("models", "short convolution"),
         ("exits", "machine"),
         ("exits", "early exit"),
         ("trained", "machine"),
