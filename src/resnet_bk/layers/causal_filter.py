@@ -7,8 +7,8 @@ With z the input behind P zeros, or behind the inputs that came before, y_t = su
     d z_s = sum over k of w_k dy_{s-k}          d w_k = sum over rows and t of dy_t z_{t+k}
 
 The first is the filter again, of dy with the taps turned round. The second PyTorch computes with a kernel for large
-filters, which on a CPU takes up to 20 times as long as the filter itself (in bfloat16, 100 times); here it is K sums of
-products over so many tokens at a time that what is read K times is in cache.
+filters, which on one thread takes up to 20 times as long as the filter itself (in bfloat16, 50 times); here it is K
+sums of products over so many tokens at a time that what is read K times is in cache.
 """
 
 from math import prod
