@@ -67,6 +67,7 @@ def sweep_amx(
         weight_columns: [K, D, BLOCK / 2], the transpose of each block of words, pairs along V.
         label: [N], the word whose share is left out.
         exponentials: room for E^T [V, C / 2], pairs along C.
+        chunk: C, a multiple of SQUARE; N is a multiple of it.
     """
     blocks = (vocabulary + BLOCK - 1) // BLOCK
     half, pairs = width // 2, chunk // 2
