@@ -28,6 +28,7 @@ bench: $(STAMP)
 performance: $(STAMP)
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.tables
 
 # The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.

@@ -2,11 +2,12 @@
 
     python -m benchmarks.ops             the operators
     python -m benchmarks.models          a training step
+    python -m benchmarks.scaling         a training step and generation, by length
     python -m benchmarks.exits RUN       early exit of a trained model
     python -m benchmarks.trained RUN ... a training step of trained models
     python -m benchmarks.gpu             the Triton kernels, on a GPU
     python -m benchmarks.data            memory of the data path on 100 million tokens
-    python -m benchmarks.tables          docs/performance.md from the JSON of the first four
+    python -m benchmarks.tables          docs/performance.md from the JSON of the first five
     python -m benchmarks.reproduction    docs/reproduction.md from that of the `seed-local` runs
 
 Importing this package imports nothing else: process settings are made before PyTorch is loaded.

@@ -18,7 +18,7 @@ from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[1] / "results"
-SUITES = ("ops", "models", "exits", "trained")
+SUITES = ("ops", "models", "scaling", "exits", "trained")
 
 
 def fill(page: str, results: Sequence[dict[str, Any]]) -> str:

@@ -1,1 +1,2 @@
-"""The cases: each is a function from `quick` to rows, registered in `benchmarks.ops` or `benchmarks.models`."""
+"""The cases: each is a function from `quick` to rows, registered in `benchmarks.ops`, `benchmarks.models` or
+`benchmarks.scaling`."""

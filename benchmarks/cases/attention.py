@@ -90,7 +90,7 @@ def rows(quick: bool, case: str = CASE, ours: Mixing = mix) -> Iterator[Row]:
             speedups.append((sites, row.ratios[SDPA].median))
             # The work grows fourfold with twice the length.
             expected = 4 * row.timings[SDPA].seconds.median
-    yield crossover_row(speedups, case)
+    yield crossover_row(speedups, case, SDPA, "forward and backward")
     yield scaling(long, patient, most, case, ours)
     yield memory(QUICK_MEMORY if quick else MEMORY, case, ours)
 
@@ -115,16 +115,17 @@ def crossover(speedups: Sequence[tuple[int, float]]) -> float | None:
     return math.exp(math.log(short) + share * math.log(long / short))
 
 
-def crossover_row(speedups: Sequence[tuple[int, float]], case: str) -> Row:
+def crossover_row(speedups: Sequence[tuple[int, float]], case: str, other: str, what: str) -> Row:
+    """From which length on ours is faster than `other` in doing `what`."""
     found = crossover(speedups)
     if found is None:
-        note = "no crossover: attention is faster at the longest length measured"
+        note = f"no crossover: {other} is faster at the longest length measured"
     elif speedups and found == speedups[0][0]:
         note = "ours is not slower at any length measured: the crossover is at the shortest of them, or before"
     else:
-        note = "attention is faster below this length, ours above it"
+        note = f"{other} is faster below this length, ours above it"
     table = Table(("crossover, tokens",), ((None if found is None else round(found),),))
-    return Row(case, f"crossover against {SDPA}, forward and backward", table=table, notes=(note,))
+    return Row(case, f"crossover against {other}, {what}", table=table, notes=(note,))
 
 
 def scaling(lengths: tuple[int, int], seconds: float, most_rounds: int, case: str, ours: Mixing) -> Row:

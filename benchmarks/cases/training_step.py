@@ -120,7 +120,7 @@ def rows(quick: bool, models: Iterable[str] = PEERS) -> Iterator[Row]:
         partial(checks, trainers, protocol),
         seconds=0.05 if quick else 45.0,
         most_rounds=1 if quick else 101,
-        notes=tuple(_note(name, trainer) for name, trainer in trainers.items()),
+        notes=tuple(describe(name, CANDIDATE if name == OURS else name, trainer) for name, trainer in trainers.items()),
     )
     reached = row.timings[OURS].seconds.median if row.timings else None
     yield replace(row, targets=(Target("seconds a step", "at most", SECONDS_A_STEP, reached),))
@@ -130,10 +130,10 @@ def rows(quick: bool, models: Iterable[str] = PEERS) -> Iterator[Row]:
     yield operators_row(ours)
 
 
-def _note(name: str, trainer: Trainer) -> str:
-    shown = CANDIDATE if name == OURS else name
+def describe(contender: str, model: str, trainer: Trainer) -> str:
+    """What a reader must know of a contender, in a line."""
     return (
-        f"{name}: {shown}, {count_parameters(trainer.model)} parameters, head: {trainer.head}"
+        f"{contender}: {model}, {count_parameters(trainer.model)} parameters, head: {trainer.head}"
         f"{', state carried from step to step' if trainer.carry else ''}"
     )
 
@@ -150,21 +150,26 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def checks(trainers: dict[str, Trainer], protocol: Protocol) -> Iterator[Check]:
-    """What is timed must train: the loss is that of the model's own logits, falls, and ours cannot see the answer."""
+    """What is timed must train, and ours cannot see the answer."""
     for name, trainer in trainers.items():
-        model = trainer.model
-        with torch.no_grad():
-            own = F.cross_entropy(model(input_ids=trainer.input_ids).logits.flatten(0, 1), trainer.targets.flatten())
-            loss = causal_lm_loss(model, trainer.input_ids, trainer.targets, trainer.head).value
-        # Float32 sums over some thousand tokens and V words, in another order.
-        yield Check(f"{name}: loss against the model's own logits", abs(loss / own - 1).item(), 1e-5)
-        before = copy.deepcopy(model.state_dict())
-        losses = [trainer.step() for _ in range(STEPS_ON_ONE_BATCH)]
-        yield Check(f"{name}: last loss over first, on one batch", losses[-1] / losses[0], 0.9999)
-        model.load_state_dict(before)
-        trainer.carried = None
+        yield from learns(name, trainer, STEPS_ON_ONE_BATCH)
     audit = audit_causality(trainers[OURS].model, protocol.vocab_size, lengths=audit_lengths(protocol.sequence_length))
     yield Check(f"{OURS}: {audit.verdict}", float(audit.verdict != "causal"), 0.0)
+
+
+def learns(name: str, trainer: Trainer, steps: int) -> Iterator[Check]:
+    """The loss of a step is that of the model's own logits, and steps on one batch bring it down; then the weights are
+    as before."""
+    model = trainer.model
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        own = F.cross_entropy(model(input_ids=trainer.input_ids).logits.flatten(0, 1), trainer.targets.flatten()).item()
+    losses = [trainer.step() for _ in range(steps)]
+    # Float32 sums over some thousand tokens and V words, in another order.
+    yield Check(f"{name}: loss against the model's own logits", abs(losses[0] / own - 1), 1e-5)
+    yield Check(f"{name}: last loss over first, on one batch", losses[-1] / losses[0], 0.9999)
+    model.load_state_dict(before)
+    trainer.carried = None
 
 
 def phases_row(trainers: dict[str, Trainer]) -> Row:

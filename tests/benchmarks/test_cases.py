@@ -15,8 +15,10 @@ from benchmarks.cases import (
     accuracy,
     attention,
     determinant,
+    generation,
     gradients,
     head,
+    long_segments,
     modulus,
     short_convolution,
     startup,
@@ -222,3 +224,69 @@ def test_a_wrong_filter_is_red(monkeypatch):
     assert all(row.gate.passed and set(row.timings) == {OURS, "F.conv2d"} for row in rows)
     monkeypatch.setattr(short_convolution, "ours", lambda x, weight: short_convolution.baseline(x, weight) * 1.02)
     assert all(row.red and not row.timings for row in short_convolution.rows(True))
+
+
+def test_generation_keeps_a_state_of_one_size():
+    *lengths, crossover, kept = generation.rows(True)
+    assert [row.name.split(",")[0] for row in lengths] == [f"a token after {before}" for before in generation.QUICK]
+    assert all(row.gate.passed and set(row.timings) == set(generation.CONTENDERS) for row in lengths)
+    assert crossover.name == "crossover against llama, one more token"
+    first, second = kept.table.rows
+    assert kept.table.columns[1:] == (OURS, generation.POINTERLESS, generation.LLAMA)
+    assert [after / before for before, after in zip(first, second, strict=True)] == [2, 1, 1, 2]
+
+
+def test_generation_from_a_cache_that_forgot_is_red(monkeypatch):
+    right = generation.Reader.__call__
+
+    def forgetful(reader):
+        if reader.kept:
+            reader.cache.reset()
+            reader.kept = 0
+        return right(reader)
+
+    monkeypatch.setattr(generation.Reader, "__call__", forgetful)
+    for row in list(generation.rows(True))[:-2]:
+        assert row.timings == {}
+        failed = {check.name.partition(":")[0] for check in row.gate.checks if not check.passed}
+        assert failed == set(generation.CONTENDERS)
+
+
+def test_generation_with_keys_that_are_not_taken_back_is_red(monkeypatch):
+    monkeypatch.setattr(generation.Cache, "crop", lambda *_: None)
+    for row in list(generation.rows(True))[:-2]:
+        failed = {check.name for check in row.gate.checks if not check.passed}
+        assert failed == {f"{name}: tokens kept beyond those before" for name in (generation.LLAMA, generation.COPIED)}
+
+
+def test_training_by_length_has_as_many_tokens_at_every_length():
+    *lengths, crossover, memory = long_segments.rows(True)
+    assert [row.name[:9] for row in lengths] == ["B=4, T=16", "B=2, T=32"]
+    assert all(row.gate.passed and set(row.timings) == set(long_segments.CONTENDERS) for row in lengths)
+    assert crossover.name == "crossover against llama, a training step"
+    assert [line[0] for line in memory.table.rows] == list(long_segments.QUICK)
+    assert all(mebibytes > 0 for line in memory.table.rows for mebibytes in line[1:])
+
+
+def test_training_by_length_that_misses_one_gradient_is_red(monkeypatch):
+    monkeypatch.setattr(long_segments, "peaks", lambda _, points: [1.0] * len(points))
+    right = long_segments.gradients
+
+    def misses(trainer, words, targets, head):
+        found = right(trainer, words, targets, head)
+        name = next(iter(found))
+        return found if head == "model" else found | {name: torch.zeros_like(found[name])}
+
+    monkeypatch.setattr(long_segments, "gradients", misses)
+    for row in list(long_segments.rows(True))[:-2]:
+        assert row.timings == {}
+        assert sum(not check.passed for check in row.gate.checks) == len(long_segments.CONTENDERS)
+
+
+def test_a_step_that_does_not_move_the_weights_is_red(peers, monkeypatch):
+    monkeypatch.setattr(
+        training_step, "build_optimizer", lambda model, spec: torch.optim.SGD(model.parameters(), lr=0.0)
+    )
+    (row,) = training_step.rows(True, peers)
+    failed = {check.name for check in row.gate.checks if not check.passed}
+    assert "gpt2: last loss over first, on one batch" in failed

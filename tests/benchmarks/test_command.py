@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import command, models, ops
+from benchmarks import command, models, ops, scaling
 from benchmarks.gate import Check
 from benchmarks.row import OURS, Row, Table, Target, comparison
 
@@ -90,6 +90,7 @@ def test_rows_that_were_done_are_kept(tmp_path):
         (ops.main, ["vector"], "unrecognized arguments: vector"),
         (ops.main, ["--quick", "--out", "{folder}"], "is a folder; name a file that can be written"),
         (ops.main, ["--quick", "--out", "{folder}/file/ops.json"], "is no folder"),
+        (scaling.main, ["--only", "generation"], "unrecognized arguments: --only generation"),
         (models.main, ["--quick", "--models", "gpt3"], "--models gpt3: must be among"),
         (models.main, ["--quick", "--models", "resnet-bk"], "always runs"),
     ],
@@ -97,7 +98,7 @@ def test_rows_that_were_done_are_kept(tmp_path):
 def test_bad_calls(main, arguments, says, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.json").mkdir()
-    for module in (ops, models):
+    for module in (ops, models, scaling):
         monkeypatch.setattr(module, "tune_process", lambda: None)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder.json" if arguments[-1] == "{folder}" else tmp_path
