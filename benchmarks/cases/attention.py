@@ -9,7 +9,7 @@ Shape legend: B = 1, T tokens, H heads, D size of a head.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -113,6 +113,14 @@ def crossover(speedups: Sequence[tuple[int, float]]) -> float | None:
     (short, below), (long, above) = speedups[slower[-1]], speedups[slower[-1] + 1]
     share = math.log(1 / below) / math.log(above / below)
     return math.exp(math.log(short) + share * math.log(long / short))
+
+
+def crossovers(rows: Mapping[int, Row], case: str, ours: Sequence[str], other: str, what: str) -> Iterator[Row]:
+    """A `crossover_row` for each contender of `ours`, from comparisons by length."""
+    for name in ours:
+        found = [(length, row.timings) for length, row in rows.items() if other in row.timings]
+        speedups = [(length, ratio(timings[other], timings[name]).median) for length, timings in found]
+        yield crossover_row(speedups, case, other, what if name == OURS else f"{what}, {name}")
 
 
 def crossover_row(speedups: Sequence[tuple[int, float]], case: str, other: str, what: str) -> Row:

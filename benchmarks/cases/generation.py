@@ -1,5 +1,5 @@
-"""One more token after a text of P tokens, and what a model keeps of that text: ResNet-BK a state of one size, Llama the
-keys and values of every token.
+"""One more token after a text of P tokens, and what a model keeps of that text: ResNet-BK a state of one size, Llama
+the keys and values of every token.
 
 The models have the shape of `small`, fresh weights and parameters equal to within 2%; words are random. Everything is
 float32 and one forward pass a token, without sampling or `generate()` around it. Llama runs with two caches: one whose
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from benchmarks.cases.attention import crossover_row
+from benchmarks.cases.attention import crossovers
 from benchmarks.gate import Check, relative_error
 from benchmarks.row import OURS, Row, Table, comparison
 from resnet_bk.bench.inspect_model import protocol_config
@@ -119,7 +119,7 @@ def rows(quick: bool) -> Iterator[Row]:
     }
     shape = f"{protocol.hidden_size} wide, {protocol.num_layers} layers, {protocol.vocab_size:,} words"
     notes = tuple(f"{name}: {count_parameters(model)} parameters" for name, model in models.items())
-    kept, speedups = [], []
+    kept, found = [], dict[int, Row]()
     for before in QUICK if quick else BEFORE:
         generator = torch.Generator().manual_seed(before)
         words = torch.randint(protocol.vocab_size, (1, before + DIFFERENT), generator=generator)
@@ -128,7 +128,7 @@ def rows(quick: bool) -> Iterator[Row]:
             for contender, (name, cache) in CONTENDERS.items()
         }
         kept.append((before, *(readers[name].kept / 2**20 for name in (OURS, POINTERLESS, LLAMA))))
-        row = comparison(
+        found[before] = comparison(
             CASE,
             f"a token after {before:,}, B=1, {shape}",
             dict(readers),
@@ -137,11 +137,9 @@ def rows(quick: bool) -> Iterator[Row]:
             most_rounds=1 if quick else 41,
             notes=notes,
         )
-        if LLAMA in row.ratios:
-            speedups.append((before, row.ratios[LLAMA].median))
-        yield row
+        yield found[before]
         notes = ()
-    yield crossover_row(speedups, CASE, LLAMA, "one more token")
+    yield from crossovers(found, CASE, (OURS, POINTERLESS), LLAMA, "one more token")
     yield Row(CASE, "MiB kept of the text", table=Table(("tokens before", OURS, POINTERLESS, LLAMA), tuple(kept)))
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import Tensor
 
-from benchmarks.cases.attention import crossover_row
+from benchmarks.cases.attention import crossovers
 from benchmarks.cases.gradients import errors
 from benchmarks.cases.training_step import Trainer, describe, learns
 from benchmarks.gate import Check
@@ -31,8 +31,8 @@ QUICK_SETTINGS = (
 )
 TOKENS, LENGTHS = 8192, (512, 2048, 8192)
 QUICK_TOKENS, QUICK = 64, (16, 32)
-LLAMA = "llama"
-CONTENDERS = {OURS: "resnet-bk", "ours without the pointer": "no-pointer", LLAMA: "llama"}
+POINTERLESS, LLAMA = "ours without the pointer", "llama"
+CONTENDERS = {OURS: "resnet-bk", POINTERLESS: "no-pointer", LLAMA: "llama"}
 LEARNING_RATE = 1e-3  # of AdamW; those of the protocol are Muon's
 STEPS = 3  # on one batch, to see that the loss falls
 # Gradients are compared with float64 up to this length: beyond it the pointer's pairs would not fit into memory.
@@ -52,16 +52,16 @@ def load(quick: bool, length: int) -> Protocol:
 def rows(quick: bool) -> Iterator[Row]:
     """A row a length, from which length on ours is faster, and memory."""
     lengths = QUICK if quick else LENGTHS
-    speedups = []
+    found: dict[int, Row] = {}
     for length in lengths:
         protocol = load(quick, length)
         trainers = {contender: Trainer(protocol, CONTENDERS[contender]) for contender in CONTENDERS}
         notes: tuple[str, ...] = ()
         if length == lengths[0]:
-            notes = tuple(describe(contender, CONTENDERS[contender], found) for contender, found in trainers.items())
+            notes = tuple(describe(name, CONTENDERS[name], trainer) for name, trainer in trainers.items())
         elif length > COMPARED_UP_TO:
             notes = ("gradients were not compared with float64, which takes too much memory at this length",)
-        row = comparison(
+        found[length] = comparison(
             CASE,
             f"B={protocol.batch_size}, T={length:,}, {protocol.hidden_size} wide, {protocol.num_layers} layers, "
             f"{protocol.vocab_size:,} words",
@@ -71,10 +71,8 @@ def rows(quick: bool) -> Iterator[Row]:
             most_rounds=1 if quick else 21,
             notes=notes,
         )
-        if LLAMA in row.ratios:
-            speedups.append((length, row.ratios[LLAMA].median))
-        yield row
-    yield crossover_row(speedups, CASE, LLAMA, "a training step")
+        yield found[length]
+    yield from crossovers(found, CASE, (OURS, POINTERLESS), LLAMA, "a training step")
     yield memory(quick, lengths)
 
 

@@ -227,10 +227,11 @@ def test_a_wrong_filter_is_red(monkeypatch):
 
 
 def test_generation_keeps_a_state_of_one_size():
-    *lengths, crossover, kept = generation.rows(True)
+    *lengths, crossover, pointerless, kept = generation.rows(True)
     assert [row.name.split(",")[0] for row in lengths] == [f"a token after {before}" for before in generation.QUICK]
     assert all(row.gate.passed and set(row.timings) == set(generation.CONTENDERS) for row in lengths)
     assert crossover.name == "crossover against llama, one more token"
+    assert pointerless.name == "crossover against llama, one more token, ours without the pointer"
     first, second = kept.table.rows
     assert kept.table.columns[1:] == (OURS, generation.POINTERLESS, generation.LLAMA)
     assert [after / before for before, after in zip(first, second, strict=True)] == [2, 1, 1, 2]
@@ -246,7 +247,7 @@ def test_generation_from_a_cache_that_forgot_is_red(monkeypatch):
         return right(reader)
 
     monkeypatch.setattr(generation.Reader, "__call__", forgetful)
-    for row in list(generation.rows(True))[:-2]:
+    for row in list(generation.rows(True))[:-3]:
         assert row.timings == {}
         failed = {check.name.partition(":")[0] for check in row.gate.checks if not check.passed}
         assert failed == set(generation.CONTENDERS)
@@ -254,18 +255,24 @@ def test_generation_from_a_cache_that_forgot_is_red(monkeypatch):
 
 def test_generation_with_keys_that_are_not_taken_back_is_red(monkeypatch):
     monkeypatch.setattr(generation.Cache, "crop", lambda *_: None)
-    for row in list(generation.rows(True))[:-2]:
+    for row in list(generation.rows(True))[:-3]:
         failed = {check.name for check in row.gate.checks if not check.passed}
         assert failed == {f"{name}: tokens kept beyond those before" for name in (generation.LLAMA, generation.COPIED)}
 
 
-def test_training_by_length_has_as_many_tokens_at_every_length():
-    *lengths, crossover, memory = long_segments.rows(True)
+def test_training_by_length_has_as_many_tokens_at_every_length(monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        long_segments, "peaks", lambda step, points: [taken.append(step(*at)()) or 1.0 for at, _ in points]
+    )
+    *lengths, crossover, pointerless, memory = long_segments.rows(True)
     assert [row.name[:9] for row in lengths] == ["B=4, T=16", "B=2, T=32"]
     assert all(row.gate.passed and set(row.timings) == set(long_segments.CONTENDERS) for row in lengths)
     assert crossover.name == "crossover against llama, a training step"
+    assert pointerless.name == "crossover against llama, a training step, ours without the pointer"
     assert [line[0] for line in memory.table.rows] == list(long_segments.QUICK)
-    assert all(mebibytes > 0 for line in memory.table.rows for mebibytes in line[1:])
+    assert len(taken) == 6
+    assert all(math.isfinite(loss) for loss in taken)
 
 
 def test_training_by_length_that_misses_one_gradient_is_red(monkeypatch):
@@ -278,7 +285,7 @@ def test_training_by_length_that_misses_one_gradient_is_red(monkeypatch):
         return found if head == "model" else found | {name: torch.zeros_like(found[name])}
 
     monkeypatch.setattr(long_segments, "gradients", misses)
-    for row in list(long_segments.rows(True))[:-2]:
+    for row in list(long_segments.rows(True))[:-3]:
         assert row.timings == {}
         assert sum(not check.passed for check in row.gate.checks) == len(long_segments.CONTENDERS)
 
