@@ -51,12 +51,12 @@ class RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Writes [B, H, tokens, D] behind what is there."""
+        batch, heads, tokens, size = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            batch, heads, _, size = key_states.shape
             self.room = key_states.new_empty(2, batch, heads, self.longest, size)
         start = self.get_seq_length()
-        stop = start + key_states.shape[-2]
+        stop = start + tokens
         self.room[0, :, :, start:stop], self.room[1, :, :, start:stop] = key_states, value_states
         self.keys, self.values = self.room[0, :, :, :stop], self.room[1, :, :, :stop]
         return self.keys, self.values
