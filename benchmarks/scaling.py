@@ -3,8 +3,8 @@ longer and longer texts, and the memory of what is kept of them.
 
     python -m benchmarks.scaling [--out FILE] [--quick]
 
-Takes about 6 minutes and up to 6 GiB on 2 cores. Exit code 1 if a loss or logits are not what they should be; then no
-time is given for them.
+Takes about 7 minutes on 2 cores. Exit code 1 if a loss or logits are not what they should be; then no time is given for
+them.
 """
 
 import sys

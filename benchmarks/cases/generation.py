@@ -79,8 +79,8 @@ CONTENDERS: dict[str, tuple[str, Callable[[Any, int], Cache]]] = {
 class Reader:
     """A model that has read P words; a call reads another one and gives the logits after it, [B, V].
 
-    Keys and values of that one are taken back, so that every call comes after P words: a slice a layer, within the time
-    of the call. A state cannot be taken back, and need not be: the work does not depend on how much was read.
+    Keys and values of that one are taken back, so that every call comes after P words: two slices a layer, within the
+    time of the call. A state cannot be taken back, and need not be: the work does not depend on how much was read.
     """
 
     def __init__(self, model: Any, cache: Cache, words: Tensor, before: int) -> None:
