@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
+    from resnet_bk.bench.protocol import Protocol
 
     Case = Callable[[bool], Iterator[Row]]
 
@@ -78,6 +79,17 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {path}: no permission to write in {place}; name another file")
     return path
+
+
+def changed(protocol: "Protocol", models: Sequence[str]) -> bool:
+    """Whether runs of these models differ from those of the shipped protocol of that name, in more than their seeds."""
+    from resnet_bk.bench.protocol import load_protocol
+
+    shipped = load_protocol(protocol.name)
+    return any(
+        protocol.run_settings(model) != shipped.run_settings(model) or protocol.rates(model) != shipped.rates(model)
+        for model in models
+    )
 
 
 def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> int:

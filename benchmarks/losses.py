@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Parser, choose, guarded
+from benchmarks.command import Parser, choose, guarded, out_file
 from resnet_bk.process import tune_process
 
 # What decides the bits beside code and settings.
@@ -35,13 +35,14 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--data", metavar="D", help="text in the place of the protocol's")
     options.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="settings")
     options.add_argument("--steps", metavar="N", type=int, default=10, help="by default %(default)s")
-    options.add_argument("--out", metavar="FILE", type=Path, help="JSON to write")
+    options.add_argument("--out", metavar="FILE", help="JSON to write")
     options.add_argument("--against", metavar="FILE", type=Path, help="JSON of an earlier call to compare with")
     given = options.parse_args(arguments)
     if given.steps < 1:
         raise ValueError(f"--steps {given.steps}: must be at least 1")
     if given.out is None and given.against is None:
         raise ValueError("--out or --against FILE must be given; name a file to write, or one to compare with")
+    out = None if given.out is None else out_file(given.out, "losses", whole=False)
     tune_process()  # before PyTorch is loaded
     from benchmarks.page import read_json
     from resnet_bk.bench.environment import environment
@@ -59,8 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     for name, passed in passes(protocol, names):
         found["models"][name] = passed
         print(f"{name}: last loss {passed['losses'][-1]!r}, weights {passed['weights'][:12]}", flush=True)
-        if given.out is not None:
-            write_json(given.out, found)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, found)
     if before is None:
         return 0
     differ = differences(found, before)

@@ -18,7 +18,8 @@ def before(tmp_path_factory):
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
-        assert call(folder / "tiny.yaml", "--steps", 3, "--out", folder / "before.json") == 0
+        # A checkout has no such folder before the first call.
+        assert call(folder / "tiny.yaml", "--steps", 3, "--out", folder / "runs" / "before.json") == 0
         yield folder
 
 
@@ -32,23 +33,23 @@ def call(*arguments):
 
 def changed(folder, change):
     """A file like the earlier one, but for one change."""
-    found = json.loads((folder / "before.json").read_text())
+    found = json.loads((folder / "runs" / "before.json").read_text())
     change(found)
     (folder / "changed.json").write_text(json.dumps(found))
     return folder / "changed.json"
 
 
 def test_the_same_code_is_the_same(before, capsys):
-    models = json.loads((before / "before.json").read_text())["models"]
+    models = json.loads((before / "runs" / "before.json").read_text())["models"]
     assert set(models) == {"resnet-bk", "gpt2"}
     assert all(len(passed["losses"]) == 3 and len(passed["weights"]) == 64 for passed in models.values())
     assert models["gpt2"]["weights"] != models["resnet-bk"]["weights"]
-    assert call(before / "tiny.yaml", "--steps", 3, "--against", before / "before.json") == 0
+    assert call(before / "tiny.yaml", "--steps", 3, "--against", before / "runs" / "before.json") == 0
     assert "2 of 2 models bit for bit as at commit" in capsys.readouterr().out
 
 
 def test_another_seed_or_rate_is_not_the_same(before, capsys):
-    arguments = (before / "tiny.yaml", "--steps", 3, "--against", before / "before.json", "--models", "gpt2")
+    arguments = (before / "tiny.yaml", "--steps", 3, "--against", before / "runs" / "before.json", "--models", "gpt2")
     assert call(*arguments, "--set", "seeds=[7]") == 1
     assert "DIFFERS: gpt2: from step 1 on\n0 of 1 models" in capsys.readouterr().out
     # The first loss is taken before the rate counts.
