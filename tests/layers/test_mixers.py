@@ -228,7 +228,7 @@ def test_unknown_gate(name):
 
 
 def test_unknown_mixer():
-    with pytest.raises(ValueError, match="state must be one of delta, matrix, modulus, vector, but got 'tensor'"):
+    with pytest.raises(ValueError, match=f"state must be one of {', '.join(sorted(MIXERS))}, but got 'tensor'"):
         get_mixer("tensor")
 
 
