@@ -3,7 +3,7 @@
     python -m benchmarks.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
-comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-peers, the
+comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS, the
 choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
 `resnet-bk lengths`, by default results/lengths. Only what has a place on the page can be named; the choices, which have
 none yet, are not read by default.
@@ -26,8 +26,12 @@ COMPARISONS = ("seed-local-tuned", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
-FOLDERS = (*COMPARISONS, "seed-local-tuned-grid", "seed-local-tuned-grid-peers", RECALL)
-FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
+RESULTS = ROOT / "results"
+FILES = [
+    *(RESULTS / suite / "results.json" for suite in COMPARISONS),
+    *(file for suite in COMPARISONS for file in sorted(RESULTS.glob(f"{suite}-grid*/results.json"))),
+    *(RESULTS / RECALL / "results.json", RESULTS / LENGTHS / "lengths.json"),
+]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
