@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
-    from resnet_bk.bench.protocol import Protocol
 
     Case = Callable[[bool], Iterator[Row]]
 
@@ -61,14 +60,18 @@ def choose(option: str, text: str | None, known: list[str]) -> list[str]:
     return [name for name in known if name in wanted]
 
 
+def json_file(path: Path) -> Path:
+    """The path with its suffix, which may be left out."""
+    return path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+
+
 def out_file(out: str | None, suite: str, whole: bool) -> Path:
     """Where the JSON goes.
 
     Raises:
         ValueError: no file could be written there.
     """
-    path = Path(out) if out is not None else (RESULTS if whole else PARTS) / suite
-    path = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    path = json_file(Path(out) if out is not None else (RESULTS if whole else PARTS) / suite)
     place = path.absolute().parent
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -79,17 +82,6 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {path}: no permission to write in {place}; name another file")
     return path
-
-
-def changed(protocol: "Protocol", models: Sequence[str]) -> bool:
-    """Whether runs of these models differ from those of the shipped protocol of that name, in more than their seeds."""
-    from resnet_bk.bench.protocol import load_protocol
-
-    shipped = load_protocol(protocol.name)
-    return any(
-        protocol.run_settings(model) != shipped.run_settings(model) or protocol.rates(model) != shipped.rates(model)
-        for model in models
-    )
 
 
 def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> int:

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.command import changed, guarded, out_file, parser, run
+from benchmarks.command import guarded, out_file, parser, run
+from benchmarks.published import is_published
 from resnet_bk.process import tune_process
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def main(arguments: Sequence[str]) -> int:
             f"RUN {given.run}: its halting_threshold={config.halting_threshold} must be above {min(THRESHOLDS)}, the "
             "lowest threshold measured; name another run"
         )
-    named = (opened.protocol.name, opened.record["model"], opened.record["seed"])
-    published = named == PUBLISHED and not changed(opened.protocol, [named[1]])
-    out = out_file(given.out, "exits", whole=published and not given.quick)
+    out = out_file(given.out, "exits", whole=is_published(opened, *PUBLISHED) and not given.quick)
     return run("exits", {CASE: partial(rows, opened)}, out, quick=given.quick)
 
 

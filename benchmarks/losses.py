@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Parser, choose, guarded, out_file
+from benchmarks.command import Parser, choose, guarded, json_file, out_file
 from resnet_bk.process import tune_process
 
 # What decides the bits beside code and settings.
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     from resnet_bk.bench.protocol import load_protocol
     from resnet_bk.bench.run_folder import write_json
 
-    before = None if given.against is None else read_json(given.against)
+    before = None if given.against is None else read_json(json_file(given.against))
     protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"])
     if given.data is not None:
         protocol = protocol.model_copy(update={"dataset": given.data})

@@ -26,12 +26,9 @@ COMPARISONS = ("seed-local-tuned", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
-RESULTS = ROOT / "results"
-FILES = [
-    *(RESULTS / suite / "results.json" for suite in COMPARISONS),
-    *(file for suite in COMPARISONS for file in sorted(RESULTS.glob(f"{suite}-grid*/results.json"))),
-    *(RESULTS / RECALL / "results.json", RESULTS / LENGTHS / "lengths.json"),
-]
+GRIDS = ("seed-local-tuned-grid", "seed-local-tuned-grid-mamba2", "seed-local-tuned-grid-peers")
+FOLDERS = (*COMPARISONS, *GRIDS, RECALL)
+FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"

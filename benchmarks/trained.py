@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.command import changed, guarded, out_file, parser, run
+from benchmarks.command import guarded, out_file, parser, run
+from benchmarks.published import is_published
 from resnet_bk.process import tune_process
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 CASE = "switches"
 # Protocol, models and seed of the runs on the page.
-PUBLISHED = (
+PROTOCOL, MODELS, SEED = (
     "ablation-wide",
     ("exact", "diagonal", "bf16", "adaptive", "multi-scale", "sparse", "optimised", "all"),
     42,
@@ -67,8 +68,7 @@ def main(arguments: Sequence[str]) -> int:
                 f"RUN {opened.folder}: has {key}={value!r} where {runs[0].folder} has {expected!r}: their steps cannot "
                 "be compared; name runs of one protocol and text"
             )
-    seeds = {opened.record["seed"] for opened in runs}
-    published = (runs[0].protocol.name, names, *seeds) == PUBLISHED and not changed(runs[0].protocol, names)
+    published = names == MODELS and all(is_published(opened, PROTOCOL, opened.record["model"], SEED) for opened in runs)
     out = out_file(given.out, "trained", whole=published and not given.quick)
     return run("trained", {CASE: partial(rows, runs)}, out, quick=given.quick)
 

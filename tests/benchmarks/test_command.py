@@ -10,7 +10,6 @@ import pytest
 from benchmarks import command, models, ops, scaling
 from benchmarks.gate import Check
 from benchmarks.row import OURS, Row, Table, Target, comparison
-from resnet_bk.bench.protocol import load_protocol
 
 
 def good(quick):
@@ -142,18 +141,3 @@ def test_the_command_line():
     assert done.stdout == ""
     assert done.stderr.startswith("error: --only nothing: no such case")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "differs"),
-    [
-        ([], False),
-        (["seeds=[43]"], False),
-        (["sequence_length=512"], True),
-        (["models.adaptive.learning_rate=1e-4"], True),
-        (["models.adaptive.config.ponder_cost=0.1"], True),
-        (["models.sparse.config.sparse_bk=0.9"], False),  # of a model that was not asked for
-    ],
-)
-def test_a_changed_protocol(settings, differs):
-    assert command.changed(load_protocol("ablation-wide", settings), ["exact", "adaptive"]) is differs

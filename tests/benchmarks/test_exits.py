@@ -74,16 +74,10 @@ def test_where_the_figures_go(trained, monkeypatch):
     monkeypatch.setattr(exits, "out_file", lambda *_, **named: whole.append(named["whole"]))
     monkeypatch.setattr(exits, "run", lambda *_, **__: 0)
     assert call(trained / "adaptive" / "seed-42") == 0
-    monkeypatch.setattr(exits, "PUBLISHED", ("tiny", "adaptive", 42))
-    monkeypatch.setattr(exits, "changed", lambda protocol, models: False)
+    monkeypatch.setattr(exits, "is_published", lambda run, *named: named == exits.PUBLISHED)
     assert call(trained / "adaptive" / "seed-42") == 0
     assert call(trained / "adaptive" / "seed-42", "--quick") == 0
-    monkeypatch.setattr(exits, "changed", lambda protocol, models: True)
-    assert call(trained / "adaptive" / "seed-42") == 0
-    monkeypatch.setattr(exits, "PUBLISHED", ("tiny", "adaptive", 43))
-    monkeypatch.setattr(exits, "changed", lambda protocol, models: False)
-    assert call(trained / "adaptive" / "seed-42") == 0
-    assert whole == [False, True, False, False, False]
+    assert whole == [False, True, False]
 
 
 def test_bad_calls(trained, tmp_path, capsys, monkeypatch):

@@ -119,16 +119,14 @@ def test_where_the_figures_go(out, monkeypatch):
     monkeypatch.setattr(trained, "run", lambda *_, **__: 0)
     names = runs(out, "plain", "sparse")
     assert call(*names) == 0
-    monkeypatch.setattr(trained, "PUBLISHED", ("tiny", ("plain", "sparse"), 42))
-    monkeypatch.setattr(trained, "changed", lambda protocol, models: False)
+    monkeypatch.setattr(trained, "is_published", lambda run, *named: named[1] == run.record["model"])
+    assert call(*names) == 0
+    monkeypatch.setattr(trained, "MODELS", ("plain", "sparse"))
     assert call(*names) == 0
     assert call(*names, "--quick") == 0
-    monkeypatch.setattr(trained, "changed", lambda protocol, models: True)
+    monkeypatch.setattr(trained, "is_published", lambda run, *named: named[1] == "plain")
     assert call(*names) == 0
-    monkeypatch.setattr(trained, "PUBLISHED", ("tiny", ("plain", "sparse"), 43))
-    monkeypatch.setattr(trained, "changed", lambda protocol, models: False)
-    assert call(*names) == 0
-    assert whole == [False, True, False, False, False]
+    assert whole == [False, False, True, False, False]
 
 
 def test_bad_calls(out, tmp_path, capsys):

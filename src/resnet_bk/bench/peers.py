@@ -49,8 +49,9 @@ MAMBA2_STATE = 8
 # Positions that transformers' Mamba-2 multiplies out with one another; every segment is filled up to a multiple. At its
 # default of 256 that is most of the work of a short segment on a CPU. The function is the same at any value.
 MAMBA2_CHUNK = 32
-# Standard deviation of Mamba-2's first weights, that of its authors' package (mamba_ssm) and of the other peers. With the
-# 0.1 of transformers held-out perplexity was 19% higher (results/mamba2-start).
+# Standard deviation of Mamba-2's embeddings and input projections at the start: that of the other peers, and for the
+# embeddings that of its authors' package (mamba_ssm). With the 0.1 of transformers held-out perplexity was 19% higher
+# after 1,000 steps (results/mamba2-start; one seed, at a rate of 0.0025).
 MAMBA2_START = 0.02
 
 

@@ -77,7 +77,8 @@ class Protocol(_Strict):
         parameter_tolerance: how far a model's parameters may lie from the first model's, as a share.
         learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
             the other seeds. null: each model's `learning_rate`.
-        optimizer: "adamw", or "muon": Muon on the weights of linear maps, AdamW on the rest, at the same rate.
+        optimizer: "adamw", or "muon": Muon on the weights of linear maps but for the head, AdamW on the rest, at
+            the same rate.
         weight_decay, betas: of AdamW; Muon has the same decay.
         clip: largest gradient norm; null for none.
         warmup_steps: steps of linear warm-up, before the cosine; null for 10% of the steps.

@@ -1,0 +1,24 @@
+"""Whether a trained run is one whose figures a page may quote."""
+
+from typing import TYPE_CHECKING
+
+from benchmarks.command import RESULTS
+from benchmarks.page import read_json
+
+if TYPE_CHECKING:
+    from resnet_bk.bench.inspect_model import OpenedRun
+
+
+def is_published(run: "OpenedRun", protocol: str, model: str, seed: int) -> bool:
+    """Whether it is this run of a shipped protocol: with its settings and learning rate, on the text of results/."""
+    from resnet_bk.bench.protocol import load_protocol
+
+    record = run.record
+    if (run.protocol.name, record["model"], record["seed"]) != (protocol, model, seed):
+        return False
+    shipped, results = load_protocol(protocol), read_json(RESULTS / protocol / "results.json")
+    return bool(
+        record["settings"] == shipped.run_settings(model)
+        and record["learning_rate"] in shipped.rates(model)
+        and record["data"]["fingerprints"] == results["data"]["fingerprints"]
+    )
