@@ -1,12 +1,14 @@
 """Whether a trained run is one whose figures a page may quote."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.command import RESULTS
 from benchmarks.page import read_json
 
 if TYPE_CHECKING:
     from resnet_bk.bench.inspect_model import OpenedRun
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def is_published(run: "OpenedRun", protocol: str, model: str, seed: int) -> bool:

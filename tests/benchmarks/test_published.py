@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.command import RESULTS
-from benchmarks.published import is_published
+from benchmarks.published import RESULTS, is_published
 from resnet_bk.bench.protocol import load_protocol
 
 NAMED = ("ablation-wide", "adaptive", 42)
