@@ -117,6 +117,21 @@ def test_generate_continues_the_prompt(finished, model):
     assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
 
 
+def test_generate_and_inspect_a_model_of_linear_attention(home):
+    """`transformers` cannot count what such a model has read."""
+    name = "gated-deltanet"
+    sets = ("--set", f"models.{name}={{learning_rate: 1e-3, carry_state: true}}")
+    done = call("train", home / "tiny.yaml", "--model", name, "--out", home / "linear", *sets)
+    assert done.exit_code == 0, done.output
+    run = home / "linear" / name / "seed-42"
+    done = call("generate", run, "--prompt", "w2", "--max-new-tokens", 4)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("w2 ")
+    done = call("inspect", run, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["state"]["bytes_per_token"] == 0
+
+
 @pytest.fixture(scope="module")
 def adaptive(home):
     """A finished run of a model whose tokens may halt after the first of two blocks."""

@@ -118,6 +118,15 @@ def test_state_in_generation():
     assert generation_state(seed(green="surface")) is None
 
 
+def test_state_of_linear_attention():
+    heads = {f"linear_num_{part}_heads": 2 for part in ("key", "value")}
+    sizes = {"linear_key_head_dim": 4, "linear_value_head_dim": 8}
+    found = generation_state(peer("qwen3_5_text", layer_types=["linear_attention"] * 2, **heads, **sizes))
+    # A layer: 4 x 8 numbers a head, and as many inputs as a filter has taps, 4, of all queries, keys and values.
+    assert found["constant_bytes"] == 2 * 4 * (2 * 4 * 8 + 4 * 2 * (4 + 4 + 8))
+    assert found["bytes_per_token"] == 0
+
+
 def test_the_whole():
     found = inspect_model(seed())
     json.dumps(found, allow_nan=False)

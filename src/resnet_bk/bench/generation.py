@@ -1,6 +1,7 @@
 """Text from a trained model, streamed."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
@@ -56,4 +57,12 @@ def stream_text(
         suppress_tokens=[tokenizer.unk_token_id, tokenizer.pad_token_id],
         streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
         **drawing,
+        **_without_cache(model.config),
     )
+
+
+def _without_cache(config: Any) -> dict[str, bool]:
+    """`use_cache=False` for a model all of whose layers are linear attention: to know how many tokens a cache has seen,
+    `transformers` asks a layer of attention. Such a model reads its text anew for every token."""
+    alone = set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
+    return {"use_cache": False} if alone else {}
