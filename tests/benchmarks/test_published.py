@@ -1,47 +1,65 @@
 """Which runs may be written into results/."""
 
-import json
+import copy
 from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.page import read_json
 from benchmarks.published import RESULTS, is_published
 from resnet_bk.bench.protocol import load_protocol
 
 NAMED = ("ablation-wide", "adaptive", 42)
+RECORDS = sorted((RESULTS / NAMED[0]).glob("*/seed-*/run.json"))
 
 
-def a_run(*settings, protocol="ablation-wide", **record):
-    """A run of the published one's text, but for what is given."""
-    of, model = load_protocol(protocol, settings), record.get("model", "adaptive")
-    published = json.loads((RESULTS / "ablation-wide" / "results.json").read_text())
-    own = {
-        "model": model,
-        "seed": 42,
-        "learning_rate": of.rates(model)[0],
-        "settings": of.run_settings(model),
-        "data": {"fingerprints": published["data"]["fingerprints"]},
-    }
-    return SimpleNamespace(protocol=of, record=own | record)
+def opened(file):
+    """The run whose run.json this is, without its model."""
+    return SimpleNamespace(folder=file.parent, record=read_json(file), protocol=load_protocol(NAMED[0]))
 
 
-@pytest.mark.parametrize("settings", [(), ("seeds=[42,43]",), ("models.sparse.config.sparse_bk=0.9",)])
-def test_what_does_not_touch_a_run(settings):
-    assert is_published(a_run(*settings), *NAMED)
+@pytest.fixture
+def run():
+    return opened(RESULTS / "ablation-wide" / "adaptive" / "seed-42" / "run.json")
+
+
+def test_what_is_published():
+    assert len(RECORDS) > 1
+    for file in RECORDS:
+        found = opened(file)
+        assert is_published(found, NAMED[0], found.record["model"], found.record["seed"]), file
+
+
+def test_what_does_not_touch_a_run(run):
+    run.protocol = load_protocol("ablation-wide", ("seeds=[42,43]", "models.sparse.config.sparse_bk=0.9"))
+    assert is_published(run, *NAMED)
 
 
 @pytest.mark.parametrize(
-    "run",
+    ("place", "value"),
     [
-        a_run("sequence_length=512"),
-        a_run("models.adaptive.config.ponder_cost=0.1"),
-        a_run("models.adaptive.learning_rate=1e-4"),
-        a_run(model="exact"),
-        a_run(seed=43),
-        a_run(protocol="ablation"),
-        a_run(data={"fingerprints": {"corpus": "another"}}),
+        (("settings", "sequence_length"), 512),
+        (("settings", "models.adaptive.config"), {"ponder_cost": 0.1}),
+        (("learning_rate",), 1e-4),
+        (("model",), "exact"),
+        (("seed",), 43),
+        (("data", "fingerprints", "corpus"), "another"),
+        (("settings", "corpus"), "another"),
     ],
-    ids=["shape", "model", "rate", "name", "seed", "protocol", "text"],
+    ids=lambda part: ".".join(part) if isinstance(part, tuple) else "",
 )
-def test_another_run(run):
+def test_another_run(run, place, value):
+    changed = copy.deepcopy(run.record)
+    *way, last = place
+    part = changed
+    for key in way:
+        part = part[key]
+    assert part[last] != value
+    part[last] = value
+    run.record = changed
+    assert not is_published(run, *NAMED)
+
+
+def test_another_protocol(run):
+    run.protocol = load_protocol("ablation")
     assert not is_published(run, *NAMED)
