@@ -114,6 +114,9 @@ def test_generate_continues_the_prompt(finished, model):
     assert first.stdout == again.stdout != other.stdout
     greedy = call(*arguments, "--temperature", 0)
     assert greedy.exit_code == 0
+    # The likeliest word, whatever the draws.
+    assert greedy.stdout == call(*arguments, "--temperature", 0, "--seed", 5).stdout
+    assert greedy.stdout == call(*arguments, "--top-k", 1, "--seed", 5).stdout
     assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
 
 

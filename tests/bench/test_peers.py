@@ -63,7 +63,7 @@ def test_what_follows_from_the_number_of_heads_follows_the_override():
     found = configs({"resnet-bk": {}, "llama": {"config": {"num_attention_heads": 8}}}, hidden_size=32, num_heads=2)
     assert (found["llama"].num_key_value_heads, found["llama"].head_dim) == (8, 4)
     for heads in (0, "two"):
-        with pytest.raises(ValueError, match=r"models\.llama: "):
+        with pytest.raises(ValueError, match=r"models\.llama: (ZeroDivision|StrictDataclassFieldValidation)Error: "):
             configs({"resnet-bk": {}, "llama": {"config": {"num_attention_heads": heads}}})
 
 
@@ -188,7 +188,7 @@ def test_a_size_that_cannot_be_reached():
         ({"resnet-bk": {}, "gpt2": {"config": {"n_layr": 1}}}, r"config.n_layr: gpt2 has no such field.*n_layer"),
         ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
         ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: the model has no state"),
-        ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"models.gpt2: "),
+        ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"size_by=n_positions: .* does not grow"),
         # As an encoder; transformers asserts that it is not.
         (
             {"resnet-bk": {}, "r": {"transformers": "reformer"}},

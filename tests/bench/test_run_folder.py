@@ -1,6 +1,5 @@
 """Files of a benchmark."""
 
-import json
 import os
 
 import pytest
@@ -49,8 +48,3 @@ def test_json_that_is_none(tmp_path, content, message):
         (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "x.json")
-
-
-def test_what_is_written_is_json(tmp_path):
-    write_json(tmp_path / "x.json", {"a": 1})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}

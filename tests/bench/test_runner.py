@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from resnet_bk.bench import data as data_module
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import runner
 from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
@@ -315,6 +316,53 @@ def test_nothing_is_written_before_everything_is_checked(run, tmp_path):
         with pytest.raises(ValueError, match=message):
             run(**changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_test_split_is_read_where_it_is_named_and_once(run, monkeypatch):
+    read, evaluated = [], []
+    token_cache, evaluate = data_module.token_cache, run_module.evaluate
+    monkeypatch.setattr(
+        data_module,
+        "token_cache",
+        lambda corpus, split, *a, **k: read.append(split) or token_cache(corpus, split, *a, **k),
+    )
+    monkeypatch.setattr(run_module, "evaluate", lambda *a, **k: evaluated.append(1) or evaluate(*a, **k))
+    results, _ = run(only=["gpt2"])
+    assert set(read) == {"train", "validation"}
+    assert results["runs"][0]["test_perplexity"] is None
+    evaluated.clear()
+    results, _ = run(only=["gpt2"], test=True)
+    assert "test" in read
+    assert len(evaluated) == 1
+    measured = results["runs"][0]["test_perplexity"]
+    results, _ = run(only=["gpt2"], test=True)
+    assert len(evaluated) == 1
+    assert results["runs"][0]["test_perplexity"] == measured > 1
+
+
+def test_models_and_seeds_see_the_same_batches(run, monkeypatch):
+    seen, train = [], run_module.train
+
+    def looked_at(model, stream, *arguments, **options):
+        class Seen:
+            def next_batch(self):
+                batch = stream.next_batch()
+                batches.append(torch.stack(batch).clone())
+                return batch
+
+            def __getattr__(self, name):
+                return getattr(stream, name)
+
+        batches = []
+        result = train(model, Seen(), *arguments, **options)
+        seen.append(torch.stack(batches))
+        return result
+
+    monkeypatch.setattr(run_module, "train", looked_at)
+    run(seeds=[1, 2])
+    assert len(seen) == 4
+    assert len(seen[0].unique(dim=0)) == 12  # of 13: the first one warms up, too
+    assert all(torch.equal(found, seen[0]) for found in seen[1:])
 
 
 def test_a_corpus_without_the_splits(run, tmp_path):

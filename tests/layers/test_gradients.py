@@ -5,48 +5,62 @@ import torch
 from torch.testing import assert_close
 
 from resnet_bk import ops
-from resnet_bk.layers.gradients import GRADIENTS, propagate, propagate_vector
+from resnet_bk.layers.gradients import GRADIENTS, propagate, propagate_modulus, propagate_vector
+from resnet_bk.layers.unit_length import unit_length
 
 
-def inputs(matrix, length=40):
+def propagate_delta(query, key, value, erase, *chain, **how):
+    return propagate_modulus(query, key, value, *chain, erase=erase, **how)
+
+
+RUN = {"vector": propagate_vector, "matrix": propagate, "modulus": propagate_modulus, "delta": propagate_delta}
+every_rule = pytest.mark.parametrize("rule", RUN)
+
+
+def inputs(rule, length=40):
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape):
         return torch.randn(2, length, 3, *shape, dtype=torch.float64, generator=generator)
 
     chain = [randn(), randn().abs() + 0.2, randn().abs() + 0.05]
-    sources = [randn(4), randn(4), randn(5)] if matrix else [randn()]
+    sources = [randn()] if rule == "vector" else [randn(4), unit_length(randn(4)), randn(5)]
+    if rule == "delta":
+        sources.append(randn().sigmoid())
     tensors = [x.requires_grad_() for x in (*sources, *chain)]
-    state = (torch.complex(chain[0][:, 0], chain[1][:, 0]).detach() * 0.3,)
-    size = (4, 5) if matrix else ()
-    carried = torch.randn(2, 3, *size, dtype=torch.complex128, generator=generator)
-    return tensors, (state[0], carried)
+    green = torch.complex(chain[0][:, 0], chain[1][:, 0]).detach() * 0.3
+    carried = torch.randn(
+        2,
+        3,
+        *(() if rule == "vector" else (4, 5)),
+        dtype=torch.complex128 if rule in ("vector", "matrix") else torch.float64,
+        generator=generator,
+    )
+    return tensors, (green, carried)
 
 
-@pytest.mark.parametrize("matrix", [False, True])
+@every_rule
 @pytest.mark.parametrize("with_state", [False, True])
-def test_values_are_the_same(matrix, with_state):
-    tensors, state = inputs(matrix)
-    run = propagate if matrix else propagate_vector
+def test_values_are_the_same(rule, with_state):
+    tensors, state = inputs(rule)
     results = {}
     for gradient in GRADIENTS:
         with ops.record_backends() as seen:
-            results[gradient] = run(
+            results[gradient] = RUN[rule](
                 *tensors, initial_state=state if with_state else None, backend="auto", gradient=gradient
             )
         ran = {"exact": "numba", "diagonal": "diagonal", "autograd": "reference"}[gradient]
-        assert list(seen.values()) == [{ran}]
+        assert set.union(*seen.values()) == {ran}
     for gradient in GRADIENTS[1:]:
         assert_close(results[gradient], results["exact"], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("matrix", [False, True])
-def test_exact_is_autograd_and_diagonal_is_not(matrix):
-    run = propagate if matrix else propagate_vector
+@every_rule
+def test_exact_is_autograd_and_diagonal_is_not(rule):
     found = {}
     for gradient in GRADIENTS:
-        tensors, state = inputs(matrix)
-        output, _ = run(*tensors, initial_state=state, backend="auto", gradient=gradient)
+        tensors, state = inputs(rule)
+        output, _ = RUN[rule](*tensors, initial_state=state, backend="auto", gradient=gradient)
         found[gradient] = torch.autograd.grad(
             (output.real * torch.linspace(0, 1, 40).view(1, -1, *[1] * (output.ndim - 2))).sum(), tensors
         )
@@ -58,14 +72,13 @@ def test_exact_is_autograd_and_diagonal_is_not(matrix):
         assert (diagonal - exact).norm() > 0.05 * exact.norm()
 
 
-@pytest.mark.parametrize("matrix", [False, True])
-def test_diagonal_is_the_derivative_with_the_neighbour_held_fixed(matrix):
+@every_rule
+def test_diagonal_is_the_derivative_with_the_neighbour_held_fixed(rule):
     """At the last site nothing comes after, so that its own share is the whole derivative."""
-    run = propagate if matrix else propagate_vector
     found = {}
     for gradient in ("exact", "diagonal"):
-        tensors, _ = inputs(matrix)
-        output, _ = run(*tensors, initial_state=None, backend="auto", gradient=gradient)
+        tensors, _ = inputs(rule)
+        output, _ = RUN[rule](*tensors, initial_state=None, backend="auto", gradient=gradient)
         found[gradient] = torch.autograd.grad(output[:, -1].real.sum(), tensors[-3:])
     for diagonal, exact in zip(found["diagonal"], found["exact"], strict=True):
         assert_close(diagonal[:, -1], exact[:, -1], rtol=1e-9, atol=1e-12)

@@ -52,6 +52,7 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
+    grid["diagonal-delta"] = {"state": "delta", "gradient": "diagonal"}
     grid["autograd-modulus"] = {"state": "modulus", "gradient": "autograd"}
     return grid | POINTING | SWITCHED
 

@@ -1,0 +1,57 @@
+"""What docs/ says of the command line exists: commands, options, protocols, models and settings. (test_readme.py runs
+the commands of the README.)"""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from resnet_bk import cli
+from resnet_bk.bench.protocol import load_protocol, shipped_protocols
+from resnet_bk.bench.recall import load_recall
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+COMMANDS = typer.main.get_command(cli.app).commands
+
+
+def commands(page: Path) -> list[str]:
+    """The indented lines of a page that call resnet-bk, continued lines in one; those with [brackets] are synopses."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^ {4,}((?:\w+=\S+ )?resnet-bk .*)$", text, flags=re.MULTILINE)
+    return [line for line in found if " [" not in line]
+
+
+FOUND = [(page.name, line) for page in PAGES for line in commands(page)]
+
+
+def test_there_are_commands():
+    assert {name for name, _ in FOUND} >= {
+        "benchmark.md",
+        "performance.md",
+        "reproduction.md",
+        "results.md",
+        "switches.md",
+    }
+
+
+@pytest.mark.parametrize(("page", "line"), FOUND, ids=[line[:60] for _, line in FOUND])
+def test_a_command_of_the_docs(page, line):
+    words = shlex.split(line, comments=True)
+    name, *arguments = words[words.index("resnet-bk") + 1 :]
+    command = COMMANDS[name]
+    options, *_ = command.make_parser(click.Context(command)).parse_args(arguments)
+    if name != "bench":
+        return
+    load = load_recall if options["protocol"] in cli.RECALL_PROTOCOLS else load_protocol
+    protocol = load(options["protocol"], options.get("settings") or ())
+    assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
+
+
+def test_every_protocol_has_a_row():
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert {name for name in shipped_protocols() if f"`{name}`" not in rows} == set()
