@@ -96,8 +96,8 @@ def test_eval_on_text_that_has_changed(finished, home):
     before = text.read_text()
     try:
         text.write_text(before[: len(before) // 2])
-        for command in ("eval", "lengths"):
-            done = call(command, finished / "gpt2" / "seed-42")
+        for command in (["eval"], ["lengths"], ["audit", "--leak-cost"]):
+            done = call(*command, finished / "gpt2" / "seed-42")
             assert done.exit_code == 2
             assert "text.txt is no longer that of the run" in " ".join(done.output.split())
     finally:
@@ -177,6 +177,19 @@ def test_an_early_exit_that_cannot_be(finished, adaptive):
 def test_generate_beyond_the_positions(finished):
     done = call("generate", finished / "gpt2" / "seed-42", "--prompt", "w1", "--max-new-tokens", 16)
     assert_bad_call(done, "has 16 positions; ask for at most 15")
+    done = call("generate", finished / "gpt2" / "seed-42", "--prompt", "w1 " * 16, "--max-new-tokens", 1)
+    assert_bad_call(done, "has 16 positions; shorten the prompt to 15 or less")
+
+
+def test_flops_of_a_run_are_of_its_steps(finished, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(finished / "gpt2" / "seed-42", run)
+    record = json.loads((run / "run.json").read_text())
+    record["protocol"] |= {"steps": None, "data_limit": 10_000_000}
+    (run / "run.json").write_text(json.dumps(record))
+    found, result = json.loads(call("flops", run, "--json").stdout), json.loads((run / "result.json").read_text())
+    assert found["steps"] == result["steps"] == 12
+    assert found["total_training_flops"] == result["total_training_flops"]
 
 
 def test_flops_of_a_protocol(finished, home):
@@ -324,6 +337,13 @@ def test_a_model_without_weights(finished, tmp_path):
     shutil.copytree(finished / "gpt2" / "seed-42", run)
     (run / "model" / "model.safetensors").unlink()
     assert_bad_call(call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read")
+    (run / "model" / "model.safetensors").write_bytes(b"cut off")
+    assert_bad_call(call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read", "train the run again")
+    shutil.rmtree(run / "model")
+    assert_bad_call(call("eval", run), "came without its weights")
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"diverged": "its loss is nan at step 3"}))
+    assert_bad_call(call("eval", run), "the training diverged. its loss is nan at step 3")
 
 
 def test_out_of_another_protocol(finished, home):

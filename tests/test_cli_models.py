@@ -37,6 +37,13 @@ def home(tmp_path_factory):
         os.environ["RESNET_BK_CACHE"] = before
 
 
+def test_a_name_goes_before_a_folder_that_is_called_the_same(home, tmp_path, monkeypatch):
+    ResNetBKSeedForCausalLM(ResNetBKSeedConfig(vocab_size=40, hidden_size=8)).save_pretrained(tmp_path / "gpt2")
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(call("inspect", "gpt2", "--protocol", home / "tiny.yaml", "--json").stdout)
+    assert (found["model_type"], found["weights"]) == ("gpt2", "fresh")
+
+
 def test_flops_prints_the_report(home):
     done = call("flops", "resnet-bk-seed")
     assert done.exit_code == 0, done.output

@@ -248,7 +248,7 @@ def flops(
         if models is not None:
             raise ValueError(f"--models {models}: {target} is one model; leave the option out, or name a protocol")
         found = open_target(target, protocol, settings or ())
-        counted = {"model": target} | model_flops(found.model, found.protocol)
+        counted = {"model": target} | model_flops(found.model, found.protocol, found.steps)
         tables = model_tables(target, counted)
     if as_json:
         typer.echo(json.dumps(counted))

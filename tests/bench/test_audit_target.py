@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from resnet_bk.bench.audit import target
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, parse_lengths, vocabulary
 from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.models import PointerConfig, PointerForCausalLM
 from tests.bench.tiny_bench import settings
 
 
@@ -124,6 +125,11 @@ def test_lengths_that_a_model_takes(protocol, gpt2):
     assert fitting_lengths(audit_target("resnet-bk", protocol), (2, 301)) == [2, 301]
     # A table of positions that is not as long as it says (OPT keeps two rows for itself).
     assert fitting_lengths(audit_target("opt", protocol), (2, 301)) == [2, 128]
+
+
+def test_lengths_that_the_model_under_a_pointer_takes(gpt2):
+    config = PointerConfig(language_model=gpt2.config.to_dict() | {"n_positions": 16}, pointer_key_dim=2)
+    assert fitting_lengths(PointerForCausalLM(config), (8, 64)) == [8, 16]
 
 
 def test_lengths_as_written():

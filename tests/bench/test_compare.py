@@ -89,6 +89,17 @@ def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:
     assert printed(compared)["llama/held-out perplexity"] == ["102.1", "102.1", "1.00"]
 
 
+def test_another_device_of_the_same_machine_is_another_machine(tmp_path: Path) -> None:
+    results = sample_results("llama")
+    on_gpu = json.loads(json.dumps(results))
+    for run in on_gpu["runs"]:
+        run["device"] = "cuda"
+    assert {run["device"] for run in results["runs"]} == {"cpu"}
+    assert compare_results([write(tmp_path / name, results) for name in "ab"])["times_comparable"]
+    paths = [write(tmp_path / "c", results), write(tmp_path / "d", on_gpu)]
+    assert not compare_results(paths)["times_comparable"]
+
+
 def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None:
     carried = sample_results("resnet-bk", "llama")
     for run in carried["runs"]:

@@ -1,9 +1,7 @@
 import math
 from typing import Any
 
-import pytest
-
-from resnet_bk.bench.findings import Findings, find, rate_sources, reference_model
+from resnet_bk.bench.findings import Findings, find, reference_model
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import summarize
 from tests.bench.report_samples import sample_results, sample_run
@@ -236,10 +234,3 @@ def test_unequal_grids_are_a_warning() -> None:
     results = sample_results("resnet-bk", "llama")
     results["runs"][1]["learning_rates_tried"].append({"learning_rate": 3e-2, "held_out_perplexity": 300.0})
     assert "did not try the same learning rates" in notes(results, warning=True)
-
-
-@pytest.mark.parametrize("shared", ["a search", {"llama": "a search"}])
-def test_rate_source_of_the_whole_protocol(shared: Any) -> None:
-    results = sample_results("llama")
-    results["protocol"]["learning_rate_source"] = shared
-    assert rate_sources(parse_results(results)) == {"llama": "a search"}

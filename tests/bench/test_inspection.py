@@ -15,7 +15,14 @@ from resnet_bk.bench.inspection import (
     sample_text,
 )
 from resnet_bk.bench.time_scales import time_scales
-from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
+from resnet_bk.models import (
+    PointerConfig,
+    PointerForCausalLM,
+    ResNetBKConfig,
+    ResNetBKForCausalLM,
+    ResNetBKSeedConfig,
+    ResNetBKSeedForCausalLM,
+)
 
 WORDS = 50
 
@@ -142,6 +149,13 @@ def test_the_whole():
     assert (found["time_scales"], found["measured_on"], found["causal"]) == ([], None, None)
     assert found["state"]["bytes_per_token"] == 0
     assert len([part for part in inspection_tables("m", found) if isinstance(part, str)]) == 3
+
+
+def test_a_pointer_on_a_language_model():
+    config = PointerConfig(language_model=peer("gpt2").config.to_dict(), pointer_heads=2, pointer_key_dim=2)
+    found = inspect_model(PointerForCausalLM(config))
+    assert [part["layer"] for part in found["time_scales"]] == ["pointer.chain"]
+    assert found["state"] is None or found["state"]["bytes_per_token"] == 0
 
 
 def test_no_text_is_read_where_nothing_is_measured_on_it(tmp_path, monkeypatch):

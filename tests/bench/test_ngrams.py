@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 from resnet_bk import cli
 from resnet_bk.bench.data import open_corpus, prepare
 from resnet_bk.bench.kneser_ney import kneser_ney
-from resnet_bk.bench.ngrams import describe_ngrams, ngram_baselines, ngram_table, parse_orders, read_ngrams
+from resnet_bk.bench.ngrams import (
+    describe_ngrams,
+    ngram_baselines,
+    ngram_table,
+    parse_orders,
+    read_ngrams,
+    write_ngrams,
+)
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run_folder import write_json
 from tests.bench.tiny_bench import settings, write_text
@@ -91,6 +98,12 @@ def test_beside_the_runs_of_the_same_data_only(found, tmp_path):
     assert read_ngrams(tmp_path, {}) is None
     assert read_ngrams(tmp_path / "elsewhere", same) is None
     assert describe_ngrams(found).startswith("n-gram baselines, validation perplexity: unigram ")
+
+
+def test_beside_results_of_another_task(found, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"protocol": {"task": "recall"}, "runs": []}))
+    with pytest.raises(ValueError, match="holds results of other text, tokens or vocabulary; name another folder"):
+        write_ngrams(found, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "2;5", "five", "-1"])

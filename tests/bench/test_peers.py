@@ -67,6 +67,12 @@ def test_what_follows_from_the_number_of_heads_follows_the_override():
             configs({"resnet-bk": {}, "llama": {"config": {"num_attention_heads": heads}}})
 
 
+def test_the_size_of_a_head_follows_the_width_that_a_model_is_given():
+    llama = {"config": {"hidden_size": 64}, "match_parameters": False}
+    found = configs({"resnet-bk": {}, "llama": llama}, hidden_size=32, num_heads=2)
+    assert (found["llama"].hidden_size, found["llama"].head_dim) == (64, 32)
+
+
 def test_the_model_under_a_pointer_is_shaped_and_sized():
     found = configs(
         {
@@ -188,6 +194,30 @@ def test_a_size_that_cannot_be_reached():
         ({"resnet-bk": {}, "gpt2": {"config": {"n_layr": 1}}}, r"config.n_layr: gpt2 has no such field.*n_layer"),
         ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
         ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: the model has no state"),
+        ({"resnet-bk": {"size_by": "intermediate_size"}}, r"size_by='intermediate_size': the first model is the one"),
+        (
+            {"resnet-bk": {}, "llama": {"size_by": "intermediate_size", "match_parameters": False}},
+            r"size_by='intermediate_size': with match_parameters=false nothing is solved for; leave size_by out",
+        ),
+        (
+            {"resnet-bk": {}, "llama": {"size_by": "intermediate_size", "config": {"intermediate_size": 64}}},
+            r"size_by='intermediate_size': its config gives intermediate_size already",
+        ),
+        (
+            {"resnet-bk": {}, "m": {"transformers": "mamba2", "config": {"num_heads": 4, "head_dim": 32}}},
+            r"parameters do not match.*no field is solved for, and size_by may name one",
+        ),
+        (
+            {
+                "resnet-bk": {},
+                "p": {
+                    "transformers": "resnet_bk_pointer",
+                    "head": "model",
+                    "config": {"language_model": {"model_type": "llama"}},
+                },
+            },
+            r"models.p: head='model': a pointer computes its losses without logits; leave head out",
+        ),
         ({"resnet-bk": {}, "gpt2": {"size_by": "n_positions"}}, r"size_by=n_positions: .* does not grow"),
         # As an encoder; transformers asserts that it is not.
         (

@@ -94,6 +94,11 @@ def test_many_problems_stay_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
+def test_of_another_task() -> None:
+    with pytest.raises(ValueError, match=r"^results: of another task \(recall\).*prints its table"):
+        parse_results({"protocol": {"task": "recall"}, "environment": {}, "runs": []})
+
+
 def test_no_dict() -> None:
     with pytest.raises(ValueError, match=r"^results: results="):
         parse_results([])  # type: ignore[arg-type]

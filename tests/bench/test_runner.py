@@ -365,6 +365,22 @@ def test_models_and_seeds_see_the_same_batches(run, monkeypatch):
     assert all(torch.equal(found, seen[0]) for found in seen[1:])
 
 
+def test_a_state_that_is_not_handed_on_whole_is_refused(run, tmp_path):
+    """Mamba's cache continues the convolution over several tokens, and not the state."""
+    mamba = {"transformers": "mamba", "learning_rate": 1e-2, "match_parameters": False}
+    with pytest.raises(ValueError, match=r"models\.mamba: carry_state=true: its cache does not.*set it to false"):
+        run(models={"mamba": mamba | {"carry_state": True}})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_infinity_in_a_configuration_is_the_same_the_second_time(run):
+    fields = {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "time_step_limit": [0.0, float("inf")]}
+    mamba2 = {"transformers": "mamba2", "learning_rate": 1e-2, "match_parameters": False, "config": fields}
+    run(models={"m": mamba2})
+    _, lines = run(models={"m": mamba2})
+    assert any(line.startswith("finished: m ") for line in lines)
+
+
 def test_a_corpus_without_the_splits(run, tmp_path):
     for split in ("train", "validation"):
         write_text(tmp_path / f"{split}.txt")

@@ -110,13 +110,6 @@ def test_held_out_needs_two_tokens() -> None:
         held_out_batches(tokens(1), 2, 2)
 
 
-def test_batches_are_put_on_the_device() -> None:
-    inputs, targets = TokenStream(tokens(20), 2, 3, device="meta").next_batch()
-    assert inputs.device.type == targets.device.type == "meta"
-    inputs, _ = next(held_out_batches(tokens(20), 2, 3, device="meta"))
-    assert inputs.device.type == "meta"
-
-
 @pytest.mark.parametrize("count", [2, 3, 7, 8, 9, 10, 12, 13, 40, 41, 42])
 @pytest.mark.parametrize(("batch", "length"), [(2, 8), (3, 5), (1, 2)])
 def test_overlapping_windows_predict_every_token_once_with_half_a_window_before_it(count, batch, length):

@@ -3,11 +3,19 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaConfig, Mamba2Config, Mamba2ForCausalLM, Qwen3_5ForCausalLM, Qwen3_5TextConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
+)
 
 from resnet_bk.models import ResNetBKConfig
 from resnet_bk.training import train
-from resnet_bk.training.carried import CarriedStates, constant_state
+from resnet_bk.training.carried import CarriedStates, ConstantStates, cache_problem, constant_state
 from resnet_bk.training.loss import causal_lm_loss
 from tests.training.cases import SPEC
 from tests.training.tiny import VOCABULARY, Tokens, equal_weights
@@ -104,3 +112,44 @@ def test_which_models_have_a_state_of_constant_size():
         assert not constant_state(config)
         with pytest.raises(ValueError, match=f"{config.model_type}: its cache grows with the text"):
             CarriedStates(config)
+
+
+def of_type(model_type, **fields):
+    torch.manual_seed(0)
+    shape = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(shape | fields)))
+
+
+WORDS = torch.arange(16).remainder(VOCABULARY).unsqueeze(0)
+
+
+def test_a_cache_that_continues_a_text():
+    for model in (mamba2(), deltanet(), of_type("llama", intermediate_size=16), mamba2().bfloat16()):
+        assert cache_problem(model.train(), WORDS) is None
+        assert model.training
+
+
+def test_a_cache_that_does_not():
+    """Mamba hands on the inputs of its convolution and starts the state anew; RecurrentGemma returns nothing."""
+    for model_type in ("mamba", "falcon_mamba"):
+        assert "several tokens at once" in cache_problem(of_type(model_type), WORDS)
+    gemma = of_type("recurrent_gemma", intermediate_size=16, num_key_value_heads=2, head_dim=8)
+    assert constant_state(gemma.config)
+    assert cache_problem(gemma, WORDS) == "it returns no cache"
+
+
+@pytest.mark.parametrize("build", [mamba2, deltanet, lambda: of_type("mamba")], ids=["mamba2", "deltanet", "mamba"])
+def test_text_from_a_constant_state_is_that_of_reading_anew(build):
+    model = build().eval()
+    for parameter in model.parameters():  # so that what is read says what comes next
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+    how = {"attention_mask": torch.ones_like(WORDS), "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    anew = model.generate(WORDS, use_cache=False, **how)
+    assert torch.equal(model.generate(WORDS, cache=ConstantStates(model.config), **how), anew)
+    assert len(anew[0, 16:].unique()) > 2
+
+
+def test_a_state_is_moved():
+    state = causal_lm_loss(mamba2(), WORDS, WORDS, "fused", carry_state=True).state
+    assert tensors_of(state)
+    assert {tensor.device.type for tensor in tensors_of(state.to("meta"))} == {"meta"}

@@ -66,8 +66,8 @@ def _identity(results: Results) -> tuple[Any, ...] | None:
 
 def _machines(results: Results) -> set[tuple[Any, ...]]:
     """On what the runs of a benchmark were made."""
-    places = [place for run in results.runs for place in run.environments or [results.environment]]
-    return {tuple(place.get(key) for key in MACHINE) for place in places}
+    places = [(run.device, place) for run in results.runs for place in run.environments or [results.environment]]
+    return {(device, *(place.get(key) for key in MACHINE)) for device, place in places}
 
 
 def _figures(path: Path, results: Results) -> dict[str, Any]:

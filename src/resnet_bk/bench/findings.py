@@ -110,8 +110,8 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
         beaten = [m.name for m in others if m.perplexity and m.perplexity.mean > reference.perplexity.mean]
         ahead = f", though ahead of {_listed(beaten)}" if beaten else ""
         return (
-            f"{reference.name} loses to {rival.name}: held-out perplexity {pair}, {fmt.percent(ratio - 1)} higher "
-            f"(ratio {ratio:.3f}{paired}){ahead}."
+            f"{lead}{reference.name} loses to {rival.name}: held-out perplexity {pair}, "
+            f"{fmt.percent(ratio - 1)} higher (ratio {ratio:.3f}{paired}){ahead}."
         )
     rest = {1: "", 2: ", the better of two others"}.get(len(others), f", the best of {len(others)} others")
     without = reference.without_carry
@@ -194,7 +194,7 @@ def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[
     """Where the runs themselves were made; results of before they said so have only the last call's place."""
     by_run = [run.environments for model in models for run in model.runs]
     places = [place for of_run in by_run for place in of_run]
-    if any(_flag(place, ("git_dirty", "dirty")) for place in places or [results.environment]):
+    if any(place.get("git_dirty") for place in places or [results.environment]):
         yield Note("The code had changes that were not committed when this ran.", warning=True)
     if len({place.get("git_commit") for place in places}) > 1:
         yield Note("The runs were made by different commits of the code.", warning=True)
@@ -286,22 +286,14 @@ def _place(place: dict[str, Any]) -> tuple[Any, ...]:
 
 def rate_sources(results: Results) -> dict[str, str]:
     """Where each model's learning rate came from, as the protocol states it."""
-    shared = results.protocol.get("learning_rate_source")
     by_model = results.protocol.get("models")
     sources: dict[str, str] = {}
     for name in {run.model_name for run in results.runs}:
         own = by_model.get(name) if isinstance(by_model, dict) else None
-        source: Any = (own.get("learning_rate_source") if isinstance(own, dict) else None) or shared
-        if isinstance(source, dict):
-            source = source.get(name)
+        source = own.get("learning_rate_source") if isinstance(own, dict) else None
         if source:
             sources[name] = str(source)
     return sources
-
-
-def _flag(mapping: dict[str, Any], names: tuple[str, ...]) -> bool:
-    git = mapping.get("git")
-    return any(mapping.get(name) is True or (isinstance(git, dict) and git.get(name) is True) for name in names)
 
 
 def _range(models: list[ModelSummary], value: Callable[[Run], int]) -> tuple[int, int]:

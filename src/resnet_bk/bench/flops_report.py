@@ -22,7 +22,7 @@ def protocol_steps(protocol: Protocol) -> int | None:
     return protocol.epochs * ((protocol.data_limit - 1) // protocol.batch_size // protocol.sequence_length)
 
 
-def model_flops(model: Any, protocol: Protocol) -> dict[str, Any]:
+def model_flops(model: Any, protocol: Protocol, steps: int | None = None) -> dict[str, Any]:
     """Counts of a model for the batches and steps of a protocol.
 
     What a model skips by the text (`counted_on`) is that of random words and of the weights that it has.
@@ -30,13 +30,14 @@ def model_flops(model: Any, protocol: Protocol) -> dict[str, Any]:
     Args:
         model: a causal LM of `transformers`.
         protocol: its batch_size, sequence_length and steps are read.
+        steps: of a run that is done; None for what the protocol says.
     """
     words = None
     if depends_on_text(model.config):
         shape = (protocol.batch_size, protocol.sequence_length)
         words = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     found = step_flops(model, protocol.batch_size, protocol.sequence_length, words, optimizer=protocol.optimizer)
-    steps = protocol_steps(protocol)
+    steps = protocol_steps(protocol) if steps is None else steps
     counts = found.as_dict()
     for count in (counts, counts["flops_convention"]):
         if count is not None:

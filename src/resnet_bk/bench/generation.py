@@ -1,7 +1,6 @@
 """Text from a trained model, streamed."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
@@ -9,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.run import load_model
+from resnet_bk.training.carried import ConstantStates, constant_state
 
 
 def stream_text(
@@ -42,9 +42,10 @@ def stream_text(
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     longest = longest_text(model)
     if longest is not None and len(ids) + max_new_tokens > longest:
+        room = longest - len(ids)
         raise ValueError(
             f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
-            f"ask for at most {longest - len(ids)}"
+            + (f"ask for at most {room}" if room > 0 else f"shorten the prompt to {longest - 1} or less")
         )
     set_seed(seed)
     drawing = (
@@ -56,13 +57,7 @@ def stream_text(
         max_new_tokens=max_new_tokens,
         suppress_tokens=[tokenizer.unk_token_id, tokenizer.pad_token_id],
         streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
+        # Some models ask their cache how long it is, which without a layer of attention it cannot say.
+        **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),
         **drawing,
-        **_without_cache(model.config),
     )
-
-
-def _without_cache(config: Any) -> dict[str, bool]:
-    """`use_cache=False` for a model all of whose layers are linear attention: to know how many tokens a cache has seen,
-    `transformers` asks a layer of attention. Such a model reads its text anew for every token."""
-    alone = set(getattr(config, "layer_types", None) or ()) == {"linear_attention"}
-    return {"use_cache": False} if alone else {}

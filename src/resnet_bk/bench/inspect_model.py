@@ -11,13 +11,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
-from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs
+from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs, sized
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
-from resnet_bk.data import TokenCache, token_cache
+from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.training import evaluate, training_device
-from resnet_bk.training.loss import choose_head
+from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import counter
 
 # Shape of a type of transformers that is only audited, under the common names of the fields.
@@ -98,8 +98,9 @@ class OpenedRun:
         folder: of the run.
         record: run.json.
         protocol: of the run, with the text that is to be read in the place of `dataset`.
-        model: trained, on the protocol's device.
+        model: trained; on a GPU where there is one, unless the protocol says cpu.
         audit: "causal" or "leaks".
+        head: the path by which its loss is computed, "fused" or "model".
         corpus_name, corpus_fingerprint: of the text.
         tokens: of the split, by the run's tokenizer.
     """
@@ -109,6 +110,7 @@ class OpenedRun:
     protocol: Protocol
     model: Any
     audit: str
+    head: Head
     corpus_name: str
     corpus_fingerprint: str
     tokens: TokenCache
@@ -133,18 +135,25 @@ def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
     record = read_run(folder)
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
-    if data is None and corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
-        raise ValueError(
-            f"{folder}: the text at {protocol.dataset} is no longer that of the run, so that its {split} split may "
-            "hold what the model was trained on; restore the text, or name other text with --data"
-        )
-    model = load_model(folder / "model").to(training_device(protocol.device))
-    audit = read_json(folder / "result.json")["audit"]
+    if data is None:
+        check_same_text(folder, record, corpus, split)
+    model = load_model(folder / "model").to(training_device("cpu" if protocol.device == "cpu" else "auto"))
+    result = read_json(folder / "result.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     limit = protocol.data_limit if split == "train" else None
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
-    return OpenedRun(folder, record, protocol, model, audit, corpus.name, corpus.fingerprint, tokens)
+    names = (corpus.name, corpus.fingerprint)
+    return OpenedRun(folder, record, protocol, model, result["audit"], result["head"], *names, tokens)
+
+
+def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split: str) -> None:
+    """Raises ValueError where the text of a run, by its run.json, has changed since."""
+    if corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
+        raise ValueError(
+            f"{folder}: the text at {record['protocol']['dataset']} is no longer that of the run, so that its {split} "
+            "split may hold what the model was trained on; restore the text, or name other text with --data"
+        )
 
 
 def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float | None = None) -> dict[str, Any]:
@@ -169,8 +178,7 @@ def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float |
     exit_early(opened.model, early_exit)
     model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
     batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
-    first, _ = next(iter(split_batches(tokens, protocol.batch_size, protocol.sequence_length)))
-    head = choose_head(model, first.to(model.device))
+    head = opened.head
     found = evaluate(model, batches, head=head, carry_state=carry, dtype=protocol.dtype)
     causal = opened.audit == "causal"
     return {
@@ -193,7 +201,7 @@ def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float |
 
 def longest_text(model: Any) -> int | None:
     """Tokens that a model with learned positions takes; None for any number."""
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = getattr(sized(model.config), "max_position_embeddings", None)
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     words = model.get_input_embeddings()
     # The tables of some models (OPT) have rows in front that no position uses.

@@ -20,7 +20,7 @@ from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
 from resnet_bk.data import token_cache
-from resnet_bk.training.carried import first_state
+from resnet_bk.training.carried import ConstantStates, constant_state
 
 ROWS, TOKENS = 8, 128  # of the text that chains are measured on
 STATE_TOKENS = (8, 16)  # texts whose states are compared
@@ -81,9 +81,8 @@ def generation_state(model: Any) -> dict[str, Any] | None:
     try:
         for length in STATE_TOKENS:
             ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
-            # The cache that a model of linear attention alone would make cannot be asked for its number of tokens.
-            first = first_state(model)
-            given = {} if first is None else {"cache": first}
+            # Some models ask their cache how long it is, which without a layer of attention it cannot say.
+            given = {"cache": ConstantStates(model.config)} if constant_state(model.config) else {}
             output = model.eval()(input_ids=ids, use_cache=True, **given)
             names = ("cache", "past_key_values", "cache_params", "state")
             state = next((getattr(output, name) for name in names if getattr(output, name, None) is not None), None)

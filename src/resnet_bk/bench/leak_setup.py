@@ -9,6 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.inspect_model import check_same_text
 from resnet_bk.bench.peers import KNOWN, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model
@@ -64,7 +65,10 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path / "model")
-        return _with_text(name, model.config, model, protocol, record["learning_rate"], tokenizer)
+        corpus = open_corpus(protocol)
+        if data is None:
+            check_same_text(path, record, corpus, "validation")
+        return _with_text(name, model.config, model, protocol, record["learning_rate"], tokenizer, corpus)
     if data is not None:
         protocol = protocol.model_copy(update={"dataset": data})
     if path.is_file() or (path.is_dir() and only_config(path)):

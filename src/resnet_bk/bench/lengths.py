@@ -30,15 +30,12 @@ from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
 from resnet_bk.bench.peers import may_carry
 from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
-from resnet_bk.training.carried import first_state
-from resnet_bk.training.loss import Head, causal_lm_loss, choose_head
+from resnet_bk.training.carried import cache_problem
+from resnet_bk.training.loss import Head, causal_lm_loss
 
 FILE = "lengths.json"
 WINDOWS = (1, 4, 16)  # segments
 CHECKED = 8  # tokens on which a cache is tried
-# One stream and two halves differ by the order of float32 sums (or bfloat16's, which the model's own precision may be);
-# a cache that is passed over changes hidden states by their own size.
-CARRIED_TOLERANCE = 2e-2
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,6 @@ def _profile(
 ) -> dict[str, Any]:
     segment, model = run.protocol.sequence_length, run.model
     sample = torch.from_numpy(texts[0][:segment].astype(np.int64)).unsqueeze(0)
-    head = choose_head(model, sample.to(model.device))
     readings = []
     for window in (None, *windows):
         piece, problem = _piece(model, sample, segment, len(texts[0]) - 1, window)
@@ -152,8 +148,8 @@ def _profile(
             found |= {"seconds": None, "perplexity": None, "document_losses": None}
             continue
         dtype = run.protocol.dtype
-        read(model, texts[0][: 2 * piece + 1], piece, head, dtype, window)  # first-call costs, off the clock
-        done = [read(model, text, piece, head, dtype, window) for text in texts]
+        read(model, texts[0][: 2 * piece + 1], piece, run.head, dtype, window)  # first-call costs, off the clock
+        done = [read(model, text, piece, run.head, dtype, window) for text in texts]
         losses = torch.stack([reading.losses for reading in done])
         by_place = torch.stack([losses[:, start:stop].mean(1) for start, stop in borders], dim=1)
         found |= {
@@ -227,23 +223,7 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
         return f"it has learned positions for {longest:,} tokens"
     if hasattr(model, "target_losses"):  # ours: what they carry is theirs to say, and has tests
         return None
-    words = sample[:, :CHECKED].to(model.device)
-    half = words.shape[1] // 2
-    was_training = model.training
-    with torch.no_grad():
-        base = model.eval().base_model
-        whole = base(input_ids=words, use_cache=False).last_hidden_state
-        first = first_state(model)
-        given = {} if first is None else {"cache": first}
-        cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
-        if cache is not None:
-            rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
-    model.train(was_training)
-    if cache is None:
-        return "it returns no cache"
-    # Some caches serve token by token alone, and are passed over where a whole segment follows.
-    far = (rest - whole[:, half:]).abs().amax() > CARRIED_TOLERANCE * whole.abs().amax()
-    return "its cache does not continue a text with several tokens at once" if far else None
+    return cache_problem(model, sample[:, :CHECKED].to(model.device))
 
 
 @torch.no_grad()

@@ -18,11 +18,13 @@ DEFAULT_PROTOCOL = "seed"
 
 @dataclass(frozen=True)
 class Target:
-    """A model, the protocol whose batches it is counted on, and the folder of its weights (None: fresh ones)."""
+    """A model, the protocol whose batches it is counted on, the folder of its weights (None: fresh ones), and the steps
+    of its training where that was a run of this protocol."""
 
     model: Any
     protocol: Protocol
     folder: Path | None
+    steps: int | None = None
 
 
 def is_protocol(name: str) -> bool:
@@ -61,8 +63,10 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         model = audit_target(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
-    saved = path.is_dir() and (is_run or not only_config(path))
-    return Target(model, loaded, path if saved else None)
+    # A name goes before a folder that is called the same.
+    saved = path.is_dir() and (is_run or not only_config(path)) and name not in (*loaded.models, *KNOWN)
+    steps = read_run(path)["training"]["steps"] if is_run and protocol is None else None
+    return Target(model, loaded, path if saved else None, steps)
 
 
 def is_type(name: str, protocol: Protocol) -> bool:

@@ -152,7 +152,7 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
     check_writable(out)
     file = out / "results.json"
     results = read_json(file) if file.exists() else None
-    if results is not None and not same_data(result, results["data"]):
+    if results is not None and not same_data(result, results.get("data") or {}):
         raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / FILE, result)

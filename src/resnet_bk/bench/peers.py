@@ -77,6 +77,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
     reference: ParameterCount | None = None  # of the first model
     for name, entry in protocol.models.items():
         try:
+            if entry.size_by is not None:
+                _check_size_by(name, entry, first=name == next(iter(protocol.models)))
             template = _template(name, entry, protocol, vocab_size, special_ids)
             if reference is None:
                 configs[name] = template({})
@@ -87,8 +89,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
                 configs[name] = _match(name, entry, template, protocol, reference)
             if entry.carry_state and not may_carry(configs[name]):
                 raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
-            if entry.size_by is not None and fixed_shape(name, entry):
-                raise ValueError(f"size_by={entry.size_by!r}: {name} has a fixed shape; leave size_by out")
+            if entry.head == "model" and configs[name].model_type == "resnet_bk_pointer":
+                raise ValueError("head='model': a pointer computes its losses without logits; leave head out")
         except Exception as error:  # any of a hundred architectures may refuse a shape in its own way
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             way_out = "" if isinstance(error, ValueError) else f" (set models.{name}.config to what it needs)"
@@ -108,6 +110,20 @@ def may_carry(config: PreTrainedConfig) -> bool:
 def fixed_shape(name: str, entry: ModelEntry) -> bool:
     """Whether the model has one shape whatever the others are."""
     return entry.transformers is None and name in KNOWN and KNOWN[name][1] is None
+
+
+def _check_size_by(name: str, entry: ModelEntry, *, first: bool) -> None:
+    """Raises ValueError where `size_by` would be passed over."""
+    given = entry.config.get("language_model", {}) | entry.config
+    reasons = {
+        f"{name} has a fixed shape": fixed_shape(name, entry),
+        "the first model is the one that the others are sized to": first,
+        "with match_parameters=false nothing is solved for": not entry.match_parameters,
+        f"its config gives {entry.size_by} already": entry.size_by in given,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            raise ValueError(f"size_by={entry.size_by!r}: {reason}; leave size_by out")
 
 
 def _template(
@@ -205,7 +221,8 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
         if "num_key_value_heads" in names:
             base["num_key_value_heads"] = heads
         if "head_dim" in names and model_type != "mamba2":
-            base["head_dim"] = shape["hidden_size"] // heads
+            width = overrides.get("hidden_size", shape["hidden_size"])
+            base["head_dim"] = width // heads if isinstance(width, int) else width
 
     def make(further: dict[str, Any]) -> Any:
         # The common name and the model's own name of a field are one field.
@@ -221,8 +238,8 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     return make
 
 
-def _sized(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The part of a configuration that has the shape."""
+def sized(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The part of a configuration that has the shape: of a pointer on a language model, that of the latter."""
     return config.inner if isinstance(config, PointerConfig) else config
 
 
@@ -270,13 +287,14 @@ def _match(
 ) -> PreTrainedConfig:
     """Solve for the size field, or check the size where it is given."""
     size_by = entry.size_by or (KNOWN[name][1] if entry.transformers is None else None)
-    if size_by is None and "intermediate_size" in _fields(_sized(template({}))):
+    if size_by is None and "intermediate_size" in _fields(sized(template({}))):
         size_by = "intermediate_size"
     fixed = entry.config.get("language_model", {}) | entry.config
     if size_by is None or size_by in fixed:
-        config, way_out = template({}), "change its config"
+        config = template({})
+        reason = "its config gives the size" if size_by else "no field is solved for, and size_by may name one"
     else:
-        config, way_out = template({size_by: solve_size(template, size_by, reference)}), f"no {size_by} fits"
+        config, reason = template({size_by: solve_size(template, size_by, reference)}), f"no {size_by} fits"
         blocks = config.num_hidden_layers
         given = "num_hidden_layers" in fixed
         while _small_mamba2(config) and blocks > 1 and not given:
@@ -287,14 +305,14 @@ def _match(
     if count.deviation(reference) > protocol.parameter_tolerance:
         raise ValueError(
             f"{count} parameters do not match the {reference} of {next(iter(protocol.models))} within "
-            f"parameter_tolerance={protocol.parameter_tolerance}; {way_out}: change the shape, raise the tolerance, "
+            f"parameter_tolerance={protocol.parameter_tolerance}; {reason}: change the shape, raise the tolerance, "
             f"or set models.{name}.match_parameters=false"
         )
     return config
 
 
 def _small_mamba2(config: PreTrainedConfig) -> bool:
-    shaped = _sized(config)
+    shaped = sized(config)
     return shaped.model_type == "mamba2" and shaped.state_size < MAMBA2_STATE
 
 

@@ -119,7 +119,7 @@ class Protocol(_Strict):
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     log_interval: Count = 10
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 20.0
+    checkpoint_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     models: Annotated[dict[Name, ModelEntry], Field(min_length=1)]
 
     def rates(self, model: str) -> list[float]:

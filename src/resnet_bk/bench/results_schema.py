@@ -208,6 +208,11 @@ def parse_results(results: dict[str, Any]) -> Results:
     try:
         return Results.model_validate(results)
     except ValidationError as error:
+        task = results["protocol"].get("task") if isinstance(results, dict) and "protocol" in results else None
+        if task is not None:
+            raise ValueError(
+                f"results: of another task ({task}), which has no perplexities; `resnet-bk bench` prints its table"
+            ) from None
         problems = [_describe(dict(item)) for item in error.errors()]
     shown = "; ".join(problems[:MAX_PROBLEMS])
     more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""

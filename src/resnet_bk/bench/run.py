@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
@@ -17,7 +18,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.flops import depends_on_text, step_flops
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.bench.run_folder import Run, settings_of, write_json
+from resnet_bk.bench.run_folder import Run, read_json, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenCache, TokenStream, held_out_batches, overlapping_batches
 from resnet_bk.training import (
@@ -189,10 +190,8 @@ def audit_lengths(longest: int) -> list[int]:
     return sorted({min(length, longest) for length in (2, 17, 65, longest)})
 
 
-def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float | None:
-    """Perplexity over a split in windows that overlap by half, no state carried; None where a segment is one token."""
-    if protocol.sequence_length < 2:
-        return None
+def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float:
+    """Perplexity over a split in windows that overlap by half, no state carried."""
     batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
     return evaluate(model, batches, head=head, dtype=protocol.dtype).perplexity
 
@@ -230,7 +229,11 @@ def load_model(folder: Path) -> Any:
         ValueError: there is none, or it cannot be read.
     """
     if not (folder / "config.json").exists():
-        if (folder.parent / "result.json").exists():
+        result = folder.parent / "result.json"
+        reason = read_json(result).get("diverged") if result.exists() else None
+        if reason is not None:
+            raise ValueError(f"{folder} holds no model: the training diverged. {reason}")
+        if result.exists():
             raise ValueError(
                 f"{folder} holds no model: the result of this run came without its weights, and `resnet-bk bench` "
                 "takes it as finished; train it again with another --out"
@@ -238,8 +241,8 @@ def load_model(folder: Path) -> Any:
         raise ValueError(f"{folder} holds no model; is the run finished? `resnet-bk bench` again resumes it")
     try:
         return AutoModelForCausalLM.from_pretrained(folder)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be read: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be read: {error}; restore it, or train the run again") from error
 
 
 def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:

@@ -86,6 +86,7 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
             # A model that the protocol no longer has: its data and budget must still be those of the others.
             here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
             there = {key: value for key, value in there.items() if key in here}
+        here = finite(here)  # as it was written
         different = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
         if different:
             shown = ", ".join(
@@ -158,7 +159,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Written under another name and renamed, so that a reader never sees half a file. NaN and infinity become null."""
-    _replace(path, json.dumps(_finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    _replace(path, json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -167,11 +168,12 @@ def _replace(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """What JSON has for a value: None in the place of NaN and infinity, lists in that of tuples."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -6,24 +6,28 @@ broken one is resumed from its checkpoint.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from filelock import FileLock, Timeout
 from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
-from resnet_bk.bench.peers import resolve_configs
+from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
 from resnet_bk.bench.run import add_test, execute, planned_steps
 from resnet_bk.bench.run_folder import Run, check_same_protocol, check_writable, run_of, write_json, write_protocol
 from resnet_bk.data import TokenStream
 from resnet_bk.training import NonFiniteLossError, training_device
+from resnet_bk.training.carried import cache_problem
+
+CARRIED_TOKENS = 16  # on which it is tried whether a state is handed on
 
 
 def bench(
@@ -66,6 +70,7 @@ def bench(
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
     _check_warmup(protocol, prepared)
+    _check_carried(protocol, {name: configs[name] for name in chosen})
 
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
@@ -93,6 +98,20 @@ def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:
             f"protocol {protocol.name}: warmup_steps={protocol.warmup_steps}: must be below the {steps} steps of the "
             "training; lower it, or null takes 10%"
         )
+
+
+def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
+    """Whether what peers hand from segment to segment is all that they have seen. (That of ours has tests.)"""
+    for name, config in configs.items():
+        if not protocol.models[name].carry_state or config.model_type in OURS:
+            continue
+        words = torch.arange(CARRIED_TOKENS).remainder(config.vocab_size).unsqueeze(0)
+        problem = cache_problem(build_model(config, seed=0), words)
+        if problem is not None:
+            raise ValueError(
+                f"protocol {protocol.name}: models.{name}: carry_state=true: {problem} ({config.model_type}, "
+                f"transformers {transformers.__version__}); set it to false"
+            )
 
 
 def _run_model(

@@ -7,6 +7,7 @@ a text its size falls by exp(mean of log |b_t L_t|) a site. The inverse of that 
 there are to a site (1 but for shorter scales and sparse chains), is the memory of a chain in tokens.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -53,10 +54,11 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in _projections(model)]
     was_training = model.training
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     try:
         # Row by row: where chains have removed sites, shorter ones would be filled up to the length of others.
         for row in input_ids.to(model.device).split(1):
-            model.eval()(input_ids=row, use_cache=False, logits_to_keep=1)
+            model.eval()(input_ids=row, use_cache=False, **last)
     finally:
         model.train(was_training)
         for hook in hooks:

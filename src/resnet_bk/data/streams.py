@@ -18,14 +18,11 @@ class TokenStream:
     ends of rows are left out.
 
     tokens: [N] integers, a memory map or an array; never copied as a whole.
-    device: where batches are put.
 
     Raises ValueError where N is too small for one batch.
     """
 
-    def __init__(
-        self, tokens: np.ndarray, batch_size: int, sequence_length: int, *, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, tokens: np.ndarray, batch_size: int, sequence_length: int) -> None:
         _check_shape(batch_size, sequence_length)
         row = max(len(tokens) - 1, 0) // batch_size
         if row < sequence_length:
@@ -37,7 +34,6 @@ class TokenStream:
         self.tokens = tokens
         self.batch_size = batch_size
         self.sequence_length = sequence_length
-        self.device = torch.device(device)
         self.steps_per_epoch = row // sequence_length
         self._row_starts = row * np.arange(batch_size)
         self._batches = 0
@@ -56,7 +52,7 @@ class TokenStream:
         """The next input_ids and targets, int64 [B, T] each; targets are input_ids one position on."""
         place = self._batches % self.steps_per_epoch * self.sequence_length
         self._batches += 1
-        window = _windows(self.tokens, self._row_starts + place, self.sequence_length + 1).to(self.device)
+        window = _windows(self.tokens, self._row_starts + place, self.sequence_length + 1)
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
     def state_dict(self) -> dict[str, int]:
@@ -81,7 +77,7 @@ class TokenStream:
 
 
 def held_out_batches(
-    tokens: np.ndarray, batch_size: int, sequence_length: int, *, device: torch.device | str = "cpu"
+    tokens: np.ndarray, batch_size: int, sequence_length: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches that predict every token but the first exactly once: input_ids and targets, int64 [B, T] each.
 
@@ -94,12 +90,10 @@ def held_out_batches(
     _check_shape(batch_size, sequence_length)
     if len(tokens) < 2:
         raise ValueError(f"data has {len(tokens)} held-out tokens; 2 are the least to predict one, give more text")
-    return _held_out(tokens, batch_size, sequence_length, torch.device(device))
+    return _held_out(tokens, batch_size, sequence_length)
 
 
-def _held_out(
-    tokens: np.ndarray, batch_size: int, sequence_length: int, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _held_out(tokens: np.ndarray, batch_size: int, sequence_length: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     predictions = len(tokens) - 1
     row = -(-predictions // batch_size)
     starts = np.minimum(row * np.arange(batch_size), predictions)
@@ -112,7 +106,7 @@ def _held_out(
             if length > 0:
                 window = _windows(tokens, np.array([start]), length + 1)[0]
                 inputs[b, :length], targets[b, :length] = window[:-1], window[1:]
-        yield inputs.to(device), targets.to(device)
+        yield inputs, targets
 
 
 def overlapping_batches(

@@ -1,10 +1,14 @@
-"""States of models of `transformers` as training hands them from segment to segment.
+"""States of models of `transformers` as they are handed from segment to segment, and from token to token.
 
 ResNet-BK brings a cache that may be used under autograd. That of a linear-attention or state-space model of
 `transformers` is made for generation: it is overwritten in place, also where the backward pass still needs what was
-read from it. `CarriedStates` is the same cache without that.
+read from it. `CarriedStates` is the same cache without that. And some models ask it how many tokens it has seen, which
+it does not know without a layer of attention; `ConstantStates` answers.
+
+Shape legend: B batch, T tokens.
 """
 
+import copy
 from typing import Any, Self
 
 import torch
@@ -12,8 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+# A stream read at once and in two halves differ by the order of float32 sums; a cache that is passed over, or half of
+# which is, changes hidden states by a part of what starting anew changes.
+ROUNDING, OF_STARTING_ANEW = 1e-5, 1e-4
 
-class CarriedStates(DynamicCache):
+
+class ConstantStates(DynamicCache):
     """The states of a model all of whose layers have one of constant size.
 
     Args:
@@ -31,6 +39,18 @@ class CarriedStates(DynamicCache):
                 "state of constant size"
             )
 
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """0: what a state has seen is not counted, and positions mean nothing to such models."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """The call's own tokens, from 0: there are no keys of earlier ones."""
+        return query_length, 0
+
+
+class CarriedStates(ConstantStates):
+    """The same for training, which hands them from segment to segment: nothing is overwritten."""
+
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         """A copy: the state itself is overwritten in the same forward pass."""
         state = super().get_conv_state(layer_idx, state_idx)
@@ -40,14 +60,6 @@ class CarriedStates(DynamicCache):
         """A copy: the state itself is overwritten in the same forward pass."""
         state = super().get_recurrent_state(layer_idx, state_idx)
         return None if state is None else state.clone()
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """0: what a state has seen is not counted, and positions mean nothing to such models."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """The call's own tokens, from 0: there are no keys of earlier ones."""
-        return query_length, 0
 
     def detach(self) -> Self:
         """Cuts the graph: later losses send no gradient into earlier segments. Returns the cache itself."""
@@ -77,3 +89,37 @@ def constant_state(config: PreTrainedConfig) -> bool:
 def first_state(model: Any) -> CarriedStates | None:
     """What a model is given as the state before the first segment; None for a model that makes its own."""
     return CarriedStates(model.config) if constant_state(model.config) else None
+
+
+@torch.no_grad()
+def cache_problem(model: Any, words: Tensor) -> str | None:
+    """Why what a model keeps does not continue a text where several tokens follow; None if it does.
+
+    Some caches of `transformers` serve token by token alone and are passed over otherwise; those of Mamba and its like
+    hand on the inputs of the convolution, and start the state from zero.
+
+    Args:
+        model: a causal LM of `transformers`.
+        words: some of its words, int64 [1, T], T at least 2.
+    """
+    half = words.shape[1] // 2
+    was_training = model.training
+    precise = model if next(model.parameters()).dtype.itemsize > 2 else copy.deepcopy(model).float()
+    try:
+        base = precise.eval().base_model
+        whole = base(input_ids=words, use_cache=False).last_hidden_state
+        anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
+        first = first_state(precise)
+        given = {} if first is None else {"cache": first}
+        cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
+        if cache is None:
+            return "it returns no cache"
+        rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
+    finally:
+        model.train(was_training)
+
+    def from_whole(found: Tensor) -> Tensor:
+        return (found - whole[:, half:]).abs().amax()
+
+    allowed = ROUNDING * whole.abs().amax() + OF_STARTING_ANEW * from_whole(anew)
+    return None if from_whole(rest) <= allowed else "its cache does not continue a text with several tokens at once"

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.inspect_model import find_model, longest_text
-from resnet_bk.bench.peers import build_model
+from resnet_bk.bench.peers import build_model, sized
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.data.hub import answer_within
 
@@ -43,7 +43,7 @@ def vocabulary(model: Any) -> int:
 
 def most_tokens(model: Any) -> int | None:
     """Tokens that a model is made for; None for any number."""
-    longest = longest_text(model) or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = longest_text(model) or getattr(sized(model.config).get_text_config(), "max_position_embeddings", None)
     return longest if isinstance(longest, int) and longest > 0 else None
 
 

@@ -23,7 +23,7 @@ from resnet_bk.bench.recall.settings import RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
 from resnet_bk.bench.run import audit_lengths, config_dict
-from resnet_bk.bench.run_folder import Run, check_writable, read_json, write_json
+from resnet_bk.bench.run_folder import Run, check_writable, finite, read_json, write_json
 from resnet_bk.bench.runner import deterministic, locked, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
@@ -201,7 +201,7 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
         record = read_json(file)
         if record.get("task") != TASK:
             raise ValueError(f"--out {out}: holds runs on a text ({file.parent.relative_to(out)}); name another folder")
-        now = _settings(protocol, record["model"] if record["model"] in protocol.models else None)
+        now = finite(_settings(protocol, record["model"] if record["model"] in protocol.models else None))
         changed = [key for key in now if now[key] != record["settings"].get(key)]
         if changed:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
