@@ -117,6 +117,22 @@ def test_gradients_of_input_and_taps(conv, length, with_tail, at_once, monkeypat
     assert_close(F.silu(run(x, weight)), definition(full, weight)[:, -length:], **TOLERANCE)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_single_token_without_a_gradient(dtype, before):
+    """In generation it is no convolution, but the same sums: one rounding apart."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, before + 1, 8, generator=generator).to(dtype)
+    weight = torch.randn(8, 4, generator=generator).to(torch.float32 if dtype == torch.bfloat16 else dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        expected = causal_filter(x, weight.requires_grad_(), length=1)
+        with torch.no_grad():
+            found = causal_filter(x, weight, length=1)
+    assert (found.dtype, found.shape) == (dtype, expected.shape)
+    precision = torch.finfo(dtype).eps
+    assert_close(found, expected.detach(), rtol=2 * precision, atol=8 * precision)
+
+
 @pytest.mark.parametrize("with_tail", [False, True])
 def test_bfloat16_rounds_inputs_and_outputs_alone(with_tail):
     """What is summed over tokens is summed in float32: 4,000 products in bfloat16 would leave two digits."""

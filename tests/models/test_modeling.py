@@ -60,6 +60,20 @@ def test_loss_over_several_batches():
     assert_close(sum(parts), whole, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("side", ["left", "right", "packed"])
+def test_loss_over_several_batches_of_which_padding_and_documents_take_labels_away(side):
+    """The divisor counts labels as `Trainer` does, which knows neither: a batch still counts by its mean loss."""
+    model = build(PLAIN, dtype=torch.float64)
+    ids, mask = tokens(2, 9), torch.ones(2, 9, dtype=torch.int64)
+    mask[0, : 4 if side == "left" else None] = 0 if side == "left" else 1
+    if side == "right":
+        mask[1, 5:] = 0
+    how = {"document_ids": (torch.arange(9) > 4).long().expand(2, 9)} if side == "packed" else {"attention_mask": mask}
+    mean = model(ids, labels=ids, use_cache=False, **how).loss
+    assert_close(model(ids, labels=ids, num_items_in_batch=2 * 8, use_cache=False, **how).loss, mean)
+    assert_close(model(ids, labels=ids, num_items_in_batch=4 * 8, use_cache=False, **how).loss, mean / 2)
+
+
 @pytest.mark.parametrize("name", ["sparse-matrix", "adaptive-vector-moe"])
 def test_what_a_switch_adds_has_the_weight_of_the_tokens_in_a_loss_over_several_batches(name):
     model = build(name, dtype=torch.float64)
@@ -244,6 +258,36 @@ def test_trains_with_the_trainer_of_transformers(tmp_path, name):
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.6 * before
+
+
+def test_the_trainer_smooths_the_labels_that_come_next(tmp_path):
+    """It shifts labels for models that it knows as causal ones; without, a model would learn to repeat its input."""
+    model = build(PLAIN)
+    ids = tokens(4, 12)
+    arguments = TrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1, report_to=[], use_cpu=True)
+    found = Trainer(model=model, args=arguments).compute_loss(model, {"input_ids": ids, "labels": ids})
+    logits = model(ids).logits[:, :-1].flatten(0, 1)
+    assert_close(found, F.cross_entropy(logits, ids[:, 1:].flatten(), label_smoothing=0.1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", [PLAIN, "modulus-as-it-is", "vector-many-channels"])
+def test_linear_maps_that_something_else_stands_in_for(name):
+    """Adapters and quantisation replace them by modules whose weight says no precision, if they have one."""
+    model = build(name)
+    ids = tokens(2, 20)
+    expected = model(ids).logits
+    for block in model.model.layers:
+        for holder in [
+            part for part in block.modules() if isinstance(getattr(part, "out_proj", None), torch.nn.Linear)
+        ]:
+            holder.out_proj = torch.nn.Sequential(holder.out_proj)
+    assert torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("name", [PLAIN, "modulus-as-it-is", "pointer-modulus"])
+def test_shapes_on_the_meta_device(name):
+    model = build(name).to("meta")
+    assert model(tokens(2, 20).to("meta")).logits.shape == (2, 20, VOCAB_SIZE)
 
 
 @pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])

@@ -161,7 +161,7 @@ def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[st
     """Of the language model under the pointer, which has the shape and is sized."""
     given = config.get("language_model")
     inner_type = str(given.get("model_type")) if isinstance(given, dict) else ""
-    if not isinstance(given, dict) or inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if not isinstance(given, dict) or inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or inner_type in OURS:
         raise ValueError(
             f"config.language_model={given!r}: must say which causal LM of transformers it is, for example "
             "{model_type: llama}"

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from resnet_bk.ops.dispatch import autocast_enabled, full_precision
+
 AT_ONCE = 2**17  # numbers of dy that are multiplied while they are in cache
 
 
@@ -28,15 +30,24 @@ def causal_filter(x: Tensor, weight: Tensor, *, length: int) -> Tensor:
     Under autocast x is expected in its dtype, and the taps are rounded to it; the sums of the taps' gradient are
     float32 or wider all the same.
     """
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and torch.is_grad_enabled():
         return _CausalFilter.apply(x, weight, length)
-    return _filter(x, weight, length)
+    return _of_one(x, weight) if length == 1 and not torch.is_grad_enabled() else _filter(x, weight, length)
+
+
+def _of_one(x: Tensor, weight: Tensor) -> Tensor:
+    """y of a single token, for which a convolution spends its time on setting itself up."""
+    if autocast_enabled(x.device):
+        weight = weight.to(x.dtype)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    taps = weight.t()[-x.shape[1] :]  # those of zeros in front are left out
+    return (x.to(wide) * taps.to(wide)).sum(1, keepdim=True).to(x.dtype)
 
 
 def _filter(x: Tensor, weight: Tensor, length: int) -> Tensor:
     """PyTorch's convolution, of [B, T, C] as a picture of height 1 stored channels last, so that nothing is copied."""
     taps = weight.shape[1]
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_enabled(x.device):
         weight = weight.to(x.dtype)
     padding: Any = 0 if x.shape[1] > length else (0, taps - 1)
     return _convolution(x, weight, padding)[:, :length]
@@ -60,7 +71,7 @@ class _CausalFilter(torch.autograd.Function):
         (grad,), (x, weight) = grads, ctx.saved_tensors
         of_x, of_weight = ctx.needs_input_grad[:2]
         # A backward pass may be called under autocast too, which would round what was not rounded going forward.
-        with torch.autocast(grad.device.type, enabled=False):
+        with full_precision(grad.device):
             return (
                 _of_input(grad, weight, x.shape[1]) if of_x else None,
                 tap_gradient(grad, x, weight.shape[1]) if of_weight else None,
@@ -109,7 +120,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _of_tap_gradient(ctx: Any, bar: Tensor) -> tuple[Tensor, Tensor, None]:
     """It is linear in d y and in x, with what they are multiplied by in the filter and in the gradient of its input."""
     grad, x = ctx.saved_tensors
-    with torch.autocast(grad.device.type, enabled=False):
+    with full_precision(grad.device):
         return _filter(x, bar.to(x.dtype), grad.shape[1]), _of_input(grad, bar, x.shape[1]), None
 
 

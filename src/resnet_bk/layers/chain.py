@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.ops.dispatch import full_precision
 
 
 class Chain(NamedTuple):
@@ -117,7 +118,7 @@ class ChainProjection(nn.Module):
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
         """Sites of the chains of tokens [B, T, D]; the hopping is 0 where `boundaries` cuts the chain."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             sites = F.linear(hidden.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
             potential, rest = sites.split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)

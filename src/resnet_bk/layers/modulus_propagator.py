@@ -5,7 +5,6 @@ Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value siz
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from resnet_bk.layers.output_gate import get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
+from resnet_bk.ops.dispatch import full_precision
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
@@ -135,8 +135,8 @@ class ModulusPropagator(Mixer):
         if readers is not None:
             y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
         # In the precision of the state, whatever that of the model.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             y = F.rms_norm(y, (self.value_dim,), self.read_norm.weight.to(y.dtype), READ_EPS).flatten(-2)
         if self.gate is not None and self.gate_proj is not None:
             y = self.gate(y, self.gate_proj(hidden))
-        return self.out_proj(y.to(self.out_proj.weight.dtype))
+        return self.out_proj(y.to(hidden.dtype))

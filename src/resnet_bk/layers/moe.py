@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from resnet_bk.ops.dispatch import autocast_enabled, full_precision
+
 
 class SparseMoE(nn.Module):
     """Top-k routing over SwiGLU experts, with the chosen experts' probabilities normalised to sum to 1 (Mixtral, arXiv
@@ -49,7 +51,7 @@ class SparseMoE(nn.Module):
         """
         tokens = hidden.flatten(0, 1)
         # The router decides between near equals: in float32, as in Switch Transformers.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
             probabilities = F.linear(tokens.to(wide), self.router.weight.to(wide)).softmax(dim=-1)
             weights, chosen = probabilities.topk(self.num_experts_per_tok, dim=-1)
@@ -75,7 +77,7 @@ def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     if x.dtype == torch.float64:
         expert = torch.searchsorted(ends, torch.arange(x.shape[0], dtype=torch.int32, device=x.device), right=True)
         return torch.bmm(x.unsqueeze(1), weight[expert]).squeeze(1)
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_enabled(x.device):
         # Autocast has no rule for grouped_mm.
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)

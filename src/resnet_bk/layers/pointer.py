@@ -36,6 +36,7 @@ from transformers import initialization as init
 from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.ops.dispatch import full_precision
 
 # Inside the band, with memories of a few to a few hundred words.
 POTENTIAL = (0.0, 0.8)
@@ -139,8 +140,8 @@ class Pointer(nn.Module):
     def reset_parameters(self) -> None:
         """What is not a layer of its own: smoothing and the biases of the gates."""
         init.constant_(self.log_smoothing, math.log(SMOOTHING))
-        init.zeros_(self.gate_proj.bias)
-        init.constant_(self.gate_proj.bias[:1], VOCABULARY_BIAS)
+        # Whole: transformers would not know of a part that it has been loaded.
+        init.copy_(self.gate_proj.bias, torch.tensor([VOCABULARY_BIAS, *[0.0] * self.num_heads]))
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -193,7 +194,7 @@ class Pointer(nn.Module):
                 `state` is of no use afterwards; if not, `state` is left as it is.
         """
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             hidden, input_ids = hidden.to(dtype), input_ids.long()
             state = self.initial_state(hidden) if state is None else state
             # Not where a graph holds the words, or the caller, or where they may not be written any more.
@@ -206,7 +207,10 @@ class Pointer(nn.Module):
             copied, rest = [], []
             for start in range(0, length, piece):
                 part = slice(start, start + piece)
-                here = None if at is None else at[(at >= start) & (at < start + piece)] - start
+                seen, here = sites, at
+                if length > piece:
+                    seen = sites.part(start, piece)
+                    here = None if at is None else at[(at >= start) & (at < start + piece)] - start
                 wanted = None if targets is None else targets[:, part]
                 write = keep_state or start + piece < length
                 if write and not reuse:
@@ -214,11 +218,11 @@ class Pointer(nn.Module):
                     reuse = True  # from now on they are nobody else's
                 else:
                     after = state
-                pointed = self._piece(sites.part(start, piece), input_ids[:, part], state, wanted, here)
+                pointed = self._piece(seen, input_ids[:, part], state, wanted, here)
                 copied.append(pointed.copied)
                 rest.append(pointed.rest)
                 if write:
-                    state = self._written(sites.part(start, piece), input_ids[:, part], after)
+                    state = self._written(seen, input_ids[:, part], after)
             # A copy: a view would keep the hidden states of the whole call in memory.
             state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach().clone())
             return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)

@@ -38,4 +38,4 @@ class Readout(nn.Module):
         parts = torch.view_as_real(y)
         if self.gate is not None and self.gate_proj is not None:
             parts = self.gate(parts, self.gate_proj(hidden).unsqueeze(-1))
-        return self.out_proj(parts.flatten(-2).to(self.out_proj.weight.dtype))
+        return self.out_proj(parts.flatten(-2).to(hidden.dtype))

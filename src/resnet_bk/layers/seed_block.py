@@ -117,4 +117,4 @@ class SeedBlock(GradientCheckpointingLayer):
             self.chain(features, boundaries), green=self.green, gradient=self.gradient, backend=self.backend
         )
         parts = torch.view_as_real(green).flatten(2).clamp(-self.green_clamp, self.green_clamp)
-        return hidden + features + self.scale * self.out_proj(parts.to(self.out_proj.weight.dtype))
+        return hidden + features + self.scale * self.out_proj(parts.to(hidden.dtype))

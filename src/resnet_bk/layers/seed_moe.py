@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.moe import grouped_linear
+from resnet_bk.ops.dispatch import full_precision
 
 
 class SeedMoE(nn.Module):
@@ -52,7 +53,7 @@ class SeedMoE(nn.Module):
         """[B, T, D] to [B, T, D]."""
         tokens = hidden.flatten(0, 1)
         # The gate decides between near equals: in float32.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
             logits = F.linear(tokens.to(wide), self.gate.weight.to(wide), self.gate.bias.to(wide))
             weight, chosen = logits.softmax(dim=-1).max(dim=-1)

@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.causal_filter import causal_filter
+from resnet_bk.ops.dispatch import autocast_enabled
 
 
 class ShortConvolution(nn.Module):
@@ -60,7 +61,7 @@ class ShortConvolution(nn.Module):
             assert boundaries is not None
             # Summed in float32 and rounded once, as the convolution does.
             wide = torch.promote_types(x.dtype, torch.float32)
-            rounded = self.weight.to(x.dtype) if torch.is_autocast_enabled(x.device.type) else self.weight
+            rounded = self.weight.to(x.dtype) if autocast_enabled(x.device) else self.weight
             taken, filters = full.to(wide), rounded.to(wide)
             y = taken[:, taps:] * filters[:, -1]
             for lag in range(1, self.kernel_size):
@@ -69,17 +70,17 @@ class ShortConvolution(nn.Module):
             y = y.to(x.dtype)
         else:
             y = causal_filter(full, self.weight, length=length)
-        return F.silu(y), self._new_tail(x, tail, boundaries)
+        return F.silu(y), self._new_tail(x, full, tail, boundaries)
 
-    def _new_tail(self, x: Tensor, tail: Tensor | None, boundaries: Boundaries | None) -> Tensor:
-        """The last K - 1 inputs, zero where they belong to a document that has ended."""
+    def _new_tail(self, x: Tensor, full: Tensor, tail: Tensor | None, boundaries: Boundaries | None) -> Tensor:
+        """The last K - 1 inputs, zero where they belong to a document that has ended; `full` is x or the tail and x."""
         taps = self.kernel_size - 1
         if boundaries is not None and boundaries.filling is not None:
             return self._tail_before_filling(x, tail, boundaries)
-        if x.shape[1] < taps:
-            x = torch.cat([_or_zeros(tail, x, taps), x], dim=1)
+        if full.shape[1] < taps:
+            full = torch.cat([_or_zeros(None, x, taps), x], dim=1)
         # A copy: a view would keep the whole input alive.
-        new_tail = x[:, -taps:].clone()
+        new_tail = full[:, -taps:].clone()
         if boundaries is not None and boundaries.segment is not None:
             segment = F.pad(boundaries.segment, (taps, 0))[:, -taps:]
             new_tail = new_tail * (segment == segment[:, -1:]).unsqueeze(-1)

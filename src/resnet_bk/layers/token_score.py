@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from resnet_bk.ops.dispatch import full_precision
+
 
 class TokenScore(nn.Module):
     """w . x + c, in float32 (float64 for float64 input) whatever the precision of the model: what is decided by it is
@@ -35,5 +37,5 @@ class TokenScore(nn.Module):
     def score(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T]."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        with torch.autocast(hidden.device.type, enabled=False):
+        with full_precision(hidden.device):
             return (hidden.to(dtype) * self.weight.to(dtype)).sum(-1) + self.bias.to(dtype)

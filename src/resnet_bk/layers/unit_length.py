@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from resnet_bk.ops.dispatch import full_precision
+
 # Squared: vectors much shorter than 1e-3 stay short in place of having their rounding errors blown up.
 EPSILON = 1e-6
 
@@ -22,7 +24,7 @@ class _UnitLength(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        r = torch.linalg.vecdot(x, x).add_(EPSILON).rsqrt_().unsqueeze(-1)
+        r = _reciprocal(x)
         y = x * r
         ctx.save_for_backward(y, r)
         return y
@@ -35,10 +37,15 @@ class _UnitLength(torch.autograd.Function):
         return torch.addcmul(y_bar, y, along, value=-1).mul_(r)
 
 
+def _reciprocal(x: Tensor) -> Tensor:
+    """r, [..., 1]."""
+    return torch.linalg.vecdot(x, x).add_(EPSILON).rsqrt_().unsqueeze(-1)
+
+
 def unit_length(x: Tensor) -> Tensor:
     """Scales vectors [..., K] to length one (zero stays zero); float32 for half precision input."""
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     # Autocast would take the scalar products in half precision.
-    with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _UnitLength.apply(wide)
+    with full_precision(x.device):
+        result: Tensor = _UnitLength.apply(wide) if torch.is_grad_enabled() else wide * _reciprocal(wide)
     return result

@@ -1,6 +1,7 @@
 """ResNet-BK as a Hugging Face model; importing this package registers it with the Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_pointer import PointerConfig
@@ -23,6 +24,10 @@ AutoModel.register(ResNetBKSeedConfig, ResNetBKSeedModel, exist_ok=True)
 AutoModelForCausalLM.register(ResNetBKSeedConfig, ResNetBKSeedForCausalLM, exist_ok=True)
 AutoConfig.register(PointerConfig.model_type, PointerConfig, exist_ok=True)
 AutoModelForCausalLM.register(PointerConfig, PointerForCausalLM, exist_ok=True)
+
+# By these names `Trainer` knows whose labels are to be shifted when it smooths them, and a pipeline what it can run.
+for _config, _model in ((ResNetBKConfig, ResNetBKForCausalLM), (ResNetBKSeedConfig, ResNetBKSeedForCausalLM)):
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_config.model_type] = _model.__name__
 
 __all__ = [
     "PointerConfig",

@@ -16,10 +16,7 @@ from resnet_bk.layers.pointer import PointerState
 
 
 class ResNetBKCacheLayer:
-    """State of one block: tail of the short convolution, surface Green's function and propagator state.
-
-    The methods are those that `transformers.Cache` calls on each of its layers.
-    """
+    """State of one block: tail of the short convolution, surface Green's function and propagator state."""
 
     supports_early_init = False
 

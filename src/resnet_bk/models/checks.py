@@ -82,13 +82,13 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
         )
 
 
-def check_outputs(output_attentions: bool | None) -> None:
-    """No attention maps were asked for.
+def check_outputs(output_attentions: bool | None, config: Any) -> None:
+    """No attention maps were asked for, by the call or by the configuration.
 
     Raises:
         ValueError: they were.
     """
-    if output_attentions:
+    if output_attentions or (output_attentions is None and config.output_attentions):
         raise ValueError(
             "output_attentions must not be true: ResNet-BK has no attention maps; ask for output_hidden_states, or "
             "read the chains of a layer with layer.mixer.chain"

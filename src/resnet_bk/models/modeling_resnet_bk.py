@@ -43,7 +43,8 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Speculative decoding would have to take tokens back, which a state cannot.
     _is_stateful = True
-    _no_split_modules = ["ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
+    # Blocks hand one another states and boundaries, which no hook moves: with a device_map they stay on one device.
+    _no_split_modules = ["ResNetBKModel"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
     # Energies and their projection run in float32, and so does the pointer; they stay so in a model of half precision.
     _keep_in_fp32_modules_strict = ["chain", "pointer"]  # noqa: RUF012
@@ -112,7 +113,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         cache = one_cache(past_key_values, cache)
         batch, length = check_tokens(input_ids, inputs_embeds, self.config)
         check_cache(cache, batch, self.config)
-        check_outputs(output_attentions)
+        check_outputs(output_attentions, self.config)
         past_length = cache.get_seq_length() if cache is not None else 0
         boundaries = find_boundaries(
             attention_mask,
@@ -217,8 +218,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
-            num_items_in_batch: divide the summed loss by this number in place of the number of predicted tokens, for
-                gradients accumulated over batches; what a switch adds to the loss has the weight of the batch's tokens.
+            num_items_in_batch: for gradients accumulated over batches, the number of labels behind the first of a row
+                other than -100 in all of them, as `Trainer` counts it. The mean loss of this batch, and what a switch
+                adds to it, get the weight of its share of them, also where padding or documents leave some out.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
             output_hidden_states, output_attentions, return_dict: as in `ResNetBKModel.forward`.
 
@@ -254,10 +256,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
             if num_items_in_batch is not None:
-                loss = loss / num_items_in_batch
-                # A mean over this batch: in the sum over all batches it has the weight of its tokens.
-                if auxiliary is not None:
-                    auxiliary = auxiliary * ((targets != IGNORED).sum() / num_items_in_batch)
+                assert labels is not None
+                loss = loss * labels_a_target(labels, targets) / num_items_in_batch
+                if auxiliary is not None:  # a mean over this batch
+                    auxiliary = auxiliary * (count_labels(labels) / num_items_in_batch)
             if auxiliary is not None:
                 loss = loss + auxiliary
         logits = None
@@ -340,7 +342,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         if self.pointer is None:
             return logits
         places = torch.arange(hidden.shape[1], device=hidden.device)[kept]
-        at, order = places.unique(return_inverse=True)
+        if isinstance(logits_to_keep, int):
+            return mixed_logits(logits, self._point(output, input_ids, boundaries, past, at=places, last=True))
+        at, order = places.unique(return_inverse=True)  # the pointer goes through them in the order of the text
         pointed = self._point(output, input_ids, boundaries, past, at=at, last=True)
         return mixed_logits(logits, pointed._replace(copied=pointed.copied[:, order], rest=pointed.rest[:, order]))
 
@@ -476,6 +480,16 @@ def shifted_targets(
     if document_ids is not None:
         targets[:, :-1].masked_fill_(document_ids[:, :-1] != document_ids[:, 1:], IGNORED)
     return targets
+
+
+def count_labels(labels: Tensor) -> Tensor:
+    """Labels [B, T] that a causal LM is to predict, as `Trainer` counts them; 0-d."""
+    return (labels[:, 1:] != IGNORED).sum()
+
+
+def labels_a_target(labels: Tensor, targets: Tensor) -> Tensor:
+    """`count_labels` over the number of targets, which is smaller where padding or documents take some away; 0-d."""
+    return count_labels(labels) / (targets != IGNORED).sum().clamp_min(1)
 
 
 def _wants_dict(return_dict: bool | None, config: ResNetBKConfig) -> bool:

@@ -19,7 +19,7 @@ from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
 from resnet_bk.models.checks import check_outputs, check_tokens
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
-from resnet_bk.models.modeling_resnet_bk import IGNORED, shifted_targets
+from resnet_bk.models.modeling_resnet_bk import IGNORED, labels_a_target, shifted_targets
 from resnet_bk.ops import linear_cross_entropy
 
 
@@ -85,7 +85,7 @@ class ResNetBKSeedModel(ResNetBKSeedPreTrainedModel):
             ValueError: inputs that do not fit together, more tokens than positions, use_cache=True.
         """
         batch, length = check_tokens(input_ids, inputs_embeds, self.config)
-        check_outputs(output_attentions)
+        check_outputs(output_attentions, self.config)
         check_no_cache(use_cache)
         if length > self.config.max_position_embeddings:
             raise ValueError(
@@ -146,7 +146,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
-            num_items_in_batch: divide the summed loss by this number in place of the number of predicted tokens.
+            num_items_in_batch: as in `ResNetBKForCausalLM.forward`.
             input_ids, attention_mask, inputs_embeds, use_cache, document_ids, output_hidden_states, output_attentions,
             return_dict: as in `ResNetBKSeedModel.forward`.
 
@@ -176,7 +176,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
                 reduction="mean" if num_items_in_batch is None else "sum",
             )
             if num_items_in_batch is not None:
-                loss = loss / num_items_in_batch
+                loss = loss * labels_a_target(labels, targets) / num_items_in_batch
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -220,7 +220,6 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""
         document_ids = kwargs.pop("document_ids", None)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
-        inputs.pop("position_ids", None)  # they follow from the mask
         if document_ids is not None:
             missing = input_ids.shape[1] - document_ids.shape[1]
             inputs["document_ids"] = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)

@@ -29,7 +29,7 @@ def real_inputs(**tensors: Tensor) -> None:
                 f"{name} must be float32, float64, bfloat16 or float16, but got {tensor.dtype}; "
                 "convert it, for example with .float()"
             )
-    devices = {str(tensor.device) for tensor in tensors.values()}
+    devices = {tensor.device for tensor in tensors.values()}
     if len(devices) > 1:
         listed = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"all inputs must be on one device, but got {listed}; move them with .to(device)")

@@ -156,8 +156,11 @@ def wants_gradient(*tensors: torch.Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast rounds on this device; never where there is none, as on meta."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Keeps autocast out: it would round the operands of the matmuls inside an operator."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+    """Keeps autocast out: it would round the operands of matmuls."""
+    return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()

@@ -84,6 +84,8 @@ def launch(function: Kernel, operations: int, *arguments: Any) -> None:
 def flat(tensor: Tensor) -> NDArray[Any]:
     """The numbers of a tensor as a one-dimensional array, complex ones as pairs; a view where it is contiguous."""
     tensor = tensor.detach()
+    if tensor.is_contiguous() and not tensor.is_complex() and not tensor.is_neg():
+        return tensor.view(-1).numpy()
     # Not reshape: it makes a strided view of the real part of a complex tensor, which the kernels cannot read.
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())

@@ -49,9 +49,13 @@ def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors, real or complex, in float64; unchanged where they are, and on MPS, which has none."""
     if tensors[0].device.type == "mps":
         return tensors
+    if not torch.is_grad_enabled():
+        return tuple(x.to(PRECISE.get(x.dtype, x.dtype)) for x in tensors)
     return tuple(_Widen.apply(x) if x.dtype in PRECISE else x for x in tensors)
 
 
 def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x in the precision of `dtype`, which is what `widened` started from."""
-    return x if x.dtype == dtype else _Narrow.apply(x, dtype)
+    if x.dtype == dtype:
+        return x
+    return _Narrow.apply(x, dtype) if torch.is_grad_enabled() else _saturated(x, dtype)

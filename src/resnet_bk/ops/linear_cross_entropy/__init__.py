@@ -1,12 +1,12 @@
 """Cross-entropy of a linear head, fused so that the full logits matrix never exists."""
 
 import math
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.linear_cross_entropy.library import cross_entropy_sum, cross_entropy_tokens
 
 __all__ = ["linear_cross_entropy"]
@@ -53,8 +53,7 @@ def linear_cross_entropy(
     """
     _check(input, weight, target, bias, log_extra, ignore_index, label_smoothing, reduction)
     matmul_dtype = input.dtype
-    autocast = torch.amp.is_autocast_available(input.device.type)
-    if autocast and torch.is_autocast_enabled(input.device.type) and input.dtype != torch.float64:
+    if dispatch.autocast_enabled(input.device) and input.dtype != torch.float64:
         matmul_dtype = torch.get_autocast_dtype(input.device.type)
     flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     flat_extra = None if log_extra is None else log_extra.reshape(-1)
@@ -63,7 +62,7 @@ def linear_cross_entropy(
         flat_input, flat_target = flat_input.index_select(0, part), flat_target.index_select(0, part)
         flat_extra = None if flat_extra is None else flat_extra.index_select(0, part)
     # Autocast would otherwise round the operands of the sums inside.
-    with torch.autocast(input.device.type, enabled=False) if autocast else nullcontext():
+    with dispatch.full_precision(input.device):
         if reduction == "none":
             losses = cross_entropy_tokens(
                 flat_input, weight, flat_target, bias, flat_extra, ignore_index, label_smoothing, matmul_dtype, backend
