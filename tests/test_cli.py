@@ -33,8 +33,8 @@ def home(tmp_path_factory):
     del os.environ["RESNET_BK_CACHE"]
 
 
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+def call(*arguments, name=None):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name=name)
 
 
 @pytest.fixture(scope="module")
@@ -375,9 +375,25 @@ def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
     assert_bad_call(call("audit", "mistral"), "'mistral'", "cannot build it small (KeyError", "save_pretrained")
 
 
-def test_calls_that_typer_refuses():
-    for arguments in (["bench"], ["bench", "quick", "--nonsense"], ["nonsense"], ["generate", "x"]):
-        assert call(*arguments).exit_code == 2
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["see resnet-bk --help", "command"]),
+        (["bench"], ["PROTOCOL", "see resnet-bk bench --help"]),
+        (["bench", "quick", "--nonsense"], ["--nonsense", "see resnet-bk bench --help"]),
+        (["nonsense"], ["'nonsense'", "see resnet-bk --help"]),
+        (["generate", "x"], ["--prompt"]),
+        (["lengths", "x", "--tokens", "0"], ["--tokens"]),
+        (["lengths", "x", "--documents", "0"], ["--documents"]),
+        (["generate", "x", "--prompt", "y", "--top-k", "-1"], ["--top-k"]),
+        (["generate", "x", "--prompt", "y", "--max-new-tokens", "0"], ["--max-new-tokens"]),
+        (["generate", "x", "--prompt", "y", "--temperature", "-1"], ["--temperature"]),
+        (["generate", "x", "--prompt", "y", "--seed", "two"], ["--seed"]),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, list) else None,
+)
+def test_calls_that_cannot_be_read(arguments, parts):
+    assert_bad_call(call(*arguments, name="resnet-bk"), *parts)
 
 
 def test_ctrl_c_says_how_to_go_on(home, monkeypatch):

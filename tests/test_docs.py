@@ -5,7 +5,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer
 
@@ -42,8 +41,7 @@ def test_there_are_commands():
 def test_a_command_of_the_docs(page, line):
     words = shlex.split(line, comments=True)
     name, *arguments = words[words.index("resnet-bk") + 1 :]
-    command = COMMANDS[name]
-    options, *_ = command.make_parser(click.Context(command)).parse_args(arguments)
+    options = COMMANDS[name].make_context(name, arguments).params
     if name != "bench":
         return
     load = load_recall if options["protocol"] in cli.RECALL_PROTOCOLS else load_protocol

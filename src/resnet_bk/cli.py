@@ -5,11 +5,13 @@ What is heavy is imported inside the commands, so that `resnet-bk --help` is qui
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
 from resnet_bk.process import tune_process
 
@@ -21,13 +23,39 @@ TEXT_PROTOCOLS = (
 RECALL_PROTOCOLS = ("mqar",)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+# What the parser raises for a call that it cannot read, by the only public name that its family has.
+UsageError: Any = typer.BadParameter.__base__
+
+
+class Commands(TyperGroup):
+    """The commands; a call that cannot be read gets one line and exit code 2, as any other bad one."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As in the base class."""
+        alone = options.pop("standalone_mode", True)
+        options["standalone_mode"] = False
+        if not alone:
+            return super().main(*args, **options)
+        try:
+            code = super().main(*args, **options)
+        except UsageError as error:
+            path = error.ctx.command_path if error.ctx is not None else "resnet-bk"
+            _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
+            sys.exit(2)
+        sys.exit(code if isinstance(code, int) else 0)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Trains ResNet-BK and its peers on equal budgets, and reports.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _complain(message: str) -> None:
+    """One line on standard error."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
 
 
 def plain_errors(command: Command) -> Command:
@@ -38,7 +66,7 @@ def plain_errors(command: Command) -> Command:
         try:
             return command(*args, **kwargs)
         except ValueError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            _complain(str(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             typer.echo(
