@@ -275,6 +275,7 @@ def assert_bad_call(done, *parts):
     ("arguments", "parts"),
     [
         (["bench", "quick", "--data", "no/such/folder"], ["no/such/folder", "--data"]),
+        (["bench", "mqar", "--data", "text.txt"], ["--data"]),
         (["bench", "quik"], ["unknown protocol 'quik'", "did you mean quick"]),
         (["bench", "quick", "--set", "vocab_size=0"], ["vocab_size=0"]),
         (["bench", "quick", "--set", "hidden_size=65"], ["hidden_size=65", "num_heads=4", "take 68"]),
@@ -323,7 +324,7 @@ def test_unwritable_out(home):
     assert (home / "text.txt").read_bytes() == text
 
 
-def test_a_folder_whose_lock_may_not_be_taken(home, tmp_path, monkeypatch):
+def test_a_folder_whose_lock_may_not_be_taken(finished, home, tmp_path, monkeypatch):  # whose text is in the cache
     def denied(self):
         raise PermissionError(13, "Permission denied", str(tmp_path / "out" / ".lock"))
 

@@ -307,6 +307,15 @@ def test_the_earlier_system_leaks_and_its_causal_form_does_not(green, verdict):
         assert {check.outcome for check in audit.checks} == {"passes"}
 
 
+def test_a_text_too_short_for_a_layout():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **SHAPE, **PEERS["llama"])
+    audit = full_audit(AutoModelForCausalLM.from_config(config), WORDS, lengths=(2,))
+    skipped = {check.layout for check in audit.checks if check.note == "no length is long enough"}
+    assert skipped
+    assert "plain" not in skipped
+
+
 def test_dropout_is_set_aside():
     torch.manual_seed(0)
     config = AutoConfig.for_model("gpt2", **SHAPE, **PEERS["gpt2"], resid_pdrop=0.3, embd_pdrop=0.3, attn_pdrop=0.3)

@@ -19,6 +19,12 @@ SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale"
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
 
 
+def test_a_folder_is_no_protocol(tmp_path):
+    (tmp_path / "x.yaml").mkdir()
+    with pytest.raises(ValueError, match=r"protocol .*x.yaml cannot be read: "):
+        load_protocol(str(tmp_path / "x.yaml"))
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "mine.yaml"

@@ -43,3 +43,25 @@ def test_inputs(operator, dtype):
     output = gpu.run(operator, inputs, "auto")
     assert output.shape[:3] == (2, 5, 3)
     assert all(bar is not None for bar in torch.autograd.grad(output.abs().sum(), inputs))
+
+
+def test_wrong_kernels_are_not_timed(monkeypatch):
+    monkeypatch.setattr(gpu, "make_inputs", lambda *arguments: [])
+    monkeypatch.setattr(gpu, "largest_error", lambda operator, inputs: 0.5)
+    with pytest.raises(ValueError, match=r"^propagate: error 5.0e-01 against float64, at most .* was expected"):
+        gpu.measure("propagate", 1, 2, 3, 4, torch.float32)
+
+
+def test_another_backend_than_triton_is_not_timed(monkeypatch):
+    real = gpu.make_inputs
+    monkeypatch.setattr(gpu, "make_inputs", lambda *arguments: real(*arguments, device="cpu"))
+    monkeypatch.setattr(gpu, "largest_error", lambda operator, inputs: 0.0)
+    with pytest.raises(ValueError, match=r"^surface_green: expected the triton backend, but .*numba.* ran"):
+        gpu.measure("surface_green", 1, 2, 3, 0, torch.float32)
+
+
+def test_a_gpu_without_triton(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "available_backends", lambda op, device: ("chunked", "reference"))
+    assert call() == 2
+    assert "no triton for this GPU; it needs one of NVIDIA" in capsys.readouterr().err

@@ -105,6 +105,7 @@ def test_the_command(tmp_path, capsys):
         (RESULTS | {"ngrams": RESULTS["ngrams"] | {"split": "test"}}, PAGE, "score --split validation"),
         (RESULTS, "Words.", "the page has the places none of seed-local, but must have machine, models, report"),
         (None, PAGE, "cannot be read"),
+        ([1], PAGE, "holds no JSON object; name the results.json of a benchmark"),
     ],
 )
 def test_what_does_not_fit(results, page, says, tmp_path, capsys):

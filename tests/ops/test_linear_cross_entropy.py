@@ -285,6 +285,8 @@ INVALID = [
     ({"bias": torch.zeros(VOCABULARY, dtype=torch.float64, device="meta")}, "share a device.*meta"),
     ({"log_extra": torch.zeros(5, dtype=torch.float64)}, r"log_extra must be.*\(4,\).*\(5,\)"),
     ({"log_extra": torch.zeros(4), "label_smoothing": 0.1}, "label_smoothing must be 0 where log_extra.*0.1"),
+    ({"bias": torch.zeros(53, dtype=torch.int64)}, r"bias must be floating point.*torch.int64 \(53,\)"),
+    ({"log_extra": torch.zeros(4, dtype=torch.int64)}, r"log_extra must be floating point.*torch.int64 \(4,\)"),
     ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
     ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
     ({"backend": "cuda"}, "backend must be 'auto' or one of .*chunked for linear_cross_entropy on cpu.*'cuda'"),

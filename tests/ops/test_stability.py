@@ -58,6 +58,7 @@ def test_bound_up_to_1048576_sites(spectrum):
 def finite(operator, tensors, backend):
     leaves = leaves_of({name: tensors[name].float() for name in operator.inputs})
     outputs = operator.run(leaves, backend)
+    # The reference says what the values are; autograd through its loop multiplies numbers that leave float32's range.
     results = outputs if backend == "reference" else (*outputs, *gradients(outputs, leaves))
     for result in results:
         assert result.isfinite().all(), (operator.name, backend)
@@ -79,7 +80,8 @@ SITE = st.tuples(SIZES | st.just(0.0), SIZES | st.just(0.0), SIZES, SIZES | st.j
 @given(sites=st.lists(SITE, min_size=1, max_size=40))
 @settings(max_examples=40, deadline=None)
 def test_sizes_from_1e_6_to_1e6_stay_finite(sites):
-    """Any mixture of potentials, hoppings, absorptions and sources of these sizes: results and gradients in float32."""
+    """Any mixture of potentials, hoppings, absorptions and sources of these sizes, in float32: results, and gradients
+    of the operators that have one of their own."""
     tensors = columns(sites)
     for operator in WITH_MODULUS:
         for backend in ("numba", "chunked", "reference"):
