@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.audit import Check, FullAudit, Leak, audit_causality, full_audit
 from resnet_bk.bench.audit.probe import Probe, embeddings_as_leaves
+from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.leaky_models import WIDTH, WORDS, Attention, ByPosition, Convolution, Function, Leaky, OverTime
 from tests.models.configs import VOCAB_SIZE, build
@@ -267,8 +268,8 @@ def test_peers_are_causal(model_type):
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"state": "matrix"}, {"state": "vector"}, {"num_experts": 4}],
-    ids=["default", "matrix", "vector", "moe"],
+    [*({"state": state} for state in MIXERS), {"num_experts": 4}],
+    ids=[*MIXERS, "moe"],
 )
 def test_resnet_bk_is_causal_in_every_check(fields):
     torch.manual_seed(0)

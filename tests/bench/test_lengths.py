@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from resnet_bk import cli
 from resnet_bk.bench.lengths import (
     cannot_carry,
+    check_windows,
     long_documents,
     parse_windows,
     place_borders,
@@ -139,6 +140,12 @@ def test_windows_as_text():
     assert parse_windows("512,2048") == [512, 2048]
     with pytest.raises(ValueError, match=r"--windows 512,x: must be numbers of tokens with commas between"):
         parse_windows("512,x")
+
+
+@pytest.mark.parametrize("window", [0, -2, 5, 64, 100])
+def test_windows_that_cannot_be_read(window):
+    with pytest.raises(ValueError, match=rf"--windows {window}: must be an even number below the 64 tokens"):
+        check_windows([window], 64)
 
 
 def test_learned_positions_end_somewhere():

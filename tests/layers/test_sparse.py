@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from resnet_bk.layers import SiteGate, find_boundaries
+from resnet_bk.layers.registry import MIXERS
 from resnet_bk.layers.sparse import sparsity_loss, target_share
 from tests.models.configs import build, tokens
 
@@ -37,7 +38,7 @@ def test_the_target_comes_down_in_a_straight_line():
     assert sparsity_loss(torch.tensor([0.5, 1.0]), [0.5, 0.75]) == 0.03125
 
 
-@pytest.mark.parametrize("state", ["vector", "matrix", "modulus", "delta"])
+@pytest.mark.parametrize("state", MIXERS)
 def test_a_removed_site_is_as_if_it_were_not_there(state):
     """The mixer of a block on kept tokens alone gives what the block gives them in the row."""
     model = build("sparse-matrix", state=state, dtype=torch.float64)

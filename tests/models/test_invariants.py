@@ -413,6 +413,14 @@ def test_gradient_checkpointing_changes_nothing(name):
 
 
 @every_config
+def test_a_cache_is_moved_whole(name):
+    cache = build(name)(tokens(1, 5), use_cache=True).past_key_values.to("meta")
+    parts = [tensor for layer in cache.layers for tensor in layer.tensors()]
+    parts += [part for state in (*cache.scales, *([cache.pointer] if cache.pointer else [])) for part in state]
+    assert {part.device.type for part in parts} == {"meta"}
+
+
+@every_config
 def test_cache_rows_can_be_selected_repeated_and_copied(name):
     model = build(name, dtype=torch.float64)
     ids, more = tokens(3, 11), tokens(4, 6, seed=5)

@@ -10,8 +10,9 @@ turns it: with these seeds it turns none.
 import pytest
 import torch
 
+from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models import ResNetBKCache
-from tests.models.configs import VOCAB_SIZE, build, of_embeddings, tokens
+from tests.models.configs import GRID, VOCAB_SIZE, build, of_embeddings, tokens
 
 NAMES = (
     *(
@@ -24,6 +25,7 @@ NAMES = (
     *("adaptive-matrix", "scales-nested-vector", "sparse-modulus", "all-matrix", "all-vector-moe", "pointer-switched"),
 )
 BOUND = 0.03
+assert {GRID[name]["state"] for name in NAMES} == set(MIXERS)
 
 every_model = pytest.mark.parametrize("name", NAMES)
 

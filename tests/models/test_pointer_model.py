@@ -49,6 +49,34 @@ def test_it_is_causal_and_its_loss_is_that_of_its_logits(inner):
         assert 0 < found.measures["pointed"] < 1
 
 
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_weights_of_any_size_give_finite_results(inner, scale):
+    model = build(inner).float().train()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(scale)
+    words = ids(2, 19)
+    loss = causal_lm_loss(model, words, words.roll(-1, 1), "fused").value
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_float32_agrees_with_float64_and_training_with_evaluation(inner):
+    # Two layers and a chain that remembers tens of tokens: float32 keeps 5 digits of the largest logarithm.
+    model, words = build(inner), ids(2, 40)
+    expected = model(words).logits
+    assert torch.equal(model.train()(words).logits, expected)
+    found = model.float()(words).logits
+    assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+
+
+def test_its_state_is_moved():
+    state = causal_lm_loss(build(), ids(1, 5), ids(1, 5), "fused", carry_state=True).state.to("meta").state
+    assert {part.device.type for part in state} == {"meta"}
+
+
 def test_the_pointer_remembers_what_the_transformer_forgets():
     model = build()
     words, targets = ids(2, 24), ids(2, 24, seed=2)
