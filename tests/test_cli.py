@@ -275,7 +275,7 @@ def assert_bad_call(done, *parts):
     ("arguments", "parts"),
     [
         (["bench", "quick", "--data", "no/such/folder"], ["no/such/folder", "--data"]),
-        (["bench", "mqar", "--data", "text.txt"], ["--data"]),
+        (["bench", "mqar", "--data", "text.txt"], ["draws its own examples", "leave out --data"]),
         (["bench", "quik"], ["unknown protocol 'quik'", "did you mean quick"]),
         (["bench", "quick", "--set", "vocab_size=0"], ["vocab_size=0"]),
         (["bench", "quick", "--set", "hidden_size=65"], ["hidden_size=65", "num_heads=4", "take 68"]),
@@ -339,7 +339,9 @@ def test_a_model_without_weights(finished, tmp_path):
     (run / "model" / "model.safetensors").unlink()
     assert_bad_call(call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read")
     (run / "model" / "model.safetensors").write_bytes(b"cut off")
-    assert_bad_call(call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read", "train the run again")
+    assert_bad_call(
+        call("generate", run, "--prompt", "x"), f"{run / 'model'} cannot be read", "train it again with another --out"
+    )
     shutil.rmtree(run / "model")
     assert_bad_call(call("eval", run), "came without its weights")
     result = json.loads((run / "result.json").read_text())

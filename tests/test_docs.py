@@ -49,6 +49,15 @@ def test_a_command_of_the_docs(page, line):
     assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
 
 
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_a_row_of_a_table_is_one_line(page):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    broken = [
+        line for row, line in zip(lines, lines[1:], strict=False) if row.startswith("|") and line[:1] not in ("", "|")
+    ]
+    assert broken == []
+
+
 def test_every_protocol_has_a_row():
     page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
     rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))

@@ -21,10 +21,12 @@ def imported(file: Path) -> set[str]:
     """Parts of the package that a file imports from, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, file
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         found |= {name.split(".")[1] for name in names if name.startswith("resnet_bk.")}
-    return found & set(BELOW)
+    return found & {*BELOW, "cli"}
 
 
 @pytest.mark.parametrize("part", BELOW)

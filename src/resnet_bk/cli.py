@@ -179,10 +179,9 @@ def evaluate(
         typer.echo(json.dumps(found))
     else:
         if found["audit"] == "causal":
-            windows = found["overlapping_perplexity"]
-            overlapping = "" if windows is None else f" ({windows:.2f} in overlapping windows)"
+            windows = f"{found['overlapping_perplexity']:.2f} in overlapping windows"
             bits = f"{found['bits_per_character']:.3f} bits a character"
-            figures = f"perplexity {found['perplexity']:.2f}{overlapping}, {bits}"
+            figures = f"perplexity {found['perplexity']:.2f} ({windows}), {bits}"
         else:
             figures = f"no perplexity, for it leaks ({found['leaking_perplexity']:.2f} with the answer in sight)"
         typer.echo(
@@ -190,6 +189,7 @@ def evaluate(
             f"{100 * found['unk_rate']:.2f}% <unk>{', state carried' if found['carry_state'] else ''}"
             + ("" if found["early_exit_threshold"] is None else f", early exit at {found['early_exit_threshold']:g}")
             + "".join(f", {name} {value:.2f}" for name, value in found["measures"].items())
+            + f", on {found['device']}"
         )
 
 

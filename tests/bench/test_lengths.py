@@ -157,6 +157,8 @@ def test_learned_positions_end_somewhere():
     assert cannot_carry(resnet_bk(), sample, 1000) is None
     assert cannot_carry(mamba2(), sample, 1000) is None
     assert cannot_carry(pointer(), sample, 1000) is None
+    under = PointerForCausalLM(PointerConfig(language_model=model.config.to_dict(), pointer_heads=2, pointer_key_dim=2))
+    assert cannot_carry(under, sample, 33) is None  # read segment by segment, each from its first position
     opt = OPTForCausalLM(
         OPTConfig(
             vocab_size=40, hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2,

@@ -99,6 +99,12 @@ def test_of_another_task() -> None:
         parse_results({"protocol": {"task": "recall"}, "environment": {}, "runs": []})
 
 
+@pytest.mark.parametrize("protocol", [[], None, "quick"])
+def test_a_protocol_that_is_no_dict(protocol: object) -> None:
+    with pytest.raises(ValueError, match=r"^results: protocol="):
+        parse_results({"protocol": protocol, "environment": {}, "data": {}, "runs": []})
+
+
 def test_no_dict() -> None:
     with pytest.raises(ValueError, match=r"^results: results="):
         parse_results([])  # type: ignore[arg-type]

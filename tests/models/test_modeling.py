@@ -276,11 +276,10 @@ def test_linear_maps_that_something_else_stands_in_for(name):
     model = build(name)
     ids = tokens(2, 20)
     expected = model(ids).logits
-    for block in model.model.layers:
-        for holder in [
-            part for part in block.modules() if isinstance(getattr(part, "out_proj", None), torch.nn.Linear)
-        ]:
-            holder.out_proj = torch.nn.Sequential(holder.out_proj)
+    holders = [part for part in model.modules() if isinstance(getattr(part, "out_proj", None), torch.nn.Linear)]
+    assert holders
+    for holder in holders:
+        holder.out_proj = torch.nn.Sequential(holder.out_proj)
     assert torch.equal(model(ids).logits, expected)
 
 

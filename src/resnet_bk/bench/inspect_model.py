@@ -194,6 +194,7 @@ def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float |
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,
+        "device": model.device.type,
         "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
         "measures": found.measures,
     }

@@ -166,6 +166,7 @@ def _profile(
         "trained_with_carried_state": run.carry_state,
         "learning_rate": run.record["learning_rate"],
         "dtype": run.protocol.dtype,
+        "device": model.device.type,
         "steps": run.record["training"]["steps"],
         "parameters": model.num_parameters(),
         "trained_at_commit": run.record["environment"]["git_commit"],
@@ -218,11 +219,11 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
         sample: some of its words, int64 [1, T], T at least 2.
         tokens: of the stream.
     """
+    if hasattr(model, "target_losses"):  # ours: what they carry is theirs to say, and has tests
+        return None
     longest = longest_text(model)
     if longest is not None and longest < tokens:
         return f"it has learned positions for {longest:,} tokens"
-    if hasattr(model, "target_losses"):  # ours: what they carry is theirs to say, and has tests
-        return None
     return cache_problem(model, sample[:, :CHECKED].to(model.device))
 
 

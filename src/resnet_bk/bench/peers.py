@@ -77,9 +77,9 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
     reference: ParameterCount | None = None  # of the first model
     for name, entry in protocol.models.items():
         try:
+            template = _template(name, entry, protocol, vocab_size, special_ids)
             if entry.size_by is not None:
                 _check_size_by(name, entry, first=name == next(iter(protocol.models)))
-            template = _template(name, entry, protocol, vocab_size, special_ids)
             if reference is None:
                 configs[name] = template({})
                 reference = count_config(configs[name])

@@ -208,7 +208,8 @@ def parse_results(results: dict[str, Any]) -> Results:
     try:
         return Results.model_validate(results)
     except ValidationError as error:
-        task = results["protocol"].get("task") if isinstance(results, dict) and "protocol" in results else None
+        protocol = results.get("protocol") if isinstance(results, dict) else None
+        task = protocol.get("task") if isinstance(protocol, dict) else None
         if task is not None:
             raise ValueError(
                 f"results: of another task ({task}), which has no perplexities; `resnet-bk bench` prints its table"

@@ -242,7 +242,9 @@ def load_model(folder: Path) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} cannot be read: {error}; restore it, or train the run again") from error
+        raise ValueError(
+            f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
+        ) from error
 
 
 def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:

@@ -43,8 +43,8 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Speculative decoding would have to take tokens back, which a state cannot.
     _is_stateful = True
-    # Blocks hand one another states and boundaries, which no hook moves: with a device_map they stay on one device.
-    _no_split_modules = ["ResNetBKModel"]  # noqa: RUF012, the base class declares an instance variable
+    # Blocks hand one another states and boundaries, which no hook moves: under a head a device_map keeps them together.
+    _no_split_modules = ["ResNetBKModel", "ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
     # Energies and their projection run in float32, and so does the pointer; they stay so in a model of half precision.
     _keep_in_fp32_modules_strict = ["chain", "pointer"]  # noqa: RUF012
@@ -218,9 +218,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
-            num_items_in_batch: for gradients accumulated over batches, the number of labels behind the first of a row
-                other than -100 in all of them, as `Trainer` counts it. The mean loss of this batch, and what a switch
-                adds to it, get the weight of its share of them, also where padding or documents leave some out.
+            num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
+                together, the first of each row left out, as `Trainer` counts them. This batch's mean loss, and what a
+                switch adds to it, are weighted by its share of these labels, also where padding or documents take some
+                away.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
             output_hidden_states, output_attentions, return_dict: as in `ResNetBKModel.forward`.
 
