@@ -1,6 +1,7 @@
 """What docs/ says of the command line exists: commands, options, protocols, models and settings. (test_readme.py runs
 the commands of the README.)"""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -52,9 +53,7 @@ def test_a_command_of_the_docs(page, line):
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_a_row_of_a_table_is_one_line(page):
     lines = page.read_text(encoding="utf-8").splitlines()
-    broken = [
-        line for row, line in zip(lines, lines[1:], strict=False) if row.startswith("|") and line[:1] not in ("", "|")
-    ]
+    broken = [line for row, line in itertools.pairwise(lines) if row.startswith("|") and line[:1] not in ("", "|")]
     assert broken == []
 
 

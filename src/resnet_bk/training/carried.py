@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-# Reading a stream at once and reading it in two halves differ by the order of float32 sums; a cache that is passed over,
-# in whole or in part, changes hidden states by a share of what starting anew does.
+# Reading a stream at once and reading it in two halves differ by the order of float32 sums; a cache that is passed
+# over, in whole or in part, changes hidden states by a share of what starting anew does.
 ROUNDING, OF_STARTING_ANEW = 1e-5, 1e-4
 
 
