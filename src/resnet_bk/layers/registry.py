@@ -18,5 +18,5 @@ def get_mixer(name: str) -> type[Mixer]:
         ValueError: no mixer has that name.
     """
     if name not in MIXERS:
-        raise ValueError(f"state must be one of {', '.join(sorted(MIXERS))}, but got {name!r}")
+        raise ValueError(f"state must be one of {', '.join(sorted(MIXERS))}, but got {name!r}; check the spelling")
     return MIXERS[name]

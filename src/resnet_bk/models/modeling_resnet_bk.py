@@ -27,7 +27,7 @@ from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
-from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
+from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.stack import BlockStack, mixed_precision
 from resnet_bk.ops import linear_cross_entropy
 
@@ -161,7 +161,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             aux_loss=passed.aux_loss,
             measures=passed.measures or None,
         )
-        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+        return output if wants_dict(return_dict, self.config) else output.to_tuple()
 
 
 class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
@@ -277,7 +277,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             aux_loss=output.aux_loss,
             measures=output.measures,
         )
-        return result if _wants_dict(return_dict, self.config) else result.to_tuple()
+        return result if wants_dict(return_dict, self.config) else result.to_tuple()
 
     def target_losses(
         self,
@@ -491,7 +491,3 @@ def count_labels(labels: Tensor) -> Tensor:
 def labels_a_target(labels: Tensor, targets: Tensor) -> Tensor:
     """`count_labels` over the number of targets, which is smaller where padding or documents take some away; 0-d."""
     return count_labels(labels) / (targets != IGNORED).sum().clamp_min(1)
-
-
-def _wants_dict(return_dict: bool | None, config: ResNetBKConfig) -> bool:
-    return bool(config.return_dict if return_dict is None else return_dict)

@@ -20,6 +20,7 @@ from resnet_bk.layers.seed_moe import SeedMoE
 from resnet_bk.models.checks import check_outputs, check_tokens
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.modeling_resnet_bk import IGNORED, labels_a_target, shifted_targets
+from resnet_bk.models.outputs import wants_dict
 from resnet_bk.ops import linear_cross_entropy
 
 
@@ -107,7 +108,7 @@ class ResNetBKSeedModel(ResNetBKSeedPreTrainedModel):
         output = BaseModelOutput(
             last_hidden_state=hidden, hidden_states=(*hidden_states, hidden) if output_hidden_states else None
         )
-        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+        return output if wants_dict(return_dict, self.config) else output.to_tuple()
 
 
 class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
@@ -182,7 +183,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept])
         result = CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
-        return result if _wants_dict(return_dict, self.config) else result.to_tuple()
+        return result if wants_dict(return_dict, self.config) else result.to_tuple()
 
     def _prepare_cache_for_generation(
         self,
@@ -246,7 +247,3 @@ def _positions(boundaries: Boundaries | None, length: int, device: torch.device)
         return index
     starts = torch.where(boundaries.keep.squeeze(-1) == 0, index, 0)
     return index - starts.cummax(dim=1).values
-
-
-def _wants_dict(return_dict: bool | None, config: Any) -> bool:
-    return bool(config.return_dict if return_dict is None else return_dict)

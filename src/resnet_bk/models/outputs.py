@@ -4,7 +4,7 @@ Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers.utils import ModelOutput
@@ -66,3 +66,8 @@ class ResNetBKCausalLMOutput(ModelOutput):
     @property
     def past_key_values(self) -> ResNetBKCache | None:
         return self.cache
+
+
+def wants_dict(return_dict: bool | None, config: Any) -> bool:
+    """Whether a call returns an object with names, and not a tuple: as it says itself, or else its configuration."""
+    return bool(config.return_dict if return_dict is None else return_dict)

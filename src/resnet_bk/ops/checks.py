@@ -100,7 +100,9 @@ def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
                 f"but got {shape(tensor)}; split the heads apart with unflatten"
             )
         if tensor.shape[3] == 0:
-            raise ValueError(f"{name} must have a size of at least 1 a head, but got {shape(tensor)}")
+            raise ValueError(
+                f"{name} must have a size of at least 1 a head, but got {shape(tensor)}; use fewer heads, or skip the call"
+            )
     if query.shape != key.shape:
         raise ValueError(
             f"query and key must have the same size a head, but got {shape(query)} and {shape(key)}; "

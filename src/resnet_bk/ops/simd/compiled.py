@@ -14,7 +14,6 @@ from numba.extending import intrinsic, lower_builtin, models, register_jitable, 
 from resnet_bk.ops.sizes import VECTOR_BYTES
 
 INT32 = ir.IntType(32)
-BOOL = ir.IntType(1)
 LLVM_TYPES = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
