@@ -101,7 +101,7 @@ def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
             )
         if tensor.shape[3] == 0:
             raise ValueError(
-                f"{name} must have a size of at least 1 a head, but got {shape(tensor)}; use fewer heads, or skip the call"
+                f"{name} must have a size of at least 1 a head, but got {shape(tensor)}; give every head a number"
             )
     if query.shape != key.shape:
         raise ValueError(
