@@ -169,8 +169,7 @@ def recall(results: Mapping[str, Any]) -> str:
     comparable = by_model({"runs": timed(results)})
     for name, runs in by_model(results).items():
         first = runs[0]
-        state = first["state_elements"]
-        carried = "grows with the text" if first["attention"] else fmt.count(state and first["layers"] * state)
+        carried = "grows with the text" if first["attention"] else fmt.count(first["state_numbers"])
         shares = [[run["accuracy"][place] for run in runs] for place in range(len(tests))]
         cells = [f"{fmean(of):.3f}" + (f" ± {stdev(of):.3f}" if len(of) > 1 else "") for of in shares]
         times = [run["training_time"] for run in comparable.get(name, [])]

@@ -153,8 +153,7 @@ def test_recall_stands_beside_what_the_layers_carry():
     kinds = [{"length": 64, "pairs": 4, "examples": 10}, {"length": 1_024, "pairs": 256, "examples": 20}]
     chain = {
         "model_name": "modulus",
-        "layers": 2,
-        "state_elements": 4_096,
+        "state_numbers": 8_192,
         "parameters_without_embeddings": 12_345,
         "attention": False,
         "audit": "causal",
@@ -164,10 +163,10 @@ def test_recall_stands_beside_what_the_layers_carry():
         "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
     }
     runs = [
-        chain | {"model_name": "attention", "state_elements": None, "attention": True, "training_time": 60.0},
+        chain | {"model_name": "attention", "state_numbers": None, "attention": True, "training_time": 60.0},
         chain,
         chain | {"accuracy": [0.9, 0.3], "training_time": 30.0},
-        chain | {"model_name": "other", "state_elements": None, "audit": "leaks"},
+        chain | {"model_name": "other", "state_numbers": None, "audit": "leaks"},
     ]
     protocol = {"name": "mqar", "task": "recall", "epochs": 4, "train": kinds, "test": kinds}
     found = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from resnet_bk.bench.inspection import generation_state
 from resnet_bk.bench.recall.task import NOT_ASKED, Recall, draw
 
 
@@ -46,18 +47,12 @@ def accuracy(
     return right / asked
 
 
-def state_elements(config: Any) -> int | None:
-    """Real numbers of the state that a layer carries from token to token, the few inputs of a short convolution left
-    out; None where it grows with the text or is not known."""
-    if config.model_type == "resnet_bk":
-        if config.state == "vector":
-            return 4 * int(config.state_channels)
-        carried = config.key_dim * config.value_dim  # complex numbers in the matrix state, real ones in the others
-        return int(config.num_heads * (2 + (2 * carried if config.state == "matrix" else carried)))
-    if config.model_type == "mamba2":
-        return int(config.num_heads * config.head_dim * config.state_size)
-    if config.model_type in ("mamba", "falcon_mamba"):
-        return int(config.intermediate_size * config.state_size)
-    if hasattr(config, "linear_num_value_heads") and set(config.layer_types) == {"linear_attention"}:
-        return int(config.linear_num_value_heads * config.linear_key_head_dim * config.linear_value_head_dim)
-    return None
+def state_numbers(model: Any) -> int | None:
+    """Real numbers that a model carries from token to token, over all layers and with the inputs that its short
+    convolutions keep: measured, as the memory of its state in its own precision. None where that grows with the text,
+    or where the model keeps nothing."""
+    state = generation_state(model)
+    if state is None or state["bytes_per_token"]:
+        return None
+    size: int = state["constant_bytes"]
+    return size // next(model.parameters()).itemsize

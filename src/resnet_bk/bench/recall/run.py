@@ -17,7 +17,7 @@ from rich.console import Console
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.peers import may_carry, resolve_configs
-from resnet_bk.bench.recall.measure import accuracies, state_elements
+from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
@@ -161,8 +161,7 @@ def _about(run: Run, protocol: RecallProtocol, model: Any, config: Any, audit: A
         "model_name": run.model,
         "learning_rate": run.learning_rate,
         "seed": run.seed,
-        "layers": config.num_hidden_layers,
-        "state_elements": state_elements(config),
+        "state_numbers": state_numbers(model),
         "attention": not may_carry(config),
         "parameters": count.total,
         "parameters_without_embeddings": count.without_embeddings,

@@ -21,7 +21,7 @@ def recall_table(results: dict[str, Any]) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("model", "layers x state", "parameters", "lr"):
+    for name in ("model", "state", "parameters", "lr"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for kind in results["protocol"]["test"]:
         table.add_column(f"{kind['length']}\n{kind['pairs']} pairs", justify="right")
@@ -34,8 +34,8 @@ def recall_table(results: dict[str, Any]) -> Table:
 
 
 def _state(run: dict[str, Any]) -> str:
-    if run["state_elements"] is not None:
-        return f"{run['layers']} x {run['state_elements']:,}"
+    if run["state_numbers"] is not None:
+        return f"{run['state_numbers']:,}"
     return "grows" if run["attention"] else MISSING
 
 
