@@ -53,6 +53,14 @@ def test_a_carry_without_its_figure_is_a_warning() -> None:
     assert "no figure without it" in notes(results, warning=True)
 
 
+def test_models_that_all_carry_need_no_figure_without() -> None:
+    bare = {"held_out_perplexity_without_carry": None, "carry_state": True}
+    results = with_runs(sample_run("resnet-bk", **bare), sample_run("llama", **bare))
+    text = "carry their state from segment to segment; no figure without it."
+    assert text in notes(results, warning=False)
+    assert text not in notes(results, warning=True)
+
+
 def test_a_carry_that_changes_no_order_is_no_warning() -> None:
     assert "reset at each segment it has 101.0" in notes(sample_results(), warning=False)
 

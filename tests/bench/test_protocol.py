@@ -117,6 +117,16 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
         assert changed <= {"adaptive_computation", "ponder_cost", "sparse_bk"}, name
 
 
+def test_keys_that_came_later_are_no_setting_of_earlier_runs(file):
+    later = {"optimizer": "muon", "held_out_views": []}
+    plain = load_protocol(str(file))
+    assert plain.held_out_views == ["not_carried", "overlapping"]
+    assert not {*later, "models.gpt2.head"} & set(plain.run_settings("gpt2"))
+    chosen = load_protocol(str(file), ["optimizer=muon", "held_out_views=[]", "models.gpt2.head=model"])
+    added = later | {"models.gpt2.head": "model"}
+    assert chosen.run_settings("gpt2") == plain.run_settings("gpt2") | added
+
+
 def test_choices_are_changed_one_at_a_time():
     protocol, tuned = load_protocol(CHOICES), load_protocol("seed-local-tuned", ["steps=1000", "evaluations=1"])
     free = {"name", "description", "models", "epochs", "seeds"}
@@ -244,6 +254,8 @@ def test_numbers_of_yaml(text, value):
         ("learning_rates=[]", r"learning_rates=\[\]: "),
         ("learning_rates=[1e-3, 0.001]", r"learning_rates=\[0.001, 0.001\]: holds a value twice"),
         ("seeds=[1, 1]", r"seeds=\[1, 1\]: holds a value twice"),
+        ("held_out_views=[overlapping, overlapping]", r"held_out_views=\['overlapping', .*: holds a value twice"),
+        ("held_out_views=[carried]", r"held_out_views.0='carried': input should be 'not_carried' or 'overlapping'"),
         ("models.gpt2.learning_rate=null", r"models.gpt2.learning_rate: missing; set it, or a grid"),
         ("models.gpt2.learning_rate=-1", r"models.gpt2.learning_rate=-1: "),
         ("models.gpt2.learning_rate=.nan", r"models.gpt2.learning_rate=nan: "),

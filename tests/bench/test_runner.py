@@ -112,6 +112,22 @@ def test_a_run_records_everything(run, text, tmp_path):
     assert again.model_dump() == results["protocol"] == yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())
 
 
+def test_views_that_nobody_asks_for_are_not_measured(run):
+    shown = {"held_out_perplexity_without_carry", "held_out_perplexity_overlapping", "test_perplexity_without_carry"}
+    (full,) = run(out="full", only=["resnet-bk"], test=True)[0]["runs"]
+    assert all(full[key] is not None for key in shown)
+    results, lines = run(out="bare", only=["resnet-bk"], test=True, held_out_views=[])
+    (bare,) = results["runs"]
+    assert all(bare[key] is None for key in shown)
+    assert (bare["held_out_loss"], bare["test_perplexity"]) == (full["held_out_loss"], full["test_perplexity"])
+    assert not any("No carry" in line for line in lines)
+    (windows,) = run(out="windows", only=["resnet-bk"], held_out_views=["overlapping"])[0]["runs"]
+    assert windows["held_out_perplexity_without_carry"] is None
+    assert windows["held_out_perplexity_overlapping"] == full["held_out_perplexity_overlapping"]
+    with pytest.raises(ValueError, match="held_out_views"):  # a finished run lacks what is asked for now
+        run(out="bare", only=["resnet-bk"])
+
+
 def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
     only = {"gpt2": {"learning_rate": 3e-3}}
     results, lines = run(models=only, steps=None, epochs=3, data_limit=1200)

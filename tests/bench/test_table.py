@@ -34,6 +34,13 @@ def test_every_figure_is_there_at_100_columns() -> None:
     assert "±" not in text
 
 
+def test_views_that_were_not_measured_have_no_column() -> None:
+    views = dict.fromkeys(("held_out_perplexity_without_carry", "held_out_perplexity_overlapping"))
+    text = printed(sample_results("resnet-bk", **views))
+    assert row(text, "resnet-bk").split()[:3] == ["resnet-bk", "99.2", "101.2"]
+    assert "windows" not in text.lower()
+
+
 def test_spread_over_seeds() -> None:
     text = printed(sample_results(seeds=(0, 1, 2)))
     assert all(len(line.rstrip()) <= 100 for line in text.splitlines())

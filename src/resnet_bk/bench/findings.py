@@ -228,11 +228,15 @@ def _rate_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
 
 
 def _carry_notes(models: list[ModelSummary], reference: ModelSummary | None) -> Iterable[Note]:
-    for model in models:
-        if model.state != "ranked" or not model.carries:
-            continue
+    carrying = [model for model in models if model.state == "ranked" and model.carries]
+    bare = [model.name for model in carrying if model.without_carry is None or model.perplexity is None]
+    if bare:
+        # Among models that all carry, none has more to go by than the others.
+        alike = len(carrying) == len(ranked(models))
+        whose = "carries its state" if len(bare) == 1 else "carry their state"
+        yield Note(f"{_listed(bare)} {whose} from segment to segment; no figure without it.", warning=not alike)
+    for model in carrying:
         if model.without_carry is None or model.perplexity is None:
-            yield Note(f"{model.name} carries its state from segment to segment; no figure without it.", warning=True)
             continue
         text = (
             f"{model.name} carries its state from segment to segment; reset at each segment it has "

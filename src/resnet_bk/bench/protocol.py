@@ -20,6 +20,9 @@ SHIPPED = files("resnet_bk.bench") / "protocols"
 # Keys that do not change what a run computes (the text does, and is compared by its content); a run may be resumed or
 # skipped under other values of these.
 NOT_OF_A_RUN = ("name", "description", "dataset", "models", "seeds", "learning_rates", "checkpoint_seconds")
+# Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
+# still be resumed or skipped.
+ADDED_LATER = ("optimizer", "held_out_views", "head")
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -72,6 +75,8 @@ class Protocol(_Strict):
         steps: optimizer steps; null for `epochs` epochs.
         evaluations: evaluations over the whole validation split in the course of training, evenly spaced; the last one
             is at the end.
+        held_out_views: what else the model is evaluated on at the end: "not_carried", with every segment on its own (a
+            model that carries its state), and "overlapping", in windows that overlap by half. [] for nothing else.
         hidden_size, num_layers, num_heads: shape that all models share.
         tie_word_embeddings: whether head and embedding share a matrix, in all models.
         parameter_tolerance: how far a model's parameters may lie from the first model's, as a share.
@@ -103,6 +108,7 @@ class Protocol(_Strict):
     epochs: Count = 1
     steps: Count | None = None
     evaluations: Count = 5
+    held_out_views: list[Literal["not_carried", "overlapping"]] = ["not_carried", "overlapping"]
     hidden_size: Count = 64
     num_layers: Count = 4
     num_heads: Count = 4
@@ -132,21 +138,24 @@ class Protocol(_Strict):
 
     def shared_settings(self) -> dict[str, Any]:
         """What all runs share, by key."""
-        settings = {key: value for key, value in self.model_dump().items() if key not in NOT_OF_A_RUN}
-        if settings["optimizer"] == "adamw":  # as in runs from before there was a choice
-            del settings["optimizer"]
-        return settings
+        return {key: value for key, value in _as_published(self).items() if key not in NOT_OF_A_RUN}
 
     def run_settings(self, model: str) -> dict[str, Any]:
         """What determines a run of `model` beside its learning rate and seed, as flat keys."""
         settings = self.shared_settings()
-        entry = self.models[model].model_dump(exclude={"learning_rate", "learning_rate_source"})
-        if entry["head"] == "auto":  # as in runs from before there was a choice
-            del entry["head"]
+        entry = _as_published(self.models[model])
+        del entry["learning_rate"], entry["learning_rate_source"]
         reference = next(iter(self.models))
         if reference != model and entry["match_parameters"]:
             settings[f"models.{reference}.config"] = self.models[reference].config
         return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
+
+
+def _as_published(model: BaseModel) -> dict[str, Any]:
+    """Its fields, without those of `ADDED_LATER` that are at their default."""
+    fields = type(model).model_fields
+    dumped = model.model_dump().items()
+    return {key: value for key, value in dumped if key not in ADDED_LATER or value != fields[key].default}
 
 
 class _Loader(yaml.SafeLoader):
@@ -347,7 +356,7 @@ def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
         steps, warmup = value("steps"), value("warmup_steps")
         if warmup >= steps:
             problems.append(f"warmup_steps={warmup}: must be below steps={steps}; lower it, or null takes 10%")
-    for key in ("seeds", "learning_rates"):
+    for key in ("seeds", "learning_rates", "held_out_views"):
         if right(key) and value(key) and len(set(value(key))) < len(value(key)):
             problems.append(f"{key}={value(key)}: holds a value twice; name each once")
     if right("models", "learning_rates") and value("learning_rates") is None:

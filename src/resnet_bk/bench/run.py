@@ -103,10 +103,11 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     for line in describe_epochs(trained):
         say(f"{run.title}: {line}")
     full = held_out(model, trained.head, spec.carry_state, prepared.validation) if causal else None  # type: ignore[arg-type]
-    without = None
-    if causal and spec.carry_state:
+    without = overlapping = None
+    if causal and spec.carry_state and "not_carried" in protocol.held_out_views:
         without = held_out(model, trained.head, False, prepared.validation)  # type: ignore[arg-type]
-    overlapping = evaluate_overlapping(model, trained.head, prepared.validation, protocol) if causal else None  # type: ignore[arg-type]
+    if causal and "overlapping" in protocol.held_out_views:
+        overlapping = evaluate_overlapping(model, trained.head, prepared.validation, protocol)  # type: ignore[arg-type]
     # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
     leaking = None if causal else held_out(model, trained.head, False, prepared.validation).perplexity  # type: ignore[arg-type]
 
@@ -260,7 +261,8 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
         options = {"head": result["head"], "carry_state": carry_state, "dtype": protocol.dtype}
         return evaluate(model, batches, **options).perplexity
 
-    found = {"test_perplexity": reached(carry), "test_perplexity_without_carry": reached(False) if carry else None}
+    not_carried = reached(False) if carry and "not_carried" in protocol.held_out_views else None
+    found = {"test_perplexity": reached(carry), "test_perplexity_without_carry": not_carried}
     write_json(run.folder / "result.json", result | found)
     say(f"{run.title}: test perplexity {found['test_perplexity']:.2f}")
 

@@ -35,16 +35,22 @@ def results_table(results: dict[str, Any]) -> Table:
         show_edge=False,
     )
     table.add_column("model", overflow="fold", min_width=9)
-    headers = ("held-out\nperplexity", "no carry\nwindows", "train\nperpl.", "bits/\nchar", "params\nno emb.", "steps")
+    views = _any_views(models)
+    headers = ["held-out\nperplexity", "train\nperpl.", "bits/\nchar", "params\nno emb.", "steps"]
+    headers[1:1] = ["no carry\nwindows"] if views else []
     for header in (*headers, "lr", "s/step\ntok/s", "time", "peak\nMiB"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("audit", no_wrap=True)
     for model in models:
-        table.add_row(*_row(model), style="bold" if model.name == best else "")
+        table.add_row(*_row(model, views), style="bold" if model.name == best else "")
     return table
 
 
-def _row(model: ModelSummary) -> list[Text]:
+def _any_views(models: list[ModelSummary]) -> bool:
+    return any(model.without_carry or model.overlapping for model in models)
+
+
+def _row(model: ModelSummary, views: bool) -> list[Text]:
     first = model.runs[0]
     leaks = model.state == "leaks"
     figure = fmt.spread(model.perplexity) if model.state == "ranked" else model.state
@@ -52,7 +58,7 @@ def _row(model: ModelSummary) -> list[Text]:
     return [
         Text(model.name),
         Text(figure, style="red" if model.state != "ranked" else ""),
-        Text(f"{_mean(model.without_carry)}\n{_mean(model.overlapping)}"),
+        *([Text(f"{_mean(model.without_carry)}\n{_mean(model.overlapping)}")] if views else []),
         Text(fmt.perplexity(model.mean("final_perplexity"))),
         Text(bits),
         Text(f"{fmt.short_count(first.parameters)}\n{fmt.short_count(first.parameters_without_embeddings)}"),
@@ -76,8 +82,9 @@ def _caption(models: list[ModelSummary]) -> str:
     else:
         shown = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
         seeds = f"mean ± sample standard deviation over {shown} seeds"
+    views = "No carry: state reset at each segment. Windows: overlapping by half, no state handed on.\n"
     return (
         f"Held-out perplexity: over the whole split ({seeds}); lower is better.\n"
-        "No carry: state reset at each segment. Windows: overlapping by half, no state handed on.\n"
+        f"{views if _any_views(models) else ''}"
         "Training perplexity: over the last epoch, while the model learns from it; no result."
     )
