@@ -100,7 +100,7 @@ def machine(results: Mapping[str, Any]) -> list[str]:
     versions = dict.fromkeys(_versions(place) for run in runs for place in _environments(run, results))
     code = [place for run in runs for place in _code(run, results)]
     commits = dict.fromkeys((place["git_commit"] or "unknown")[:12] for place in code)
-    dirty = ", changed since" if any(place["git_dirty"] for place in code) else ""
+    dirty = ", with uncommitted changes" if any(place["git_dirty"] for place in code) else ""
     return [*processors, *versions, f"commit {', '.join(commits)}{dirty}"]
 
 

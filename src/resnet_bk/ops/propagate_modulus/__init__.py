@@ -39,8 +39,9 @@ def propagate_modulus(
     With `erase`, S_t = |L_t| (k_t v_t^T + b_t (1 - e_t k_t k_t^T) S_{t-1}): a site takes out what the chain holds along
     its key. That is an impurity in the space of keys, a potential u k_t k_t^T beside a_t: with the chain to the left as
     it is, G = (1/L_t + u k_t k_t^T)^-1 = L_t (1 - e k_t k_t^T), e = u L_t / (1 + u L_t) for |k_t| = 1 (Sherman and
-    Morrison), of which e is taken real; for e = 1, an impurity that nothing passes, it is the delta rule (Schlag,
-    Irie and Schmidhuber, arXiv 2102.11174).
+    Morrison), of which e is taken real, and the factor stands before what comes from the left alone: the site's own
+    source enters behind the impurity, which is our rule and no consequence of the operator. For e = 1, an impurity
+    that nothing passes, it is the delta rule (Schlag, Irie and Schmidhuber, arXiv 2102.11174).
 
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
@@ -50,7 +51,7 @@ def propagate_modulus(
         hopping: b >= 0, real [B, T, H], between sites t-1 and t. A 0 cuts the chain before t exactly. Without a state
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
-        erase: e, real [B, T, H]; None erases nothing. What is carried grows nowhere while 0 <= e |k|^2 <= 2.
+        erase: e, real [B, T, H]; None erases nothing. Erasing makes nothing grow while 0 <= e |k|^2 <= 2.
         initial_state: (L, S) at the site before the first, complex [B, H] and real [B, H, K, V]; None where the chain
             begins.
         backend: "auto" or a name of `available_backends("propagate_modulus", device_type)`. "triton" has a kernel for L
