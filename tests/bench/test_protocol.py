@@ -118,13 +118,44 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
 
 
 def test_keys_that_came_later_are_no_setting_of_earlier_runs(file):
-    later = {"optimizer": "muon", "held_out_views": []}
-    plain = load_protocol(str(file))
+    later = {"optimizer": "muon", "models.gpt2.head": "model", "models.gpt2.carry_reset": 0.1}
+    plain = load_protocol(str(file), ["models.gpt2.carry_state=true"])
+    assert not set(later) & set(plain.run_settings("gpt2"))
+    sets = [f"{key}={value}" for key, value in later.items()]
+    chosen = load_protocol(str(file), ["models.gpt2.carry_state=true", *sets])
+    assert chosen.run_settings("gpt2") == plain.run_settings("gpt2") | later
+
+
+def test_the_views_of_a_run_are_no_setting_of_it(file):
+    plain, bare = load_protocol(str(file)), load_protocol(str(file), ["held_out_views=[]"])
     assert plain.held_out_views == ["not_carried", "overlapping"]
-    assert not {*later, "models.gpt2.head"} & set(plain.run_settings("gpt2"))
-    chosen = load_protocol(str(file), ["optimizer=muon", "held_out_views=[]", "models.gpt2.head=model"])
-    added = later | {"models.gpt2.head": "model"}
-    assert chosen.run_settings("gpt2") == plain.run_settings("gpt2") | added
+    assert plain.run_settings("gpt2") == bare.run_settings("gpt2")
+
+
+def test_a_run_belongs_to_the_reference_that_gave_it_its_size(tmp_path):
+    def of(reference, name="other"):
+        file = tmp_path / "sized.yaml"
+        file.write_text(
+            f"name: mine\ndataset: text.txt\nmodels:\n  first: {{transformers: {reference}, learning_rate: 1e-3}}\n"
+            "  llama: {learning_rate: 1e-3}\n  other: {transformers: gpt2, learning_rate: 1e-3}\n"
+        )
+        return load_protocol(str(file)).run_settings(name)
+
+    assert of("gpt2", "llama") != of("gpt_neox", "llama")
+    assert of("gpt2") != of("gpt_neox")
+    assert "models.first.transformers" not in of("gpt2")  # as in runs from before it was told: its own type says it
+
+
+def test_a_key_that_is_there_twice(file):
+    file.write_text(MINIMAL + "epochs: 1\nvocab_size: 100\nepochs: 2\n")
+    with pytest.raises(ValueError, match=r"mine.yaml, line 6: not valid YAML \(the key epochs is there twice\)"):
+        load_protocol(str(file))
+
+
+def test_epochs_beside_steps():
+    with pytest.raises(ValueError, match=r"--set epochs=2: not read where steps=1000 .* add --set steps=null"):
+        load_protocol(CHOICES, ["epochs=2"])
+    assert load_protocol(CHOICES, ["epochs=2", "steps=null"]).epochs == 2
 
 
 def test_choices_are_changed_one_at_a_time():
@@ -254,6 +285,11 @@ def test_numbers_of_yaml(text, value):
         ("learning_rates=[]", r"learning_rates=\[\]: "),
         ("learning_rates=[1e-3, 0.001]", r"learning_rates=\[0.001, 0.001\]: holds a value twice"),
         ("seeds=[1, 1]", r"seeds=\[1, 1\]: holds a value twice"),
+        (
+            "models.gpt2.carry_reset=0.1",
+            r"models.gpt2.carry_reset=0.1: without carry_state no row has a state; leave",
+        ),
+        ("models.gpt2.carry_reset=1.0", r"models.gpt2.carry_reset=1.0: input should be less than 1"),
         ("held_out_views=[overlapping, overlapping]", r"held_out_views=\['overlapping', .*: holds a value twice"),
         ("held_out_views=[carried]", r"held_out_views.0='carried': input should be 'not_carried' or 'overlapping'"),
         ("models.gpt2.learning_rate=null", r"models.gpt2.learning_rate: missing; set it, or a grid"),

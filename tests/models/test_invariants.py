@@ -443,6 +443,17 @@ def test_cache_rows_can_be_selected_repeated_and_copied(name):
 
 
 @every_config
+def test_rows_that_start_anew_forget_everything(name):
+    model = build(name, dtype=torch.float64)
+    ids, more = tokens(3, 11), tokens(3, 6, seed=5)
+    cache = model(ids, use_cache=True).past_key_values.detach()
+    found = model(more, past_key_values=cache.start_anew(torch.tensor([True, False, True]))).logits
+    expected = model(more).logits
+    expected[1:2] = model(torch.cat([ids[1:2], more[1:2]], dim=1)).logits[:, 11:]
+    assert_close(found, expected, **ROUNDING_64)
+
+
+@every_config
 def test_selected_rows_keep_their_documents(name):
     model = build(name, dtype=torch.float64)
     ids, more = tokens(3, 11), tokens(4, 6, seed=5)

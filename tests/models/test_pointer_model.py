@@ -93,6 +93,18 @@ def test_the_pointer_remembers_what_the_transformer_forgets():
     assert_close(second.value, expected, rtol=1e-9, atol=1e-12)
 
 
+def test_rows_that_start_anew_forget_everything():
+    model = build()
+    words, targets = ids(3, 24), ids(3, 24, seed=2)
+    first = causal_lm_loss(model, words[:, :11], targets[:, :11], "fused", carry_state=True)
+    state = first.state.detach().start_anew(torch.tensor([True, False, True]))
+    rest = (words[:, 11:], targets[:, 11:], "fused")
+    found = causal_lm_loss(model, *rest, carry_state=True, state=state, reduction="none").value
+    alone = causal_lm_loss(model, *rest, reduction="none").value
+    assert_close(found[[0, 2]], alone[[0, 2]], rtol=1e-9, atol=1e-12)
+    assert (found[1] - alone[1]).abs().max() > 1e-3
+
+
 def test_save_and_load(tmp_path):
     model = build().float()
     model.save_pretrained(tmp_path)

@@ -89,7 +89,7 @@ def test_no_gradient_reaches_into_an_earlier_segment(build):
 
 @every_model
 def test_a_stopped_run_goes_on_bitwise(build, tmp_path):
-    spec = SPEC({"carry_state": True})
+    spec = SPEC({"carry_state": True, "carry_reset": 0.5})
     whole, stopped = build(), build()
     train(whole, Tokens(), spec, tmp_path / "whole")
 
@@ -147,6 +147,22 @@ def test_text_from_a_constant_state_is_that_of_reading_anew(build):
     anew = model.generate(WORDS, use_cache=False, **how)
     assert torch.equal(model.generate(WORDS, cache=ConstantStates(model.config), **how), anew)
     assert len(anew[0, 16:].unique()) > 2
+
+
+@every_model
+def test_rows_that_start_anew_forget_everything(build):
+    model = build()
+    words = torch.randint(VOCABULARY, (3, 25), generator=torch.Generator().manual_seed(1))
+    ids, targets = words[:, :-1], words[:, 1:]
+    state = causal_lm_loss(model, ids[:, :16], targets[:, :16], "fused", carry_state=True).state.detach()
+    state.start_anew(torch.tensor([True, False, True]))
+    rest = (ids[:, 16:], targets[:, 16:], "fused")
+    found = causal_lm_loss(model, *rest, carry_state=True, state=state, reduction="none").value
+    alone = causal_lm_loss(model, *rest, reduction="none").value
+    whole = causal_lm_loss(model, ids, targets, "fused", reduction="none").value[:, 16:]
+    assert_close(found[[0, 2]], alone[[0, 2]], rtol=1e-4, atol=1e-4)
+    assert_close(found[1], whole[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found[1], alone[1], atol=1e-4)
 
 
 def test_a_state_is_moved():

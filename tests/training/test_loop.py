@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import get_scheduler
 
+from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.ops import available_backends
 from resnet_bk.training import NonFiniteLossError, RunSpec, loop, train, training_device
 from tests.training.tiny import BATCH, LENGTH, Tokens, equal_weights, tiny_gpt2, tiny_resnet_bk
@@ -105,6 +106,26 @@ def test_the_state_is_carried_within_an_epoch_and_dropped_at_its_end(tmp_path, m
     result = train(model, Tokens(), spec(carry_state=True, steps=7), tmp_path)
     assert had_state[-7:] == [False, True, True, True, True, False, True]
     assert "propagate_modulus" in result.backend
+
+
+def test_some_rows_start_anew(tmp_path, monkeypatch):
+    drawn = []
+    forget = ResNetBKCache.start_anew
+
+    def watched(self, rows):
+        drawn.append(rows)
+        return forget(self, rows)
+
+    monkeypatch.setattr(ResNetBKCache, "start_anew", watched)
+    weights = {}
+    for share in (0.0, 0.5):
+        weights[share] = tiny_resnet_bk()
+        train(weights[share], Tokens(), spec(carry_state=True, carry_reset=share, steps=7), tmp_path / str(share))
+    assert len(drawn) == 7 - 2  # not at the beginning of the two epochs, and not without a share
+    rows = torch.stack(drawn).float()
+    assert 0.2 < rows.mean() < 0.8
+    assert len(rows.unique(dim=0)) > 1
+    assert not equal_weights(*weights.values())
 
 
 def test_the_load_balancing_loss_trains_the_router(tmp_path):

@@ -17,12 +17,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SHIPPED = files("resnet_bk.bench") / "protocols"
-# Keys that do not change what a run computes (the text does, and is compared by its content); a run may be resumed or
-# skipped under other values of these.
-NOT_OF_A_RUN = ("name", "description", "dataset", "models", "seeds", "learning_rates", "checkpoint_seconds")
+# Keys that do not change what a run computes (the text does, and is compared by its content; views can be measured
+# afterwards); a run may be resumed or skipped under other values of these.
+NOT_OF_A_RUN = (
+    *("name", "description", "dataset", "models", "seeds", "learning_rates", "checkpoint_seconds", "held_out_views"),
+)
 # Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
 # still be resumed or skipped.
-ADDED_LATER = ("optimizer", "held_out_views", "head")
+ADDED_LATER = ("optimizer", "head", "carry_reset")
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -41,6 +43,8 @@ class ModelEntry(_Strict):
         config: fields of the model's configuration beside those that the protocol sets.
         transformers: model type of `transformers`, for a name that is not known here.
         carry_state: hand the state from segment to segment in training and validation (models with such a state).
+        carry_reset: share of the rows of a training step, drawn at random, that start from no state all the same, so
+            that the model learns to do without.
         learning_rate: peak rate, where the protocol has no grid `learning_rates`.
         learning_rate_source: the command that found it.
         size_by: the field of the configuration that is solved for, so that the parameters match the first model's.
@@ -52,6 +56,7 @@ class ModelEntry(_Strict):
     config: dict[str, Any] = {}
     transformers: str | None = None
     carry_state: bool = False
+    carry_reset: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Rate | None = None
     learning_rate_source: str | None = None
     size_by: str | None = None
@@ -146,8 +151,10 @@ class Protocol(_Strict):
         entry = _as_published(self.models[model])
         del entry["learning_rate"], entry["learning_rate_source"]
         reference = next(iter(self.models))
-        if reference != model and entry["match_parameters"]:
+        if reference != model and entry["match_parameters"]:  # its size is the reference's
             settings[f"models.{reference}.config"] = self.models[reference].config
+            if self.models[reference].transformers != entry["transformers"]:  # one type for both is told once
+                settings[f"models.{reference}.transformers"] = self.models[reference].transformers
         return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
 
 
@@ -159,7 +166,17 @@ def _as_published(model: BaseModel) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of version 1.2: PyYAML takes 1e-3 (no dot) for a string."""
+    """YAML with the numbers of version 1.2, for PyYAML takes 1e-3 (no dot) for a string, and without keys given twice,
+    of which it takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:  # before those that an anchor merges in, which may be given again
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -219,6 +236,12 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
     raw = _read(name_or_path)
     for setting in settings:
         _apply(raw, setting)
+    named = {setting.partition("=")[0].strip() for setting in settings}
+    if "epochs" in named and raw.get("steps") is not None:
+        raise ValueError(
+            f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
+            "it out, or add --set steps=null"
+        )
     return raw
 
 
@@ -359,6 +382,13 @@ def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
     for key in ("seeds", "learning_rates", "held_out_views"):
         if right(key) and value(key) and len(set(value(key))) < len(value(key)):
             problems.append(f"{key}={value(key)}: holds a value twice; name each once")
+    if right("models"):
+        for name, entry in raw["models"].items():
+            if entry.get("carry_reset") and not entry.get("carry_state"):
+                problems.append(
+                    f"models.{name}.carry_reset={entry['carry_reset']}: without carry_state no row has a state; leave "
+                    f"it out, or set models.{name}.carry_state=true"
+                )
     if right("models", "learning_rates") and value("learning_rates") is None:
         for name, entry in raw["models"].items():
             if entry.get("learning_rate") is None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +36,11 @@ from resnet_bk.training.memory import MIB
 from resnet_bk.training.threads import same_threads
 
 WARMUP_SHARE = 0.1
+# What `held_out_views` of a protocol may name -> the key of the result.
+VIEWS = {
+    "not_carried": "held_out_perplexity_without_carry",
+    "overlapping": "held_out_perplexity_overlapping",
+}
 LOGGED = ("step", "seconds", "loss", "measures")
 
 
@@ -62,21 +67,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / "run.json", run_record(run, protocol, prepared, config, spec))
 
-    def held_out(model: Any, head: Head, carry_state: bool, split: TokenCache) -> Evaluation:
-        batches = split_batches(split, protocol.batch_size, protocol.sequence_length)
-        return evaluate(
-            model,
-            batches,
-            head=head,
-            carry_state=carry_state,
-            bucket_of_token=prepared.bucket_of_token,
-            bucket_count=len(prepared.bucket_names),
-            dtype=protocol.dtype,
-            keep_losses=True,
-        )
-
     def validate(model: Any, head: Head) -> float:
-        return held_out(model, head, spec.carry_state, prepared.validation).perplexity
+        return evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state).perplexity
 
     causal = audit.verdict == "causal"
     try:
@@ -94,7 +86,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         result = (
             _model_part(run, protocol, prepared, model)
             | {"steps": steps, "total_tokens": steps * protocol.batch_size * protocol.sequence_length}
-            | _held_out_part(prepared, None, None, None, [])
+            | _held_out_part(prepared, None, {}, [])
             | _audit_part(audit)
             | {"diverged": str(error)}
         )
@@ -102,14 +94,14 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         return
     for line in describe_epochs(trained):
         say(f"{run.title}: {line}")
-    full = held_out(model, trained.head, spec.carry_state, prepared.validation) if causal else None  # type: ignore[arg-type]
-    without = overlapping = None
-    if causal and spec.carry_state and "not_carried" in protocol.held_out_views:
-        without = held_out(model, trained.head, False, prepared.validation)  # type: ignore[arg-type]
-    if causal and "overlapping" in protocol.held_out_views:
-        overlapping = evaluate_overlapping(model, trained.head, prepared.validation, protocol)  # type: ignore[arg-type]
-    # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
-    leaking = None if causal else held_out(model, trained.head, False, prepared.validation).perplexity  # type: ignore[arg-type]
+    head = cast(Head, trained.head)
+    full, leaking, views = None, None, {}
+    if causal:
+        full = evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state)
+        views = further_views(model, head, run, protocol, prepared, protocol.held_out_views)
+    else:
+        # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
+        leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False).perplexity
 
     if depends_on_text(model.config):
         with same_threads():
@@ -126,7 +118,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         | flops.as_dict()
         | {"flops_counted_on": "trained model, first batch" if depends_on_text(model.config) else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
-        | _held_out_part(prepared, full, without, overlapping, course)
+        | _held_out_part(prepared, full, views, course)
         | {"leaking_perplexity": leaking, "diverged": None}
         | _audit_part(audit)
     )
@@ -161,6 +153,7 @@ def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
         dtype=protocol.dtype,
         device=protocol.device,
         carry_state=protocol.models[run.model].carry_state,
+        carry_reset=protocol.models[run.model].carry_reset,
         log_interval=protocol.log_interval,
         checkpoint_seconds=protocol.checkpoint_seconds,
         head=protocol.models[run.model].head,
@@ -189,6 +182,35 @@ def describe_epochs(trained: TrainingResult) -> list[str]:
 def audit_lengths(longest: int) -> list[int]:
     """Lengths to audit a model that takes at most `longest` tokens."""
     return sorted({min(length, longest) for length in (2, 17, 65, longest)})
+
+
+def evaluate_validation(
+    model: Any, head: Head, protocol: Protocol, prepared: Prepared, *, carry_state: bool
+) -> Evaluation:
+    """The whole validation split in segments as long as those of training."""
+    return evaluate(
+        model,
+        split_batches(prepared.validation, protocol.batch_size, protocol.sequence_length),
+        head=head,
+        carry_state=carry_state,
+        bucket_of_token=prepared.bucket_of_token,
+        bucket_count=len(prepared.bucket_names),
+        dtype=protocol.dtype,
+        keep_losses=True,
+    )
+
+
+def further_views(
+    model: Any, head: Head, run: Run, protocol: Protocol, prepared: Prepared, views: Collection[str]
+) -> dict[str, float]:
+    """Perplexities of the validation split, by key of the result, as far as the model has such a view."""
+    found = {}
+    if "not_carried" in views and protocol.models[run.model].carry_state:
+        without = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        found[VIEWS["not_carried"]] = without.perplexity
+    if "overlapping" in views:
+        found[VIEWS["overlapping"]] = evaluate_overlapping(model, head, prepared.validation, protocol)
+    return found
 
 
 def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float:
@@ -246,6 +268,20 @@ def load_model(folder: Path) -> Any:
         raise ValueError(
             f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
         ) from error
+
+
+def add_views(run: Run, protocol: Protocol, prepared: Prepared) -> None:
+    """Put those of `held_out_views` into the result of a finished run that it was made without."""
+    result = run.result()
+    if result["audit"] != "causal" or result.get("diverged"):
+        return
+    carries = protocol.models[run.model].carry_state
+    possible = [view for view in protocol.held_out_views if view != "not_carried" or carries]
+    missing = [view for view in possible if result[VIEWS[view]] is None]
+    if missing:
+        model = load_model(run.folder / "model").to(training_device(protocol.device))
+        found = further_views(model, result["head"], run, protocol, prepared, missing)
+        write_json(run.folder / "result.json", result | found)
 
 
 def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:
@@ -321,20 +357,17 @@ def _training_part(
 def _held_out_part(
     prepared: Prepared,
     full: Evaluation | None,
-    without: Evaluation | None,
-    overlapping: float | None,
+    views: dict[str, float],
     course: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the model makes of the held-out text, at the end and in the course of training (its last point is open)."""
     validation = prepared.validation
     tests = {"test_perplexity": None, "test_perplexity_without_carry": None}  # until they are asked for
-    shared = {"unk_rate": validation.unknown_rate} | tests
+    shared = {"unk_rate": validation.unknown_rate} | tests | dict.fromkeys(VIEWS.values()) | views
     if full is None:
         return shared | {
             "held_out_perplexity": None,
             "held_out_loss": None,
-            "held_out_perplexity_without_carry": None,
-            "held_out_perplexity_overlapping": None,
             "bits_per_character": None,
             "buckets": [],
             "document_nll": [],
@@ -345,8 +378,6 @@ def _held_out_part(
     return shared | {
         "held_out_perplexity": full.perplexity,
         "held_out_loss": full.loss,
-        "held_out_perplexity_without_carry": None if without is None else without.perplexity,
-        "held_out_perplexity_overlapping": overlapping,
         "bits_per_character": full.nll / math.log(2) / validation.characters,
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
         "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),

@@ -135,6 +135,10 @@ class ResNetBKCache(Cache):
         """Moves every state to a device. Returns the cache itself."""
         return self._apply(lambda tensor: tensor.to(device))
 
+    def start_anew(self, rows: Tensor) -> Self:
+        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
+
     def reset(self) -> None:
         """Forgets everything."""
         super().reset()

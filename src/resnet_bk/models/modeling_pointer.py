@@ -40,6 +40,12 @@ class PointerCache:
         self.state = PointerState(*(part.to(device) for part in self.state))
         return self
 
+    def start_anew(self, rows: Tensor) -> Self:
+        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        for part in self.state:
+            part.index_fill_(0, rows.nonzero().flatten().to(part.device), 0)
+        return self
+
 
 @dataclass
 class PointerOutput(ModelOutput):

@@ -69,6 +69,10 @@ class CarriedStates(ConstantStates):
         """Moves every state to a device. Returns the cache itself."""
         return self._apply(lambda state: state.to(device))
 
+    def start_anew(self, rows: Tensor) -> Self:
+        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        return self._apply(lambda state: state.index_fill_(0, rows.nonzero().flatten().to(state.device), 0))
+
     def _apply(self, change: Any) -> Self:
         for layer in self.layers:
             assert isinstance(layer, LinearAttentionCacheLayerMixin)  # checked at construction

@@ -94,6 +94,7 @@ def train(
 
     def save() -> None:
         nonlocal saved_at
+        watch.lap("logging")
         with watch.paused("checkpoints"):
             state.seconds = watch.seconds
             state.close_epoch()  # with the logging since its last step, so that the epochs sum to the whole
@@ -107,6 +108,8 @@ def train(
                 input_ids, targets = (tensor.to(device) for tensor in stream.next_batch())
                 if stream.starts_epoch:
                     state.carried = None
+                if state.carried is not None and spec.carry_reset:
+                    state.carried.start_anew(torch.rand(len(input_ids)) < spec.carry_reset)
                 watch.lap("data")
 
                 if set_progress is not None:
@@ -145,6 +148,7 @@ def train(
                         file.write(json.dumps(line) + "\n")
                     accelerator.log({key: line[key] for key in LOGGED}, step=state.step)
                 if validate_now and validate is not None:
+                    watch.lap("logging")
                     with watch.paused("validation"):
                         reached = validate(model, head)
                     point = {"step": state.step, "seconds": state.seconds, "perplexity": reached}

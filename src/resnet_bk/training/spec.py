@@ -31,6 +31,8 @@ class RunSpec:
         dtype: "float32", or "bfloat16" for mixed precision with float32 weights.
         device: "cpu", "cuda", or "auto": the GPU if there is one.
         carry_state: hand the state of a row's segment to its next segment (the model must take a `cache`).
+        carry_reset: share of the rows, drawn anew for each step, that start from no state all the same, so that the
+            model learns to do without.
         log_interval: steps between two log lines.
         checkpoint_seconds: seconds of training between two checkpoints.
         head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.
@@ -52,6 +54,7 @@ class RunSpec:
     dtype: str = "float32"
     device: str = "auto"
     carry_state: bool = False
+    carry_reset: float = 0.0
     log_interval: int = 10
     checkpoint_seconds: float = 20.0
     head: Literal["auto", "model"] = "auto"
