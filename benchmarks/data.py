@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--tokens {tokens}: must be more than {BATCH} x {LENGTH}, one batch")
         if given.limit_mb <= 0:
             raise ValueError(f"--limit-mb {given.limit_mb:g}: must be above 0")
-        usual = (given.data, tokens, given.vocab_size) == ("embedded", TOKENS, VOCABULARY)
+        chosen = (given.data, tokens, given.vocab_size, given.limit_mb)
+        usual = chosen == ("embedded", TOKENS, VOCABULARY, LIMIT_MB)
         out = out_file(given.out, "data", whole=usual)
         from benchmarks.machine import describe, machine
         from resnet_bk.bench.run_folder import write_json

@@ -192,15 +192,18 @@ def main(arguments: Sequence[str]) -> int:
     for case in CASES:
         for dtype in TOLERANCE:
             try:
-                row = measure(*case, dtype)
+                row: Row | None = measure(*case, dtype)
             except ValueError as error:
+                row = None
                 red.append(str(error))
                 print(f"RED {case}, {dtype}: {error}", flush=True)
-                continue
-            rows.append(row)
+            if row is not None:
+                rows.append(row)
             if out is not None:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 write_json(out, {"machine": found, "rows": [asdict(row) for row in rows], "red": red})
+            if row is None:
+                continue
             print(
                 f"{row.operator:20} B={row.batch} T={row.sites} H={row.chains} K={row.size} {row.dtype:8} "
                 f"forward {row.forward_seconds * 1e6:9.1f} us, {row.forward_share:4.0%} of copying; "

@@ -203,7 +203,9 @@ def lengths(result: Mapping[str, Any]) -> str:
         )
         for place, (start, stop) in enumerate(result["places"])
     ]
-    trained = dict.fromkeys((model["trained_at_commit"] or "unknown")[:12] for model in result["models"])
+    trained = dict.fromkeys(
+        commit[:12] for model in result["models"] for commit in model["trained_at_commit"].split(", ")
+    )
     seeds: dict[str, list[str]] = {}
     for model in result["models"]:
         seeds.setdefault(model["model_name"], []).append(str(model["seed"]))

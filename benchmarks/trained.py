@@ -81,7 +81,8 @@ def differences(run: "OpenedRun", other: "OpenedRun") -> dict[str, tuple[Any, An
         | {f"fingerprint of {key}": value for key, value in opened.record["data"]["fingerprints"].items()}
         for opened in (run, other)
     )
-    return {key: (mine[key], theirs[key]) for key in mine if mine[key] != theirs.get(key)}
+    keys = dict.fromkeys((*mine, *theirs))  # a key at its default may be there in one of them alone
+    return {key: (mine.get(key), theirs.get(key)) for key in keys if mine.get(key) != theirs.get(key)}
 
 
 class Steps:
@@ -157,7 +158,7 @@ def rows(runs: Sequence["OpenedRun"], quick: bool) -> Iterator["Row"]:
     protocol = runs[0].protocol
     name = f"trained models of {protocol.name}, B={protocol.batch_size}, T={protocol.sequence_length}"
     rounds = max((len(timing.samples) for timing in timings.values()), default=0)
-    commits = dict.fromkeys((opened.record["environment"]["git_commit"] or "unknown")[:12] for opened in runs)
+    commits = dict.fromkeys(commit[:12] for opened in runs for commit in opened.commits)
     notes = (
         f"{rounds} rounds of {BATCHES} steps each; trained at commit {', '.join(commits)}",
         "blocks a token: of those at full length; sites kept: a share, of the blocks with a gate",

@@ -88,8 +88,8 @@ def rows(quick: bool, case: str = CASE, ours: Mixing = mix) -> Iterator[Row]:
         yield row
         if SDPA in row.ratios:
             speedups.append((sites, row.ratios[SDPA].median))
-            # The work grows fourfold with twice the length.
-            expected = 4 * row.timings[SDPA].seconds.median
+            expected = row.timings[SDPA].seconds.median
+        expected *= 4  # the work grows fourfold with twice the length
     yield crossover_row(speedups, case, SDPA, "forward and backward")
     yield scaling(long, patient, most, case, ours)
     yield memory(QUICK_MEMORY if quick else MEMORY, case, ours)

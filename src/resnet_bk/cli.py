@@ -176,7 +176,7 @@ def evaluate(
 
     found = evaluate_run(run_folder(run), split, data, early_exit)
     if as_json:
-        typer.echo(json.dumps(found))
+        _print_json(found)
     else:
         if found["audit"] == "causal":
             windows = f"{found['overlapping_perplexity']:.2f} in overlapping windows"
@@ -218,7 +218,7 @@ def lengths(
     if out is not None:
         write_lengths(found, out)
     if as_json:
-        typer.echo(json.dumps(found))
+        _print_json(found)
     else:
         standard_output().print(lengths_table(found))
 
@@ -279,7 +279,7 @@ def flops(
         counted = {"model": target} | model_flops(found.model, found.protocol, found.steps)
         tables = model_tables(target, counted)
     if as_json:
-        typer.echo(json.dumps(counted))
+        _print_json(counted)
         return
     _print_all(tables)
 
@@ -305,7 +305,7 @@ def inspect(
     found = open_target(model, protocol, settings or ())
     shown = inspect_model(found.model, found.folder)
     if as_json:
-        typer.echo(json.dumps({"model": model} | shown))
+        _print_json({"model": model} | shown)
         return
     _print_all(inspection_tables(model, shown))
 
@@ -348,7 +348,7 @@ def audit(
     options = AuditOptions(full=full, lengths=lengths, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
     found = run_audit(model, load_protocol(protocol, settings or ()), options)
     if as_json:
-        typer.echo(json.dumps(found.as_dict()))
+        _print_json(found.as_dict())
     else:
         found.show(standard_output())
     if found.verdict == "leaks":
@@ -375,7 +375,7 @@ def ngrams(
     if out is not None:
         write_ngrams(found, out)
     if as_json:
-        typer.echo(json.dumps(found))
+        _print_json(found)
     else:
         standard_output().print(ngram_table(found))
 
@@ -392,7 +392,7 @@ def compare(
 
     compared = compare_results(outs)
     if as_json:
-        typer.echo(json.dumps(compared))
+        _print_json(compared)
     else:
         standard_output().print(comparison_table(compared))
 
@@ -405,6 +405,13 @@ def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder tha
     from resnet_bk.bench.runner import publish, standard_output
 
     publish(read_json(out / "results.json"), out, standard_output())
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    """JSON has no infinity and no NaN: null stands in their place."""
+    from resnet_bk.bench.run_folder import finite
+
+    typer.echo(json.dumps(finite(found), allow_nan=False))
 
 
 def _print_all(parts: Sequence[Any]) -> None:

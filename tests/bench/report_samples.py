@@ -151,6 +151,7 @@ def sample_results(*models: str, seeds: tuple[int, ...] = (0,), **changes: Any) 
             "tokenizer_fingerprint": "5b7d11c09e3f",
             "tokens": {"train": 1_024_128, "validation": 97_101},
             "vocabulary": 10_000,
+            "document_tokens": [1_201 + number for number in range(81)],
         },
         "runs": [sample_run(name, seed=seed, **changes) for name in names for seed in seeds],
     }

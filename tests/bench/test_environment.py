@@ -48,3 +48,6 @@ def test_commit_of_a_checkout(monkeypatch, tmp_path):
     assert found["git_dirty"] is False
     file.write_text("changed")
     assert module.environment()["git_dirty"] is True
+    (tmp_path / ".git" / "index").write_bytes(b"damaged")  # git knows the commit and not the state of the files
+    found = module.environment()
+    assert (len(found["git_commit"]), found["git_dirty"]) == (40, None)

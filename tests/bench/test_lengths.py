@@ -24,6 +24,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from resnet_bk import cli
+from resnet_bk.bench.environment import environment
 from resnet_bk.bench.lengths import (
     cannot_carry,
     check_windows,
@@ -249,9 +250,24 @@ def test_the_command_writes_what_it_prints(home):
     assert gpt2["readings"][0]["perplexity"] is None
     assert (ours["segment"], ours["steps"], ours["carries"]) == (16, 3, "a state")
     assert "learned positions for 16 tokens" in " ".join(done.stdout.split())
+    assert ours["trained_at_commit"] == (environment()["git_commit"] or "unknown")
     again = json.loads(call("lengths", *runs, *options, "--json").stdout)
     assert again["models"][0]["readings"][0]["perplexity"] == carried["perplexity"]
     assert "128 to 200" in done.stdout
+
+
+def test_every_commit_that_trained_is_told(home, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(home / "out" / "gpt2" / "seed-42", run)
+    record, result = (json.loads((run / name).read_text()) for name in ("run.json", "result.json"))
+    record["environment"]["git_commit"] = "c" * 40  # of a call that found all trained and read the held-out text
+    result["calls"] = [
+        {"from_step": at, "environment": {"git_commit": letter * 40}} for at, letter in ((0, "a"), (2, "b"))
+    ]
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "result.json").write_text(json.dumps(result))
+    found = call("lengths", run, "--data", home / "book", "--tokens", 200, "--windows", "16", "--json")
+    assert json.loads(found.stdout)["models"][0]["trained_at_commit"] == f"{'a' * 40}, {'b' * 40}"
 
 
 def test_windows_of_the_usual_sizes_as_far_as_the_document_goes(home):

@@ -20,7 +20,7 @@ from resnet_bk.bench.ngrams import (
     write_ngrams,
 )
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.run_folder import write_json
+from resnet_bk.bench.run_folder import locked, write_json
 from tests.bench.tiny_bench import settings, write_text
 
 
@@ -104,6 +104,12 @@ def test_beside_results_of_another_task(found, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"protocol": {"task": "recall"}, "runs": []}))
     with pytest.raises(ValueError, match="holds results of other text, tokens or vocabulary; name another folder"):
         write_ngrams(found, tmp_path)
+
+
+def test_not_while_a_benchmark_runs_in_the_folder(found, tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another resnet-bk is running there"):
+        write_ngrams(found, tmp_path)
+    assert not (tmp_path / "ngrams.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "2;5", "five", "-1"])

@@ -340,6 +340,12 @@ def test_the_test_split_is_shown_without_the_carried_state_too() -> None:
     assert table["llama"]["Test perplexity, state not carried"] == "–"
 
 
+def test_the_sizes_of_all_documents_are_no_fact_for_a_reader() -> None:
+    text = render(sample_results("llama")).text
+    assert "Vocabulary" in text
+    assert "Document tokens" not in text
+
+
 def test_sources_of_fixed_rates() -> None:
     results = sample_results("llama", learning_rates_tried=[])
     command = "resnet-bk bench quick --set learning_rates=[3e-3,1e-2,3e-2]"

@@ -59,6 +59,18 @@ def test_the_limit_decides(
     assert ("TOO MUCH" in capsys.readouterr().out) == (code == 1)
 
 
+@pytest.mark.parametrize(("options", "usual"), [([], True), (["--limit-mb", "4000"], False), (["--quick"], False)])
+def test_only_the_usual_run_goes_into_results(
+    options: list[str], usual: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = []
+    monkeypatch.setattr(check, "run", lambda *arguments: {"passed": True, "passes": 3, "stages": []})
+    monkeypatch.setattr(check, "out_file", lambda out, name, whole: asked.append(whole) or tmp_path / "data.json")
+    asked = whole
+    check.main(options)
+    assert whole == [usual]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,5 +1,7 @@
 """The GPU benchmark where there is no GPU: it says so in one line, and its inputs fit the operators."""
 
+import json
+
 import pytest
 import torch
 
@@ -58,6 +60,24 @@ def test_another_backend_than_triton_is_not_timed(monkeypatch):
     monkeypatch.setattr(gpu, "largest_error", lambda operator, inputs: 0.0)
     with pytest.raises(ValueError, match=r"^surface_green: expected the triton backend, but .*numba.* ran"):
         gpu.measure("surface_green", 1, 2, 3, 0, torch.float32)
+
+
+def test_what_was_red_last_is_written_too(monkeypatch, tmp_path):
+    def measure(operator, *shape):
+        done.append(operator)
+        if len(done) > 1:
+            raise ValueError(f"{operator}: wrong")
+        return gpu.Row(operator, 1, 2, 3, 4, "float32", *[1.0] * (len(gpu.Row.__dataclass_fields__) - 6))
+
+    done = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
+    monkeypatch.setattr(gpu, "available_backends", lambda op, device: ("triton",))
+    monkeypatch.setattr(gpu, "measure", measure)
+    assert call("--out", str(tmp_path / "gpu.json")) == 1
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(found["rows"]) == 1
+    assert len(found["red"]) == len(done) - 1 > 1
 
 
 def test_a_gpu_without_triton(monkeypatch, capsys):

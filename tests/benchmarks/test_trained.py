@@ -32,6 +32,8 @@ def out(tmp_path_factory):
         bench(check_protocol(protocol, "tiny"), folder / "out", report=False)
         other = protocol | {"models": {"plain": plain}, "batch_size": 2}
         bench(check_protocol(other, "tiny"), folder / "other", report=False)
+        muon = protocol | {"models": {"plain": plain}, "optimizer": "muon"}
+        bench(check_protocol(muon, "tiny"), folder / "muon", report=False)
         yield folder / "out"
 
 
@@ -136,6 +138,10 @@ def test_bad_calls(out, tmp_path, capsys):
     other = out.parent / "other" / "plain" / "seed-42"
     assert call(*runs(out, "sparse"), other) == 2
     assert f"RUN {other}: has batch_size=2 where {out / 'sparse' / 'seed-42'} has 4" in capsys.readouterr().err
+    muon = out.parent / "muon" / "plain" / "seed-42"  # of AdamW no settings tell, for it was there first
+    for first, second, has in ((runs(out, "sparse")[0], muon, "'muon'"), (muon, runs(out, "sparse")[0], "None")):
+        assert call(first, second) == 2
+        assert f"RUN {second}: has optimizer={has} where {first} has" in capsys.readouterr().err
     leaks = changed_run(out, tmp_path / "leaks", lambda found: found | {"audit": "leaks"})
     assert call(*runs(out, "plain"), leaks) == 2
     assert "leaks: the model leaks and has no held-out loss; leave it out" in capsys.readouterr().err

@@ -84,6 +84,22 @@ def test_a_data_set_with_one_split_is_divided(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
+def test_two_splits_of_one_use(tmp_path: Path) -> None:
+    for split in ("train", "validation", "dev"):
+        write_parquet(tmp_path / f"data/{split}.parquet", list(make_documents(30, 1)))
+    loaded = {name: str(tmp_path / f"data/{name}.parquet") for name in ("train", "validation", "dev")}
+    import datasets
+
+    sets = datasets.load_dataset("parquet", data_files=loaded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_dataset", lambda *arguments, **options: sets)
+        with pytest.raises(
+            ValueError, match=r"the splits dev, validation of 'owner/name' are of one use; save the one"
+        ):
+            hub.load_hub("owner/name", "owner/name", None)
+
+
+@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("name", ["wikitext-2", "wikitext-2-raw-v1"])
 def test_wikitext_lines_become_articles(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "Salesforce/wikitext"

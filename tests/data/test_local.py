@@ -77,6 +77,20 @@ def test_a_single_text_file_is_divided_by_position_at_line_ends(tmp_path: Path) 
     assert "by position" in load_corpus(path).description
 
 
+def test_a_long_word_across_both_places_of_division(tmp_path: Path) -> None:
+    """Nothing ends soon after 90%: all is for training, and no part of it is kept to test on."""
+    path = tmp_path / "all.txt"
+    size = 2_000_000
+    words = "word " * (size // 5)
+    text = words[: int(0.9 * size)] + "x" * int(0.052 * size) + words[: int(0.048 * size)]
+    path.write_text(text)
+    corpus = load_corpus(path)
+    assert "".join(corpus.documents("train")).split() == text.split()
+    for split in ("validation", "test"):
+        with pytest.raises(ValueError, match=f"split '{split}' of 'all.txt' holds no text"):
+            list(corpus.documents(split))
+
+
 def test_a_single_line_is_divided_at_a_space(tmp_path: Path) -> None:
     path = tmp_path / "text8.txt"
     path.write_text("word " * 1000)

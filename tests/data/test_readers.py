@@ -127,6 +127,7 @@ def test_damaged_pages_of_parquet_are_named(tmp_path: Path) -> None:
         ('{"body": "x", "id": 1}', "line 3: no string 'text', only body, id; rename"),
         ('{"text": 3}', "line 3: no string 'text'"),
         ("[1]", "line 3: no string 'text', only list"),
+        (r'{"text": "half \ud800"}', r"line 3: half a pair of surrogates \('\\ud800'\), .* write it whole"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -103,10 +103,15 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert (second.seconds, second.log, second.backend) == (first.seconds, first.log, first.backend)
 
 
-def test_a_checkpoint_that_cannot_be_read(tmp_path):
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl"]
+)
+def test_a_checkpoint_that_cannot_be_read(tmp_path, file):
     build, settings = CASES["gpt2"]
     train(build(), Tokens(), SPEC(settings), tmp_path)
-    (tmp_path / "checkpoint" / "step-000000012" / "model.safetensors").write_bytes(b"half")
+    damaged = tmp_path / "checkpoint" / "step-000000012" / file
+    assert damaged.exists()
+    damaged.write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step-000000012 cannot be read .*; remove .*checkpoint to start"):
         train(build(), Tokens(), SPEC(settings), tmp_path)
 

@@ -77,6 +77,14 @@ def test_the_models_mode_comes_back():
     assert model.training
     assert evaluate(model, batches(), head="fused") == first  # no dropout while evaluating
 
+    def broken():
+        yield next(iter(batches()))
+        raise OSError("the text is gone")
+
+    with pytest.raises(OSError, match="the text is gone"):
+        evaluate(model, broken(), head="fused")
+    assert model.training
+
 
 def test_nothing_to_predict():
     nothing = [(torch.zeros(1, 3, dtype=torch.long), torch.full((1, 3), -100))]

@@ -19,11 +19,11 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "nu
 
 def environment() -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a time, JSON-able."""
-    commit = _git("rev-parse", "HEAD")
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
     return {
         "resnet_bk": resnet_bk.__version__,
         "git_commit": commit,
-        "git_dirty": None if commit is None else bool(_git("status", "--porcelain")),
+        "git_dirty": None if commit is None or changes is None else bool(changes),
         "python": sys.version.split()[0],
         "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "platform": platform.platform(),

@@ -116,6 +116,13 @@ class OpenedRun:
     tokens: TokenCache
 
     @property
+    def commits(self) -> list[str]:
+        """Commits at which it was trained: of every call, for one that was stopped has several."""
+        result = read_json(self.folder / "result.json")
+        places = [call["environment"] for call in result.get("calls") or []] or [self.record["environment"]]
+        return list(dict.fromkeys(place["git_commit"] or "unknown" for place in places))
+
+    @property
     def carry_state(self) -> bool:
         """Whether the model was trained with its state handed from segment to segment."""
         return self.protocol.models[self.record["model"]].carry_state

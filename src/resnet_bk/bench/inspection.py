@@ -21,6 +21,7 @@ from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
 from resnet_bk.data import token_cache
 from resnet_bk.training.carried import ConstantStates, constant_state
+from resnet_bk.training.mode import evaluation_mode
 
 ROWS, TOKENS = 8, 128  # of the text that chains are measured on
 STATE_TOKENS = (8, 16)  # texts whose states are compared
@@ -77,20 +78,17 @@ def generation_state(model: Any) -> dict[str, Any] | None:
     if not hasattr(model.config, "use_cache"):
         return None
     sizes = []
-    was_training = model.training
-    try:
+    with evaluation_mode(model):
         for length in STATE_TOKENS:
             ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
             # Some models ask their cache how long it is, which without a layer of attention it cannot say.
             given = {"cache": ConstantStates(model.config)} if constant_state(model.config) else {}
-            output = model.eval()(input_ids=ids, use_cache=True, **given)
+            output = model(input_ids=ids, use_cache=True, **given)
             names = ("cache", "past_key_values", "cache_params", "state")
             state = next((getattr(output, name) for name in names if getattr(output, name, None) is not None), None)
             if state is None:
                 return None
             sizes.append(sum(_tensor_bytes(state, set()).values()))
-    finally:
-        model.train(was_training)
     growth = (sizes[1] - sizes[0]) / (STATE_TOKENS[1] - STATE_TOKENS[0])
     return {
         "kind": type(state).__name__,

@@ -32,6 +32,7 @@ from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, causal_lm_loss
+from resnet_bk.training.mode import evaluation_mode
 
 FILE = "lengths.json"
 WINDOWS = (1, 4, 16)  # segments
@@ -169,7 +170,7 @@ def _profile(
         "device": model.device.type,
         "steps": run.record["training"]["steps"],
         "parameters": model.num_parameters(),
-        "trained_at_commit": run.record["environment"]["git_commit"],
+        "trained_at_commit": ", ".join(run.commits),
         "readings": readings,
     }
 
@@ -240,19 +241,17 @@ def read(model: Any, text: np.ndarray, segment: int, head: Head, dtype: str, win
         window: W; None to read the document as one stream.
     """
     words = torch.from_numpy(text.astype(np.int64)).to(model.device)
-    was_training = model.training
-    model.eval()
-    start = time.perf_counter()
-    if window is None:
-        losses = _stream(model, words, segment, head, dtype)
-    else:
-        half, kept = window // 2, []
-        for first in range(0, max(len(words) - 1 - half, 1), half):
-            # Of the first window everything counts, of the others what the one before has not read.
-            found = _stream(model, words[first : first + window + 1], segment, head, dtype)
-            kept.append(found if first == 0 else found[half:])
-        losses = torch.cat(kept)
-    model.train(was_training)
+    with evaluation_mode(model):
+        start = time.perf_counter()
+        if window is None:
+            losses = _stream(model, words, segment, head, dtype)
+        else:
+            half, kept = window // 2, []
+            for first in range(0, max(len(words) - 1 - half, 1), half):
+                # Of the first window everything counts, of the others what the one before has not read.
+                found = _stream(model, words[first : first + window + 1], segment, head, dtype)
+                kept.append(found if first == 0 else found[half:])
+            losses = torch.cat(kept)
     return Reading(losses, time.perf_counter() - start)
 
 

@@ -21,7 +21,7 @@ from resnet_bk.bench.data import default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.kneser_ney import FALLBACK_DISCOUNTS, OrderScore, kneser_ney
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.bench.run_folder import check_writable, read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_json
 from resnet_bk.training import perplexity
 
 ORDERS = (1, 2, 5)
@@ -147,17 +147,18 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
     """OUT/ngrams.json; where OUT has results of the same data, they get the baselines as well (`ngrams`).
 
     Raises:
-        ValueError: the folder cannot be written, or its results are of other data.
+        ValueError: the folder cannot be written, a benchmark is running in it, or its results are of other data.
     """
     check_writable(out)
-    file = out / "results.json"
-    results = read_json(file) if file.exists() else None
-    if results is not None and not same_data(result, results.get("data") or {}):
-        raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / FILE, result)
-    if results is not None:
-        write_json(file, results | {"ngrams": result})
+    with locked(out):
+        file = out / "results.json"
+        results = read_json(file) if file.exists() else None
+        if results is not None and not same_data(result, results.get("data") or {}):
+            raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
+        write_json(out / FILE, result)
+        if results is not None:
+            write_json(file, results | {"ngrams": result})
     return out / FILE
 
 

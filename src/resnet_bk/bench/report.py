@@ -154,7 +154,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "svgs": {plot.name: Markup(plot.svg) for plot in plots},  # its text is escaped by the XML writer
         "held_out_tokens": tokens.pop() if len(tokens) == 1 else None,
         "unk_rate": sum(unknown) / len(unknown) if unknown else None,
-        "data": _rows(results.data, skip=("description", "bucket_names")),
+        "data": _rows(results.data, skip=("description", "bucket_names", "document_tokens")),
         "data_description": results.data.get("description"),
         "environment": _rows(_environment(results)),
         "protocol_text": yaml.safe_dump(_plain(protocol), sort_keys=False, allow_unicode=True, width=100),

@@ -12,11 +12,14 @@ OUT/results.json, report.html, plots/      of all finished runs
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from resnet_bk.bench.protocol import Protocol
 
@@ -68,6 +71,20 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(
+            f"--out {out}: another resnet-bk is running there; wait for it or name another folder"
+        ) from None
+    except PermissionError as error:
+        raise ValueError(f"--out {out}: {error}; name another folder") from None
+
+
 def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) -> None:
     """Whether the runs that are in `out` belong to this protocol. Nothing is written.
 
@@ -85,7 +102,7 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
         if here is None:
             # A model that the protocol no longer has: its data and budget must still be those of the others.
             here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
-            there = {key: value for key, value in there.items() if key in here}
+            there = {key: value for key, value in there.items() if key != "seed" and not key.startswith("models.")}
         here = finite(here)  # as it was written
         different = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
         if different:

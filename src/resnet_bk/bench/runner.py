@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
@@ -21,8 +20,16 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
-from resnet_bk.bench.run import add_test, execute, planned_steps
-from resnet_bk.bench.run_folder import Run, check_same_protocol, check_writable, run_of, write_json, write_protocol
+from resnet_bk.bench.run import add_test, add_views, execute, planned_steps
+from resnet_bk.bench.run_folder import (
+    Run,
+    check_same_protocol,
+    check_writable,
+    locked,
+    run_of,
+    write_json,
+    write_protocol,
+)
 from resnet_bk.data import TokenStream
 from resnet_bk.training import NonFiniteLossError, training_device
 from resnet_bk.training.carried import cache_problem
@@ -151,8 +158,10 @@ def _run(
     """Carry out a run that is not finished; returns why it has no figures, None if it has."""
     if not run.finished:
         execute(run, protocol, prepared, config, say)
-    elif not again:
-        say(f"finished: {run.title} ({run.folder})")
+    else:
+        add_views(run, protocol, prepared)
+        if not again:
+            say(f"finished: {run.title} ({run.folder})")
     reason: str | None = run.result().get("diverged")
     return reason
 
@@ -229,20 +238,6 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         fill.fill_uninitialized_memory = filled
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(
-            f"--out {out}: another resnet-bk is running there; wait for it or name another folder"
-        ) from None
-    except PermissionError as error:
-        raise ValueError(f"--out {out}: {error}; name another folder") from None
 
 
 def standard_output() -> Console:

@@ -16,6 +16,7 @@ from torch import Tensor
 from resnet_bk import ops
 from resnet_bk.layers import Chain, ChainProjection
 from resnet_bk.layers.seed_block import SeedChain
+from resnet_bk.training.mode import evaluation_mode
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -53,14 +54,13 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
         return hook
 
     hooks = [module.register_forward_hook(keep(name)) for name, module in _projections(model)]
-    was_training = model.training
     last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     try:
         # Row by row: where chains have removed sites, shorter ones would be filled up to the length of others.
-        for row in input_ids.to(model.device).split(1):
-            model.eval()(input_ids=row, use_cache=False, **last)
+        with evaluation_mode(model):
+            for row in input_ids.to(model.device).split(1):
+                model(input_ids=row, use_cache=False, **last)
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return [_layer(name, chain, input_ids.numel()) for name, chain in chains.items()]

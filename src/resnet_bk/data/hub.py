@@ -78,6 +78,14 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
                 f"data {name!r}: no column {readers.COLUMN!r}, only {', '.join(part.column_names)}; "
                 f"save its text as parquet files with that column and give their folder"
             )
+    named = {SPLIT_NAMES.get(key, key): key for key in loaded}
+    if len(named) < len(loaded):
+        both = sorted(set(loaded) - set(named.values()))
+        kept = [named[SPLIT_NAMES.get(key, key)] for key in both]
+        raise ValueError(
+            f"data {name!r}: the splits {', '.join(sorted([*both, *kept]))} of {repository!r} are of one use; save the "
+            f"one that is meant and give its folder, with {LAYOUT}"
+        )
     sets: dict[str, Reader] = {SPLIT_NAMES.get(key, key): partial(_read, part) for key, part in loaded.items()}
     divided = len(sets) == 1  # `datasets` calls the only set "train", whatever its publisher meant
     if divided:

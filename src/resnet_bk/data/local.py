@@ -155,7 +155,8 @@ def _check_shards(files: Sequence[Path]) -> None:
 
 def _divide_by_position(path: Path) -> dict[str, Reader]:
     size = path.stat().st_size
-    first, second = (_line_end(path, int(share * size), size) for share in (0.90, 0.95))
+    first = _line_end(path, int(0.90 * size), size)
+    second = _line_end(path, max(first, int(0.95 * size)), size)  # where nothing ends before, the first lies behind
     bounds = {"train": (0, first), "validation": (first, second), "test": (second, size)}
     return {split: partial(_read_range, path, start, stop) for split, (start, stop) in bounds.items()}
 

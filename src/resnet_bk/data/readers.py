@@ -105,6 +105,13 @@ def jsonl_rows(paths: Sequence[Path]) -> Iterator[str]:
                 raise ValueError(
                     f"data: {path}, line {number}: no string {COLUMN!r}, only {found}; rename the key of the text"
                 )
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"data: {path}, line {number}: half a pair of surrogates ({error.object[error.start]!r}), which is "
+                    "no character; write it whole, or take it out"
+                ) from error
             yield text
 
 

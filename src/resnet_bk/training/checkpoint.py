@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import RNG_STATE_NAME, load
 
 
 class Checkpoints:
@@ -52,12 +54,20 @@ class Checkpoints:
             return False
         try:
             self.accelerator.load_state(str(latest))
+            _check_random_numbers(latest)
         except Exception as error:  # any library under load_state may raise its own kind
             raise ValueError(
                 f"checkpoint {latest} cannot be read ({type(error).__name__}: {error}); "
                 f"remove {self.folder} to start this run again"
             ) from error
         return True
+
+
+def _check_random_numbers(checkpoint: Path) -> None:
+    """Whether the generator is where the checkpoint says: accelerate passes over a file that it cannot read."""
+    saved = load(checkpoint / f"{RNG_STATE_NAME}_0.pkl")
+    if not torch.equal(torch.get_rng_state(), saved["torch_manual_seed"]):
+        raise ValueError("its random numbers could not be put back")
 
 
 @contextmanager

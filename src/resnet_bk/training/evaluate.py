@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.training.loss import Head, causal_lm_loss
+from resnet_bk.training.mode import evaluation_mode
 
 
 def perplexity(loss: float) -> float:
@@ -89,24 +90,22 @@ def evaluate(
     state = None
     kept_losses: list[tuple[Tensor, Tensor]] = []
     measured: dict[str, list[Tensor]] = {}
-    was_training = model.training
-    model.eval()
-    for input_ids, targets in batches:
-        input_ids, targets = input_ids.to(device), targets.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            losses, _, state, measures = causal_lm_loss(
-                model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
-            )
-        for name, value in measures.items():
-            measured.setdefault(name, []).append(value)
-        kept = targets != -100
-        if keep_losses:
-            kept_losses.append((losses.float().cpu(), kept.cpu()))
-        target = targets[kept]
-        bucket = torch.zeros_like(target) if lookup is None else lookup[target]
-        nll += torch.bincount(bucket, losses[kept].double(), buckets)
-        count += torch.bincount(bucket, minlength=buckets)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for input_ids, targets in batches:
+            input_ids, targets = input_ids.to(device), targets.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+                losses, _, state, measures = causal_lm_loss(
+                    model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
+                )
+            for name, value in measures.items():
+                measured.setdefault(name, []).append(value)
+            kept = targets != -100
+            if keep_losses:
+                kept_losses.append((losses.float().cpu(), kept.cpu()))
+            target = targets[kept]
+            bucket = torch.zeros_like(target) if lookup is None else lookup[target]
+            nll += torch.bincount(bucket, losses[kept].double(), buckets)
+            count += torch.bincount(bucket, minlength=buckets)
     tokens = int(count.sum())
     if tokens == 0:
         raise ValueError("the split to evaluate on has fewer than two tokens; give more text or another split")

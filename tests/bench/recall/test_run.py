@@ -8,11 +8,12 @@ import yaml
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from resnet_bk.bench import runner
+from resnet_bk.bench import run_folder
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.recall import load_recall, run
 from resnet_bk.bench.recall.measure import accuracy, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
+from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.task import Recall, draw
 from resnet_bk.cli import app
 from resnet_bk.models import ResNetBKConfig
@@ -132,7 +133,7 @@ def test_a_model_is_shown_when_its_whole_grid_is_done(tmp_path):
 
 def test_two_in_one_folder(tmp_path):
     (tmp_path / "out").mkdir()
-    with runner.locked(tmp_path / "out"):
+    with run_folder.locked(tmp_path / "out"):
         result = call(tmp_path / "out")
     assert result.exit_code == 2
     assert "another resnet-bk is running there" in result.output
@@ -140,9 +141,26 @@ def test_two_in_one_folder(tmp_path):
 
 def test_streams_of_training_validation_and_test_differ():
     """A generator reads the low 32 bits of its seed."""
-    seeds = [run.TEST_SEED, run.VALIDATION_SEED, run.TEST_SEED + 1, 0]
-    drawn = [torch.rand(4, generator=torch.Generator().manual_seed(seed)).tolist() for seed in seeds]
-    assert len({tuple(values) for values in drawn}) == len(seeds)
+    protocol = load_recall("mqar", [])
+    held_out = {first + place for first in (run.TEST_SEED, run.VALIDATION_SEED) for place in range(len(protocol.test))}
+    assert len(held_out) == 2 * len(protocol.test)
+    assert max(held_out) < 2**32
+    for seed in protocol.seeds:
+        stream = RecallStream(protocol.train, protocol.batch_tokens, protocol.vocab_size, seed)
+        places = range(stream.steps_per_epoch + 1)
+        seeds = {stream._generator(epoch, place).initial_seed() for epoch in range(protocol.epochs) for place in places}
+        assert len(seeds) == protocol.epochs * len(places)
+        assert not seeds & held_out
+
+
+def test_runs_from_before_a_key_that_recall_does_not_read(tmp_path):
+    assert call(tmp_path / "out", models="modulus").exit_code == 0
+    (file,) = tmp_path.glob("out/modulus/*/seed-*/run.json")
+    record = json.loads(file.read_text())
+    assert set(record["settings"]["models.modulus"]) == {"config", "transformers"}
+    record["settings"]["models.modulus"] |= {"carry_state": False}
+    file.write_text(json.dumps(record))
+    assert call(tmp_path / "out", models="modulus").exit_code == 0
 
 
 def test_another_setting_in_the_same_folder_is_refused(tmp_path):

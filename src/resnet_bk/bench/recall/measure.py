@@ -10,6 +10,7 @@ import torch
 
 from resnet_bk.bench.inspection import generation_state
 from resnet_bk.bench.recall.task import NOT_ASKED, Recall, draw
+from resnet_bk.training.mode import evaluation_mode
 
 
 def accuracies(
@@ -30,10 +31,8 @@ def accuracy(
     device = next(model.parameters()).device
     head = model.get_output_embeddings()
     right = asked = 0
-    was_training = model.training
-    model.eval()
     size = max(1, batch_tokens // kind.length)
-    with torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         for first in range(0, kind.examples, size):
             inputs, targets = draw(kind, min(size, kind.examples - first), vocabulary, generator)
             inputs, targets = inputs.to(device), targets.to(device)
@@ -43,7 +42,6 @@ def accuracy(
                 answers = head(hidden[at]).argmax(-1)
             right += int((answers == targets[at]).sum())
             asked += int(at.sum())
-    model.train(was_training)
     return right / asked
 
 

@@ -19,12 +19,12 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
-from resnet_bk.bench.recall.settings import RecallProtocol
+from resnet_bk.bench.recall.settings import READ, RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
 from resnet_bk.bench.run import audit_lengths, config_dict
-from resnet_bk.bench.run_folder import Run, check_writable, finite, read_json, write_json
-from resnet_bk.bench.runner import deterministic, locked, speaker, standard_output
+from resnet_bk.bench.run_folder import Run, check_writable, finite, locked, read_json, write_json
+from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
 from resnet_bk.training.threads import same_threads
@@ -191,7 +191,7 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     """What determines a run of `model` beside its learning rate and seed; of any model, for None."""
     free = {"name", "description", "models", "seeds", "learning_rates"}
     shared = {key: value for key, value in protocol.model_dump().items() if key not in free}
-    return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump()}
+    return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump(include=READ)}
 
 
 def _check_same(protocol: RecallProtocol, out: Path) -> None:
@@ -201,7 +201,11 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
         if record.get("task") != TASK:
             raise ValueError(f"--out {out}: holds runs on a text ({file.parent.relative_to(out)}); name another folder")
         now = finite(_settings(protocol, record["model"] if record["model"] in protocol.models else None))
-        changed = [key for key in now if now[key] != record["settings"].get(key)]
+        before = record["settings"]
+        for key in set(now) & set(before):
+            if key.startswith("models."):  # results of before had further keys of a model, which recall does not read
+                before[key] = {name: value for name, value in before[key].items() if name in READ}
+        changed = [key for key in now if now[key] != before.get(key)]
         if changed:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
 
