@@ -3,11 +3,20 @@
 import copy
 import logging
 
+import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, Trainer, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    LlamaConfig,
+    Trainer,
+    TrainingArguments,
+)
 
 from resnet_bk import ops
 from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM, ResNetBKModel
@@ -283,6 +292,59 @@ def test_linear_maps_that_something_else_stands_in_for(name):
     assert torch.equal(model(ids).logits, expected)
 
 
+BODY_ON_DISK = {"model": "disk", "pointer": "disk", "lm_head": "cpu"}
+OFFLOADED = [PLAIN, EXPERTS, "modulus-as-it-is", "modulus-moe-wide-keys", "delta-silu", "all-modulus", *POINTING]
+
+
+@pytest.mark.parametrize("name", OFFLOADED)
+@pytest.mark.parametrize("places", [BODY_ON_DISK, {"": "disk"}, "hooks"], ids=["body", "all", "hooks"])
+def test_weights_that_are_fetched_when_they_are_needed(name, places, tmp_path):
+    """A `device_map` leaves them on the meta device; reading one without calling its module computes with nothing."""
+    model, ids = build(name, tie_word_embeddings=False), tokens(2, 20)
+    expected, loss = model(ids).logits, model(ids, labels=ids).loss
+    if places == "hooks":
+        offloaded = accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        if model.pointer is None:
+            places = {key: place for key, place in places.items() if key != "pointer"}
+        model.save_pretrained(tmp_path)
+        offloaded = AutoModelForCausalLM.from_pretrained(
+            tmp_path, device_map=places, offload_folder=tmp_path / "offloaded"
+        )
+    assert any(parameter.is_meta for parameter in offloaded.parameters())
+    assert torch.equal(offloaded(ids).logits, expected)
+    assert_close(offloaded(ids, labels=ids).loss, loss, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])
+def test_the_loss_is_that_of_the_head_that_is_there(name):
+    """Also where another head has been put in its place: with a bias, or an adapter on it."""
+    ids = tokens(2, 20)
+    model = build(name, tie_word_embeddings=False, dtype=torch.float64)
+    biased = torch.nn.Linear(16, VOCAB_SIZE, dtype=torch.float64)
+    torch.nn.init.normal_(biased.bias)
+    adapted = Adapted(biased)
+    for head in (biased, adapted):
+        model.lm_head = head
+        output = model(ids, labels=ids)
+        expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+        assert_close(output.loss, expected, rtol=1e-10, atol=0)
+        model.zero_grad()
+        output.loss.backward()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in head.parameters())
+
+
+class Adapted(torch.nn.Linear):
+    """A head with more parameters than its weight, as an adapter adds them."""
+
+    def __init__(self, head):
+        super().__init__(*head.weight.shape[::-1], dtype=torch.float64)
+        self.scale = torch.nn.Parameter(torch.full((), 1.5, dtype=torch.float64))
+
+    def forward(self, hidden):
+        return self.scale * super().forward(hidden)
+
+
 @pytest.mark.parametrize("name", [PLAIN, "modulus-as-it-is", "pointer-modulus"])
 def test_shapes_on_the_meta_device(name):
     model = build(name).to("meta")
@@ -312,10 +374,20 @@ def test_refused_arguments(name):
     other = copy.copy(config)
     other.num_hidden_layers = 3
     refused("must hold 2 blocks, but holds 3", input_ids=ids, past_key_values=ResNetBKCache(other))
+    other = build(name, hidden_size=24)(ids, use_cache=True).past_key_values
+    refused(r"holds states of shape \(2, 12, 12\), but those of this model are \(2, 8, 8\)", input_ids=ids, cache=other)
     refused("holds 2 rows, but this batch has 1", input_ids=ids[:1], past_key_values=cache)
     refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
     refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
-    refused("target must hold indices", input_ids=ids, labels=torch.full_like(ids, 99))
+    for wrong in (99, -3):
+        labels = torch.full_like(ids, wrong)
+        refused(
+            rf"labels must be words in \[0, {VOCAB_SIZE}\) .* but got {wrong}",
+            input_ids=ids,
+            labels=labels,
+            cache=cache,
+        )
+    assert cache.get_seq_length() == 6  # a call that is refused has read nothing
     for mask in (torch.ones(2, 5), torch.ones(6)):
         refused(r"attention_mask must have shape \(2, 6\)", input_ids=ids, labels=ids, attention_mask=mask)
     refused(r"document_ids must be integers of shape \(2, 6\)", input_ids=ids, labels=ids, document_ids=ids[:, :5])
@@ -330,6 +402,17 @@ def test_refused_arguments(name):
         cache.crop(-1)
     with pytest.raises(TypeError, match="position_ids"):
         model(ids, position_ids=ids)
+
+
+@pytest.mark.parametrize("build_with", [ResNetBKForCausalLM, ResNetBKModel])
+def test_a_configuration_of_another_model(build_with):
+    with pytest.raises(ValueError, match=r"config must be a ResNetBKConfig, but got LlamaConfig; AutoModelForCausalLM"):
+        build_with(LlamaConfig())
+
+
+def test_no_label_at_all():
+    model, ids = build("pointer-modulus"), tokens(2, 6)
+    assert model(ids, labels=torch.full_like(ids, -100)).measures["pointed"] == 0
 
 
 def test_a_changed_configuration_is_checked_again():

@@ -43,6 +43,34 @@ if "numba" in available_backends("linear_cross_entropy", "cpu"):
 """
 
 
+# Two callers whose kernels each go over threads: numba's work queue ends the process where they meet.
+CALLERS = """
+import threading, torch
+from resnet_bk.ops import surface_green
+torch.set_num_threads(2)
+chain = [torch.rand(4, 8192, 64) + 0.1 for _ in range(3)]
+expected, _ = surface_green(*chain, backend="numba")
+same = []
+
+def call():
+    for _ in range(30):
+        found, _ = surface_green(*chain, backend="numba")
+        same.append(torch.equal(found, expected))
+
+callers = [threading.Thread(target=call) for _ in range(2)]
+[caller.start() for caller in callers]
+[caller.join() for caller in callers]
+print(len(same), all(same))
+"""
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_two_python_threads_may_call_kernels():
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", CALLERS], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "60 True\n"), done.stderr
+
+
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
 def test_long_chains_give_the_same_bits():
     environment = os.environ | {"NUMBA_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}

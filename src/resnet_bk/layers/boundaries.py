@@ -206,7 +206,8 @@ def _check_mask(attention_mask: Tensor, length: int, past_length: int) -> Tensor
         row = int((starts > 1).nonzero()[0])
         raise ValueError(
             f"attention_mask must have its ones side by side, but row {row} has {int(starts[row])} runs of them; "
-            "remove the padding between tokens, or pass document_ids to pack several documents into a row"
+            "remove the padding between tokens and pad on the left, or pass document_ids to pack several documents "
+            "into a row (where no mask was passed, transformers took pad_token_id for padding: pass one)"
         )
     return mask
 

@@ -5,7 +5,6 @@ Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value siz
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
@@ -16,6 +15,7 @@ from resnet_bk.layers.output_gate import get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
+from resnet_bk.layers.wide import WideRMSNorm
 from resnet_bk.ops.dispatch import full_precision
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
@@ -90,7 +90,7 @@ class ModulusPropagator(Mixer):
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
-        self.read_norm = nn.RMSNorm(value_dim, eps=READ_EPS)
+        self.read_norm = WideRMSNorm(value_dim, eps=READ_EPS)
         self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
@@ -136,7 +136,7 @@ class ModulusPropagator(Mixer):
             y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
         # In the precision of the state, whatever that of the model.
         with full_precision(hidden.device):
-            y = F.rms_norm(y, (self.value_dim,), self.read_norm.weight.to(y.dtype), READ_EPS).flatten(-2)
+            y = self.read_norm(y).flatten(-2)
         if self.gate is not None and self.gate_proj is not None:
             y = self.gate(y, self.gate_proj(hidden))
         return self.out_proj(y.to(hidden.dtype))

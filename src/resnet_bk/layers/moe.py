@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from resnet_bk.layers.wide import WideLinear
 from resnet_bk.ops.dispatch import autocast_enabled, full_precision
 
 
@@ -30,7 +31,7 @@ class SparseMoE(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int, num_experts_per_tok: int) -> None:
         super().__init__()
         self.num_experts, self.num_experts_per_tok = num_experts, num_experts_per_tok
-        self.router = nn.Linear(hidden_size, num_experts, bias=False)
+        self.router = WideLinear(hidden_size, num_experts, bias=False)
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, hidden_size, 2 * intermediate_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, hidden_size))
         self.reset_parameters()
@@ -53,7 +54,7 @@ class SparseMoE(nn.Module):
         # The router decides between near equals: in float32, as in Switch Transformers.
         with full_precision(hidden.device):
             wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-            probabilities = F.linear(tokens.to(wide), self.router.weight.to(wide)).softmax(dim=-1)
+            probabilities = self.router(tokens.to(wide)).softmax(dim=-1)
             weights, chosen = probabilities.topk(self.num_experts_per_tok, dim=-1)
             weights = weights / weights.sum(dim=-1, keepdim=True)
         aux_loss = load_balancing_loss(probabilities, chosen, None if real is None else real.flatten())

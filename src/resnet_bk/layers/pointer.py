@@ -29,13 +29,14 @@ import math
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.layers.head import head_loss
+from resnet_bk.layers.wide import WideLinear
 from resnet_bk.ops.dispatch import full_precision
 
 # Inside the band, with memories of a few to a few hundred words.
@@ -89,7 +90,7 @@ class Pointed(NamedTuple):
     state: PointerState
 
 
-class KindsOfContext(nn.Linear):
+class KindsOfContext(WideLinear):
     """Hidden states to H heads' probabilities of K kinds of context."""
 
     def __init__(self, hidden_size: int, num_heads: int, key_dim: int) -> None:
@@ -102,7 +103,7 @@ class KindsOfContext(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T, H, K]."""
-        return _linear(self, hidden).unflatten(-1, self.heads).softmax(-1)
+        return super().forward(hidden).unflatten(-1, self.heads).softmax(-1)
 
 
 class Pointer(nn.Module):
@@ -123,8 +124,8 @@ class Pointer(nn.Module):
         self.vocab_size, self.num_heads, self.key_dim = vocab_size, num_heads, key_dim
         self.query = KindsOfContext(hidden_size, num_heads, key_dim)
         self.key = KindsOfContext(hidden_size, num_heads, key_dim)
-        self.write_proj = nn.Linear(hidden_size, num_heads)
-        self.gate_proj = nn.Linear(hidden_size, 1 + num_heads)
+        self.write_proj = WideLinear(hidden_size, num_heads)
+        self.gate_proj = WideLinear(hidden_size, 1 + num_heads)
         self.chain = ChainProjection(
             hidden_size,
             num_heads,
@@ -231,7 +232,7 @@ class Pointer(nn.Module):
         previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)
         potential, hopping, absorption = self.chain(hidden, boundaries)
         green, last_green = ops.surface_green(potential, hopping, absorption, initial_state=state.green)
-        write = _linear(self.write_proj, hidden).sigmoid() * green.abs()
+        write = self.write_proj(hidden).sigmoid() * green.abs()
         log_transmission, segment = (green.abs() * hopping).clamp_min(SMALLEST).log(), None
         if boundaries is not None:
             # The key of a token behind a cut knows nothing of what was before it.
@@ -240,7 +241,7 @@ class Pointer(nn.Module):
             if boundaries.real is not None:
                 write = write * boundaries.tokens_only(write)
         key = self.key(previous) * write.unsqueeze(-1)
-        gates = _linear(self.gate_proj, hidden).softmax(-1)
+        gates = self.gate_proj(hidden).softmax(-1)
         return _Sites(self.query(hidden), key, log_transmission, gates, segment, last_green.detach())
 
     def _piece(
@@ -322,7 +323,7 @@ class Pointer(nn.Module):
 
 
 def mixed_loss(
-    hidden: Tensor, head: nn.Linear, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = -100
+    hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = -100
 ) -> Tensor:
     """Cross-entropy of targets [B, T] under the mixture, of which `head` [D] -> [V] has the vocabulary's part.
 
@@ -337,9 +338,7 @@ def mixed_loss(
     """
     log_rest = pointed.rest.log()
     log_extra = pointed.copied.clamp_min(SMALLEST).log() - log_rest
-    loss = ops.linear_cross_entropy(
-        hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
-    )
+    loss = head_loss(hidden, head, targets, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction)
     kept = targets != ignore_index
     log_rest = torch.where(kept, log_rest, 0.0)
     if reduction != "none":
@@ -354,14 +353,8 @@ def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:
 
 
 def pointed_share(pointed: Pointed, kept: Tensor) -> Tensor:
-    """Share of the prediction that the heads make, the mean over tokens that are `kept`, bool [B, T]; 0-d."""
-    return 1 - (pointed.rest.detach() * kept).sum() / kept.sum()
-
-
-def _linear(layer: nn.Linear, hidden: Tensor) -> Tensor:
-    """In the precision of `hidden`, whatever that of the weights."""
-    bias = None if layer.bias is None else layer.bias.to(hidden.dtype)
-    return F.linear(hidden, layer.weight.to(hidden.dtype), bias)
+    """Share of the prediction that the heads make, the mean over tokens `kept`, bool [B, T]; 0-d, 0 for none."""
+    return ((1 - pointed.rest.detach()) * kept).sum() / kept.sum().clamp_min(1)
 
 
 class _Sites(NamedTuple):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.moe import grouped_linear
+from resnet_bk.layers.wide import WideLinear
 from resnet_bk.ops.dispatch import full_precision
 
 
@@ -32,7 +33,7 @@ class SeedMoE(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.gate = nn.Linear(hidden_size, num_experts)
+        self.gate = WideLinear(hidden_size, num_experts)
         self.up_proj = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
         self.up_bias = nn.Parameter(torch.empty(num_experts, intermediate_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, hidden_size))
@@ -55,8 +56,7 @@ class SeedMoE(nn.Module):
         # The gate decides between near equals: in float32.
         with full_precision(hidden.device):
             wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-            logits = F.linear(tokens.to(wide), self.gate.weight.to(wide), self.gate.bias.to(wide))
-            weight, chosen = logits.softmax(dim=-1).max(dim=-1)
+            weight, chosen = self.gate(tokens.to(wide)).softmax(dim=-1).max(dim=-1)
 
         order = chosen.argsort(stable=True)
         expert = chosen.index_select(0, order)

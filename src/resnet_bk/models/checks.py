@@ -11,6 +11,8 @@ from torch import Tensor
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 
+IGNORED = -100  # a label that takes no part in the loss
+
 
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: ResNetBKConfig) -> tuple[int, int]:
     """(B, T) of the one of the two that is given.
@@ -46,6 +48,27 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
     return input_ids.shape[0], input_ids.shape[1]
 
 
+def check_labels(labels: Tensor, shape: tuple[int, int], config: Any) -> None:
+    """A label a token, each a word or `IGNORED`.
+
+    Raises:
+        ValueError: labels of another shape, or of no word.
+    """
+    if tuple(labels.shape) != tuple(shape):
+        raise ValueError(
+            f"labels must have shape {tuple(shape)}, one label a token, but got {tuple(labels.shape)}; pass input_ids "
+            "themselves, the shift by one is done inside"
+        )
+    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():  # as for input_ids
+        kept = labels[labels != IGNORED]
+        if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < config.vocab_size:
+            wrong = int(kept.min()) if kept.min() < 0 else int(kept.max())
+            raise ValueError(
+                f"labels must be words in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
+                f"{wrong}; set {IGNORED} there, or resize_token_embeddings for a larger tokenizer"
+            )
+
+
 def one_cache(past_key_values: Any, cache: Any) -> Any:
     """The one of the two names of the cache that was used.
 
@@ -61,7 +84,7 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
     """A cache of this model for this batch, or None.
 
     Raises:
-        ValueError: a cache of another kind, depth or batch size.
+        ValueError: a cache of another kind, depth, width or batch size.
     """
     if cache is None:
         return
@@ -75,6 +98,16 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
             f"past_key_values must hold {config.num_hidden_layers} blocks, but holds {len(cache.layers)}; it "
             "belongs to another model"
         )
+    state = cache.layers[0].state
+    if state is not None:
+        found = tuple(state.chain[1].shape[1:])
+        heads = (config.num_heads, config.key_dim, config.value_dim)
+        expected = (config.state_channels,) if config.state == "vector" else heads
+        if found != expected:
+            raise ValueError(
+                f"past_key_values holds states of shape {found}, but those of this model are {expected}; it belongs to "
+                "another model"
+            )
     if batch is not None and cache.batch_size not in (-1, batch):
         raise ValueError(
             f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; select rows with "

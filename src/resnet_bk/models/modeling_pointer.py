@@ -16,9 +16,8 @@ from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
+from resnet_bk.models.checks import IGNORED
 from resnet_bk.models.configuration_pointer import PointerConfig
-
-IGNORED = -100
 
 
 class PointerCache:

@@ -22,16 +22,14 @@ from resnet_bk.layers import (
     find_boundaries,
 )
 from resnet_bk.layers.boundaries import check_shapes
+from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
-from resnet_bk.models.checks import check_cache, check_outputs, check_tokens, one_cache
+from resnet_bk.models.checks import IGNORED, check_cache, check_labels, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.stack import BlockStack, mixed_precision
-from resnet_bk.ops import linear_cross_entropy
-
-IGNORED = -100
 
 
 class ResNetBKPreTrainedModel(PreTrainedModel):
@@ -64,6 +62,11 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
     """Embedding, blocks and the last norm: hidden states without a head."""
 
     def __init__(self, config: ResNetBKConfig) -> None:
+        if not isinstance(config, ResNetBKConfig):
+            raise ValueError(
+                f"config must be a ResNetBKConfig, but got {type(config).__name__}; AutoModelForCausalLM.from_config "
+                "finds the model of a configuration"
+            )
         config.check()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -136,13 +139,13 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         with mixed_precision(self.config, hidden.device):
-            passed = self.stack(
+            passed = self.stack.run(
                 self.layers,
                 hidden,
                 boundaries,
                 cache.states() if cache is not None else [None] * len(self.layers),
                 cache.scales if cache is not None else [],
-                keep_hidden=output_hidden_states,
+                keep_hidden=bool(output_hidden_states),
             )
             hidden = self.norm(passed.hidden)
 
@@ -235,7 +238,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
         targets = None
         if labels is not None:  # before the call brings the cache up to date
-            targets = shifted_targets(labels, attention_mask, document_ids, torch.Size(shape))
+            check_labels(labels, shape, self.config)
+            targets = shifted_targets(labels, attention_mask, document_ids)
         boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
         past = None if cache is None else cache.pointer
         output = self.model(
@@ -324,7 +328,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         with mixed_precision(self.config, hidden.device):
             if pointed is not None:
                 return mixed_loss(hidden, self.lm_head, targets, pointed, reduction=reduction, ignore_index=IGNORED)
-            return linear_cross_entropy(hidden, self.lm_head.weight, targets, ignore_index=IGNORED, reduction=reduction)
+            return head_loss(hidden, self.lm_head, targets, ignore_index=IGNORED, reduction=reduction)
 
     def _logits(
         self,
@@ -424,7 +428,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         if new_tokens is not None and new_tokens <= 0 and cache is not None:
             raise ValueError(
                 f"input_ids must hold the {cache.get_seq_length()} tokens of past_key_values and at least one more, "
-                f"but has length {input_ids.shape[1]}; pass the whole sequence, the cache knows what it has seen"
+                f"but has length {input_ids.shape[1]}; pass the whole sequence, the cache knows what it has seen (an "
+                "empty prompt needs a first token)"
             )
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if document_ids is not None:
@@ -458,25 +463,15 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         return cache is None
 
 
-def shifted_targets(
-    labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None, shape: torch.Size
-) -> Tensor:
+def shifted_targets(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:
     """What each token predicts, int64 [B, T]: the label of the next one, -100 where there is none to predict.
 
     There is none at the end of the row, at padding or before it, and at the end of a packed document.
-
-    Raises:
-        ValueError: labels of another shape.
     """
-    if labels.shape != shape:
-        raise ValueError(
-            f"labels must have shape {tuple(shape)}, one label a token, but got {tuple(labels.shape)}; pass input_ids "
-            "themselves, the shift by one is done inside"
-        )
     targets = torch.full_like(labels, IGNORED, dtype=torch.int64)
     targets[:, :-1] = labels[:, 1:]
     if attention_mask is not None:
-        mask = attention_mask[:, -shape[1] :] != 0
+        mask = attention_mask[:, -labels.shape[1] :] != 0
         targets[:, :-1].masked_fill_(~(mask[:, :-1] & mask[:, 1:]), IGNORED)
     if document_ids is not None:
         targets[:, :-1].masked_fill_(document_ids[:, :-1] != document_ids[:, 1:], IGNORED)

@@ -15,13 +15,13 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
 
 from resnet_bk.layers import Boundaries, find_boundaries
+from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
-from resnet_bk.models.checks import check_outputs, check_tokens
+from resnet_bk.models.checks import IGNORED, check_labels, check_outputs, check_tokens
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
-from resnet_bk.models.modeling_resnet_bk import IGNORED, labels_a_target, shifted_targets
+from resnet_bk.models.modeling_resnet_bk import labels_a_target, shifted_targets
 from resnet_bk.models.outputs import wants_dict
-from resnet_bk.ops import linear_cross_entropy
 
 
 class ResNetBKSeedPreTrainedModel(PreTrainedModel):
@@ -167,15 +167,10 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         hidden = output.last_hidden_state
         loss = None
         if labels is not None:
-            targets = shifted_targets(labels, attention_mask, document_ids, hidden.shape[:2])
-            loss = linear_cross_entropy(
-                hidden,
-                self.lm_head.weight,
-                targets,
-                self.lm_head.bias,
-                ignore_index=IGNORED,
-                reduction="mean" if num_items_in_batch is None else "sum",
-            )
+            check_labels(labels, (hidden.shape[0], hidden.shape[1]), self.config)
+            targets = shifted_targets(labels, attention_mask, document_ids)
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            loss = head_loss(hidden, self.lm_head, targets, ignore_index=IGNORED, reduction=reduction)
             if num_items_in_batch is not None:
                 loss = loss * labels_a_target(labels, targets) / num_items_in_batch
         logits = None

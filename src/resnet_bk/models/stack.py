@@ -62,7 +62,8 @@ class BlockStack(nn.Module):
         self.halting = nn.ModuleList(HaltingUnit(size) for _ in range(max(full - 1, 0)))
         self.progress = 1.0
 
-    def forward(
+    # Not `forward`: a hook of accelerate on a module moves its arguments, and blocks are none of what it can move.
+    def run(
         self,
         blocks: nn.ModuleList,
         hidden: Tensor,

@@ -1,5 +1,6 @@
 """How numba kernels are compiled, cached and called. Imports numba, hence imported at the first call of a kernel."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,10 +29,12 @@ _DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6
 
 # numba's OpenMP pool beside PyTorch's makes both crawl: the threads of each wait by spinning on the cores that the
 # other needs (a training step on 2 cores took 10 to 40 times as long), and it changes the number of PyTorch's threads.
-# The threads of the work queue sleep between kernels. `launch` holds the GIL, so that the queue's one rule, no
-# concurrent callers, is kept.
+# The threads of the work queue sleep between kernels. Its one rule, no concurrent callers, is kept by `_ONE_CALLER`: a
+# parallel kernel gives the GIL back while it runs, so that another Python thread may come with its own.
 if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
     numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+
+_ONE_CALLER = threading.Lock()
 
 # Floating-point operations that one thread does in about the time that waking the others takes, 0.1 ms.
 SERIAL_BELOW = 10_000_000
@@ -64,8 +67,7 @@ def kernel(function: Any) -> Kernel:
 def launch(function: Kernel, operations: int, *arguments: Any) -> None:
     """Runs a kernel of so many floating-point operations, with the threads that PyTorch uses where they pay.
 
-    The GIL is held meanwhile, so no two Python threads run kernels at once: not every threading layer of numba allows
-    that.
+    Of several Python threads one at a time runs a kernel over threads: not every threading layer of numba allows more.
     """
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     # Lanes behind the last chain divide by zero. Machine code does not mind; uncompiled kernels would warn.
@@ -73,12 +75,13 @@ def launch(function: Kernel, operations: int, *arguments: Any) -> None:
         if threads == 1 or operations < SERIAL_BELOW:
             function.serial(*arguments)
             return
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
-            function.parallel(*arguments)
-        finally:
-            numba.set_num_threads(before)
+        with _ONE_CALLER:
+            before = numba.get_num_threads()
+            numba.set_num_threads(threads)
+            try:
+                function.parallel(*arguments)
+            finally:
+                numba.set_num_threads(before)
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:

@@ -1,0 +1,55 @@
+"""The loss of a linear head over the vocabulary.
+
+Shape legend: B batch, T tokens, D hidden size, V vocabulary.
+"""
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from resnet_bk.ops import linear_cross_entropy
+
+
+def head_loss(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    log_extra: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of targets [B, T] under the logits of `head`, in nats.
+
+    A plain linear head goes through `resnet_bk.ops.linear_cross_entropy`, which never holds the logits of a batch. A
+    head that does more when it is called (an adapter on it, a quantised weight, a hook that fetches the weight from
+    where a `device_map` has put it) is called, and costs the memory of its logits.
+
+    Args:
+        hidden: last hidden states, [B, T, D].
+        head: [D] -> [V].
+        targets: int64 [B, T].
+        log_extra: [B, T], logarithm of what is added to the probability of each target.
+        ignore_index: of targets that take no part.
+        reduction: "mean", "sum" or "none" ([B, T]).
+    """
+    if is_plain(head):
+        return linear_cross_entropy(
+            hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
+        )
+    logits = head(hidden)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    kept = targets != ignore_index
+    log_p = logits.log_softmax(-1).gather(-1, targets.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)
+    if log_extra is not None:
+        log_p = torch.logaddexp(log_p, log_extra.to(log_p.dtype))
+    losses = torch.where(kept, -log_p, 0.0)
+    if reduction == "none":
+        return losses
+    return losses.sum() / (kept.sum() if reduction == "mean" else 1)
+
+
+def is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether calling `head` is a matmul with its weight and nothing else."""
+    return type(head).forward is nn.Linear.forward and "forward" not in vars(head)
