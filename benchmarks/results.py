@@ -3,10 +3,11 @@
     python -m benchmarks.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
-comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS, the
-choices of the model in results/tuned-choices, associative recall in results/mqar. FILE may also be the lengths.json of
-`resnet-bk lengths`, by default results/lengths. Only what has a place on the page can be named; the choices, which have
-none yet, are not read by default.
+comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
+shares of rows that start from no state in results/carry-reset, the choices of the model in results/tuned-choices,
+associative recall in results/mqar. FILE may also be the lengths.json of `resnet-bk lengths`, by default
+results/lengths. Only what has a place on the page can be named; the choices, which have none yet, are not read by
+default.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -26,8 +27,10 @@ COMPARISONS = ("seed-local-tuned", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
+RESETS = "carry-reset"  # `seed-local-tuned` with other shares of reset rows, beside its grids, which have none
 GRIDS = ("seed-local-tuned-grid", "seed-local-tuned-grid-mamba2", "seed-local-tuned-grid-peers")
-FOLDERS = (*COMPARISONS, *GRIDS, RECALL)
+RESET_RUNS = (*(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)), f"{RESETS}/mamba2-25")
+FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, RECALL)
 FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
@@ -151,6 +154,38 @@ def grid(searches: Sequence[Mapping[str, Any]]) -> str:
     return table(("model", *(f"lr {rate:g}" for rate in rates)), lines)
 
 
+def resets(trained: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str, Any]]) -> str:
+    """A row a share of rows that start from no state; where there is no run without, the grid has one.
+
+    Raises:
+        ValueError: runs of a model that are not alike, or none without in the grids either.
+    """
+    runs, plain = ([_with_share(run, of) for of in found for run in of["runs"]] for found in (trained, searches))
+    lines, shown = [], []
+    for name in dict.fromkeys(run["model_name"] for run in runs):
+        of_model = sorted((run for run in runs if run["model_name"] == name), key=lambda run: run["share"])
+        if of_model[0]["share"]:
+            of_model[:0] = [run for run in plain if run["model_name"] == name]
+        if of_model[0]["share"] or any(run[key] != of_model[0][key] for run in of_model for key in ALIKE):
+            raise ValueError(f"{name}: no run with {RESETS} 0, or its runs differ in one of {', '.join(ALIKE)}")
+        shown += of_model
+        lines += [
+            (f"`{name}`", f"{run['share']:g}", *(fmt.perplexity(run[key]) for key in (HELD_OUT, WITHOUT, OVERLAPPING)))
+            for run in of_model
+        ]
+    columns = ("model", "`carry_reset`", "held-out perplexity", "state not carried", "overlapping windows")
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in machine({"runs": shown}))
+
+
+ALIKE = ("steps", "seed", "learning_rate", "parameters")
+
+
+def _with_share(run: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """The run, with its share of reset rows and where it was made."""
+    share = results["protocol"]["models"][run["model_name"]].get("carry_reset", 0.0)
+    return {"environment": results["environment"], **run, "share": share}
+
+
 def choices(results: Mapping[str, Any]) -> str:
     """A row a model, in the order of the protocol, beside the first one."""
     models = by_model(results)
@@ -204,7 +239,7 @@ def lengths(result: Mapping[str, Any]) -> str:
         for place, (start, stop) in enumerate(result["places"])
     ]
     trained = dict.fromkeys(
-        commit[:12] for model in result["models"] for commit in model["trained_at_commit"].split(", ")
+        commit[:12] for model in result["models"] for commit in (model["trained_at_commit"] or "unknown").split(", ")
     )
     seeds: dict[str, list[str]] = {}
     for model in result["models"]:
@@ -227,15 +262,18 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         ValueError: results of another protocol, or without a Transformer.
     """
     searches: dict[str, list[Mapping[str, Any]]] = {}
+    reset: list[Mapping[str, Any]] = []
     for found in results:
         if "places" in found:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
             continue
         suite = found["protocol"]["name"]
-        if suite not in (*COMPARISONS, CHOICES, RECALL):
-            known = " or ".join((*COMPARISONS, CHOICES, RECALL))
+        if suite not in (*COMPARISONS, CHOICES, RECALL, RESETS):
+            known = " or ".join((*COMPARISONS, CHOICES, RECALL, RESETS))
             raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
-        if suite == CHOICES:
+        if suite == RESETS:
+            reset.append(found)
+        elif suite == CHOICES:
             page = replace_all(page, suite, {"table": choices(found)})
         elif suite == RECALL:
             page = replace_all(page, suite, {"table": recall(found)})
@@ -245,6 +283,8 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found)})
     for suite, of_suite in searches.items():
         page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
+    if reset:
+        page = replace_all(page, RESETS, {"table": resets(reset, [found for of in searches.values() for found in of])})
     return page
 
 

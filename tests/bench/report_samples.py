@@ -12,6 +12,8 @@ BUCKETS = (
     ("1-10", 2_500, 39_000.0),
     ("<unk>", 4_100, 24.0),
 )
+# Keys of a model at their defaults.
+UNUSED = {"match_parameters": True, "head": "auto", "carry_reset": 0.0, "transformers": None}
 PERPLEXITIES = {
     "resnet-bk": 99.2,
     "gpt2": 143.1,
@@ -132,8 +134,7 @@ def sample_results(*models: str, seeds: tuple[int, ...] = (0,), **changes: Any) 
             "seeds": list(seeds),
             "dtype": "float32",
             "models": {
-                name: {"config": {"conv_size": 4}, "match_parameters": True, "carry_state": name == "resnet-bk"}
-                for name in names
+                name: {"config": {"conv_size": 4}, "carry_state": name == "resnet-bk"} | UNUSED for name in names
             },
         },
         "environment": {

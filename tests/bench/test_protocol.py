@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from resnet_bk import cli
 from resnet_bk.bench.data import SPECIAL_IDS
@@ -152,6 +153,17 @@ def test_a_key_that_is_there_twice(file):
         load_protocol(str(file))
 
 
+@pytest.mark.parametrize("text", ["dataset: {{ name }}", "{? [a, b] : 1}", "a: !!map foo"])
+def test_keys_that_are_no_words(text):
+    with pytest.raises(ValueError, match=r"^w, line 1: not valid YAML \("):
+        parse_yaml(text, "w")
+
+
+def test_keys_that_an_anchor_merges_in_may_be_given_again():
+    text = "x:\n  y: &b {<<: &a {k: 1}, k: 2}\nz:\n  <<: *b\n1: one\n'1': text\n"
+    assert parse_yaml(text, "w") == yaml.safe_load(text)
+
+
 def test_epochs_beside_steps():
     with pytest.raises(ValueError, match=r"--set epochs=2: not read where steps=1000 .* add --set steps=null"):
         load_protocol(CHOICES, ["epochs=2"])
@@ -165,7 +177,8 @@ def test_choices_are_changed_one_at_a_time():
     assert protocol.steps < TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch  # no text twice
     for name in ("resnet-bk", "llama", "llama-pointer"):
         entry, known = protocol.models[name], tuned.models[name]
-        assert (entry.config, entry.learning_rate) == (known.config, known.learning_rate)
+        assert entry.config == known.config
+        assert (entry.learning_rate, entry.carry_reset) == (known.learning_rate, known.carry_reset)
     configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
     counts = [count_config(config) for config in configs.values()]
     assert max(count.deviation(counts[0]) for count in counts) < 0.02
@@ -176,7 +189,9 @@ def test_choices_are_changed_one_at_a_time():
     choices = {}
     for name, config in ours.items():
         changed = {key for key, value in config.to_dict().items() if value != base[key]} - {"intermediate_size"}
-        choices[name] = {*changed, *(["carry_state"] if not protocol.models[name].carry_state else [])}
+        entry, usual = protocol.models[name], protocol.models["resnet-bk"]
+        carried = (entry.carry_state, entry.carry_reset) == (usual.carry_state, usual.carry_reset)
+        choices[name] = changed if carried else {*changed, "carry"}
         joined = sum(1 for part in parts if part & choices[name]) + len(choices[name].difference(*parts))
         assert joined == (2 if name == "matrix-phase" else 1), name
     assert len({frozenset(changed) for changed in choices.values()}) >= 8

@@ -128,6 +128,18 @@ def test_views_that_nobody_asks_for_are_not_measured(run):
     assert all(afterwards[key] == full[key] for key in shown - {"test_perplexity_without_carry"})
 
 
+def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
+    run(out="bare", only=["gpt2"], held_out_views=[])
+    folder = tmp_path / "bare" / "gpt2" / "seed-42"
+    shutil.rmtree(folder / "model")
+    result = json.loads((folder / "result.json").read_text())
+    del result["held_out_perplexity_overlapping"]  # of before there was such a figure
+    (folder / "result.json").write_text(json.dumps(result))
+    results, lines = run(out="bare", only=["gpt2"])
+    assert any("no figure overlapping, for the run came without its weights" in line for line in lines)
+    assert len(results["runs"]) == 1
+
+
 def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
     only = {"gpt2": {"learning_rate": 3e-3}}
     results, lines = run(models=only, steps=None, epochs=3, data_limit=1200)

@@ -63,12 +63,11 @@ def test_the_limit_decides(
 def test_only_the_usual_run_goes_into_results(
     options: list[str], usual: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = []
+    asked = []
     monkeypatch.setattr(check, "run", lambda *arguments: {"passed": True, "passes": 3, "stages": []})
     monkeypatch.setattr(check, "out_file", lambda out, name, whole: asked.append(whole) or tmp_path / "data.json")
-    asked = whole
     check.main(options)
-    assert whole == [usual]
+    assert asked == [usual]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,33 @@ def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
     assert results.at_time(slow, 1.0) is None
 
 
+def of_shares(name, share, learning_rates=None, model="resnet-bk", **changes):
+    protocol = {"name": name, "learning_rates": learning_rates, "models": {model: {"carry_reset": share}}}
+    views = {"held_out_perplexity_without_carry": 60.0 - 40 * share, "held_out_perplexity_overlapping": 55.0}
+    found = run(model, 50.0 - 10 * share, **views)
+    return RESULTS | {"protocol": protocol, "runs": [found | {"steps": 1000, "seed": 42} | changes]}
+
+
+def test_shares_of_rows_that_start_from_no_state():
+    whole = PAGE + "<!-- begin carry-reset:table -->\nold\n<!-- end -->\n"
+    searched = of_shares("seed-local-tuned", 0.0, [0.01])
+    page = results.fill(whole, [of_shares("carry-reset", share) for share in (0.5, 0.25)] + [searched])
+    found = [line for line in page.splitlines() if line.startswith("| `resnet-bk` | 0")]
+    assert found == [
+        "| `resnet-bk` | 0 | 50.0 | 60.0 | 55.0 |",
+        "| `resnet-bk` | 0.25 | 47.5 | 50.0 | 55.0 |",
+        "| `resnet-bk` | 0.5 | 45.0 | 40.0 | 55.0 |",
+    ]
+    for wrong in (searched | {"runs": []}, of_shares("seed-local-tuned", 0.0, [0.01], steps=500)):
+        with pytest.raises(ValueError, match=r"^resnet-bk: no run with carry-reset 0, or its runs differ"):
+            results.fill(whole, [of_shares("carry-reset", 0.25), wrong])
+    own = of_shares("carry-reset", 0.0)
+    own["runs"][0]["held_out_perplexity"] = 51.0
+    page = results.fill(whole, [of_shares("carry-reset", 0.25), own, searched])
+    assert "| `resnet-bk` | 0 | 51.0 |" in page
+    assert "| `resnet-bk` | 0 | 50.0 |" not in page
+
+
 def test_a_grid():
     searched = RESULTS | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.005, 0.01]}}
     other = searched | {"runs": [run("gpt2", 90.0)]}

@@ -293,7 +293,10 @@ def test_linear_maps_that_something_else_stands_in_for(name):
 
 
 BODY_ON_DISK = {"model": "disk", "pointer": "disk", "lm_head": "cpu"}
-OFFLOADED = [PLAIN, EXPERTS, "modulus-as-it-is", "modulus-moe-wide-keys", "delta-silu", "all-modulus", *POINTING]
+OFFLOADED = [
+    *(PLAIN, EXPERTS, "modulus-as-it-is", "modulus-moe-wide-keys", "delta-silu", "vector-phase", "sparse-matrix-phase"),
+    *("all-modulus", *POINTING),
+]
 
 
 @pytest.mark.parametrize("name", OFFLOADED)
@@ -375,7 +378,15 @@ def test_refused_arguments(name):
     other.num_hidden_layers = 3
     refused("must hold 2 blocks, but holds 3", input_ids=ids, past_key_values=ResNetBKCache(other))
     other = build(name, hidden_size=24)(ids, use_cache=True).past_key_values
-    refused(r"holds states of shape \(2, 12, 12\), but those of this model are \(2, 8, 8\)", input_ids=ids, cache=other)
+    refused(r"holds a state \('\w+', 2, 12, 12\) .* but this model has \('\w+', 2, 8, 8\)", input_ids=ids, cache=other)
+    for conv_size, kept in ((0, "None"), (3, r"\(2, 48\)")):
+        other = build(name, conv_size=conv_size)(ids, use_cache=True).past_key_values
+        refused(rf"inputs of the convolution {kept}, but .* and \(3, 48\)", input_ids=ids, cache=other)
+    other = build(name, state="delta" if config.state == "matrix" else "matrix")(ids, use_cache=True).past_key_values
+    refused(r"holds a state \('(complex|real)', .* but this model has \('(real|complex)',", input_ids=ids, cache=other)
+    coarse = build("scales-matrix", hidden_size=24, num_heads=2, key_dim=8, value_dim=8)(ids, use_cache=True)
+    with pytest.raises(ValueError, match="at hidden_size=16; it belongs to another model"):
+        build("scales-matrix")(ids, cache=coarse.past_key_values)
     refused("holds 2 rows, but this batch has 1", input_ids=ids[:1], past_key_values=cache)
     refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
     refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
@@ -412,7 +423,9 @@ def test_a_configuration_of_another_model(build_with):
 
 def test_no_label_at_all():
     model, ids = build("pointer-modulus"), tokens(2, 6)
-    assert model(ids, labels=torch.full_like(ids, -100)).measures["pointed"] == 0
+    output = model(ids, labels=torch.full_like(ids, -100))
+    assert output.measures["pointed"] == 0
+    assert output.loss.isnan()  # a mean over nothing, as in PyTorch
 
 
 def test_a_changed_configuration_is_checked_again():

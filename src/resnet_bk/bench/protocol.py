@@ -20,7 +20,14 @@ SHIPPED = files("resnet_bk.bench") / "protocols"
 # Keys that do not change what a run computes (the text does, and is compared by its content; views can be measured
 # afterwards); a run may be resumed or skipped under other values of these.
 NOT_OF_A_RUN = (
-    *("name", "description", "dataset", "models", "seeds", "learning_rates", "checkpoint_seconds", "held_out_views"),
+    "name",
+    "description",
+    "dataset",
+    "models",
+    "seeds",
+    "learning_rates",
+    "checkpoint_seconds",
+    "held_out_views",
 )
 # Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
 # still be resumed or skipped.
@@ -154,7 +161,7 @@ class Protocol(_Strict):
         if reference != model and entry["match_parameters"]:  # its size is the reference's
             settings[f"models.{reference}.config"] = self.models[reference].config
             if self.models[reference].transformers != entry["transformers"]:  # one type for both is told once
-                settings[f"models.{reference}.transformers"] = self.models[reference].transformers
+                settings[f"models.{reference}.transformers"] = self.models[reference].transformers or reference
         return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
 
 
@@ -169,14 +176,16 @@ class _Loader(yaml.SafeLoader):
     """YAML with the numbers of version 1.2, for PyYAML takes 1e-3 (no dot) for a string, and without keys given twice,
     of which it takes the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
-        for key, _ in node.value:  # before those that an anchor merges in, which may be given again
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+        for key, _ in node.value:  # as written: what an anchor merges in comes later, and may be given again
             if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value} is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {

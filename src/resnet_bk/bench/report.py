@@ -18,6 +18,7 @@ from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.findings import find, rate_sources, reference_model
 from resnet_bk.bench.plot_style import styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
+from resnet_bk.bench.protocol import ModelEntry
 from resnet_bk.bench.results_schema import Results, parse_results
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
 from resnet_bk.training import perplexity
@@ -231,7 +232,7 @@ def _settings_text(entry: Any) -> str:
     if not isinstance(entry, dict):
         return ""
     told = {"learning_rate", "learning_rate_source", "carry_state"}  # have columns of their own
-    usual = {"match_parameters": True, "head": "auto"}
+    usual = {name: field.default for name, field in ModelEntry.model_fields.items()}
     own = {
         key: value
         for key, value in entry.items()

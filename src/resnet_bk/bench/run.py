@@ -270,15 +270,19 @@ def load_model(folder: Path) -> Any:
         ) from error
 
 
-def add_views(run: Run, protocol: Protocol, prepared: Prepared) -> None:
-    """Put those of `held_out_views` into the result of a finished run that it was made without."""
+def add_views(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:
+    """Put those of `held_out_views` into the result of a finished run that it was made without, if its weights are
+    there."""
     result = run.result()
     if result["audit"] != "causal" or result.get("diverged"):
         return
     carries = protocol.models[run.model].carry_state
     possible = [view for view in protocol.held_out_views if view != "not_carried" or carries]
-    missing = [view for view in possible if result[VIEWS[view]] is None]
-    if missing:
+    missing = [view for view in possible if result.get(VIEWS[view]) is None]
+    if missing and not (run.folder / "model").is_dir():
+        say(f"{run.title}: no figure {' and '.join(missing)}, for the run came without its weights")
+    elif missing:
+        say(f"{run.title}: measuring {' and '.join(missing)}")
         model = load_model(run.folder / "model").to(training_device(protocol.device))
         found = further_views(model, result["head"], run, protocol, prepared, missing)
         write_json(run.folder / "result.json", result | found)

@@ -159,7 +159,7 @@ def _run(
     if not run.finished:
         execute(run, protocol, prepared, config, say)
     else:
-        add_views(run, protocol, prepared)
+        add_views(run, protocol, prepared, say)
         if not again:
             say(f"finished: {run.title} ({run.folder})")
     reason: str | None = run.result().get("diverged")

@@ -80,10 +80,10 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
             )
     named = {SPLIT_NAMES.get(key, key): key for key in loaded}
     if len(named) < len(loaded):
-        both = sorted(set(loaded) - set(named.values()))
-        kept = [named[SPLIT_NAMES.get(key, key)] for key in both]
+        uses = [SPLIT_NAMES.get(key, key) for key in loaded]
+        several = sorted(key for key, use in zip(loaded, uses, strict=True) if uses.count(use) > 1)
         raise ValueError(
-            f"data {name!r}: the splits {', '.join(sorted([*both, *kept]))} of {repository!r} are of one use; save the "
+            f"data {name!r}: the splits {', '.join(several)} of {repository!r} are of one use; save the "
             f"one that is meant and give its folder, with {LAYOUT}"
         )
     sets: dict[str, Reader] = {SPLIT_NAMES.get(key, key): partial(_read, part) for key, part in loaded.items()}

@@ -16,11 +16,18 @@ from resnet_bk.ops.dispatch import full_precision
 
 
 class Chain(NamedTuple):
-    """Real float32 (float64 for float64 input) tensors [B, T, H], as `resnet_bk.ops` takes them."""
+    """Real float32 (float64 for float64 input) tensors [B, T, H], as `resnet_bk.ops` takes them; the phases of the
+    hoppings are None where they have none."""
 
     potential: Tensor
     hopping: Tensor
     absorption: Tensor
+    phase: Tensor | None = None
+
+    @property
+    def sites(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Potential, hopping and absorption."""
+        return self.potential, self.hopping, self.absorption
 
 
 class ChainProjection(nn.Module):
@@ -123,28 +130,25 @@ class ChainProjection(nn.Module):
             potential, rest = sites.split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)
             absorption = absorption + self.absorption_min
+            phase = None if self.phase is None else self.phase.to(dtype).expand(potential.shape)
             if boundaries is not None:
                 hopping = hopping * boundaries.keep.to(dtype)
                 if boundaries.filling is not None:
-                    return _filled_up(Chain(potential, hopping, absorption), boundaries)
-            return Chain(potential, hopping, absorption)
-
-    def phases(self, like: Tensor, boundaries: Boundaries | None) -> Tensor | None:
-        """The phases of the hoppings of chains [B, T, H] such as `like`; None where they have none. Sites of a filling
-        have none either: they must undo each other."""
-        if self.phase is None:
-            return None
-        phase = self.phase.to(like.dtype).expand(like.shape)
-        return phase if boundaries is None or boundaries.filling is None else phase * boundaries.tokens_only(phase)
+                    return _filled_up(Chain(potential, hopping, absorption, phase), boundaries)
+            return Chain(potential, hopping, absorption, phase)
 
 
 def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:
-    """The chain with transparent sites where `boundaries` has no token."""
+    """The chain with transparent sites where `boundaries` has no token: no phases there, for they undo each other."""
     assert boundaries.filling is not None
     assert boundaries.real is not None
     token, filling = boundaries.real != 0, boundaries.filling
     sites = (filling.potential, filling.hopping, filling.absorption)
-    return Chain(*(torch.where(token, own, site.to(own.dtype)) for own, site in zip(chain, sites, strict=True)))
+    potential, hopping, absorption = (
+        torch.where(token, own, site.to(own.dtype)) for own, site in zip(chain.sites, sites, strict=True)
+    )
+    phase = None if chain.phase is None else chain.phase * boundaries.tokens_only(chain.phase)
+    return Chain(potential, hopping, absorption, phase)
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:

@@ -40,16 +40,23 @@ def head_loss(
         )
     logits = head(hidden)
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    targets = targets.to(logits.device)  # a `device_map` may have the head elsewhere
     kept = targets != ignore_index
     log_p = logits.log_softmax(-1).gather(-1, targets.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)
     if log_extra is not None:
-        log_p = torch.logaddexp(log_p, log_extra.to(log_p.dtype))
-    losses = torch.where(kept, -log_p, 0.0)
+        log_p = torch.logaddexp(log_p, log_extra.to(log_p))
+    losses = torch.where(kept, -log_p, 0.0).to(hidden.device)
     if reduction == "none":
         return losses
-    return losses.sum() / (kept.sum() if reduction == "mean" else 1)
+    return losses.sum() / (kept.sum().to(losses.device) if reduction == "mean" else 1)
 
 
 def is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether calling `head` is a matmul with its weight and nothing else."""
-    return type(head).forward is nn.Linear.forward and "forward" not in vars(head)
+    """Whether calling `head` is a matmul with its weight and nothing else: no subclass, nothing in the place of its
+    `forward`, no hooks, no weight of a kind of its own."""
+    return (
+        getattr(head.forward, "__func__", None) is nn.Linear.forward
+        and not head._forward_hooks
+        and not head._forward_pre_hooks
+        and type(head.weight) in (nn.Parameter, Tensor)
+    )

@@ -120,7 +120,7 @@ class ModulusPropagator(Mixer):
             query,
             key,
             value * write.unsqueeze(-1),
-            *self.chain(hidden, boundaries),
+            *self.chain(hidden, boundaries).sites,
             erase=write if self.erases else None,
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),

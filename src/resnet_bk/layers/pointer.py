@@ -230,7 +230,7 @@ class Pointer(nn.Module):
 
     def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":
         previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)
-        potential, hopping, absorption = self.chain(hidden, boundaries)
+        potential, hopping, absorption = self.chain(hidden, boundaries).sites
         green, last_green = ops.surface_green(potential, hopping, absorption, initial_state=state.green)
         write = self.write_proj(hidden).sigmoid() * green.abs()
         log_transmission, segment = (green.abs() * hopping).clamp_min(SMALLEST).log(), None

@@ -91,8 +91,8 @@ class VectorPropagator(Mixer):
         chain = self.chain(hidden, boundaries)
         psi, chain_state = propagate_vector(
             source,
-            *chain,
-            phase=self.chain.phases(chain.potential, boundaries),
+            *chain.sites,
+            phase=chain.phase,
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

@@ -136,7 +136,10 @@ class ResNetBKCache(Cache):
         return self._apply(lambda tensor: tensor.to(device))
 
     def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
+
+        In place: no graph may need what is forgotten, so after `backward` and `detach`.
+        """
         return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
 
     def reset(self) -> None:

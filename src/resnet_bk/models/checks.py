@@ -100,19 +100,37 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
         )
     state = cache.layers[0].state
     if state is not None:
-        found = tuple(state.chain[1].shape[1:])
-        heads = (config.num_heads, config.key_dim, config.value_dim)
-        expected = (config.state_channels,) if config.state == "vector" else heads
-        if found != expected:
+        tail, (_, carried) = state
+        found = ("complex" if carried.is_complex() else "real", *carried.shape[1:]), _shape(tail)
+        expected = _state_shape(config)
+        if found != expected or any(scale.latest.shape[1] != config.hidden_size for scale in cache.scales):
             raise ValueError(
-                f"past_key_values holds states of shape {found}, but those of this model are {expected}; it belongs to "
-                "another model"
+                f"past_key_values holds a state {found[0]} and inputs of the convolution {found[1]}, but this model "
+                f"has {expected[0]} and {expected[1]}, at hidden_size={config.hidden_size}; it belongs to another model"
             )
     if batch is not None and cache.batch_size not in (-1, batch):
         raise ValueError(
             f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; select rows with "
             "cache.batch_select_indices, or start with an empty cache"
         )
+
+
+def _shape(tail: Tensor | None) -> tuple[int, ...] | None:
+    return None if tail is None else tuple(tail.shape[1:])
+
+
+def _state_shape(config: ResNetBKConfig) -> tuple[tuple[Any, ...], tuple[int, ...] | None]:
+    """What the chains of a block carry and what its convolution keeps, for a row of the batch."""
+    assert config.key_dim is not None  # filled in at construction, as the others are
+    assert config.value_dim is not None
+    assert config.state_channels is not None
+    if config.state == "vector":
+        carried, width = (config.state_channels,), config.state_channels
+    else:
+        carried = (config.num_heads, config.key_dim, config.value_dim)  # type: ignore[assignment]
+        width = config.num_heads * (2 * config.key_dim + config.value_dim)
+    number = "complex" if config.state in ("vector", "matrix") else "real"
+    return (number, *carried), (config.conv_size - 1, width) if config.conv_size else None
 
 
 def check_outputs(output_attentions: bool | None, config: Any) -> None:

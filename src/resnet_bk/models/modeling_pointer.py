@@ -40,7 +40,10 @@ class PointerCache:
         return self
 
     def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
+
+        In place: no graph may need what is forgotten, so after `backward` and `detach`.
+        """
         for part in self.state:
             part.index_fill_(0, rows.nonzero().flatten().to(part.device), 0)
         return self

@@ -216,8 +216,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
 
         Args:
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
-                padding and the first token of a packed document are not predicted. The loss comes from
-                `resnet_bk.ops.linear_cross_entropy`, which never holds the logits of a batch.
+                padding and the first token of a packed document are not predicted. The logits of a batch are never
+                held (`resnet_bk.layers.head`), unless something else stands in the place of the head.
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.

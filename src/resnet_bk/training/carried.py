@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+from resnet_bk.training.mode import evaluation_mode
+
 # Reading a stream at once and reading it in two halves differ by the order of float32 sums; a cache that is passed
 # over, in whole or in part, changes hidden states by a share of what starting anew does.
 ROUNDING, OF_STARTING_ANEW = 1e-5, 1e-4
@@ -70,7 +72,10 @@ class CarriedStates(ConstantStates):
         return self._apply(lambda state: state.to(device))
 
     def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B], in place. Returns the cache itself."""
+        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
+
+        In place: no graph may need what is forgotten, so after `backward` and `detach`.
+        """
         return self._apply(lambda state: state.index_fill_(0, rows.nonzero().flatten().to(state.device), 0))
 
     def _apply(self, change: Any) -> Self:
@@ -107,10 +112,9 @@ def cache_problem(model: Any, words: Tensor) -> str | None:
         words: some of its words, int64 [1, T], T at least 2.
     """
     half = words.shape[1] // 2
-    was_training = model.training
     precise = model if next(model.parameters()).dtype.itemsize > 2 else copy.deepcopy(model).float()
-    try:
-        base = precise.eval().base_model
+    with evaluation_mode(precise):
+        base = precise.base_model
         whole = base(input_ids=words, use_cache=False).last_hidden_state
         anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
         first = first_state(precise)
@@ -119,8 +123,6 @@ def cache_problem(model: Any, words: Tensor) -> str | None:
         if cache is None:
             return "it returns no cache"
         rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
-    finally:
-        model.train(was_training)
 
     def from_whole(found: Tensor) -> Tensor:
         return (found - whole[:, half:]).abs().amax()

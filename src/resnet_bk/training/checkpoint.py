@@ -64,9 +64,12 @@ class Checkpoints:
 
 
 def _check_random_numbers(checkpoint: Path) -> None:
-    """Whether the generator is where the checkpoint says: accelerate passes over a file that it cannot read."""
+    """Whether the generators are where the checkpoint says: accelerate passes over a file that it cannot read."""
     saved = load(checkpoint / f"{RNG_STATE_NAME}_0.pkl")
-    if not torch.equal(torch.get_rng_state(), saved["torch_manual_seed"]):
+    put_back = [(torch.get_rng_state(), saved["torch_manual_seed"])]
+    if torch.cuda.is_available():
+        put_back += zip(torch.cuda.get_rng_state_all(), saved["torch_cuda_manual_seed"], strict=True)
+    if not all(torch.equal(now, then) for now, then in put_back):
         raise ValueError("its random numbers could not be put back")
 
 

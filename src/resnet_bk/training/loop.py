@@ -108,9 +108,9 @@ def train(
                 input_ids, targets = (tensor.to(device) for tensor in stream.next_batch())
                 if stream.starts_epoch:
                     state.carried = None
+                watch.lap("data")
                 if state.carried is not None and spec.carry_reset:
                     state.carried.start_anew(torch.rand(len(input_ids)) < spec.carry_reset)
-                watch.lap("data")
 
                 if set_progress is not None:
                     set_progress(state.step / spec.steps)

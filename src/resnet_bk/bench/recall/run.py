@@ -203,7 +203,7 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
         now = finite(_settings(protocol, record["model"] if record["model"] in protocol.models else None))
         before = record["settings"]
         for key in set(now) & set(before):
-            if key.startswith("models."):  # results of before had further keys of a model, which recall does not read
+            if key.startswith("models."):  # a record may have further keys of a model; recall reads none of them
                 before[key] = {name: value for name, value in before[key].items() if name in READ}
         changed = [key for key in now if now[key] != before.get(key)]
         if changed:
