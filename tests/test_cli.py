@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from resnet_bk import cli
-from resnet_bk.bench import inspect_model
+from resnet_bk.bench import inspect_model, run_folder
 from resnet_bk.bench import runner as runner_module
 from tests.bench.tiny_bench import settings, write_text
 
@@ -328,7 +328,7 @@ def test_a_folder_whose_lock_may_not_be_taken(finished, home, tmp_path, monkeypa
     def denied(self):
         raise PermissionError(13, "Permission denied", str(tmp_path / "out" / ".lock"))
 
-    monkeypatch.setattr(runner_module.FileLock, "__enter__", denied)
+    monkeypatch.setattr(run_folder.FileLock, "__enter__", denied)
     done = call("bench", home / "tiny.yaml", "--out", tmp_path / "out")
     assert_bad_call(done, "--out", "Permission denied", "name another folder")
 
