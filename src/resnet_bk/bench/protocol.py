@@ -160,8 +160,9 @@ class Protocol(_Strict):
         reference = next(iter(self.models))
         if reference != model and entry["match_parameters"]:  # its size is the reference's
             settings[f"models.{reference}.config"] = self.models[reference].config
-            if self.models[reference].transformers != entry["transformers"]:  # one type for both is told once
-                settings[f"models.{reference}.transformers"] = self.models[reference].transformers or reference
+            model_type = self.models[reference].transformers
+            if model_type not in (None, entry["transformers"]):  # else its name says it, or the model's own type
+                settings[f"models.{reference}.transformers"] = model_type
         return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
 
 
