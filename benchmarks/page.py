@@ -84,7 +84,9 @@ def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def _described(found: Mapping[str, Any]) -> str:
-    return f"{found['cpu']}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
+    kernels = found.get("kernel_instructions")  # by which kernels are chosen; of before there was a choice none
+    cpu = found["cpu"] if kernels is None else f"{found['cpu']} ({kernels})"
+    return f"{cpu}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
 
 
 def _processors(results: Mapping[str, Any]) -> list[str]:
