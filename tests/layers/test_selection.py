@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnet_bk.layers.selection import add_rows, select
+from resnet_bk.layers.selection import add_rows, fill_up, select, size_step
 
 CASES = {
     "ragged": [[1, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]],
@@ -35,6 +35,36 @@ def test_tokens_stand_side_by_side(name):
     weight = torch.randn_like(back)
     (gradient,) = torch.autograd.grad((back * weight).sum(), x)
     assert torch.equal(gradient, weight * keep.unsqueeze(-1))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("step", [2, 3, 8])
+def test_rows_of_one_of_a_few_sizes(name, step):
+    keep = torch.tensor(CASES[name], dtype=torch.bool)
+    selection = select(keep, step)
+    missing = selection.width - selection.counts
+    assert selection.width % step == 0
+    assert missing.min() == 0 or missing.min() >= 2  # one place more cannot be filled up
+    assert missing.min() < step + 2
+    x = torch.randn(*keep.shape, 3)
+    assert torch.equal(selection.gather(x)[selection.real()], x[keep])
+
+
+def test_filling_up_repeats_the_last():
+    assert fill_up(torch.tensor([3, 5, 6]), 4).tolist() == [3, 5, 6, 6]
+    assert fill_up(torch.tensor([3, 5, 6, 9, 11]), 4).tolist() == [3, 5, 6, 9, 11, 11, 11, 11]
+    assert fill_up(torch.tensor([3, 5]), 2).tolist() == [3, 5]
+    assert fill_up(torch.empty(0, dtype=torch.int64), 4).tolist() == []
+
+
+def test_numbers_are_rounded_where_matmuls_are_compiled_for_them():
+    x = torch.empty(1)
+    assert size_step(x, 4096) == 1
+    assert size_step(x.bfloat16(), 4096) == 128
+    assert size_step(x.bfloat16(), 1) == 1
+    assert size_step(x.bfloat16().to("meta"), 4096) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        assert size_step(x, 4096) == 128
 
 
 def test_nothing_selected():

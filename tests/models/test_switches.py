@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from resnet_bk.bench.flops import depends_on_text, step_flops
@@ -154,6 +155,31 @@ def test_a_chain_without_any_site():
         assert all(torch.count_nonzero(part) == 0 for part in (state.convolution, *state.chain))
     # Every token stands alone.
     assert_close(output.logits, torch.cat([model(token).logits for token in ids.split(1, dim=1)], dim=1))
+
+
+@pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-modulus", "sparse-vector-moe", "all-delta"])
+def test_bfloat16_meets_few_numbers_of_rows(name):
+    # In float64 autocast rounds nothing, so that the rows filled up must change nothing.
+    ids = tokens(4, 64)
+    plain, mixed = (build(name, dtype=torch.float64, mixed_precision=precision) for precision in ("none", "bf16"))
+    expected, found = (model(ids, labels=ids, use_cache=True) for model in (plain, mixed))
+    for output in (expected, found):
+        output.loss.backward()
+    assert_close(found.logits, expected.logits)
+    assert_close(found.loss, expected.loss)
+    for parameter, other in zip(mixed.parameters(), plain.parameters(), strict=True):
+        assert_close(parameter.grad, other.grad)
+    for state, other in zip(found.cache.states(), expected.cache.states(), strict=True):
+        assert_close(state.chain, other.chain)
+    kinds = (SwiGLU, nn.Linear)
+    exact, rounded = (
+        set().union(*(rows_seen(model, tokens(4, 64, seed=seed), kinds).values() for seed in range(3)))
+        for model in (plain, mixed)
+    )
+    assert len(rounded) < len(exact)
+    if mixed.config.multi_scale is None:  # there the numbers are of fewer tokens
+        assert any(rows % 8 for rows in exact)
+        assert all(rows % 8 == 0 for rows in rounded)
 
 
 @pytest.mark.parametrize("target", [0.3, 0.7])

@@ -13,7 +13,7 @@ from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.moe import SparseMoE
 from resnet_bk.layers.registry import get_mixer
-from resnet_bk.layers.selection import add_rows, select
+from resnet_bk.layers.selection import add_rows, fill_up, select, size_step
 from resnet_bk.layers.sparse import SiteGate
 
 
@@ -74,8 +74,10 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         if self.site_gate is not None:
             hidden, state, share = self._mix_sites(hidden, normed, boundaries, state, active)
         else:
-            mixed, state = self.mixer(normed, boundaries, state, readers)
-            hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed)
+            mixed, state = self.mixer(
+                normed, boundaries, state, None if readers is None else _filled_up(readers, hidden)
+            )
+            hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed[: readers.numel()])
         assert state is not None
         hidden, balance = self._feed_forward(hidden, boundaries, readers)
         return BlockOutput(hidden, state, balance, share)
@@ -91,14 +93,16 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         """The mixer on the sites that the gate keeps."""
         assert self.site_gate is not None
         choice = self.site_gate(normed, boundaries)
-        selection = select(choice.keep)
+        selection = select(choice.keep, size_step(hidden, hidden.shape[1]))
         if selection is None:
             return hidden, self.skipped(normed, boundaries, state), choice.share
         tokens, readers = selection.tokens, selection.places
         if active is not None:
             reads = active.flatten().index_select(0, tokens)
             tokens, readers = tokens[reads], readers[reads]
-        mixed, state = self.mixer(selection.gather(normed), select_boundaries(boundaries, selection), state, readers)
+        sites, cuts = selection.gather(normed), select_boundaries(boundaries, selection)
+        mixed, state = self.mixer(sites, cuts, state, _filled_up(readers, hidden))
+        mixed = mixed[: tokens.numel()]
         weight = choice.weight.flatten().index_select(0, tokens).unsqueeze(-1)
         return add_rows(hidden, tokens, mixed * weight.to(mixed.dtype)), state, choice.share
 
@@ -110,17 +114,26 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         real = None if boundaries is None else boundaries.real
         tokens = hidden
         if readers is not None:
-            tokens = hidden.flatten(0, 1).index_select(0, readers).unsqueeze(0)
+            # What an expert gets is of any number, whatever that of all tokens.
+            rows = readers if isinstance(self.feed_forward, SparseMoE) else _filled_up(readers, hidden)
+            tokens = hidden.flatten(0, 1).index_select(0, rows).unsqueeze(0)
             real = None if real is None else real.flatten(0, 1).index_select(0, readers)
         normed, balance = self.feed_forward_norm(tokens), None
         if isinstance(self.feed_forward, SparseMoE):
             output, balance = self.feed_forward(normed, real)
         else:
             output = self.feed_forward(normed)
-        return hidden + output if readers is None else add_rows(hidden, readers, output.squeeze(0)), balance
+        if readers is None:
+            return hidden + output, balance
+        return add_rows(hidden, readers, output.squeeze(0)[: readers.numel()]), balance
 
     def skipped(self, hidden: Tensor, boundaries: Boundaries | None, state: MixerState | None) -> MixerState:
         """The state after a call of which no token came here; `hidden` [B, ...] says the batch and the precision."""
         state = self.mixer.initial_state(hidden) if state is None else state
         alive = without_tokens(boundaries)
         return state if alive is None else state.only(alive)
+
+
+def _filled_up(readers: Tensor, hidden: Tensor) -> Tensor:
+    """`readers`, int64 [M], of the tokens of `hidden` [B, T, D], filled up where M is better one of a few numbers."""
+    return fill_up(readers, size_step(hidden, hidden.shape[0] * hidden.shape[1]))

@@ -1,6 +1,10 @@
 """Some tokens of every row, moved side by side: what runs on them does not run on the others.
 
 Shape legend: B batch, T tokens of a row, N places of a row, M tokens selected in all rows together, D size.
+
+In half precision on a CPU, oneDNN compiles a matmul for every number of rows that it meets, which takes as long as the
+matmul and stays in memory. How many tokens are selected changes at every step, so that there the numbers are rounded up
+to one of a few (`size_step`) and the places that this adds are filled with what nothing reads.
 """
 
 from dataclasses import dataclass
@@ -9,6 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.ops.dispatch import autocast_enabled
+
+# Numbers of rows that matmuls are compiled for: few, and the filling is 1.6% of all tokens on average.
+SIZES = 32
 # Rows that end before the longest one are filled up with at least this many places (`resnet_bk.layers.spacer`).
 LEAST_FILLING = 2
 
@@ -21,7 +29,7 @@ class Selection:
         tokens: their places in the rows laid end to end (row b, token t: b T + t), int64 [M], rising.
         places: where they go (row b, place n: b N + n), int64 [M], rising.
         counts: how many each row has, int64 [B].
-        width: N: the largest count; two more if not all rows have as many.
+        width: N: the largest count; two or more above it if not all rows have as many.
         shape: (B, T).
     """
 
@@ -52,14 +60,29 @@ class Selection:
         return torch.arange(self.width, device=self.counts.device) < self.counts.unsqueeze(1)
 
 
-def select(keep: Tensor) -> Selection | None:
-    """The tokens where `keep`, bool [B, T], is true; None if there are none."""
+def size_step(x: Tensor, tokens: int) -> int:
+    """What a number of rows of a matmul of `x`, at most `tokens`, is to be a multiple of; 1 where any will do."""
+    half = autocast_enabled(x.device) or x.dtype in (torch.bfloat16, torch.float16)
+    return max(tokens // SIZES, 1) if half and x.device.type == "cpu" else 1
+
+
+def fill_up(tokens: Tensor, step: int) -> Tensor:
+    """`tokens`, int64 [M], with the last repeated until their number is a multiple of `step`; [0] stays [0]."""
+    missing = -tokens.numel() % step
+    return torch.cat([tokens, tokens[-1:].expand(missing)]) if missing else tokens
+
+
+def select(keep: Tensor, step: int = 1) -> Selection | None:
+    """The tokens where `keep`, bool [B, T], is true; None if there are none. N is a multiple of `step`."""
     counts = keep.sum(dim=1)
     longest, total = int(counts.amax()) if keep.numel() else 0, int(counts.sum())
     if total == 0:
         return None
     batch, length = keep.shape
-    width = longest if total == batch * longest else longest + LEAST_FILLING
+    width = longest
+    if total < batch * longest or longest % step:
+        width += LEAST_FILLING
+        width += -width % step
     tokens = keep.flatten().nonzero().squeeze(1)
     # Tokens lie row after row; each row starts at its own place.
     starts = F.pad(counts.cumsum(0), (1, 0))[:-1]
