@@ -34,8 +34,8 @@ performance: $(STAMP)
 # The second pass runs the numba kernels uncompiled, on tiny inputs, so that coverage can see their lines.
 test: $(DEV)
 	$(BIN)/coverage erase
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90 tests/ops
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

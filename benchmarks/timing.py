@@ -64,11 +64,13 @@ def interleaved(
     """
     gc.collect()
     # What is there now is left alone, which makes the collections between the samples quick.
+    was_frozen = gc.get_freeze_count() > 0
     gc.freeze()
     try:
         return _rounds(contenders, seconds, most_rounds)
     finally:
-        gc.unfreeze()
+        if not was_frozen:
+            gc.unfreeze()
 
 
 def _rounds(contenders: dict[str, Callable[[], object]], seconds: float, most_rounds: int) -> dict[str, Timing]:

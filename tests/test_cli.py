@@ -18,7 +18,6 @@ from resnet_bk.bench import inspect_model, run_folder
 from resnet_bk.bench import runner as runner_module
 from tests.bench.tiny_bench import settings, write_text
 
-pytestmark = pytest.mark.xdist_group("cli")  # one finished benchmark for all of them
 PROGRAM = [sys.executable, "-c", "from resnet_bk.cli import main; main()"]
 
 
@@ -79,8 +78,11 @@ def test_eval_repeats_the_benchmarks_figure(finished):
         found, result = json.loads(done.stdout), json.loads((folder / "result.json").read_text())
         assert found["perplexity"] == pytest.approx(result["held_out_perplexity"], rel=1e-6)
         assert found["bits_per_character"] == pytest.approx(result["bits_per_character"], rel=1e-6)
+        assert found["perplexity_without_carry"] == result["held_out_perplexity_without_carry"]
     done = call("eval", folder, "--split", "test")
     assert "gpt2 on text.txt, test: perplexity" in done.stdout
+    assert "not carried" not in done.stdout
+    assert " with the state not carried, " in call("eval", finished / "resnet-bk" / "seed-42").stdout
 
 
 def test_eval_on_other_text(finished, home, tmp_path):
@@ -407,6 +409,51 @@ def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
     done = call("bench", home / "tiny.yaml")
     assert done.exit_code == 130
     assert "a training goes on from its last checkpoint when the same command is given" in done.stderr
+
+
+def test_ctrl_c_where_nothing_is_trained(finished, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect_model, "evaluate_run", stopped)
+    done = call("eval", finished / "gpt2" / "seed-42")
+    assert (done.exit_code, done.stderr.strip()) == (130, "stopped")
+
+
+def test_a_failure_that_is_no_fault_of_the_call_is_no_answer(home, monkeypatch):
+    def fails(*arguments, **options):
+        raise MemoryError("of a GPU")
+
+    monkeypatch.setattr(runner_module, "bench", fails)
+    done = call("bench", home / "tiny.yaml", name="resnet-bk")
+    assert done.exit_code == 3
+    assert done.stderr.rstrip().endswith("MemoryError: of a GPU")
+
+
+def test_the_device_of_a_finished_run(finished):
+    run = finished / "resnet-bk" / "seed-42"
+    assert json.loads(call("eval", run, "--json", "--device", "cpu").stdout)["device"] == "cpu"
+    prompt = ("generate", run, "--prompt", "w2", "--max-new-tokens", 3)
+    assert call(*prompt, "--device", "cpu").stdout == call(*prompt).stdout
+    for command in (["eval", run], ["lengths", run], list(prompt)):
+        assert_bad_call(call(*command, "--device", "tpu"), "device=tpu: must be auto", "set one of them")
+        if not torch.cuda.is_available():
+            assert_bad_call(call(*command, "--device", "cuda"), "device=cuda: PyTorch sees no CUDA GPU here")
+
+
+def test_text_without_splits_is_read_whole(finished, tmp_path):
+    run, file = finished / "resnet-bk" / "seed-42", write_text(tmp_path / "other.txt")
+    part, whole = (
+        json.loads(call("eval", run, "--data", file, "--split", split, "--json").stdout)
+        for split in ("validation", "all")
+    )
+    assert (part["divided"], whole["divided"]) == (True, False)
+    assert whole["tokens"] > 10 * part["tokens"]
+    shown = call("eval", run, "--data", file).stdout
+    assert (
+        "other.txt came without splits, and validation is a part of it (90/5/5); --split all reads the whole" in shown
+    )
+    assert "came without splits" not in call("eval", run, "--data", file, "--split", "all").stdout
 
 
 def test_help_imports_nothing_heavy():

@@ -11,8 +11,6 @@ from resnet_bk import cli
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
-pytestmark = pytest.mark.xdist_group("cli-models")  # one finished run for all of them
-
 
 def call(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])

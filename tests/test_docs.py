@@ -2,6 +2,7 @@
 the commands of the README.)"""
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -55,6 +56,26 @@ def test_a_row_of_a_table_is_one_line(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     broken = [line for row, line in itertools.pairwise(lines) if row.startswith("|") and line[:1] not in ("", "|")]
     assert broken == []
+
+
+EXAMPLES = [
+    (page.name, example)
+    for page in PAGES
+    for example in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("page", "example"), EXAMPLES, ids=[page for page, _ in EXAMPLES])
+def test_a_python_example(page, example):
+    exec(compile(example, page, "exec"), {})
+
+
+def test_every_key_of_a_run_has_a_row():
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    table = page.split("### The keys of results.json")[1].split("\n## ")[0]
+    named = set(re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines() if row[:1] == "|")))
+    results = json.loads((ROOT / "results" / "quick" / "results.json").read_text(encoding="utf-8"))
+    assert named == set(results["runs"][0])
 
 
 def test_every_protocol_has_a_row():

@@ -1,4 +1,5 @@
-"""The command line. Exit codes: 0 done, 1 the answer is no, 2 a bad call, 130 stopped by Ctrl-C.
+"""The command line. Exit codes: 0 done, 1 the answer is no, 2 a bad call, 3 a failure that is no fault of the call, 130
+stopped by Ctrl-C.
 
 What is heavy is imported inside the commands, so that `resnet-bk --help` is quick.
 """
@@ -6,6 +7,7 @@ What is heavy is imported inside the commands, so that `resnet-bk --help` is qui
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -42,6 +44,9 @@ class Commands(TyperGroup):
             path = error.ctx.command_path if error.ctx is not None else "resnet-bk"
             _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
             sys.exit(2)
+        except Exception:  # 1 is an answer, and would be what Python exits with
+            traceback.print_exc()
+            sys.exit(3)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -69,9 +74,9 @@ def plain_errors(command: Command) -> Command:
             _complain(str(error))
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            typer.echo(
-                "\nstopped; a training goes on from its last checkpoint when the same command is given", err=True
-            )
+            trains = command.__name__ in ("bench", "train")
+            way_on = "; a training goes on from its last checkpoint when the same command is given" if trains else ""
+            typer.echo(f"\nstopped{way_on}", err=True)
             raise typer.Exit(130) from None
 
     return wrapped  # type: ignore[return-value]
@@ -91,6 +96,10 @@ AnyProtocol = Annotated[
 EarlyExit = Annotated[
     float | None,
     typer.Option("--early-exit", metavar="THRESHOLD", help="Of a model with adaptive computation: stop tokens sooner."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="auto (a GPU where there is one), cpu or cuda. [as in training]"),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
 Settings = Annotated[
@@ -165,23 +174,26 @@ def train(
 def evaluate(
     run: RunArgument,
     split: Annotated[
-        str, typer.Option("--split", help="validation, test, or another split of the data.")
+        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
     ] = "validation",
     data: Data = None,
     early_exit: EarlyExit = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model over a whole split."""
     from resnet_bk.bench.inspect_model import evaluate_run, run_folder
 
-    found = evaluate_run(run_folder(run), split, data, early_exit)
+    found = evaluate_run(run_folder(run), split, data, early_exit, device)
     if as_json:
         _print_json(found)
     else:
         if found["audit"] == "causal":
-            windows = f"{found['overlapping_perplexity']:.2f} in overlapping windows"
+            views = [f"{found['overlapping_perplexity']:.2f} in overlapping windows"]
+            if found["perplexity_without_carry"] is not None:
+                views.insert(0, f"{found['perplexity_without_carry']:.2f} with the state not carried")
             bits = f"{found['bits_per_character']:.3f} bits a character"
-            figures = f"perplexity {found['perplexity']:.2f} ({windows}), {bits}"
+            figures = f"perplexity {found['perplexity']:.2f} ({', '.join(views)}), {bits}"
         else:
             figures = f"no perplexity, for it leaks ({found['leaking_perplexity']:.2f} with the answer in sight)"
         typer.echo(
@@ -191,6 +203,9 @@ def evaluate(
             + "".join(f", {name} {value:.2f}" for name, value in found["measures"].items())
             + f", on {found['device']}"
         )
+        if found["divided"]:
+            part = f"{found['dataset_name']} came without splits, and {split} is a part of it (90/5/5)"
+            typer.echo(f"{part}; --split all reads the whole")
 
 
 @app.command()
@@ -198,13 +213,16 @@ def evaluate(
 def lengths(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
     data: Data = None,
-    split: Annotated[str, typer.Option("--split", help="validation, test, or another split.")] = "validation",
+    split: Annotated[
+        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
+    ] = "validation",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of each document, from its start.")] = 65536,
     documents: Annotated[int, typer.Option("--documents", min=1, help="How many, the first long enough.")] = 4,
     windows: Annotated[
         str | None, typer.Option("--windows", metavar="W,W", help="Tokens in view. [1, 4 and 16 segments]")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/lengths.json as well.")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
@@ -214,7 +232,7 @@ def lengths(
     from resnet_bk.bench.runner import standard_output
 
     sizes = parse_windows(windows)
-    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes)
+    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
     if out is not None:
         write_lengths(found, out)
     if as_json:
@@ -233,12 +251,13 @@ def generate(
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many words; 0 for all.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     early_exit: EarlyExit = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "cpu",
 ) -> None:
     """Continue a text, word by word as it is produced."""
     from resnet_bk.bench.generation import stream_text
     from resnet_bk.bench.inspect_model import run_folder
 
-    stream_text(run_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit)
+    stream_text(run_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
 
 
 @app.command()

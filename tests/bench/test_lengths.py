@@ -38,7 +38,6 @@ from resnet_bk.bench.lengths import (
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
-pytestmark = pytest.mark.xdist_group("lengths")  # one finished run for all of them
 EOS = 1
 
 

@@ -104,12 +104,36 @@ def test_a_run_records_everything(run, text, tmp_path):
     assert gpt2["run_folder"] == "gpt2/seed-42"
     present = {path.name for path in folder.iterdir()}
     assert present >= {"run.json", "log.jsonl", "tensorboard", "checkpoint", "model", "result.json"}
+    for model in ("resnet-bk", "gpt2"):
+        generation = json.loads(
+            (folder.parents[1] / model / "seed-42" / "model" / "generation_config.json").read_text()
+        )
+        assert generation["suppress_tokens"] == [0, 2]  # <unk> and <pad>, which other tools drop in silence
     record = json.loads((folder / "run.json").read_text())
     assert set(record["data"]["fingerprints"]) == {"corpus", "tokenizer", "train_tokens", "validation_tokens"}
     assert record["environment"]["threads"] == torch.get_num_threads()
     # The resolved protocol can be run again.
     again = load_protocol(str(tmp_path / "out" / "protocol.yaml"))
     assert again.model_dump() == results["protocol"] == yaml.safe_load((tmp_path / "out" / "protocol.yaml").read_text())
+
+
+def test_a_call_that_fails_leaves_the_results_of_the_models_before(text, monkeypatch, tmp_path, tmp_path_factory):
+    def fails(model, *arguments):
+        if model == "gpt2":
+            raise MemoryError
+        return train_it(model, *arguments)
+
+    train_it = runner._run_model
+    monkeypatch.setattr(runner, "_run_model", fails)
+    with pytest.raises(MemoryError):
+        bench(
+            check_protocol(settings(text), "tiny"),
+            tmp_path / "out",
+            cache_dir=tmp_path_factory.getbasetemp() / "cache",
+            console=Console(file=io.StringIO()),
+        )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [found["model_name"] for found in results["runs"]] == ["resnet-bk"]
 
 
 def test_views_that_nobody_asks_for_are_not_measured(run):

@@ -67,8 +67,10 @@ def test_the_collector_is_left_as_it_was(clock):
     def fails():
         raise RuntimeError("stop")
 
-    assert gc.isenabled()
-    with pytest.raises(RuntimeError, match="stop"):
-        interleaved({"a": fails}, seconds=1.0)
-    assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    for prepare, is_frozen in ((gc.unfreeze, False), (gc.freeze, True)):
+        prepare()
+        assert gc.isenabled()
+        with pytest.raises(RuntimeError, match="stop"):
+            interleaved({"a": fails}, seconds=1.0)
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > 0) == is_frozen

@@ -54,6 +54,22 @@ def test_split_folders_hold_one_document_a_file_in_order_of_names(tmp_path: Path
     assert documents(tmp_path)["validation"] == ["valid a/z.txt", "valid b.txt", "valid c.txt"]
 
 
+def test_the_whole_of_a_set_without_splits(tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("\n".join(f"line {number}" for number in range(300)))
+    whole = (tmp_path / "one.txt").read_text()
+    assert list(load_corpus(tmp_path / "one.txt").documents("all")) == [whole]
+    texts = make_documents(40, 1)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert list(load_corpus(tmp_path / "rows.jsonl").documents("all")) == texts
+    with pytest.raises(ValueError, match="only train, validation, test, and all for the whole set; add"):
+        load_corpus(tmp_path / "rows.jsonl").documents("extra")
+    divided = tmp_path / "divided"
+    divided.mkdir()
+    write_splits(divided)
+    with pytest.raises(ValueError, match="has no split 'all', only train, validation, test; add"):
+        load_corpus(divided).documents("all")
+
+
 def test_a_folder_of_text_files_is_divided_by_document(tmp_path: Path) -> None:
     texts = make_documents(200, 1)
     for i, text in enumerate(texts):
@@ -228,7 +244,9 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
 def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("about")
     (tmp_path / "LICENSE.txt").write_text("terms")
-    with pytest.raises(ValueError, match=r"holds no text; it needs train\.parquet, validation\.parquet"):
+    with pytest.raises(
+        ValueError, match=r"holds no text; it needs any \.txt files, which are divided 90/5/5, or train"
+    ):
         load_corpus(tmp_path)
 
 

@@ -47,18 +47,24 @@ def test_unknown_words_and_the_corpus_own_unk_are_unknown() -> None:
     assert tokenizer("a zebra <unk>").input_ids == [tokenizer.convert_tokens_to_ids("a"), 0, 0]
 
 
-@pytest.mark.parametrize("pre_tokenizer", ["words", "whitespace"])
-@pytest.mark.parametrize("kind", ["word", "bpe"])
-def test_training_is_deterministic_across_processes(kind: str, pre_tokenizer: str) -> None:
-    code = (
-        "from tests.data.conftest import make_documents\nfrom resnet_bk.data import train_tokenizer\n"
-        f"t = train_tokenizer(make_documents(60, 7), kind={kind!r}, vocab_size=300, pre_tokenizer={pre_tokenizer!r})\n"
-        "print(t.backend_tokenizer.to_str())"
-    )
+KINDS = [(kind, pre_tokenizer) for kind in ("word", "bpe") for pre_tokenizer in ("words", "whitespace")]
+
+
+def tokenizers_as_json() -> list[str]:
+    """A tokenizer of every kind, trained here."""
+    return [
+        train_tokenizer(
+            make_documents(60, 7), kind=kind, vocab_size=300, pre_tokenizer=pre_tokenizer
+        ).backend_tokenizer.to_str()
+        for kind, pre_tokenizer in KINDS
+    ]
+
+
+def test_training_is_deterministic_across_processes() -> None:
+    code = "import json; from tests.data.test_tokenizer import tokenizers_as_json as t; print(json.dumps(t()))"
     root = Path(__file__).parents[2]
-    here = train_tokenizer(make_documents(60, 7), kind=kind, vocab_size=300, pre_tokenizer=pre_tokenizer)
     there = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert here.backend_tokenizer.to_str() == there.stdout.strip()
+    assert json.loads(there.stdout) == tokenizers_as_json()
 
 
 def test_words_decode_to_readable_text() -> None:

@@ -41,7 +41,7 @@ WRONG = {
     "halting_threshold": [0, 1.01, None, float("nan")],
     "ponder_cost": [-0.1, None, float("inf")],
     "early_exit_threshold": [0, 1.5, "early"],
-    "multi_scale": [[1, 2], [1, 2, 1.0, 1], [1, 2, 3, 1], [1, 4, 2, 1], [1, 0, 1, 1], "hourglass", 2],
+    "multi_scale": [[1, 2], [1, 2, 1.0, 1], [1, 2, 3, 1], [1, 4, 2, 1], [1, 0, 1, 1], [1, 1, 1, 1], "hourglass", 2],
     "sparse_bk": [0, 1, 1.5, True, "half", [0.5, 0.5], [1, 1, 1, 1], [1, 0.5, 0, 1], [0.5, 0.5, 0.5, True]],
     "sparsity_loss_coef": [-1, None],
     "sparsity_schedule": [-0.1, 1.1, None],
@@ -145,23 +145,27 @@ def test_switches_that_do_not_go_together():
         ResNetBKConfig(multi_scale=[1, 2, 3, 1])
     with pytest.raises(ValueError, match=r"must lengthen to a scale that it came from, but block 2 goes to 2"):
         ResNetBKConfig(multi_scale=[1, 4, 2, 1])
+    with pytest.raises(
+        ValueError, match=r"multi_scale=.* must shorten something \(leave it out, or for example \[1, 2, 2, 1"
+    ):
+        ResNetBKConfig(multi_scale=[1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("blocks", range(1, 13))
 def test_the_example_of_scales_is_a_valid_one(blocks):
     scales = example(blocks)
     assert ResNetBKConfig(num_hidden_layers=blocks, multi_scale=scales).multi_scale == tuple(scales)
-    assert scales == scales[::-1]
-    assert max(scales) == min(4, 2 ** ((blocks - 1) // 2))
+    assert blocks < 3 or scales == scales[::-1]
+    assert max(scales) == min(4, max(2, 2 ** ((blocks - 1) // 2)))
 
 
 def test_halting_needs_two_blocks_at_full_length():
     with pytest.raises(ValueError, match=r"num_hidden_layers=1 must be at least 2 for adaptive_computation=true \("):
         ResNetBKConfig(num_hidden_layers=1, adaptive_computation=True)
     with pytest.raises(
-        ValueError, match=r"multi_scale=\(1,\) must have two blocks .* \(add blocks, or turn that off\)"
+        ValueError, match=r"multi_scale=\(1, 2\) must have two blocks .* \(add blocks, or turn that off\)"
     ):
-        ResNetBKConfig(num_hidden_layers=1, adaptive_computation=True, multi_scale=(1,))
+        ResNetBKConfig(num_hidden_layers=2, adaptive_computation=True, multi_scale=(1, 2))
 
 
 @pytest.mark.parametrize("switch", [{"sparse_bk": 0.5}, {"multi_scale": [1, 2, 2, 1]}])

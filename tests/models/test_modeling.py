@@ -164,12 +164,13 @@ def test_saved_and_loaded_is_the_same(name, tmp_path):
     assert torch.equal(base(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
 
 
-def test_a_model_loaded_in_half_precision_keeps_its_chains_in_float32(tmp_path):
-    model = build(PLAIN)
+def test_a_model_loaded_in_half_precision_keeps_its_chains_and_choices_in_float32(tmp_path):
+    model = build("pointer-switched")
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    parts = (".chain.", "pointer.", ".site_gate.", ".halting.")
     for key, parameter in loaded.named_parameters():
-        assert parameter.dtype == (torch.float32 if ".chain." in key else torch.bfloat16), key
+        assert parameter.dtype == (torch.float32 if any(part in key for part in parts) else torch.bfloat16), key
     assert torch.isfinite(loaded(tokens(2, 9)).logits).all()
 
 
@@ -387,6 +388,10 @@ def test_refused_arguments(name):
     coarse = build("scales-matrix", hidden_size=24, num_heads=2, key_dim=8, value_dim=8)(ids, use_cache=True)
     with pytest.raises(ValueError, match="at hidden_size=16; it belongs to another model"):
         build("scales-matrix")(ids, cache=coarse.past_key_values)
+    for theirs, ours in ((None, [1, 2, 1]), ([1, 2, 1], None), ([1, 4, 1], [1, 2, 1]), ([1, 2, 1], [2, 4, 1])):
+        other = build("scales-matrix", multi_scale=theirs)(ids, use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=r"was shortened by the factors \[.* it belongs to another model"):
+            build("scales-matrix", multi_scale=ours)(ids, cache=other)
     refused("holds 2 rows, but this batch has 1", input_ids=ids[:1], past_key_values=cache)
     refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
     refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
@@ -411,8 +416,22 @@ def test_refused_arguments(name):
     refused("came without; pass document_ids", input_ids=ids, document_ids=ids, past_key_values=cache)
     with pytest.raises(ValueError, match=r"tokens_to_remove=-1.*cannot forget"):
         cache.crop(-1)
-    with pytest.raises(TypeError, match="position_ids"):
-        model(ids, position_ids=ids)
+    positions = torch.arange(6).expand(2, -1)
+    refused("position_ids and document_ids both say", input_ids=ids, document_ids=ids, position_ids=positions)
+    refused("seq_idx and document_ids both say", input_ids=ids, document_ids=ids, seq_idx=ids)
+    refused(r"position_ids must have shape \(2, 6\), .* but got \(2, 5\)", input_ids=ids, position_ids=positions[:, 1:])
+    refused("position_ids start anew after the 6 tokens", input_ids=ids, position_ids=positions, cache=cache)
+
+
+def test_nothing_but_tensors_beside_a_loss():
+    # What `DataParallel` can gather, as it does in the evaluation of `Trainer` on several GPUs.
+    ids = tokens(2, 6)
+    for name in ("pointer-modulus", "all-matrix"):
+        output = build(name)(ids, labels=ids)
+        assert all(isinstance(value, torch.Tensor | dict) for value in output.values())
+        assert output.loss is not None
+        assert build(name)(ids, labels=ids, use_cache=True).cache is not None
+        assert build(name)(ids).cache is not None
 
 
 @pytest.mark.parametrize("build_with", [ResNetBKForCausalLM, ResNetBKModel])

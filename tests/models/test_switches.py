@@ -133,10 +133,11 @@ def test_removed_sites_pass_no_projection():
     assert set(everywhere.values()) == {150}
 
 
-def shares(model, ids):
+def choices(model, ids):
+    """What every gate chose, in order."""
     found = []
     handles = [
-        module.register_forward_hook(lambda module, arguments, choice: found.append(choice.share.detach()))
+        module.register_forward_hook(lambda module, arguments, choice: found.append(choice))
         for module in model.modules()
         if isinstance(module, SiteGate)
     ]
@@ -144,6 +145,10 @@ def shares(model, ids):
     for handle in handles:
         handle.remove()
     return found
+
+
+def shares(model, ids):
+    return [choice.share.detach() for choice in choices(model, ids)]
 
 
 def test_a_chain_without_any_site():
@@ -208,7 +213,7 @@ def test_mixed_precision_of_the_configuration_is_autocast():
     )
     with torch.autocast("cpu", torch.bfloat16):
         expected = plain(ids, labels=ids)
-    found = mixed(ids, labels=ids)
+    found = mixed(ids, labels=ids, use_cache=True)
     assert torch.equal(found.logits, expected.logits)
     assert torch.equal(found.loss, expected.loss)
     assert not torch.equal(plain(ids).logits, found.logits)
@@ -242,6 +247,28 @@ def test_flops_count_what_ran(name):
     plain = build("matrix-conv-gate-dense-untied", num_hidden_layers=model.config.num_hidden_layers)
     if model.config.multi_scale is not None and name == "scales-matrix":
         assert work < step_flops(plain, 2, 48, ids).forward_flops
+
+
+def linear_flops(model, ids):
+    """Of all linear maps of one forward pass, by the rows that they saw."""
+    sizes = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return sum(2 * rows * sizes[name] for name, rows in rows_seen(model, ids, nn.Linear).items())
+
+
+@pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-matrix"])
+def test_flops_count_every_row_that_is_skipped(name):
+    ids = tokens(2, 48)
+    model = build(name)
+    work, of_linear = step_flops(model, 2, 48, ids).forward_flops, linear_flops(model, ids)
+    kept = [choice.keep.sum(1) for choice in choices(model, ids)]
+    set_bias(model, SiteGate, 50.0)
+    set_bias(model, HaltingUnit, -50.0)
+    assert linear_flops(model, ids) - of_linear > 0.05 * of_linear
+    # What is left is the chains', by their sites: those that a gate keeps, with the filling of the shorter row.
+    sites = [int(counts.max()) + (2 if counts.min() < counts.max() else 0) for counts in kept] or [48]
+    texts = [tokens(2, length) for length in sites]
+    chains = [step_flops(model, *text.shape, text).forward_flops - linear_flops(model, text) for text in texts]
+    assert work - of_linear == pytest.approx(sum(chains) / len(chains), rel=1e-9)
 
 
 def test_progress_reaches_the_schedule():

@@ -34,12 +34,15 @@ def exercise(source, target, count):
     simd.store(target, 180, wide, simd.row_sums(source, 11))
 
 
+compiled_exercise = numba.njit(exercise)
+
+
 @pytest.mark.kernels
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("count", [1, 3, 8, 15, 16, 40])
 def test_vector_operations(dtype, count):
     source, target = arrays(dtype)
-    numba.njit(exercise)(source, target, count)
+    compiled_exercise(source, target, count)
     expected = np.zeros_like(target)
     n = min(count, uncompiled.lanes(source))
     expected[:n] = source[3 : 3 + n]

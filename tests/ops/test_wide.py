@@ -12,6 +12,7 @@ LANES = wide_uncompiled.LANES
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
+@numba.njit
 def exercise(source, target, buffer, count):
     """Every operation once, on both the compiled and the plain functions."""
     x = wide.load(source, 3, count)
@@ -31,7 +32,7 @@ def exercise(source, target, buffer, count):
 def test_operations(dtype, count):
     source = np.random.default_rng(0).standard_normal(200).astype(dtype)
     target, buffer = np.zeros(200, dtype), np.zeros(LANES)
-    numba.njit(exercise)(source, target, buffer, count)
+    exercise(source, target, buffer, count)
     n = min(count, LANES)
     x, re, im = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
     x[:n], re[:n], im[:n] = source[3 : 3 + n], source[5 : 5 + 2 * n : 2], source[6 : 6 + 2 * n : 2]
@@ -43,6 +44,7 @@ def test_operations(dtype, count):
     np.testing.assert_allclose(buffer, (x + re) * im - 1 / (1 + x * x), rtol=0, atol=8 * np.finfo(float).eps)
 
 
+@numba.njit
 def split(source, low, high):
     first, second = wide.halves(source, simd.load(source, 0, 16))
     wide.store(low, 0, wide.LANES, first)
@@ -53,11 +55,12 @@ def split(source, low, high):
 @DTYPES
 def test_halves(dtype):
     source, low, high = np.arange(1, 17).astype(dtype), np.zeros(LANES), np.zeros(LANES)
-    numba.njit(split)(source, low, high)
+    split(source, low, high)
     np.testing.assert_array_equal(low, np.arange(1, 9))
     np.testing.assert_array_equal(high, np.arange(9, 17) if dtype == np.float32 else np.zeros(LANES))
 
 
+@numba.njit
 def copy(source, target, pairs):
     x = wide.load(source, 0, wide.LANES)
     wide.store(target, 0, wide.LANES, x)
@@ -70,7 +73,7 @@ def test_float32_saturates():
     source = np.array([1e300, -1e300, largest, -0.0, np.nan, np.inf, 1e-300, 2.0])
     target, pairs = np.zeros(LANES, np.float32), np.zeros(2 * LANES, np.float32)
     with np.errstate(all="ignore"):
-        numba.njit(copy)(source, target, pairs)
+        copy(source, target, pairs)
     expected = np.array([largest, -largest, largest, -0.0, np.nan, largest, 0, 2], np.float32)
     np.testing.assert_array_equal(target, expected)
     np.testing.assert_array_equal(pairs, expected.repeat(2))
@@ -80,7 +83,7 @@ def test_float32_saturates():
 def test_float64_is_stored_as_it_is():
     source = np.array([np.inf, -np.inf, np.nan, 1e300, 0, 1, 2, 3])
     target, pairs = np.zeros(LANES), np.zeros(2 * LANES)
-    numba.njit(copy)(source, target, pairs)
+    copy(source, target, pairs)
     np.testing.assert_array_equal(target, source)
     np.testing.assert_array_equal(pairs, source.repeat(2))
 

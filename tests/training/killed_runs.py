@@ -3,11 +3,15 @@
 Arguments: folder. One process pays for the imports; children are forked before any thread has started.
 """
 
+import gc
 import os
 import signal
 import sys
 from pathlib import Path
 
+import torch.utils.tensorboard  # noqa: F401, as the kernels: every child would import them anew
+
+import resnet_bk.ops.kernels  # noqa: F401
 from resnet_bk.training import checkpoint, train
 from tests.training.cases import CASES, SPEC
 from tests.training.tiny import Tokens
@@ -50,6 +54,7 @@ def child(folder: Path, name: str, moment: str) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # or a collection in a child copies every page that holds an object
     for name in CASES:
         for moment in ("step", "saving"):
             pid = os.fork()

@@ -1,5 +1,6 @@
 """A run that was killed ends, resumed, with bitwise the weights and losses of one that was not."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,10 +11,10 @@ import pytest
 import torch
 
 from resnet_bk.training import train
+from resnet_bk.training.checkpoint import _check_random_numbers
 from tests.training.cases import CASES, SPEC
 from tests.training.tiny import Tokens, equal_weights, tiny_resnet_bk
 
-pytestmark = pytest.mark.xdist_group("killed")  # one process makes the killed runs of all of them
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,9 +32,22 @@ def losses(log):
     return [(line["step"], line["loss"], line["grad_norm"]) for line in log]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The model and the result of a case that nothing stopped."""
+
+    @functools.cache
+    def of(name):
+        build, settings = CASES[name]
+        whole = build()
+        return whole, train(whole, Tokens(), SPEC(settings), tmp_path_factory.mktemp(name))
+
+    return of
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("moment", ["step", "saving"])
-def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
+def test_resumed_equals_uninterrupted(killed, uninterrupted, name, moment):
     build, settings = CASES[name]
     folder = killed / f"{name}-{moment}"
     before = [path.name for path in sorted((folder / "checkpoint").iterdir())]
@@ -42,9 +56,9 @@ def test_resumed_equals_uninterrupted(killed, tmp_path, name, moment):
     else:
         assert before == ["step-000000007"]
 
-    resumed, whole = build(), build()
+    resumed = build()
     result = train(resumed, Tokens(), SPEC(settings), folder)
-    expected = train(whole, Tokens(), SPEC(settings), tmp_path)
+    whole, expected = uninterrupted(name)
 
     assert result.resumed_from == (3 if moment == "saving" else 7)
     assert equal_weights(resumed, whole)
@@ -126,3 +140,16 @@ def test_tied_weights_are_saved_in_silence_and_tied_again(tmp_path, caplog):
     assert not [record for record in caplog.records if record.name.startswith("accelerate")]
     assert equal_weights(whole, again)
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+def test_random_numbers_of_a_machine_without_the_gpu_in_use(tmp_path, monkeypatch):
+    cpu, gpu = torch.get_rng_state(), torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda index: gpu)
+    cuda = torch.device("cuda", 0)
+    for states, device in (({}, cuda), ({"torch_cuda_manual_seed": [gpu, gpu + 1]}, cuda)):
+        torch.save({"torch_manual_seed": cpu} | states, tmp_path / "random_states_0.pkl")
+        _check_random_numbers(tmp_path, device)
+        _check_random_numbers(tmp_path, torch.device("cpu"))
+    torch.save({"torch_manual_seed": cpu, "torch_cuda_manual_seed": [gpu + 1]}, tmp_path / "random_states_0.pkl")
+    with pytest.raises(ValueError, match="random numbers could not be put back"):
+        _check_random_numbers(tmp_path, cuda)

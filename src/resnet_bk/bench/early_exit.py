@@ -21,8 +21,9 @@ def exit_early(model: Any, threshold: float | None) -> None:
             f"--early-exit {threshold}: no token of this {config.model_type} halts, for it was trained without "
             "adaptive_computation; leave the option out"
         )
-    config.early_exit_threshold = threshold
+    before, config.early_exit_threshold = config.early_exit_threshold, threshold
     try:
         config.check()
     except ValueError as error:
+        config.early_exit_threshold = before
         raise ValueError(f"--early-exit {threshold}: {error}") from None

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.run import load_model
+from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state
 
 
@@ -19,6 +20,7 @@ def stream_text(
     top_k: int,
     seed: int,
     early_exit: float | None = None,
+    device: str = "cpu",
 ) -> None:
     """Print the prompt and its continuation, as it is produced.
 
@@ -32,11 +34,13 @@ def stream_text(
         top_k: draw from the k likeliest words; 0 from all.
         seed: of the draws.
         early_exit: see `exit_early`.
+        device: auto, cpu or cuda.
 
     Raises:
-        ValueError: no finished run, more tokens than the model has positions for, or no model that exits early.
+        ValueError: no finished run, no such device, more tokens than the model has positions for, or no model that
+            exits early.
     """
-    model = load_model(folder / "model").eval()
+    model = load_model(folder / "model").to(training_device(device)).eval()
     exit_early(model, early_exit)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
@@ -52,8 +56,8 @@ def stream_text(
         {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
     )
     model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+        torch.tensor([ids], device=model.device),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
         max_new_tokens=max_new_tokens,
         suppress_tokens=[tokenizer.unk_token_id, tokenizer.pad_token_id],
         streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),

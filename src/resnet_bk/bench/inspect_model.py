@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -16,7 +17,8 @@ from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
-from resnet_bk.training import evaluate, training_device
+from resnet_bk.data.corpus import WHOLE
+from resnet_bk.training import Evaluation, evaluate, training_device
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import counter
 
@@ -98,10 +100,10 @@ class OpenedRun:
         folder: of the run.
         record: run.json.
         protocol: of the run, with the text that is to be read in the place of `dataset`.
-        model: trained; on a GPU where there is one, unless the protocol says cpu.
+        model: trained, on the device that was asked for.
         audit: "causal" or "leaks".
         head: the path by which its loss is computed, "fused" or "model".
-        corpus_name, corpus_fingerprint: of the text.
+        corpus: the text.
         tokens: of the split, by the run's tokenizer.
     """
 
@@ -111,8 +113,7 @@ class OpenedRun:
     model: Any
     audit: str
     head: Head
-    corpus_name: str
-    corpus_fingerprint: str
+    corpus: Corpus
     tokens: TokenCache
 
     @property
@@ -128,30 +129,42 @@ class OpenedRun:
         return self.protocol.models[self.record["model"]].carry_state
 
 
-def open_run(folder: Path, split: str, data: str | None) -> OpenedRun:
+def run_device(protocol: Protocol, device: str | None) -> torch.device:
+    """Where a trained model runs: on `device`, "auto", "cpu" or "cuda". None: on a GPU where there is one, unless the
+    protocol of its run says cpu.
+
+    Raises:
+        ValueError: no such device, or none here.
+    """
+    by_default = "cpu" if protocol.device == "cpu" else "auto"
+    return training_device(by_default if device is None else device)
+
+
+def open_run(folder: Path, split: str, data: str | None, device: str | None = None) -> OpenedRun:
     """A finished run and a split of text.
 
     Args:
         folder: run folder.
-        split: "validation", "test" or another split of the data.
+        split: "validation", "test", another split of the data, or "all" for text that came without splits.
         data: other text than that of the run; the run's tokenizer reads it.
+        device: see `run_device`.
 
     Raises:
-        ValueError: no finished run, no such data or split, text that has changed since the run.
+        ValueError: no finished run, no such data, split or device, text that has changed since the run.
     """
     record = read_run(folder)
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
     if data is None:
         check_same_text(folder, record, corpus, split)
-    model = load_model(folder / "model").to(training_device("cpu" if protocol.device == "cpu" else "auto"))
+    model = load_model(folder / "model").to(run_device(protocol, device))
     result = read_json(folder / "result.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
     limit = protocol.data_limit if split == "train" else None
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
-    names = (corpus.name, corpus.fingerprint)
-    return OpenedRun(folder, record, protocol, model, result["audit"], result["head"], *names, tokens)
+    audit, head = result["audit"], result["head"]
+    return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens)
 
 
 def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split: str) -> None:
@@ -163,40 +176,48 @@ def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split:
         )
 
 
-def evaluate_run(folder: Path, split: str, data: str | None, early_exit: float | None = None) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, split: str, data: str | None, early_exit: float | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Perplexity of a finished run over a whole split.
 
     Args:
-        folder: run folder.
-        split: "validation", "test" or another split of the data.
-        data: other text than that of the run; the run's tokenizer reads it.
+        folder, split, data, device: as in `open_run`.
         early_exit: see `exit_early`.
 
     Returns:
         The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
-        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. `overlapping_perplexity`
-        is that of windows which overlap by half, without a state from one to the next. `measures` is what the model
-        reports of its work, for example `depth`, the blocks that a token passes.
+        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. Of one whose state was
+        carried in training, `perplexity_without_carry` is that of segments read each by itself.
+        `overlapping_perplexity` is that of windows which overlap by half, without a state from one to the next.
+        `divided`: other text came without splits, and this is a part of it. `measures` is what the model reports of its
+        work, for example `depth`, the blocks that a token passes.
 
     Raises:
-        ValueError: no finished run, no such data or split, or no model that exits early.
+        ValueError: no finished run, no such data, split or device, or no model that exits early.
     """
-    opened = open_run(folder, split, data)
+    opened = open_run(folder, split, data, device)
     exit_early(opened.model, early_exit)
     model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
-    batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
     head = opened.head
-    found = evaluate(model, batches, head=head, carry_state=carry, dtype=protocol.dtype)
+
+    def reached(carry_state: bool) -> Evaluation:
+        batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
+        return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype)
+
+    found = reached(carry)
     causal = opened.audit == "causal"
     return {
         "model_name": opened.record["model"],
-        "dataset_name": opened.corpus_name,
+        "dataset_name": opened.corpus.name,
         "split": split,
+        "divided": data is not None and opened.corpus.whole is not None and split != WHOLE,
         "audit": opened.audit,
         "perplexity": found.perplexity if causal else None,
         "leaking_perplexity": None if causal else found.perplexity,
         "loss": found.loss if causal else None,
         "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
+        "perplexity_without_carry": reached(False).perplexity if causal and carry else None,
         "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol) if causal else None,
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,

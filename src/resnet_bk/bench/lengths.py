@@ -29,6 +29,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
 from resnet_bk.bench.peers import may_carry
 from resnet_bk.bench.run_folder import check_writable, write_json
+from resnet_bk.data.corpus import WHOLE
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, causal_lm_loss
@@ -54,17 +55,19 @@ def length_profiles(
     tokens: int,
     documents: int,
     windows: Sequence[int] | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Perplexity by place of several trained models on the same long documents.
 
     Args:
         folders: run folders; their tokenizers must be one and the same.
         data: the text; None for that of the first run.
-        split: of it.
+        split: of it, or "all" of one that came without splits.
         tokens: predicted in each document, from its start.
         documents: how many to read, the first that are long enough.
         windows: W of each window reading, even numbers; None for `WINDOWS` times the segment of the first run, as far
             as a document goes.
+        device: see `run_device`.
 
     Returns:
         What lengths.json holds: `places` are the stretches [first, last) of a document, `models` a list with what is
@@ -76,7 +79,7 @@ def length_profiles(
         ValueError: no finished run, a model that leaks, different tokenizers, no document that is long enough, text
             that the models were trained on, windows that are odd or no shorter than the documents.
     """
-    runs = [open_run(folder, split, data) for folder in folders]
+    runs = [open_run(folder, split, data, device) for folder in folders]
     first = runs[0]
     for run in runs:
         if run.record["data"]["fingerprints"]["tokenizer"] != first.record["data"]["fingerprints"]["tokenizer"]:
@@ -86,15 +89,15 @@ def length_profiles(
             )
         if run.audit != "causal":
             raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
-        if split == "train" and run.corpus_fingerprint == run.record["data"]["fingerprints"]["corpus"]:
+        if split in ("train", WHOLE) and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
             raise ValueError(
-                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
+                f"--split {split}: {run.folder} was trained on it; take another split, or other text with --data"
             )
     texts = long_documents(first.tokens.tokens, tokens, documents)
     if not texts:
         longest = max(len(text) for text in split_documents(first.tokens.tokens)) - 1
         raise ValueError(
-            f"--tokens {tokens}: no document of {first.corpus_name}, {split}, is that long; the longest predicts "
+            f"--tokens {tokens}: no document of {first.corpus.name}, {split}, is that long; the longest predicts "
             f"{longest:,}. Take at most that, or other text with --data"
         )
     if windows is None:
@@ -104,7 +107,7 @@ def length_profiles(
     check_windows(windows, tokens)
     borders = place_borders(min(run.protocol.sequence_length for run in runs), tokens)
     return {
-        "dataset_name": first.corpus_name,
+        "dataset_name": first.corpus.name,
         "split": split,
         "tokens": tokens,
         "documents": len(texts),

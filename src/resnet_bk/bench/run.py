@@ -110,6 +110,9 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             flops = step_flops(model, batch, length, words, optimizer=protocol.optimizer)
 
     disable_progress_bar()  # of transformers, which would draw into ours
+    if model.can_generate():
+        # A tool that drops special tokens from what it shows would drop words without a trace.
+        model.generation_config.suppress_tokens = [prepared.tokenizer.unk_token_id, prepared.tokenizer.pad_token_id]
     model.save_pretrained(run.folder / "model")
     prepared.tokenizer.save_pretrained(run.folder / "model")
     course = [*trained.validation_log, {"step": trained.steps, "seconds": trained.seconds}]

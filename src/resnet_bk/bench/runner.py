@@ -87,9 +87,10 @@ def bench(
         diverged: list[str] = []
         for model in chosen:
             diverged += _run_model(model, protocol, prepared, configs[model], out, test, say)
-        results = collect(protocol, prepared, out)
+            results = collect(protocol, prepared, out)
+            if report:  # after each model: whatever ends the call later, `resnet-bk report` has what was done
+                write_json(out / "results.json", results)
         if report:
-            write_json(out / "results.json", results)
             publish(results, out, console)
     if diverged:
         raise NonFiniteLossError(f"{' '.join(diverged)} All else is done and saved.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 SPLITS = ("train", "validation", "test")
+WHOLE = "all"  # of a set that came without splits
 PIECE_CHARACTERS = 4_096
 
 Piece = tuple[str, bool]
@@ -26,12 +27,14 @@ class Corpus:
     fingerprint: hash of the content (hexadecimal); equal fingerprints mean equal documents in equal splits.
     description: where the text comes from, with its licence or credit line where known.
     readers: for each split a function that starts a new pass over its documents.
+    whole: the same for all of a set that came without splits, which the split "all" names; None where it had splits.
     """
 
     name: str
     fingerprint: str
     description: str
     readers: Mapping[str, Reader] = field(repr=False, compare=False)
+    whole: Reader | None = field(default=None, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -44,16 +47,19 @@ class Corpus:
 
         Raises ValueError where the split does not exist, and at its end where it held no text.
         """
-        if split not in self.readers:
-            raise ValueError(
-                f"data: {self.name!r} has no split {split!r}, only {', '.join(self.splits)}; add a file or folder "
-                f"named {split!r}, or give one set without split names, which is divided 90/5/5 by document"
-            )
-        return self._pieces(split)
+        if split in self.readers:
+            return self._pieces(split, self.readers[split])
+        if split == WHOLE and self.whole is not None:
+            return self._pieces(split, self.whole)
+        of_undivided = "" if self.whole is None else f", and {WHOLE} for the whole set"
+        raise ValueError(
+            f"data: {self.name!r} has no split {split!r}, only {', '.join(self.splits)}{of_undivided}; add a file or "
+            f"folder named {split!r}, or give one set without split names, which is divided 90/5/5 by document"
+        )
 
-    def _pieces(self, split: str) -> Iterator[Piece]:
+    def _pieces(self, split: str, reader: Reader) -> Iterator[Piece]:
         empty = True
-        for piece in self.readers[split]():
+        for piece in reader():
             empty = False
             yield piece
         if empty:

@@ -88,8 +88,9 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
         )
     sets: dict[str, Reader] = {SPLIT_NAMES.get(key, key): partial(_read, part) for key, part in loaded.items()}
     divided = len(sets) == 1  # `datasets` calls the only set "train", whatever its publisher meant
-    if divided:
-        sets = hash_split(next(iter(sets.values())))
+    whole = next(iter(sets.values())) if divided else None
+    if whole is not None:
+        sets = hash_split(whole)
     files = {
         key: [readers.sha256_of(Path(file["filename"])) for file in part.cache_files] for key, part in loaded.items()
     }
@@ -101,6 +102,7 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
             f"{', divided 90/5/5 by document' if divided else ''}"
         ),
         readers=sets,
+        whole=whole,
     )
 
 

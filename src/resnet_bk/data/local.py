@@ -24,8 +24,8 @@ from resnet_bk.data import readers
 from resnet_bk.data.corpus import SPLITS, Corpus, Piece, Reader, document_pieces, hash_split
 
 LAYOUT = (
-    "train.parquet, validation.parquet and test.parquet with a column 'text', or wiki.train.tokens, wiki.valid.tokens "
-    "and wiki.test.tokens, or folders train, validation and test of .txt files"
+    "any .txt files, which are divided 90/5/5, or train, validation and test as .parquet or .jsonl with a column "
+    "'text', as folders of .txt files, or as wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
 )
 FORMATS = {".txt": "text", ".parquet": "parquet", ".jsonl": "jsonl", ".tokens": "wikitext", ".raw": "wikitext"}
 SPLIT_NAMES = {
@@ -70,10 +70,11 @@ def load_local(path: Path) -> Corpus:
     counts = [f"{split or 'not divided'}: {len(members)}" for split, members in splits.items()]
     divided = "" in splits
     single = kind == "text" and divided and len(files) == 1
+    whole = partial(READERS[kind], splits[""]) if divided else None
     if single:
         sets = _divide_by_position(files[0])
-    elif divided:
-        sets = hash_split(partial(READERS[kind], splits[""]))
+    elif whole is not None:
+        sets = hash_split(whole)
     else:
         sets = {split: partial(READERS[kind], members) for split, members in splits.items()}
     how = f", divided 90/5/5 by {'position' if single else 'document'}" if divided else ""
@@ -82,6 +83,7 @@ def load_local(path: Path) -> Corpus:
         fingerprint=hashlib.sha256(json.dumps(["local-1", kind, content], sort_keys=True).encode()).hexdigest(),
         description=f"local {kind} files ({', '.join(counts)}){how}",
         readers=sets,
+        whole=whole,
     )
 
 

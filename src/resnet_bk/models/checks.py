@@ -84,7 +84,7 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
     """A cache of this model for this batch, or None.
 
     Raises:
-        ValueError: a cache of another kind, depth, width or batch size.
+        ValueError: a cache of another kind, depth, width, hierarchy of scales or batch size.
     """
     if cache is None:
         return
@@ -107,6 +107,12 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
             raise ValueError(
                 f"past_key_values holds a state {found[0]} and inputs of the convolution {found[1]}, but this model "
                 f"has {expected[0]} and {expected[1]}, at hidden_size={config.hidden_size}; it belongs to another model"
+            )
+        factors, wanted = [scale.pending.shape[1] + 1 for scale in cache.scales], config.shortening_factors()
+        if factors != wanted:
+            raise ValueError(
+                f"past_key_values was shortened by the factors {factors}, but multi_scale={config.multi_scale} of this "
+                f"model shortens by {wanted}; it belongs to another model"
             )
     if batch is not None and cache.batch_size not in (-1, batch):
         raise ValueError(

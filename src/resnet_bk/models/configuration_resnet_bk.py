@@ -151,6 +151,21 @@ class ResNetBKConfig(PreTrainedConfig):
         """Whether heads share out the hidden size."""
         return self.state != "vector" and (self.key_dim is None or self.value_dim is None)
 
+    def block_scales(self) -> list[int]:
+        """By how much the sequence is shortened for each block; 1 where it is not."""
+        return [1] * self.num_hidden_layers if self.multi_scale is None else list(self.multi_scale)
+
+    def shortening_factors(self) -> list[int]:
+        """The factor of every shortening on the way through the blocks, in order."""
+        factors, open_scales = [], [1]
+        for scale in self.block_scales():
+            while scale < open_scales[-1]:
+                open_scales.pop()
+            if scale > open_scales[-1]:
+                factors.append(scale // open_scales[-1])
+                open_scales.append(scale)
+        return factors
+
     def site_shares(self) -> list[float]:
         """The share of sites that each block is to keep; 1 where it has no gate."""
         if isinstance(self.sparse_bk, tuple | list):

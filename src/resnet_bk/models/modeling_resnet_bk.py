@@ -29,6 +29,7 @@ from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import IGNORED, check_cache, check_labels, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
+from resnet_bk.models.packing import keeps_documents_apart, packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
 
 
@@ -44,8 +45,9 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     # Blocks hand one another states and boundaries, which no hook moves: under a head a device_map keeps them together.
     _no_split_modules = ["ResNetBKModel", "ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
-    # Energies and their projection run in float32, and so does the pointer; they stay so in a model of half precision.
-    _keep_in_fp32_modules_strict = ["chain", "pointer"]  # noqa: RUF012
+    # Energies and their projection run in float32, and so do the pointer and what gates and halting are decided by;
+    # they stay so in a model of half precision.
+    _keep_in_fp32_modules_strict = ["chain", "pointer", "site_gate", "halting"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ChainProjection | SparseMoE | TokenScore):
@@ -92,6 +94,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
     ) -> ResNetBKModelOutput | tuple[Any, ...]:
         """Hidden states of B rows of T tokens.
 
@@ -109,6 +113,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             output_hidden_states: return what goes into every block too, the embeddings first.
             output_attentions: must not be true, there is no attention.
             return_dict: false for a tuple.
+            position_ids, seq_idx: what packing collators give in the place of document_ids: `packed_documents` has the
+                rules. A position means nothing else here.
 
         Raises:
             ValueError: inputs that do not fit together; rows padded on the right with use_cache=True.
@@ -118,6 +124,9 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         check_cache(cache, batch, self.config)
         check_outputs(output_attentions, self.config)
         past_length = cache.get_seq_length() if cache is not None else 0
+        document_ids = packed_documents(
+            document_ids, position_ids, seq_idx, shape=(batch, length), past_length=past_length
+        )
         boundaries = find_boundaries(
             attention_mask,
             document_ids,
@@ -211,13 +220,16 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
     ) -> ResNetBKCausalLMOutput | tuple[Any, ...]:
         """Logits, and the loss where there are labels.
 
         Args:
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
                 padding and the first token of a packed document are not predicted. The logits of a batch are never
-                held (`resnet_bk.layers.head`), unless something else stands in the place of the head.
+                held (`resnet_bk.layers.head`), unless something else stands in the place of the head. With labels there
+                is a cache only where one is passed or asked for: replicas of `DataParallel` cannot gather one.
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
@@ -226,7 +238,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 switch adds to it, are weighted by its share of these labels, also where padding or documents take some
                 away.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
-            output_hidden_states, output_attentions, return_dict: as in `ResNetBKModel.forward`.
+            output_hidden_states, output_attentions, return_dict, position_ids, seq_idx: as in `ResNetBKModel.forward`.
 
         Raises:
             ValueError: inputs that do not fit together.
@@ -235,9 +247,11 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         shape = check_tokens(input_ids, inputs_embeds, self.config)
         check_cache(cache, shape[0], self.config)
         past_length = 0 if cache is None else cache.get_seq_length()
+        document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
         check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
         targets = None
         if labels is not None:  # before the call brings the cache up to date
+            use_cache = use_cache if use_cache is not None else cache is not None
             check_labels(labels, shape, self.config)
             targets = shifted_targets(labels, attention_mask, document_ids)
         boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
@@ -432,6 +446,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 "empty prompt needs a first token)"
             )
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        positions = inputs.pop("position_ids", None)  # `generate` makes some where none are given
+        if positions is not None and keeps_documents_apart(positions, inputs.get("attention_mask")):
+            inputs["position_ids"] = positions
         if document_ids is not None:
             tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
             past = cache.get_seq_length() if cache is not None else 0

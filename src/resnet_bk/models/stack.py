@@ -54,9 +54,9 @@ class BlockStack(nn.Module):
     def __init__(self, config: ResNetBKConfig) -> None:
         super().__init__()
         self.config = config
-        self.scales = [1] * config.num_hidden_layers if config.multi_scale is None else list(config.multi_scale)
+        self.scales = config.block_scales()
         size = config.hidden_size
-        self.shortenings = nn.ModuleList(Shortening(size, factor) for factor in _factors(self.scales))
+        self.shortenings = nn.ModuleList(Shortening(size, factor) for factor in config.shortening_factors())
         # Tokens halt at full length; at the last of those blocks they must.
         full = self.scales.count(1) if config.adaptive_computation else 0
         self.halting = nn.ModuleList(HaltingUnit(size) for _ in range(max(full - 1, 0)))
@@ -202,15 +202,3 @@ class _Level:
         assert isinstance(shortening, Shortening)
         self.hidden, self._after[index] = shortening.lengthen(down, self.hidden)
         self.boundaries = down.fine_boundaries
-
-
-def _factors(scales: Sequence[int]) -> list[int]:
-    """The factor of every shortening, in order."""
-    factors, levels = [], [1]
-    for scale in scales:
-        while scale < levels[-1]:
-            levels.pop()
-        if scale > levels[-1]:
-            factors.append(scale // levels[-1])
-            levels.append(scale)
-    return factors

@@ -100,6 +100,8 @@ def _scale_problems(scales: Any, blocks: Any) -> list[str]:
     )
     if not whole or len(scales) != blocks:
         return [f"multi_scale={scales!r} must be {blocks} whole numbers, one a block (for example {example(blocks)})"]
+    if scales and max(scales) == 1:
+        return [f"multi_scale={scales!r} must shorten something (leave it out, or for example {example(blocks)})"]
     open_scales = [1]
     for block, scale in enumerate(scales):
         came_from = open_scales[-1]
@@ -129,7 +131,7 @@ def _halting_problems(scales: Any, blocks: int) -> list[str]:
                 "nothing to skip; add blocks, or turn that off)"
             ]
     elif list(scales).count(1) < 2 or scales[-1] != 1:
-        hint = f"for example {example(blocks)}, or turn that off" if blocks > 1 else "add blocks, or turn that off"
+        hint = f"for example {example(blocks)}, or turn that off" if blocks > 2 else "add blocks, or turn that off"
         return [
             f"multi_scale={scales!r} must have two blocks at scale 1 or more, the last one among them, for "
             f"adaptive_computation=true, where tokens halt ({hint})"
@@ -139,4 +141,6 @@ def _halting_problems(scales: Any, blocks: int) -> list[str]:
 
 def example(blocks: int) -> list[int]:
     """N -> N/2 -> N/4 -> N/2 -> N over so many blocks, as far as they go: the middle one is shortened most."""
+    if blocks < 3:
+        return [1, 2][-blocks:]
     return [min(2 ** min(block, blocks - 1 - block), 4) for block in range(blocks)]

@@ -54,7 +54,7 @@ class Checkpoints:
             return False
         try:
             self.accelerator.load_state(str(latest))
-            _check_random_numbers(latest)
+            _check_random_numbers(latest, self.accelerator.device)
         except Exception as error:  # any library under load_state may raise its own kind
             raise ValueError(
                 f"checkpoint {latest} cannot be read ({type(error).__name__}: {error}); "
@@ -63,12 +63,17 @@ class Checkpoints:
         return True
 
 
-def _check_random_numbers(checkpoint: Path) -> None:
-    """Whether the generators are where the checkpoint says: accelerate passes over a file that it cannot read."""
+def _check_random_numbers(checkpoint: Path, device: torch.device) -> None:
+    """Whether the generators are where the checkpoint says: accelerate passes over a file that it cannot read.
+
+    Of GPUs the one in use counts. A checkpoint from a machine without it has no state for it, and the training goes on
+    there with other random numbers (`calls` of the results name the machines).
+    """
     saved = load(checkpoint / f"{RNG_STATE_NAME}_0.pkl")
     put_back = [(torch.get_rng_state(), saved["torch_manual_seed"])]
-    if torch.cuda.is_available():
-        put_back += zip(torch.cuda.get_rng_state_all(), saved["torch_cuda_manual_seed"], strict=True)
+    if device.type == "cuda":
+        states, index = saved.get("torch_cuda_manual_seed") or [], device.index or 0
+        put_back += [(torch.cuda.get_rng_state(index), state) for state in states[index : index + 1]]
     if not all(torch.equal(now, then) for now, then in put_back):
         raise ValueError("its random numbers could not be put back")
 

@@ -109,8 +109,10 @@ def training_device(name: str) -> torch.device:
     """The device that "auto", "cpu" or "cuda" means on this machine.
 
     Raises:
-        ValueError: a GPU is asked for and there is none.
+        ValueError: another name; a GPU is asked for and there is none.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={name}: must be auto (a GPU where there is one), cpu or cuda; set one of them")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device=cuda: PyTorch sees no CUDA GPU here; set device=auto or device=cpu")
     return torch.device("cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda")

@@ -1,0 +1,45 @@
+"""What all tests share."""
+
+import gc
+
+import pytest
+
+# Files that take long, longest first, so that no worker is left with one of them at the end. The first two compile
+# nearly all kernels between them.
+LONG = (
+    "ops/test_operators.py",
+    "ops/test_triton.py",
+    "models/test_invariants.py",
+    "test_readme.py",
+    "training/test_checkpoint.py",
+    "benchmarks/test_cases.py",
+    "bench/test_runner.py",
+    "ops/test_propagate_modulus.py",
+    "test_cli.py",
+    "models/test_modeling.py",
+    "models/test_generation.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others in the order of their names."""
+    last = len(LONG)
+
+    def rank(item: pytest.Item) -> int:
+        path = item.path.as_posix()
+        return next((place for place, name in enumerate(LONG) if path.endswith(f"tests/{name}")), last)
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected_once() -> None:
+    """What is there now is left alone by the garbage collector. A training collects before it measures its memory,
+    which takes half a second where all that pytest holds is looked through."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the end everything goes, or libraries complain of what they leave."""
+    gc.unfreeze()
