@@ -11,7 +11,8 @@ remainder
 Its output is the mean of its states under these weights, h = p_1 h_1 + ... + p_{N-1} h_{N-1} + R h_N. From block N + 1
 on the token reads nothing and passes through no feed-forward network: the gate, the read-out and the network run on the
 other tokens alone. Its last state h_N still writes into the chain of every later block, so that the tokens that go on
-can read it; those projections (about a fifth of a block's matmuls) are not saved.
+can read it; those projections (about a fifth of a block's matmuls) are not saved. Results of coarser blocks in between
+(`resnet_bk.layers.multi_scale`) are added to what it writes, and not to its output.
 
 The ponder cost N + R, averaged over tokens, is added to the loss. N has no gradient; R has, and falls when the
 probabilities of the earlier blocks rise.

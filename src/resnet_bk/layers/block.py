@@ -66,7 +66,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             boundaries: where chains are cut.
             state: of the mixer, from the tokens before.
             active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
-                leave as they came; they write into the chain.
+                leave this block as they came; they write into the chain.
         """
         readers = None if active is None else active.flatten().nonzero().squeeze(1)
         normed = self.mixer_norm(hidden)
