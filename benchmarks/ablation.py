@@ -8,6 +8,7 @@ those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     for name in compared:
         if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
-    seconds = {name: fmean(run["seconds_per_step"] for run in runs) for name, runs in models.items()}
+    seconds = {name: seconds_a_step(runs) for name, runs in models.items()} if compared else {}
 
     def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
         found = {"model": f"`{name}`"}
@@ -67,6 +68,19 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     filled = [cells(name, runs) for name, runs in models.items()]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
     return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{facts}"
+
+
+def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> float:
+    """The mean over the training of the quickest seed's time in each stretch between two log lines: other work on the
+    machine only adds, and seldom at the same place in the training of every seed."""
+    stretches: dict[tuple[int, int], float] = {}
+    for run in runs:
+        step, seconds = 0, 0.0
+        for line in run["log"]:
+            stretch = (step, line["step"])
+            stretches[stretch] = min(stretches.get(stretch, math.inf), line["seconds"] - seconds)
+            step, seconds = line["step"], line["seconds"]
+    return sum(stretches.values()) / sum(last - first for first, last in stretches)
 
 
 def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ def run(name, seed, seconds, perplexity, **changes):
     return {
         "model_name": name,
         "seed": seed,
-        "seconds_per_step": seconds,
+        "log": [{"step": step, "seconds": step * seconds} for step in (2, 4)],
         "total_flops_per_step": 2.5e10,
         "peak_memory_mb": 700.4,
         "held_out_perplexity": perplexity,
@@ -52,12 +52,19 @@ def call(*arguments):
 def test_a_page_is_filled():
     lines = ablation.fill(PAGE, [RESULTS]).splitlines()
     for line in (
-        "| `exact` | 0.200 | 1.00 | 4.00 | 700 | 25.00 | 101.0 ± 1.4 | – |",
-        "| `plain` | 0.800 | 0.25 | 1.00 | 700 | 25.00 | 101.0 | – |",
-        "| `adaptive` | 0.100 | 2.00 | 8.00 | 700 | 25.00 | 99.0 | 2.50 of 4 blocks a token |",
+        "| `exact` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 101.0 ± 1.4 | – |",
+        "| `plain` | 0.800 | 0.12 | 1.00 | 700 | 25.00 | 101.0 | – |",
+        "| `adaptive` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 99.0 | 2.50 of 4 blocks a token |",
         "- commit 0123456789ab",
     ):
         assert line in lines, line
+
+
+def test_the_time_is_that_of_the_quickest_seed_in_each_stretch():
+    seconds = [(1.0, 5.0), (3.0, 4.0)]  # at steps 2 and 6 of two seeds
+    runs = [{"log": [{"step": 2, "seconds": a}, {"step": 6, "seconds": b}]} for a, b in seconds]
+    assert ablation.seconds_a_step(runs) == pytest.approx((1.0 + 1.0) / 6)
+    assert ablation.seconds_a_step(runs[:1]) == pytest.approx(5.0 / 6)
 
 
 @pytest.mark.parametrize(
