@@ -53,6 +53,11 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     for name in compared:
         if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
+    if compared and len({len(runs) for runs in models.values()}) > 1:
+        counts = ", ".join(f"{name}: {len(runs)}" for name, runs in models.items())
+        raise ValueError(
+            f"the times are of the quickest of the seeds, and the models have not as many of them ({counts}); run the rest"
+        )
     seconds = {name: seconds_a_step(runs) for name, runs in models.items()} if compared else {}
 
     def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:

@@ -89,7 +89,7 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
                 None if timing is None else ratio(timings[str(trained)], timing).median,
             )
         )
-    blocks = list(config.multi_scale or [1] * config.num_hidden_layers).count(1)
+    blocks = config.block_scales().count(1)
     columns = ("threshold", f"blocks a token, of {blocks}", "held-out perplexity", "s a batch", "times as fast")
     protocol = opened.protocol
     name = f"{opened.record['model']} of {protocol.name}, B={protocol.batch_size}, T={protocol.sequence_length}"

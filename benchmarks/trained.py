@@ -180,7 +180,7 @@ def rows(runs: Sequence["OpenedRun"], quick: bool) -> Iterator["Row"]:
 def possible(config: Any) -> dict[str, str]:
     """What each measure is a part of: tokens halt at full length alone, a share of 1 is no gate."""
     gates = sum(share < 1 for share in config.site_shares())
-    whole = list(config.multi_scale or [1] * config.num_hidden_layers).count(1)
+    whole = config.block_scales().count(1)
     return {"depth": f"{whole}", "kept": f"{gates} blocks"}
 
 

@@ -454,6 +454,7 @@ def test_text_without_splits_is_read_whole(finished, tmp_path):
         "other.txt came without splits, and validation is a part of it (90/5/5); --split all reads the whole" in shown
     )
     assert "came without splits" not in call("eval", run, "--data", file, "--split", "all").stdout
+    assert_bad_call(call("eval", run, "--split", "all"), "--split all: ", "was trained on a part of this text")
 
 
 def test_help_imports_nothing_heavy():

@@ -99,7 +99,11 @@ EarlyExit = Annotated[
 ]
 Device = Annotated[
     str | None,
-    typer.Option("--device", metavar="DEVICE", help="auto (a GPU where there is one), cpu or cuda. [as in training]"),
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu or cuda. [a GPU where there is one, unless the run's protocol says cpu]",
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
 Settings = Annotated[

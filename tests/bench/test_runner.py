@@ -10,6 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from benchmarks.published import RESULTS
 from resnet_bk.bench import data as data_module
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import run_folder, runner
@@ -104,6 +105,8 @@ def test_a_run_records_everything(run, text, tmp_path):
     assert gpt2["run_folder"] == "gpt2/seed-42"
     present = {path.name for path in folder.iterdir()}
     assert present >= {"run.json", "log.jsonl", "tensorboard", "checkpoint", "model", "result.json"}
+    published = json.loads((RESULTS / "quick" / "results.json").read_text())["runs"][0]
+    assert ours.keys() == gpt2.keys() == published.keys()  # of which docs/benchmark.md has a table
     for model in ("resnet-bk", "gpt2"):
         generation = json.loads(
             (folder.parents[1] / model / "seed-42" / "model" / "generation_config.json").read_text()

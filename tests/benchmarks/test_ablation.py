@@ -36,8 +36,8 @@ RESULTS = {
     "runs": [
         run("exact", 0, 0.1, 100.0),
         run("exact", 1, 0.3, 102.0),
-        run("plain", 0, 0.8, 101.0),
-        run("adaptive", 0, 0.1, 99.0, held_out_measures={"depth": 2.5, "ponder": 3.0}),
+        *(run("plain", seed, 0.8, 101.0) for seed in (0, 1)),
+        *(run("adaptive", seed, 0.1, 99.0, held_out_measures={"depth": 2.5, "ponder": 3.0}) for seed in (0, 1)),
     ],
 }
 PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
@@ -53,8 +53,8 @@ def test_a_page_is_filled():
     lines = ablation.fill(PAGE, [RESULTS]).splitlines()
     for line in (
         "| `exact` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 101.0 ± 1.4 | – |",
-        "| `plain` | 0.800 | 0.12 | 1.00 | 700 | 25.00 | 101.0 | – |",
-        "| `adaptive` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 99.0 | 2.50 of 4 blocks a token |",
+        "| `plain` | 0.800 | 0.12 | 1.00 | 700 | 25.00 | 101.0 ± 0.0 | – |",
+        "| `adaptive` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 99.0 ± 0.0 | 2.50 of 4 blocks a token |",
         "- commit 0123456789ab",
     ):
         assert line in lines, line
@@ -93,7 +93,7 @@ def test_times_of_several_machines_are_refused():
 def test_the_commits_are_those_of_the_runs():
     runs = [
         run | {"git_commit": letter * 40, "git_dirty": False}
-        for run, letter in zip(RESULTS["runs"], "aabb", strict=True)
+        for run, letter in zip(RESULTS["runs"], "aabbab", strict=True)
     ]
     environment = RESULTS["environment"] | {"git_dirty": True}
     lines = ablation.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}]).splitlines()
@@ -121,6 +121,7 @@ def test_curves_are_means_over_tenths_of_the_training():
     ("change", "says"),
     [
         ({"runs": RESULTS["runs"][:2]}, "no run of plain"),
+        ({"runs": RESULTS["runs"][:3]}, "have not as many of them (exact: 2, plain: 1); run the rest"),
         ({"protocol": {"name": "quick"}}, "are of protocol quick"),
         ({"protocol": {"name": "ablation-wide"}}, "has the places none of ablation-wide"),
     ],

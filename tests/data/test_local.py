@@ -66,7 +66,7 @@ def test_the_whole_of_a_set_without_splits(tmp_path: Path) -> None:
     divided = tmp_path / "divided"
     divided.mkdir()
     write_splits(divided)
-    with pytest.raises(ValueError, match="has no split 'all', only train, validation, test; add"):
+    with pytest.raises(ValueError, match="came divided and has no split 'all'; take one of train, validation, test"):
         load_corpus(divided).documents("all")
 
 

@@ -419,7 +419,8 @@ def test_refused_arguments(name):
     positions = torch.arange(6).expand(2, -1)
     refused("position_ids and document_ids both say", input_ids=ids, document_ids=ids, position_ids=positions)
     refused("seq_idx and document_ids both say", input_ids=ids, document_ids=ids, seq_idx=ids)
-    refused(r"position_ids must have shape \(2, 6\), .* but got \(2, 5\)", input_ids=ids, position_ids=positions[:, 1:])
+    for name_of, wrong in (("position_ids", positions[:, 1:]), ("seq_idx", ids[:1]), ("seq_idx", ids.float())):
+        refused(rf"{name_of} must be integers of shape \(2, 6\), .* but got torch", input_ids=ids, **{name_of: wrong})
     refused("position_ids start anew after the 6 tokens", input_ids=ids, position_ids=positions, cache=cache)
 
 

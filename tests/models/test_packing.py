@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 from transformers import DataCollatorWithFlattening
 
+from resnet_bk.models import ResNetBKCache
 from resnet_bk.models.packing import packed_documents
 from tests.models.configs import build, tokens
 
@@ -33,16 +34,38 @@ def test_a_flattened_batch_is_its_examples(name, options):
 
 def test_positions_one_after_another_are_one_document():
     positions = torch.arange(5, 15).view(1, 10)
-    assert packed_documents(None, positions, None, shape=(3, 10)).unique().tolist() == [0]
-    assert packed_documents(None, positions, None, shape=(3, 10), past_length=5) is None
+    for past_length in (0, 5):
+        assert packed_documents(None, positions, None, shape=(3, 10), past_length=past_length) is None
+
+
+POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])
+OPTIONS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
 
 
 def test_a_packed_prompt_is_continued():
     model, ids = build("pointer-modulus", dtype=torch.float64), tokens(2, 12)
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3, 4], [0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]])
-    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    found = model.generate(ids, position_ids=positions, **options)
+    found = model.generate(ids, position_ids=POSITIONS, **OPTIONS)
     for row, start in enumerate((7, 1)):
-        alone = model.generate(ids[row : row + 1, start:], **options)
+        alone = model.generate(ids[row : row + 1, start:], **OPTIONS)
         assert torch.equal(found[row, start:], alone[0])
-    assert torch.equal(found, model.generate(ids, position_ids=positions, use_cache=False, **options))
+    for options in ({"use_cache": False}, {"num_beams": 1, "num_return_sequences": 1}):
+        assert torch.equal(found, model.generate(ids, position_ids=POSITIONS, **options, **OPTIONS))
+    numbers = torch.tensor([[0] * 5 + [1] * 2 + [2] * 5, [0] + [1] * 11])
+    assert torch.equal(found, model.generate(ids, seq_idx=numbers, **OPTIONS))
+    # In pieces, of which one begins with a document.
+    for size in (5, 7):
+        pieces = model.generate(
+            ids, position_ids=POSITIONS, prefill_chunk_size=size, cache=ResNetBKCache(model.config), **OPTIONS
+        )
+        assert torch.equal(found, pieces)
+    with pytest.raises(ValueError, match="position_ids and document_ids both say"):
+        model.generate(ids, position_ids=POSITIONS, document_ids=numbers, **OPTIONS)
+
+
+def test_positions_of_padding_are_no_documents():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64, pad_token_id=0), tokens(2, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+    positions = (mask.cumsum(1) - 1).clamp(min=0)  # as tokenizers' users make them
+    found = model.generate(ids, attention_mask=mask, position_ids=positions, **OPTIONS)
+    assert torch.equal(found, model.generate(ids, attention_mask=mask, **OPTIONS))

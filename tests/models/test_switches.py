@@ -162,6 +162,29 @@ def test_a_chain_without_any_site():
     assert_close(output.logits, torch.cat([model(token).logits for token in ids.split(1, dim=1)], dim=1))
 
 
+@pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-modulus", "all-matrix"])
+def test_rows_filled_up_change_nothing(name):
+    """In rows of several documents, of padding, in a single row and in a text cut in two."""
+    plain, mixed = (build(name, dtype=torch.float64, mixed_precision=precision) for precision in ("none", "bf16"))
+    ids = tokens(3, 128)
+    documents = torch.tensor([[0] * 70 + [1] * 58, [0] * 3 + [1] * 64 + [2] * 61, [0] * 128])
+    mask = torch.ones_like(ids)
+    mask[1, :50] = 0
+    for row, options in ((ids, {"document_ids": documents}), (ids, {"attention_mask": mask}), (ids[:1], {})):
+        expected, found = (model(row, **options, use_cache=True) for model in (plain, mixed))
+        seen = options.get("attention_mask", torch.ones_like(row)) != 0
+        assert_close(found.logits[seen], expected.logits[seen])
+        for state, other in zip(found.cache.states(), expected.cache.states(), strict=True):
+            assert_close(state.chain, other.chain)
+            assert_close(state.convolution, other.convolution)
+    cache, pieces = None, []
+    for piece in ids.split([66, 62], dim=1):
+        output = mixed(piece, past_key_values=cache, use_cache=True)
+        cache = output.cache
+        pieces.append(output.logits)
+    assert_close(torch.cat(pieces, dim=1), plain(ids).logits)
+
+
 @pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-modulus", "sparse-vector-moe", "all-delta"])
 def test_bfloat16_meets_few_numbers_of_rows(name):
     # In float64 autocast rounds nothing, so that the rows filled up must change nothing.

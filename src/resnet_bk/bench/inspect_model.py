@@ -157,6 +157,11 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
     if data is None:
         check_same_text(folder, record, corpus, split)
+    if split == WHOLE and corpus.fingerprint == record["data"]["fingerprints"]["corpus"]:
+        raise ValueError(
+            f"--split {split}: {folder} was trained on a part of this text; take another split, or other text with "
+            "--data"
+        )
     model = load_model(folder / "model").to(run_device(protocol, device))
     result = read_json(folder / "result.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")

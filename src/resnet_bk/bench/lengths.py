@@ -29,7 +29,6 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
 from resnet_bk.bench.peers import may_carry
 from resnet_bk.bench.run_folder import check_writable, write_json
-from resnet_bk.data.corpus import WHOLE
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, causal_lm_loss
@@ -89,9 +88,9 @@ def length_profiles(
             )
         if run.audit != "causal":
             raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
-        if split in ("train", WHOLE) and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
+        if split == "train" and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
             raise ValueError(
-                f"--split {split}: {run.folder} was trained on it; take another split, or other text with --data"
+                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
             )
     texts = long_documents(first.tokens.tokens, tokens, documents)
     if not texts:

@@ -51,6 +51,10 @@ class Corpus:
             return self._pieces(split, self.readers[split])
         if split == WHOLE and self.whole is not None:
             return self._pieces(split, self.whole)
+        if split == WHOLE:
+            raise ValueError(
+                f"data: {self.name!r} came divided and has no split {split!r}; take one of {', '.join(self.splits)}"
+            )
         of_undivided = "" if self.whole is None else f", and {WHOLE} for the whole set"
         raise ValueError(
             f"data: {self.name!r} has no split {split!r}, only {', '.join(self.splits)}{of_undivided}; add a file or "

@@ -29,7 +29,7 @@ class Selection:
         tokens: their places in the rows laid end to end (row b, token t: b T + t), int64 [M], rising.
         places: where they go (row b, place n: b N + n), int64 [M], rising.
         counts: how many each row has, int64 [B].
-        width: N: the largest count; two or more above it if not all rows have as many.
+        width: N: the largest count; two or more above it if not all rows have as many, or where it is rounded up.
         shape: (B, T).
     """
 

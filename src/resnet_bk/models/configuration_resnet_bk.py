@@ -65,7 +65,7 @@ class ResNetBKConfig(PreTrainedConfig):
             (`resnet_bk.layers.sparse`): one number for all blocks, or one a block, where 1 is a block without a gate.
         sparsity_loss_coef (`float`): weight of the loss that draws the share there.
         sparsity_schedule (`float`): share of the training over which it is brought down from 1.
-        use_cache (`bool`): return a cache outside training where the call does not say.
+        use_cache (`bool`): return a cache outside training where the call does not say and has no labels.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
 
     Left out, output_gate, query_key_bias, potential_init and absorption_init are those of the state (`start` of its

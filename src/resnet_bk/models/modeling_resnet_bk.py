@@ -29,7 +29,7 @@ from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import IGNORED, check_cache, check_labels, check_outputs, check_tokens, one_cache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
-from resnet_bk.models.packing import keeps_documents_apart, packed_documents
+from resnet_bk.models.packing import document_starts, packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
 
 
@@ -432,6 +432,20 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             attention_mask, document_ids, shape=shape, past_length=past_length, last_document=last_document
         )
 
+    def generate(
+        self, *args: Any, position_ids: Tensor | None = None, seq_idx: Tensor | None = None, **options: Any
+    ) -> Any:
+        """As in `transformers`. `document_ids`, or one of the two other names of `packed_documents`, cover the prompt;
+        what is generated continues its last document."""
+        documents = options.get("document_ids")
+        if position_ids is not None and seq_idx is None and documents is None:
+            # Padding has positions too, and starts no document.
+            options["document_ids"] = document_starts(position_ids, options.get("attention_mask")).cumsum(dim=1)
+        elif (given := position_ids if seq_idx is None else seq_idx) is not None:
+            shape = (given.shape[0], given.shape[-1])
+            options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)
+        return super().generate(*args, **options)
+
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -446,9 +460,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 "empty prompt needs a first token)"
             )
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        positions = inputs.pop("position_ids", None)  # `generate` makes some where none are given
-        if positions is not None and keeps_documents_apart(positions, inputs.get("attention_mask")):
-            inputs["position_ids"] = positions
+        inputs.pop("position_ids", None)  # made by `generate` of transformers; those of a caller are documents by now
         if document_ids is not None:
             tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
             past = cache.get_seq_length() if cache is not None else 0

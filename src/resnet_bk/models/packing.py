@@ -30,10 +30,11 @@ def packed_documents(
         past_length: P.
 
     Returns:
-        Integers [B, T]; None where none is given, or where positions follow one another after a cache.
+        Integers [B, T], of positions 0, 1, ... in every row; None where none is given, or where positions only count.
 
     Raises:
-        ValueError: document_ids and another of them; positions of another shape, or that start anew after a cache.
+        ValueError: document_ids and another of them; shapes or types that do not fit; positions that start anew after
+            a cache.
     """
     given = {"position_ids": position_ids, "seq_idx": seq_idx}
     names = [name for name, value in given.items() if value is not None]
@@ -41,35 +42,39 @@ def packed_documents(
         raise ValueError(
             f"{names[0]} and document_ids both say where documents end, but both were given; pass one of the two"
         )
+    for name, value in given.items():
+        if value is not None:
+            _check(name, value, shape)
     if seq_idx is not None or position_ids is None:
         return document_ids if seq_idx is None else seq_idx
-    batch, length = shape
-    if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch) or position_ids.shape[1] != length:
-        raise ValueError(
-            f"position_ids must have shape {shape}, one a token, but got {tuple(position_ids.shape)}; they say where "
-            "packed documents start and nothing else, so they may be left out where there are none"
-        )
-    starts = document_starts(position_ids.expand(batch, -1))
-    if not past_length:
-        return starts.cumsum(dim=1)
-    if bool(starts.any()) or bool((position_ids[:, 0] == 0).any()):
-        raise ValueError(
-            f"position_ids start anew after the {past_length} tokens of past_key_values; pass document_ids, in the "
-            "calls before as well"
-        )
-    return None
-
-
-def document_starts(position_ids: Tensor) -> Tensor:
-    """True where a position does not follow the one before, bool like `position_ids` [B, T]; never at the first."""
-    return F.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 0))
-
-
-def keeps_documents_apart(position_ids: Tensor, attention_mask: Tensor | None) -> bool:
-    """Whether positions [B, T] start anew between two tokens, padding left out (`generate` makes positions for any
-    prompt, and gives padding one and the same)."""
     starts = document_starts(position_ids)
-    if attention_mask is not None and attention_mask.shape == position_ids.shape:
-        real = attention_mask != 0
-        starts = starts & real & F.pad(real, (1, 0))[:, :-1]
-    return bool(torch.any(starts))
+    if past_length:
+        if bool(starts.any()) or bool((position_ids[:, 0] == 0).any()):
+            raise ValueError(
+                f"position_ids start anew after the {past_length} tokens of past_key_values; pass document_ids, in the "
+                "calls before as well"
+            )
+        return None
+    # Elsewhere than on the CPU looking would wait for the device.
+    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(starts.any()):
+        return None
+    return starts.cumsum(dim=1).expand(shape)
+
+
+def document_starts(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """True where a position does not follow the one before, bool like `position_ids` [B, T]; never at the first token,
+    and with a mask never at padding or after it."""
+    starts = F.pad(position_ids[:, 1:] != position_ids[:, :-1] + 1, (1, 0))
+    if attention_mask is None:
+        return starts
+    real = attention_mask != 0
+    return starts & real & F.pad(real, (1, 0))[:, :-1]
+
+
+def _check(name: str, value: Tensor, shape: tuple[int, int]) -> None:
+    shapes = {shape, (1, shape[1])} if name == "position_ids" else {shape}
+    if tuple(value.shape) not in shapes or value.is_floating_point():
+        raise ValueError(
+            f"{name} must be integers of shape {shape}, one a token, but got {value.dtype} {tuple(value.shape)}; they "
+            "say where packed documents start and nothing else, so leave them out where there are none"
+        )

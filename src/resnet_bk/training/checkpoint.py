@@ -6,6 +6,7 @@ removed. So at every moment the folder holds at least one whole checkpoint (once
 
 import logging
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,14 +67,20 @@ class Checkpoints:
 def _check_random_numbers(checkpoint: Path, device: torch.device) -> None:
     """Whether the generators are where the checkpoint says: accelerate passes over a file that it cannot read.
 
-    Of GPUs the one in use counts. A checkpoint from a machine without it has no state for it, and the training goes on
-    there with other random numbers (`calls` of the results name the machines).
+    Of GPUs the one in use counts. A checkpoint from a machine without it has no state for it: the training goes on
+    there with other random numbers, which a warning says.
     """
     saved = load(checkpoint / f"{RNG_STATE_NAME}_0.pkl")
     put_back = [(torch.get_rng_state(), saved["torch_manual_seed"])]
     if device.type == "cuda":
         states, index = saved.get("torch_cuda_manual_seed") or [], device.index or 0
         put_back += [(torch.cuda.get_rng_state(index), state) for state in states[index : index + 1]]
+        if index >= len(states):
+            warnings.warn(
+                f"{checkpoint} comes from a machine without {device}: its random numbers start anew, and the result is "
+                "not that of one machine",
+                stacklevel=2,
+            )
     if not all(torch.equal(now, then) for now, then in put_back):
         raise ValueError("its random numbers could not be put back")
 
