@@ -56,7 +56,7 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
     if compared and len({len(runs) for runs in models.values()}) > 1:
         counts = ", ".join(f"{name}: {len(runs)}" for name, runs in models.items())
         raise ValueError(
-            f"the times are of the quickest of the seeds, and the models have not as many of them ({counts}); run the rest"
+            f"the times are of the quickest seeds, and the models have not as many of them ({counts}); run the rest"
         )
     seconds = {name: seconds_a_step(runs) for name, runs in models.items()} if compared else {}
 
