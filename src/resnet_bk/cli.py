@@ -19,7 +19,7 @@ from resnet_bk.process import tune_process
 
 # Of `resnet_bk.bench.protocol.shipped_protocols`, which would be slow to ask; a test compares.
 TEXT_PROTOCOLS = (
-    "quick", "seed", "seed-local", "seed-local-tuned", "small", "wikitext-2", "wikitext-103",
+    "quick", "quick-pointer", "seed", "seed-local", "seed-local-tuned", "small", "wikitext-2", "wikitext-103",
     "tuned-choices", "ablation", "ablation-wide", "ablation-price",
 )  # fmt: skip
 RECALL_PROTOCOLS = ("mqar",)
