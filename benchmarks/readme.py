@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.page import fill_page, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.statistics import paired_bootstrap
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
@@ -78,7 +79,28 @@ def rows(results: Mapping[str, Any]) -> str:
         *("s/step", "seeds"),
     )
     unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
-    return f"{table(columns, lines)}\n\n{unknown}"
+    return f"{table(columns, lines)}\n\n{unknown}{ratios(by_model, results['data'].get('document_tokens', []))}"
+
+
+def ratios(by_model: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence[int]) -> str:
+    """A sentence: the perplexity of the first of `NAMES` over that of every other model, with its interval over the
+    documents; none where it was not trained."""
+    (ours, _), *_ = NAMES.items()
+    losses = {
+        name: [fmean(of_document) for of_document in zip(*(run["document_nll"] for run in runs), strict=True)]
+        for name, runs in by_model.items()
+        if all(run["audit"] == "causal" and run.get("document_nll") for run in runs)
+    }
+    if ours not in losses:
+        return ""
+    found = {
+        name: paired_bootstrap(losses[ours], theirs, document_tokens) for name, theirs in losses.items() if name != ours
+    }
+    listed = "; ".join(
+        f"{NAMES.get(name, name)} {interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+        for name, interval in sorted(found.items(), key=lambda item: item[1].ratio)
+    )
+    return f" Held-out perplexity of ResNet-BK over that of the others, 95% over the held-out documents: {listed}."
 
 
 def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -54,6 +54,22 @@ def test_the_best_model_comes_first_whoever_it_is():
     ]
 
 
+def test_ratios_are_of_the_same_documents():
+    # Half the loss a token less in every document: a ratio of exp(-1/2), whichever documents are drawn.
+    tokens, theirs = [10, 30, 20], [20.0, 90.0, 50.0]
+    ours = [[loss - size / 2 + change for loss, size in zip(theirs, tokens, strict=True)] for change in (-1.0, 1.0)]
+    runs = [
+        run("resnet-bk", 50.0, document_nll=ours[0]),
+        run("resnet-bk", 52.0, seed=1, document_nll=ours[1]),
+        run("llama", 60.0, document_nll=theirs),
+        run("leaky", None, audit="leaks"),
+    ]
+    data = QUICK["data"] | {"document_tokens": tokens}
+    page = readme.fill(PAGE, [QUICK | {"runs": runs, "data": data}])
+    assert "95% over the held-out documents: Llama (RoPE, RMSNorm, SwiGLU) 0.607 (0.607 to 0.607).\n" in page
+    assert "over the held-out documents" not in readme.fill(PAGE, [QUICK | {"runs": runs[2:], "data": data}])
+
+
 def test_times_of_another_machine_are_left_out():
     runs = [
         run("resnet-bk", 50.0, environment=USUAL),
