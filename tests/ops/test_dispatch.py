@@ -7,7 +7,7 @@ from llvmlite.binding import get_host_cpu_features
 
 from resnet_bk.ops import available_backends, dispatch, record_backends
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
-from tests.ops.cases import OPERATORS, draw, each_backend, each_operator
+from tests.ops.cases import OPERATORS, draw, each_backend, each_operator, with_modulus
 
 
 def test_table_is_complete():
@@ -34,6 +34,39 @@ def test_amd_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert available_backends(operator.name, "cuda") == ("chunked", "reference")
+
+
+@each_operator
+def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability, first in (((7, 5), "chunked"), ((8, 0), "triton"), ((12, 0), "triton")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        assert available_backends(operator.name, "cuda")[0] == first
+
+
+@pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])
+@with_modulus
+def test_a_forward_derivative_is_right_or_refused(operator, backend):
+    tensors = draw(operator, 5)
+    names, values = list(tensors), tuple(tensors.values())
+    directions = tuple(torch.randn_like(value) for value in values)
+
+    def outputs(*given):
+        return operator.run(dict(zip(names, given, strict=True)), backend)[0]
+
+    if backend == "reference":
+        _, found = torch.func.jvp(outputs, values, directions)
+        step = 1e-6
+        ahead, behind = (
+            outputs(*(value + sign * step * way for value, way in zip(values, directions, strict=True)))
+            for sign in (1, -1)
+        )
+        torch.testing.assert_close(found, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-7)
+    else:
+        with pytest.raises(ValueError, match=r"no forward-mode derivative, .* take backend='reference'"):
+            torch.func.jvp(outputs, values, directions)
+        outputs(*values)
 
 
 def test_features_are_those_that_numba_compiles_for(monkeypatch):

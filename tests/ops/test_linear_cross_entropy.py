@@ -205,6 +205,12 @@ def test_a_second_derivative_raises(backend, reduction):
         gradient.sum().backward()
 
 
+def test_a_forward_derivative_is_refused():
+    x, weight, target = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 4, 2])
+    with pytest.raises(ValueError, match=r"linear_cross_entropy: no forward-mode derivative, .* F.cross_entropy"):
+        torch.func.jvp(lambda x: linear_cross_entropy(x, weight, target), (x,), (torch.ones_like(x),))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_ignored_tokens_cost_nothing(reduction):
     """What they hold has no influence either, NaN included."""

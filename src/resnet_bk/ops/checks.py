@@ -77,13 +77,13 @@ def _position(mask: Tensor) -> list[int]:
 @torch.no_grad()
 def chain_values(hopping: Tensor, absorption: Tensor) -> None:
     """absorption > 0 and hopping >= 0 at every site."""
-    if _has_values(absorption) and absorption.amin() <= 0:
+    if _has_values(absorption) and bool((absorption <= 0).any()):  # not amin, which a NaN elsewhere would hide it from
         place = _position(absorption <= 0)
         raise ValueError(
             f"absorption must be above 0 at every site, for 1/absorption bounds the result, but absorption{place} is "
             f"{absorption[tuple(place)].item():g}; use softplus, or add a positive floor"
         )
-    if _has_values(hopping) and hopping.amin() < 0:
+    if _has_values(hopping) and bool((hopping < 0).any()):
         place = _position(hopping < 0)
         raise ValueError(
             f"hopping must be 0 (no coupling to the site before) or above, but hopping{place} is "
@@ -151,3 +151,16 @@ def state_pair(state: object, second: str) -> tuple[object, object]:
             "pass the state that an earlier call returned"
         )
     return state[0], state[1]
+
+
+def kept(checkpoints: Tensor) -> None:
+    """A forward pass kept what the gradient needs; without, a kernel would read memory that is not its own.
+
+    Raises:
+        RuntimeError: it did not, as in a graph that was traced without gradients.
+    """
+    if checkpoints.ndim == 1:
+        raise RuntimeError(
+            "the forward pass kept nothing for a gradient: it was called, or traced (torch.export), without one; trace "
+            "it with inputs that require gradients"
+        )

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 Implementation = Callable[..., Any]
 
@@ -65,12 +66,17 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
     # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.
-    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None:
+    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _is_recent_enough():
         return ("triton", *plain)
     if device_type == "cpu":
         compiled = ("numba",) if _HAS_NUMBA else ()
         return (*compiled, *plain, "triton") if _HAS_TRITON and triton_interpreted() else (*compiled, *plain)
     return plain
+
+
+def _is_recent_enough() -> bool:
+    """Whether Triton supports the GPU in use: from compute capability 8.0 on (where none is seen, it is not asked)."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def triton_interpreted() -> bool:
@@ -123,7 +129,11 @@ def choose(op: str, backend: str, like: torch.Tensor) -> str:
             + ("" if _HAS_TRITON else "; triton is not installed either: pip install '.[triton]' in the checkout")
         )
     if backend not in names:
-        hint = "; triton is not installed" if backend == "triton" and not _HAS_TRITON else ""
+        hint = ""
+        if backend == "triton" and not _HAS_TRITON:
+            hint = "; triton is not installed"
+        elif backend == "triton" and like.device.type == "cuda":
+            hint = "; triton needs an NVIDIA GPU of compute capability 8.0 or above"
         raise ValueError(
             f"backend must be 'auto' or one of {', '.join(names)} for {op} on {like.device.type}, but got {backend!r}"
             f"{hint}; 'auto' takes the fastest"
@@ -146,9 +156,27 @@ def select(op: str, chosen: str, implementations: dict[str, Implementation]) -> 
 def operands(chosen: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Half types as float32, for backends that compute in the dtype of their inputs. Triton's kernels convert what they
     have loaded, which moves half as much memory."""
+    if chosen != "reference":
+        no_tangents("operators of a chain", "take backend='reference'", *tensors)
     if chosen == "triton":
         return tensors
     return tuple(x if x.dtype in (torch.float32, torch.float64) else x.float() for x in tensors)
+
+
+def no_tangents(what: str, way_out: str, *tensors: torch.Tensor | None) -> None:
+    """No input carries a tangent of forward-mode differentiation, which an operator with a gradient of its own would
+    drop in silence.
+
+    Raises:
+        ValueError: one does.
+    """
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise ValueError(
+            f"{what}: no forward-mode derivative, but an input carries a tangent (torch.func.jvp, jacfwd, "
+            f"forward_ad); {way_out}, or differentiate backwards"
+        )
 
 
 def wants_gradient(*tensors: torch.Tensor) -> bool:

@@ -59,7 +59,13 @@ def kernel(function: Any) -> Kernel:
         # numba keeps machine code under this name, whatever the options are.
         copy.__qualname__ = f"{function.__qualname__}-{'parallel' if parallel else 'serial'}-{_DIGEST}"
         copy.__module__ = function.__module__
-        return numba.njit(parallel=parallel, cache=True, error_model="numpy", boundscheck=False)(copy)
+        return numba.njit(
+            parallel=parallel,
+            nogil=not parallel,  # over threads numba gives the GIL back anyway
+            cache=True,
+            error_model="numpy",
+            boundscheck=False,
+        )(copy)
 
     return Kernel(compiled(parallel=False), compiled(parallel=True))
 

@@ -49,9 +49,10 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction
-            or backend.
+            or backend, forward-mode differentiation.
     """
     _check(input, weight, target, bias, log_extra, ignore_index, label_smoothing, reduction)
+    dispatch.no_tangents("linear_cross_entropy", "take F.cross_entropy of the logits", input, weight, bias, log_extra)
     matmul_dtype = input.dtype
     if dispatch.autocast_enabled(input.device) and input.dtype != torch.float64:
         matmul_dtype = torch.get_autocast_dtype(input.device.type)
@@ -161,7 +162,7 @@ def _check(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}")
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}; mean is usual")
     # Values can be read without a wait only on the CPU; elsewhere the gathers inside report a bad index.
     has_values = target.device.type == "cpu" and not isinstance(target, FakeTensor)
     if has_values and not torch.compiler.is_compiling() and target.numel():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import checks, dispatch, work
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK, VECTOR_BYTES
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -89,7 +89,7 @@ def propagate_backward(
     from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate import cpu
 
-    assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
+    checks.kept(checkpoints)
     bars = _empty_bars(query, value, hopping, initial_green)
     launch(
         cpu.backward,

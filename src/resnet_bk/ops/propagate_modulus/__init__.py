@@ -77,7 +77,9 @@ def propagate_modulus(
     shape = (key.shape[0], *key.shape[2:], value.shape[3])
     memory_in = checks.state_part("initial_state[1] (S)", memory_in, potential, shape, real=True)
     chosen = dispatch.choose("propagate_modulus", backend, potential)
-    query, key, value, *chain_in = dispatch.operands("chunked", query, key, value, *chain.values())
+    # All of these backends compute in the dtype of their inputs, "triton" too, whose kernel is of L alone.
+    of = "chunked" if chosen == "triton" else chosen
+    query, key, value, *chain_in = dispatch.operands(of, query, key, value, *chain.values())
     inputs = (query, key, value, *chain_in[:3], chain_in[3] if erase is not None else None)
     run = dispatch.select("propagate_modulus", chosen, IMPLEMENTATIONS)
     if chosen == "triton" and not torch.compiler.is_compiling():  # its kernel notes itself as `surface_green`

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import checks, dispatch, work
 from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK, VECTOR_BYTES
 from resnet_bk.ops.surface_green import library as surface_green
@@ -83,7 +83,7 @@ def carry_matrix_backward(
     from resnet_bk.ops.kernels import flat, head_group, launch
     from resnet_bk.ops.propagate_modulus import cpu
 
-    assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
+    checks.kept(checkpoints)
     bars = _empty_bars(query, value, gain, erase)
     launch(
         cpu.backward,

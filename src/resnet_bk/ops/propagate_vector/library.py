@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import checks, dispatch, work
 from resnet_bk.ops.sizes import SWEEP_CHUNK
 
 Forward = tuple[Tensor, Tensor, Tensor]
@@ -83,7 +83,7 @@ def propagate_vector_backward(
     from resnet_bk.ops.kernels import channel_block, flat, launch
     from resnet_bk.ops.propagate_vector import cpu
 
-    assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
+    checks.kept(checkpoints)
     batch, sites, chains = source.shape
     bars = _empty_bars(source)
     if psi_bar is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import checks, dispatch, work
 from resnet_bk.ops.sizes import SWEEP_CHUNK
 
 
@@ -59,7 +59,7 @@ def surface_green_backward(
     from resnet_bk.ops.kernels import channel_block, flat, launch
     from resnet_bk.ops.surface_green import cpu
 
-    assert checkpoints.ndim > 1, "no gradient can follow a forward pass with keep=False"
+    checks.kept(checkpoints)
     batch, sites, chains = hopping.shape
     bars = _empty_bars(hopping)
     arguments = map(flat, (green_bar, potential, hopping, absorption, checkpoints, *bars))
