@@ -41,6 +41,7 @@ TEXT = ["quick", *EARLIER, *TUNED]
 ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
 CHOICES = "tuned-choices"
+POINTER = "quick-pointer"
 
 
 @pytest.mark.parametrize("name", TEXT)
@@ -213,10 +214,23 @@ def test_the_command_line_names_all_shipped_protocols():
 
 
 def test_which_protocols_are_shipped():
-    known = {*TEXT, *ABLATION, PRICE, CHOICES}
+    known = {*TEXT, *ABLATION, PRICE, CHOICES, POINTER}
     assert known <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
     assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in known)
+
+
+def test_the_pointer_is_tried_on_the_work_of_quick():
+    quick, pointer = load_protocol("quick"), load_protocol(POINTER)
+    apart = ("name", "description", "models", "learning_rates")
+    assert pointer.model_dump(exclude=set(apart)) == quick.model_dump(exclude=set(apart))
+    assert list(pointer.models) == ["resnet-bk", "no-pointer", "llama-pointer"]
+    assert pointer.models["resnet-bk"].config == quick.models["resnet-bk"].config
+    configs = resolve_configs(pointer, pointer.vocab_size, SPECIAL_IDS)
+    counts = {name: count_config(config) for name, config in configs.items()}
+    assert max(count.deviation(counts["resnet-bk"]) for count in counts.values()) < 0.02
+    assert configs["llama-pointer"].pointer_heads == configs["resnet-bk"].pointer_heads
+    assert configs["no-pointer"].pointer_heads == 0
 
 
 @pytest.mark.parametrize("name", EARLIER)
@@ -352,7 +366,9 @@ def test_files_that_are_none(tmp_path, content, message):
 
 
 def test_protocols_that_do_not_exist(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped .*quick, seed"):
+    with pytest.raises(
+        ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped .*quick-pointer, seed"
+    ):
         load_protocol("quik")
     with pytest.raises(ValueError, match=r"does not exist; shipped protocols are .*quick"):
         load_protocol(str(tmp_path / "no.yaml"))

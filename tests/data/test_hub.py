@@ -172,7 +172,7 @@ def test_without_a_hub_the_error_names_the_local_layout(
     error = result.stderr.strip().splitlines()[-1]
     assert error.startswith(f"ValueError: data '{name}': ")
     assert "cannot be reached" in error
-    assert f"go online, {way_out}, or give a local folder with train.parquet" in error
+    assert f"go online, {way_out}, or give a local folder with any .txt files" in error
     assert "wiki.train.tokens" in error
     assert "Retrying" not in result.stderr
 
