@@ -31,6 +31,7 @@ from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.packing import document_starts, packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
+from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
 
 
 class ResNetBKPreTrainedModel(PreTrainedModel):
@@ -490,28 +491,3 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         elif generation_config.use_cache is not False:
             model_kwargs["cache"] = ResNetBKCache(self.config)
         return cache is None
-
-
-def shifted_targets(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:
-    """What each token predicts, int64 [B, T]: the label of the next one, -100 where there is none to predict.
-
-    There is none at the end of the row, at padding or before it, and at the end of a packed document.
-    """
-    targets = torch.full_like(labels, IGNORED, dtype=torch.int64)
-    targets[:, :-1] = labels[:, 1:]
-    if attention_mask is not None:
-        mask = attention_mask[:, -labels.shape[1] :] != 0
-        targets[:, :-1].masked_fill_(~(mask[:, :-1] & mask[:, 1:]), IGNORED)
-    if document_ids is not None:
-        targets[:, :-1].masked_fill_(document_ids[:, :-1] != document_ids[:, 1:], IGNORED)
-    return targets
-
-
-def count_labels(labels: Tensor) -> Tensor:
-    """Labels [B, T] that a causal LM is to predict, as `Trainer` counts them; 0-d."""
-    return (labels[:, 1:] != IGNORED).sum()
-
-
-def labels_a_target(labels: Tensor, targets: Tensor) -> Tensor:
-    """`count_labels` over the number of targets, which is smaller where padding or documents take some away; 0-d."""
-    return count_labels(labels) / (targets != IGNORED).sum().clamp_min(1)

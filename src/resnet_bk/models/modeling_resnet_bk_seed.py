@@ -20,8 +20,8 @@ from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
 from resnet_bk.models.checks import IGNORED, check_labels, check_outputs, check_tokens
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
-from resnet_bk.models.modeling_resnet_bk import labels_a_target, shifted_targets
 from resnet_bk.models.outputs import wants_dict
+from resnet_bk.models.targets import labels_a_target, shifted_targets
 
 
 class ResNetBKSeedPreTrainedModel(PreTrainedModel):
