@@ -77,6 +77,16 @@ def hooked(head):
     return head
 
 
+def hooked_backwards(head):
+    head.register_full_backward_hook(lambda module, gradients, of_output: None)
+    return head
+
+
+def hooked_before_backwards(head):
+    head.register_full_backward_pre_hook(lambda module, of_output: None)
+    return head
+
+
 def with_hook_of_accelerate(head):
     return add_hook_to_module(head, ModelHook())
 
@@ -86,7 +96,9 @@ def of_another_kind(head):
     return head
 
 
-@pytest.mark.parametrize("change", [pruned, hooked, with_hook_of_accelerate, of_another_kind])
+@pytest.mark.parametrize(
+    "change", [pruned, hooked, hooked_backwards, hooked_before_backwards, with_hook_of_accelerate, of_another_kind]
+)
 def test_what_is_not_plain(change):
     head = nn.Linear(8, WORDS)
     assert is_plain(head)

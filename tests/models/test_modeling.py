@@ -19,7 +19,15 @@ from transformers import (
 )
 
 from resnet_bk import ops
-from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM, ResNetBKModel
+from resnet_bk.models import (
+    PointerConfig,
+    PointerForCausalLM,
+    ResNetBKCache,
+    ResNetBKConfig,
+    ResNetBKForCausalLM,
+    ResNetBKModel,
+    ResNetBKSeedForCausalLM,
+)
 from tests.models.configs import GRID, POINTING, VOCAB_SIZE, build, tokens
 
 every_config = pytest.mark.parametrize("name", GRID)
@@ -411,7 +419,8 @@ def test_refused_arguments(name):
     mask = torch.ones_like(ids)
     mask[0, -2:] = 0
     refused("padding after tokens.*pass use_cache=False", input_ids=ids, attention_mask=mask, use_cache=True)
-    refused("padding after tokens", input_ids=ids, attention_mask=F.pad(mask, (6, 0), value=1), past_key_values=cache)
+    longer = F.pad(mask, (6, 0), value=1)
+    refused("padding after tokens", input_ids=ids, attention_mask=longer, past_key_values=cache)
     refused("must also cover the 6 tokens", input_ids=ids, attention_mask=mask, past_key_values=cache)
     refused("came without; pass document_ids", input_ids=ids, document_ids=ids, past_key_values=cache)
     with pytest.raises(ValueError, match=r"tokens_to_remove=-1.*cannot forget"):
@@ -435,9 +444,31 @@ def test_nothing_but_tensors_beside_a_loss():
         assert build(name)(ids).cache is not None
 
 
-@pytest.mark.parametrize("build_with", [ResNetBKForCausalLM, ResNetBKModel])
-def test_a_configuration_of_another_model(build_with):
-    with pytest.raises(ValueError, match=r"config must be a ResNetBKConfig, but got LlamaConfig; AutoModelForCausalLM"):
+@every_config
+def test_continuations_of_one_prefix_may_be_padded_where_no_state_is_kept(name):
+    model, ids = build(name, dtype=torch.float64), tokens(2, 6)
+    cache, more = model(ids, use_cache=True).cache, tokens(2, 5, seed=3)
+    mask = torch.ones(2, 11)
+    mask[0, -2:] = 0
+    found = model(more, attention_mask=mask, past_key_values=cache, use_cache=False)
+    assert found.cache is None
+    assert cache.get_seq_length() == 6
+    whole = model(torch.cat([ids, more], 1)).logits[:, 6:]
+    assert_close(found.logits[0, :3], whole[0, :3])
+    assert_close(found.logits[1], whole[1])
+
+
+@pytest.mark.parametrize(
+    ("build_with", "kind"),
+    [
+        (ResNetBKForCausalLM, "ResNetBKConfig"),
+        (ResNetBKModel, "ResNetBKConfig"),
+        (ResNetBKSeedForCausalLM, "ResNetBKSeedConfig"),
+        (PointerForCausalLM, "PointerConfig"),
+    ],
+)
+def test_a_configuration_of_another_model(build_with, kind):
+    with pytest.raises(ValueError, match=f"config must be a {kind}, but got LlamaConfig; AutoModelForCausalLM"):
         build_with(LlamaConfig())
 
 
@@ -453,3 +484,7 @@ def test_a_changed_configuration_is_checked_again():
     config.conv_size = -2
     with pytest.raises(ValueError, match="conv_size=-2"):
         ResNetBKForCausalLM(config)
+    pointer = PointerConfig(language_model={"model_type": "llama"})
+    pointer.pointer_heads = 0
+    with pytest.raises(ValueError, match="PointerConfig: pointer_heads=0"):
+        PointerForCausalLM(pointer)

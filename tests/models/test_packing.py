@@ -62,6 +62,22 @@ def test_a_packed_prompt_is_continued():
         model.generate(ids, position_ids=POSITIONS, document_ids=numbers, **OPTIONS)
 
 
+def test_positions_that_only_count_are_of_no_document():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 12)
+    cache = model(ids[:, :4], use_cache=True).cache
+    counted = torch.arange(12)[None]
+    assert torch.equal(
+        model.generate(ids, position_ids=counted, cache=cache, **OPTIONS), model.generate(ids, **OPTIONS)
+    )
+
+
+def test_positions_for_all_rows():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 12)
+    found = model.generate(ids, position_ids=POSITIONS[:1], **OPTIONS)
+    assert torch.equal(found, model.generate(ids, position_ids=POSITIONS[:1].expand(2, -1), **OPTIONS))
+    assert torch.equal(found, model.generate(input_ids=ids, position_ids=POSITIONS[:1], **OPTIONS))
+
+
 def test_positions_of_padding_are_no_documents():
     model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64, pad_token_id=0), tokens(2, 12)
     mask = torch.ones_like(ids)

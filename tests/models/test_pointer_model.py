@@ -160,3 +160,14 @@ def test_a_language_model_without_a_linear_head():
 def test_it_generates_nothing():
     with pytest.raises(ValueError, match=r"resnet_bk_pointer with llama: generates no text.*take a model of type"):
         build(LLAMA).generate(ids(1, 3))
+
+
+def test_a_state_of_another_vocabulary_is_refused():
+    model = build()
+    words = ids(2, 9)
+    state = causal_lm_loss(model, words, words, "fused", carry_state=True).state
+    model.resize_token_embeddings(V + 5)
+    with pytest.raises(ValueError, match=f"a pointer of {V} words by 6 numbers, but the model's has {V + 5} by 6; st"):
+        causal_lm_loss(model, words, words, "fused", carry_state=True, state=state)
+    with pytest.raises(ValueError, match=r"rows must be bool \[2\], true for a row"):
+        state.start_anew(torch.tensor([0]))

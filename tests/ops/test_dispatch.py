@@ -5,6 +5,7 @@ import pytest
 import torch
 from llvmlite.binding import get_host_cpu_features
 
+from resnet_bk import ops
 from resnet_bk.ops import available_backends, dispatch, record_backends
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
 from tests.ops.cases import OPERATORS, draw, each_backend, each_operator, with_modulus
@@ -41,19 +42,23 @@ def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for capability, first in (((7, 5), "chunked"), ((8, 0), "triton"), ((12, 0), "triton")):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda capability=capability: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, capability=capability: capability)
         assert available_backends(operator.name, "cuda")[0] == first
 
 
 @pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])
 @with_modulus
-def test_a_forward_derivative_is_right_or_refused(operator, backend):
-    tensors = draw(operator, 5)
-    names, values = list(tensors), tuple(tensors.values())
+@pytest.mark.parametrize("of", ["inputs", "state"])
+def test_a_forward_derivative_is_right_or_refused(operator, backend, of):
+    tensors = draw(operator, 5, state=True)
+    names = [name for name in tensors if (name in operator.states) == (of == "state")]
+    if not names:
+        return  # the operator has no state
+    values = tuple(tensors[name] for name in names)
     directions = tuple(torch.randn_like(value) for value in values)
 
     def outputs(*given):
-        return operator.run(dict(zip(names, given, strict=True)), backend)[0]
+        return operator.run(tensors | dict(zip(names, given, strict=True)), backend)[0]
 
     if backend == "reference":
         _, found = torch.func.jvp(outputs, values, directions)
@@ -67,6 +72,15 @@ def test_a_forward_derivative_is_right_or_refused(operator, backend):
         with pytest.raises(ValueError, match=r"no forward-mode derivative, .* take backend='reference'"):
             torch.func.jvp(outputs, values, directions)
         outputs(*values)
+
+
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if op.name in ("propagate", "propagate_vector")], ids=str)
+def test_a_forward_derivative_by_the_phase_is_refused(operator):
+    tensors = draw(operator, 5)
+    run = getattr(ops, operator.name)
+    phase = torch.rand_like(tensors["potential"])
+    with pytest.raises(ValueError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: run(*tensors.values(), phase=x)[0], (phase,), (torch.ones_like(phase),))
 
 
 def test_features_are_those_that_numba_compiles_for(monkeypatch):

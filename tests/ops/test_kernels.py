@@ -28,9 +28,10 @@ def exercise(source, target, count):
     simd.store(target, 0, count, x)
     re, im = simd.load_pairs(source, 5, count)
     simd.store_pairs(target, 40, count, re, im)
-    product = (x + re) * im - simd.ones(source) / (simd.ones(source) + x * x)
+    seven = simd.spread(source, 7)
+    product = (x + re) * im - seven / (seven * seven + x * x)
     simd.store(target, 100, wide, product)
-    simd.store(target, 140, wide, simd.spread(source, 7) + simd.zeros(source))
+    simd.store(target, 140, wide, seven + simd.zeros(source))
     simd.store(target, 180, wide, simd.row_sums(source, 11))
 
 
@@ -50,7 +51,7 @@ def test_vector_operations(dtype, count):
     wide = uncompiled.lanes(source)
     x, re, im = (uncompiled.zeros(source) for _ in range(3))
     x[:n], re[:n], im[:n] = source[3 : 3 + n], source[5 : 5 + 2 * n : 2], source[6 : 6 + 2 * n : 2]
-    expected[100 : 100 + wide] = (x + re) * im - 1 / (1 + x * x)
+    expected[100 : 100 + wide] = (x + re) * im - source[7] / (source[7] ** 2 + x * x)
     expected[140 : 140 + wide] = source[7]
     expected[180 : 180 + wide] = source[11 : 11 + wide * wide].reshape(wide, wide).sum(1)
     # Up to 16 numbers of size 1 are summed in another order.

@@ -1,5 +1,6 @@
 """Propagation by the modulus, against the dense oracle on every backend. Tolerances as in test_operators."""
 
+import functools
 import os
 
 import pytest
@@ -82,17 +83,24 @@ def erasing_oracle(query, key, value, size, hopping, memory, erase):
     return torch.stack(y, 1), arriving
 
 
+@functools.cache
+def expected_of(sites, dtype, state, erase):
+    """Results and gradients of the oracle, for all backends."""
+    tensors = drawn(sites, dtype=dtype, state=state, erase=erase)
+    exact = with_gradients({name: x.to(torch.promote_types(x.dtype, torch.float64)) for name, x in tensors.items()})
+    outputs = oracle(**exact)
+    return [y.detach() for y in outputs], of(outputs, exact)
+
+
 def check(backend, sites, dtype, state, erase):
     tensors = with_gradients(drawn(sites, dtype=dtype, state=state, erase=erase))
-    exact = with_gradients(
-        {name: x.detach().to(torch.promote_types(x.dtype, torch.float64)) for name, x in tensors.items()}
-    )
-    outputs, expected = run(tensors, backend), oracle(**exact)
+    outputs = run(tensors, backend)
+    expected, of_expected = expected_of(sites, dtype, state, erase)
     assert [y.dtype for y in outputs] == [dtype, dtype.to_complex(), dtype]
     for y, z in zip(outputs, expected, strict=True):
         assert y.shape == z.shape
         assert relative_error(y, z) < TOLERANCE[dtype]
-    for name, g, h in zip(tensors, of(outputs, tensors), of(expected, exact), strict=True):
+    for name, g, h in zip(tensors, of(outputs, tensors), of_expected, strict=True):
         assert g.dtype == tensors[name].dtype, name
         assert relative_error(g, h) < TOLERANCE[dtype], name
 

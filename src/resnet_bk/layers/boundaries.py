@@ -168,7 +168,8 @@ def select_boundaries(boundaries: Boundaries | None, selection: Selection) -> Bo
 def check_shapes(
     attention_mask: Tensor | None, document_ids: Tensor | None, *, shape: tuple[int, int], past_length: int
 ) -> None:
-    """
+    """Checks shapes of a mask and of document numbers for B rows of T tokens after P.
+
     Args:
         attention_mask, document_ids, shape, past_length: as in `find_boundaries`.
 

@@ -52,11 +52,13 @@ def head_loss(
 
 
 def is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether calling `head` is a matmul with its weight and nothing else: no subclass, nothing in the place of its
-    `forward`, no hooks, no weight of a kind of its own."""
+    """Whether calling `head` is a matmul with its weight and nothing else: nothing in the place of its `forward`, no
+    hooks, no weight of a kind of its own."""
     return (
         getattr(head.forward, "__func__", None) is nn.Linear.forward
         and not head._forward_hooks
         and not head._forward_pre_hooks
+        and not head._backward_hooks
+        and not head._backward_pre_hooks
         and type(head.weight) in (nn.Parameter, Tensor)
     )

@@ -159,6 +159,15 @@ class Pointer(nn.Module):
         """V and H K: what a row of `PointerState.words` is."""
         return self.vocab_size, self.num_heads * self.key_dim
 
+    def check_state(self, state: PointerState) -> None:
+        """Raises ValueError where `state` is of another vocabulary or of other keys."""
+        found, wanted = tuple(state.words.shape[1:]), self.state_shape
+        if found[0] and found != wanted:
+            raise ValueError(
+                f"the state has a pointer of {found[0]} words by {found[1]} numbers, but the model's has {wanted[0]} "
+                f"by {wanted[1]}; start with an empty cache"
+            )
+
     def initial_state(self, like: Tensor) -> PointerState:
         """The state before any token, for hidden states `like` [B, T, D]."""
         batch, _, width = like.shape
@@ -198,6 +207,7 @@ class Pointer(nn.Module):
         with full_precision(hidden.device):
             hidden, input_ids = hidden.to(dtype), input_ids.long()
             state = self.initial_state(hidden) if state is None else state
+            self.check_state(state)
             # Not where a graph holds the words, or the caller, or where they may not be written any more.
             held = targets is None and torch.is_grad_enabled()
             frozen = state.words.is_inference() and not torch.is_inference_mode_enabled()

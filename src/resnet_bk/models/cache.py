@@ -139,7 +139,11 @@ class ResNetBKCache(Cache):
         """Forgets everything in `rows`, bool [B]. Returns the cache itself.
 
         In place: no graph may need what is forgotten, so after `backward` and `detach`.
+
+        Raises:
+            ValueError: something else than a mask of the rows.
         """
+        check_rows(rows, self.batch_size)
         return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
 
     def reset(self) -> None:
@@ -179,3 +183,17 @@ class ResNetBKCache(Cache):
         if self.last_document is not None:
             self.last_document = function(self.last_document)
         return self
+
+
+def check_rows(rows: Tensor, batch: int) -> None:
+    """A mask of the rows of a batch; -1 for one of unknown size.
+
+    Raises:
+        ValueError: something else, such as indices.
+    """
+    if rows.dtype != torch.bool or rows.ndim != 1 or batch not in (-1, len(rows)):
+        wanted = "[batch]" if batch == -1 else f"[{batch}]"
+        raise ValueError(
+            f"rows must be bool {wanted}, true for a row, but got {rows.dtype} {tuple(rows.shape)}; make a mask of "
+            "indices with mask[indices] = True"
+        )

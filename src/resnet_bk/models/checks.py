@@ -14,6 +14,20 @@ from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 IGNORED = -100  # a label that takes no part in the loss
 
 
+def check_config(config: Any, kind: type[Any]) -> None:
+    """A configuration of this kind, whose fields fit together; they may have been set after construction.
+
+    Raises:
+        ValueError: one of another model, or fields that are wrong.
+    """
+    if not isinstance(config, kind):
+        raise ValueError(
+            f"config must be a {kind.__name__}, but got {type(config).__name__}; AutoModelForCausalLM.from_config "
+            "finds the model of a configuration"
+        )
+    config.check()
+
+
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: ResNetBKConfig) -> tuple[int, int]:
     """(B, T) of the one of the two that is given.
 

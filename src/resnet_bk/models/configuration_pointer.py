@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from resnet_bk.models.rules import Rules, unknown_fields
+from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
 
 
 class PointerConfig(PreTrainedConfig):
@@ -30,12 +30,23 @@ class PointerConfig(PreTrainedConfig):
     absorption_min: float = 1e-3
 
     def __post_init__(self, **kwargs: Any) -> None:
-        rules = Rules(self)
-        for name in unknown_fields(kwargs):
-            rules.problems.append(f"{name} is not a field (see the documentation of PointerConfig)")
         inner = self.language_model
         if isinstance(inner, dict) and inner.get("model_type") in CONFIG_MAPPING:
             self.language_model = AutoConfig.for_model(**inner)
+        raise_problems(self, unknown_fields(self, kwargs) + self._problems())
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """Checks every field again, for one that was set after construction.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        raise_problems(self, self._problems())
+
+    def _problems(self) -> list[str]:
+        """Every rule that a value breaks."""
+        rules = Rules(self)
         if not isinstance(self.language_model, PreTrainedConfig):
             rules.problems.append(
                 f"language_model={self.language_model!r} must be the configuration of a causal LM (for example "
@@ -44,9 +55,7 @@ class PointerConfig(PreTrainedConfig):
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")
-        if rules.problems:
-            raise ValueError(f"PointerConfig: {'; '.join(rules.problems)}")
-        super().__post_init__(**kwargs)
+        return rules.problems
 
     @property
     def inner(self) -> PreTrainedConfig:

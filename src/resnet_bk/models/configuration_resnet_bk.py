@@ -1,14 +1,13 @@
 """Configuration of ResNet-BK."""
 
 import math
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from resnet_bk.layers.output_gate import GATES, NO_GATE
 from resnet_bk.layers.registry import MIXERS
-from resnet_bk.models.rules import Rules, unknown_fields
+from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
 from resnet_bk.models.switches import switch_problems
 
 
@@ -121,7 +120,7 @@ class ResNetBKConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._start()
-        self._raise(self._unknown(kwargs) + self._problems() + self._unread_sizes())
+        raise_problems(self, unknown_fields(self, kwargs) + self._problems() + self._unread_sizes())
         for name, size in self._default_sizes().items():
             if getattr(self, name) is None:
                 setattr(self, name, size)
@@ -178,28 +177,14 @@ class ResNetBKConfig(PreTrainedConfig):
         Raises:
             ValueError: as at construction.
         """
-        self._raise(self._problems())
-
-    def _raise(self, problems: list[str]) -> None:
-        if problems:
-            raise ValueError(f"ResNetBKConfig: {'; '.join(problems)}")
-
-    def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
-        fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
-        problems = []
-        for name in unknown_fields(kwargs):
-            close = get_close_matches(name, fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else "see the documentation of ResNetBKConfig"
-            problems.append(f"{name} is not a field ({hint})")
-        return problems
+        raise_problems(self, self._problems())
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""
         rules = Rules(self)
         problems = rules.problems
         if rules.whole("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"):
-            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-                self._token_problems(problems, name)
+            rules.tokens("pad_token_id", "bos_token_id", "eos_token_id")
         sizes = rules.whole("hidden_size", 1, "for example 64")
         rules.whole("num_hidden_layers", 1, "for example 4")
         sizes = rules.whole("num_heads", 1, "for example 4") and sizes
@@ -240,8 +225,7 @@ class ResNetBKConfig(PreTrainedConfig):
         rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
         for name in ("hopping_phase", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
-        if not isinstance(self.backend, str) or not self.backend:
-            problems.append(f"backend={self.backend!r} must be the name of a backend ('auto' takes the fastest)")
+        rules.backend()
         if self.state in ("modulus", "delta") and self.hopping_phase is True:
             problems.append(
                 f"hopping_phase=true has no effect with state={self.state!r}, which knows no phases "
@@ -271,17 +255,6 @@ class ResNetBKConfig(PreTrainedConfig):
             return {}
         a_head = self.hidden_size // self.num_heads
         return {"key_dim": a_head, "value_dim": a_head, "state_channels": self.hidden_size}
-
-    def _token_problems(self, problems: list[str], name: str) -> None:
-        value = getattr(self, name)
-        ids = value if isinstance(value, tuple | list) and name == "eos_token_id" else [value]
-        for token in ids:
-            whole = isinstance(token, int) and not isinstance(token, bool)
-            if token is not None and not (whole and 0 <= token < self.vocab_size):
-                problems.append(
-                    f"{name}={value!r} must lie in the vocabulary, from 0 to vocab_size - 1 = {self.vocab_size - 1} "
-                    "(take it from the tokenizer, or leave it out)"
-                )
 
     def _expert_problems(self, rules: Rules) -> None:
         problems = rules.problems

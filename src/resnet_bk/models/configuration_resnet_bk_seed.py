@@ -1,12 +1,11 @@
 """Configuration of the earlier system and of its causal form."""
 
 import math
-from difflib import get_close_matches
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from resnet_bk.models.rules import unknown_fields
+from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
 
 GREENS = ("two_sided", "surface")
 GRADIENTS = ("exact", "diagonal")
@@ -65,7 +64,7 @@ class ResNetBKSeedConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._raise(self._unknown(kwargs) + self._problems())
+        raise_problems(self, unknown_fields(self, kwargs) + self._problems())
         if self.intermediate_size is None:
             self.intermediate_size = 2 * self.hidden_size
         self.causal = self.green == "surface"
@@ -77,75 +76,33 @@ class ResNetBKSeedConfig(PreTrainedConfig):
         Raises:
             ValueError: as at construction.
         """
-        self._raise(self._problems())
-
-    def _raise(self, problems: list[str]) -> None:
-        if problems:
-            raise ValueError(f"ResNetBKSeedConfig: {'; '.join(problems)}")
-
-    def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
-        fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]
-        problems = []
-        for name in unknown_fields(kwargs):
-            close = get_close_matches(name, fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else "see the documentation of ResNetBKSeedConfig"
-            problems.append(f"{name} is not a field ({hint})")
-        return problems
+        raise_problems(self, self._problems())
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""
-        problems: list[str] = []
-
-        def wrong(name: str, rule: str, way_out: str) -> None:
-            problems.append(f"{name}={getattr(self, name)!r} must {rule} ({way_out})")
-
-        def is_whole(value: Any, least: int) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-        for name, least, way_out in (
-            ("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"),
-            ("num_hidden_layers", 1, "4 as published"),
-            ("max_position_embeddings", 1, "128 as published"),
-            ("num_experts", 2, "4 as published"),
-        ):
-            if not is_whole(getattr(self, name), least):
-                wrong(name, f"be a whole number of at least {least}", way_out)
-        for name, way_out in (
-            ("hidden_size", "64 as published"),
-            ("intermediate_size", "leave it out for the default"),
-        ):
-            value = getattr(self, name)
-            if value is None and name == "intermediate_size":
-                continue
-            if not is_whole(value, 1) or value % 8:
-                # Grouped matmuls over experts need rows of whole 16 bytes.
-                wrong(name, "be a multiple of 8", way_out)
-        for name, known in (("green", GREENS), ("gradient", GRADIENTS)):
-            if getattr(self, name) not in known:
-                wrong(name, f"be one of {', '.join(known)}", f"{known[0]} as published" if name == "green" else "exact")
+        rules = Rules(self)
+        if rules.whole("vocab_size", 1, "the size of the tokenizer, len(tokenizer)"):
+            rules.tokens("pad_token_id", "bos_token_id", "eos_token_id")
+        rules.whole("num_hidden_layers", 1, "4 as published")
+        rules.whole("max_position_embeddings", 1, "128 as published")
+        rules.whole("num_experts", 2, "4 as published")
+        # Grouped matmuls over experts need rows of whole 16 bytes.
+        rules.multiple("hidden_size", 8, "64 as published")
+        rules.multiple("intermediate_size", 8, "leave it out for the default", optional=True)
+        rules.choice("green", GREENS, "two_sided as published")
+        rules.choice("gradient", GRADIENTS)
         for name, way_out in (
             ("potential_clamp", "3 as published"),
             ("green_clamp", "10 as published"),
             ("layer_norm_eps", "1e-5 is usual"),
             ("initializer_range", "0.02 is usual"),
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                wrong(name, "be above 0", way_out)
+            rules.number(name, "above 0", lambda x: 0 < x < math.inf, way_out)
         if self.causal is not None and self.causal is not (self.green == "surface"):
-            wrong("causal", f"be what green={self.green!r} is", "leave it out; green='surface' makes a causal model")
-        if not isinstance(self.tie_word_embeddings, bool):
-            wrong("tie_word_embeddings", "be true or false", "write it without quotes")
-        if not isinstance(self.backend, str) or not self.backend:
-            wrong("backend", "be the name of a backend", "'auto' takes the fastest")
-        if is_whole(self.vocab_size, 1):
-            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-                value = getattr(self, name)
-                tokens = value if isinstance(value, list | tuple) and name == "eos_token_id" else [value]
-                if any(token is not None and not (is_whole(token, 0) and token < self.vocab_size) for token in tokens):
-                    wrong(
-                        name,
-                        f"lie in the vocabulary, from 0 to vocab_size - 1 = {self.vocab_size - 1}",
-                        "take it from the tokenizer, or leave it out",
-                    )
-        return problems
+            rules.problems.append(
+                f"causal={self.causal!r} must be what green={self.green!r} is (leave it out; green='surface' makes a "
+                "causal model)"
+            )
+        rules.boolean("tie_word_embeddings")
+        rules.backend()
+        return rules.problems

@@ -16,7 +16,8 @@ from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
-from resnet_bk.models.checks import IGNORED
+from resnet_bk.models.cache import check_rows
+from resnet_bk.models.checks import IGNORED, check_config
 from resnet_bk.models.configuration_pointer import PointerConfig
 
 
@@ -43,7 +44,11 @@ class PointerCache:
         """Forgets everything in `rows`, bool [B]. Returns the cache itself.
 
         In place: no graph may need what is forgotten, so after `backward` and `detach`.
+
+        Raises:
+            ValueError: something else than a mask of the rows.
         """
+        check_rows(rows, self.state.green.shape[0])
         for part in self.state:
             part.index_fill_(0, rows.nonzero().flatten().to(part.device), 0)
         return self
@@ -51,10 +56,12 @@ class PointerCache:
 
 @dataclass
 class PointerOutput(ModelOutput):
-    """Attributes:
-    loss: nats a predicted token, or of each [B, T].
-    cache: state after the last token, where one was asked for.
-    measures: "pointed", the share of the prediction that the pointer makes.
+    """What `target_losses` returns.
+
+    Attributes:
+        loss: nats a predicted token, or of each [B, T].
+        cache: state after the last token, where one was asked for.
+        measures: "pointed", the share of the prediction that the pointer makes.
     """
 
     loss: Tensor | None = None
@@ -75,6 +82,7 @@ class PointerForCausalLM(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["pointer"]  # noqa: RUF012
 
     def __init__(self, config: PointerConfig) -> None:
+        check_config(config, PointerConfig)
         super().__init__(config)
         self.language_model = AutoModelForCausalLM.from_config(config.inner)
         head = self.language_model.get_output_embeddings()
@@ -108,7 +116,8 @@ class PointerForCausalLM(PreTrainedModel):
         return embeddings
 
     def generate(self, *_args: Any, **_options: Any) -> Tensor:
-        """
+        """Not possible: the language model in it keeps no cache.
+
         Raises:
             ValueError: always.
         """

@@ -26,12 +26,22 @@ from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
-from resnet_bk.models.checks import IGNORED, check_cache, check_labels, check_outputs, check_tokens, one_cache
+from resnet_bk.models.checks import (
+    IGNORED,
+    check_cache,
+    check_config,
+    check_labels,
+    check_outputs,
+    check_tokens,
+    one_cache,
+)
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.packing import document_starts, packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
+
+PROMPTS = ("inputs", "input_ids", "inputs_embeds")  # of `generate`
 
 
 class ResNetBKPreTrainedModel(PreTrainedModel):
@@ -65,12 +75,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
     """Embedding, blocks and the last norm: hidden states without a head."""
 
     def __init__(self, config: ResNetBKConfig) -> None:
-        if not isinstance(config, ResNetBKConfig):
-            raise ValueError(
-                f"config must be a ResNetBKConfig, but got {type(config).__name__}; AutoModelForCausalLM.from_config "
-                "finds the model of a configuration"
-            )
-        config.check()
+        check_config(config, ResNetBKConfig)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(ResNetBKBlock(config, gated=share < 1) for share in config.site_shares())
@@ -105,7 +110,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             attention_mask: 1 for a token, 0 for padding, [B, T] or [B, P + T]. Padding on the left changes nothing for
                 the tokens, padding on the right neither; what is returned for the padding itself has no meaning.
             inputs_embeds: embeddings, [B, T, D].
-            past_key_values: cache of the P tokens before; it is brought up to date in place.
+            past_key_values: cache of the P tokens before; it is brought up to date in place, unless use_cache is False.
             cache: the same argument, by the name that `transformers` has begun to use; give one of the two.
             use_cache: return a cache. By default there is one where a cache was passed, and where config.use_cache says
                 so outside training, except for rows padded on the right: the state after padding is of no use.
@@ -118,7 +123,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
                 rules. A position means nothing else here.
 
         Raises:
-            ValueError: inputs that do not fit together; rows padded on the right with use_cache=True.
+            ValueError: inputs that do not fit together; rows padded on the right, of which a cache is to be kept.
         """
         cache = one_cache(past_key_values, cache)
         batch, length = check_tokens(input_ids, inputs_embeds, self.config)
@@ -136,13 +141,13 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             last_document=cache.last_document if cache is not None else None,
         )
         padded_right = boundaries is not None and boundaries.padded_right
-        if padded_right and (use_cache or cache is not None):
-            raise ValueError(
-                "attention_mask has padding after tokens, and use_cache=True would keep the state after it; pad on the "
-                "left (tokenizer.padding_side = 'left'), or pass use_cache=False and no cache"
-            )
         if use_cache is None:
             use_cache = cache is not None or (self.config.use_cache and not self.training and not padded_right)
+        if padded_right and use_cache:
+            raise ValueError(
+                "attention_mask has padding after tokens, and the cache would keep the state after it; pad on the left "
+                "(tokenizer.padding_side = 'left'), or pass use_cache=False"
+            )
 
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -421,12 +426,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
                 "through ResNetBKForCausalLM alone"
             )
         if cache is not None and cache.pointer is not None:
-            found, wanted = tuple(cache.pointer.words.shape[1:]), self.pointer.state_shape
-            if found != wanted:
-                raise ValueError(
-                    f"past_key_values has a pointer of {found[0]} words by {found[1]} numbers, but the model's has "
-                    f"{wanted[0]} by {wanted[1]}; start with an empty cache"
-                )
+            self.pointer.check_state(cache.pointer)
         shape = (input_ids.shape[0], input_ids.shape[1])
         last_document = None if cache is None else cache.last_document
         return find_boundaries(
@@ -441,7 +441,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         documents = options.get("document_ids")
         if position_ids is not None and seq_idx is None and documents is None:
             # Padding has positions too, and starts no document.
-            options["document_ids"] = document_starts(position_ids, options.get("attention_mask")).cumsum(dim=1)
+            starts = document_starts(position_ids, options.get("attention_mask"))
+            if bool(starts.any()):  # else they only count
+                prompt = next(x for x in (*args[:1], *map(options.get, PROMPTS)) if x is not None)
+                options["document_ids"] = starts.cumsum(dim=1).expand(prompt.shape[0], -1)
         elif (given := position_ids if seq_idx is None else seq_idx) is not None:
             shape = (given.shape[0], given.shape[-1])
             options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)

@@ -18,7 +18,7 @@ from resnet_bk.layers import Boundaries, find_boundaries
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
-from resnet_bk.models.checks import IGNORED, check_labels, check_outputs, check_tokens
+from resnet_bk.models.checks import IGNORED, check_config, check_labels, check_outputs, check_tokens
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.targets import labels_a_target, shifted_targets
@@ -48,7 +48,7 @@ class ResNetBKSeedModel(ResNetBKSeedPreTrainedModel):
     """Token and position embeddings, blocks and the last norm: hidden states without a head."""
 
     def __init__(self, config: ResNetBKSeedConfig) -> None:
-        config.check()
+        check_config(config, ResNetBKSeedConfig)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)

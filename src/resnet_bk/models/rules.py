@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
@@ -27,9 +28,22 @@ OF_TRANSFORMERS = {
 }
 
 
-def unknown_fields(kwargs: dict[str, Any]) -> list[str]:
-    """Names among the arguments left over that are not of `transformers`."""
-    return sorted(set(kwargs) - OF_TRANSFORMERS)
+def unknown_fields(config: Any, kwargs: dict[str, Any]) -> list[str]:
+    """Problems of the arguments left over that are neither fields of the configuration nor of `transformers`."""
+    kind = type(config)
+    fields = [name for name in kind.__dataclass_fields__ if not name.startswith("_")]
+    problems = []
+    for name in sorted(set(kwargs) - OF_TRANSFORMERS):
+        close = get_close_matches(name, fields, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"see the documentation of {kind.__name__}"
+        problems.append(f"{name} is not a field ({hint})")
+    return problems
+
+
+def raise_problems(config: Any, problems: list[str]) -> None:
+    """Raises ValueError with all of them, if there are any."""
+    if problems:
+        raise ValueError(f"{type(config).__name__}: {'; '.join(problems)}")
 
 
 class Rules:
@@ -50,6 +64,14 @@ class Rules:
             return isinstance(value, int) and value >= least
 
         return self._check(name, f"a whole number of at least {least}", fits, way_out, optional)
+
+    def multiple(self, name: str, of: int, way_out: str, *, optional: bool = False) -> bool:
+        """A multiple of `of` above 0; None too where it is `optional`."""
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, int) and value > 0 and value % of == 0
+
+        return self._check(name, f"a multiple of {of}", fits, way_out, optional)
 
     def number(
         self, name: str, rule: str, fits: Callable[[float], bool], way_out: str, *, optional: bool = False
@@ -81,6 +103,24 @@ class Rules:
         if not isinstance(value, bool):
             self.problems.append(f"{name}={value!r} must be true or false (write it without quotes)")
         return isinstance(value, bool)
+
+    def backend(self) -> bool:
+        """The name of a backend; which there are depends on operator and device."""
+        fits = "the name of a backend", lambda value: isinstance(value, str) and bool(value)
+        return self._check("backend", *fits, "'auto' takes the fastest", False)
+
+    def tokens(self, *names: str) -> None:
+        """Words of the vocabulary or None, or several words; `vocab_size` is a number by then."""
+        last = self.config.vocab_size - 1
+        for name in names:
+            value = getattr(self.config, name)
+            for token in value if isinstance(value, tuple | list) and name == "eos_token_id" else [value]:
+                whole = isinstance(token, int) and not isinstance(token, bool)
+                if token is not None and not (whole and 0 <= token <= last):
+                    self.problems.append(
+                        f"{name}={value!r} must lie in the vocabulary, from 0 to vocab_size - 1 = {last} (take it from "
+                        "the tokenizer, or leave it out)"
+                    )
 
     def _check(self, name: str, rule: str, fits: Callable[[Any], bool], way_out: str, optional: bool) -> bool:
         value = getattr(self.config, name)

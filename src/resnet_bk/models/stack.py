@@ -22,7 +22,8 @@ from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 def mixed_precision(config: ResNetBKConfig, device: torch.device) -> AbstractContextManager[Any]:
     """Autocast to bfloat16 where the configuration asks for it. What is float32 whatever the context says so itself:
     chains, scans, unit vectors, gates, routers, norms and the loss."""
-    return torch.autocast(device.type, torch.bfloat16) if config.mixed_precision == "bf16" else nullcontext()
+    wanted = config.mixed_precision == "bf16" and torch.amp.is_autocast_available(device.type)  # not on meta
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 @dataclass

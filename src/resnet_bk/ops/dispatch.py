@@ -1,7 +1,7 @@
 """Which backends an operator has, which one runs, and a record of those that ran."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -41,13 +41,14 @@ def cpu_has(feature: str) -> bool:
     return bool(config.ENABLE_AVX) or not feature.startswith("avx")  # type: ignore[attr-defined]
 
 
-def available_backends(op: str, device_type: str) -> tuple[str, ...]:
+def available_backends(op: str, device_type: str, device: torch.device | None = None) -> tuple[str, ...]:
     """Backends of an operator on a kind of device; `backend="auto"` takes the first.
 
     Args:
         op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus" or
             "linear_cross_entropy".
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
+        device: which GPU, where several kinds are there; None for the current one.
 
     Returns:
         Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
@@ -66,7 +67,7 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
     # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.
-    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _is_recent_enough():
+    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _is_recent_enough(device):
         return ("triton", *plain)
     if device_type == "cpu":
         compiled = ("numba",) if _HAS_NUMBA else ()
@@ -74,9 +75,9 @@ def available_backends(op: str, device_type: str) -> tuple[str, ...]:
     return plain
 
 
-def _is_recent_enough() -> bool:
-    """Whether Triton supports the GPU in use: from compute capability 8.0 on (where none is seen, it is not asked)."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
+def _is_recent_enough(device: torch.device | None) -> bool:
+    """Whether Triton supports a GPU: from compute capability 8.0 on (where none is seen, it is not asked)."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def triton_interpreted() -> bool:
@@ -118,7 +119,7 @@ def choose(op: str, backend: str, like: torch.Tensor) -> str:
     Raises:
         ValueError: the operator has no such backend on the device or for the dtype.
     """
-    names = available_backends(op, like.device.type)
+    names = available_backends(op, like.device.type, like.device)
     double = like.dtype == torch.float64
     if backend == "auto":
         return next(name for name in names if not (double and name == "triton"))
@@ -153,11 +154,22 @@ def select(op: str, chosen: str, implementations: dict[str, Implementation]) -> 
     return implementations[chosen]
 
 
-def operands(chosen: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def operands(
+    chosen: str, *tensors: torch.Tensor, beside: Sequence[torch.Tensor | None] = ()
+) -> tuple[torch.Tensor, ...]:
     """Half types as float32, for backends that compute in the dtype of their inputs. Triton's kernels convert what they
-    have loaded, which moves half as much memory."""
+    have loaded, which moves half as much memory.
+
+    Args:
+        chosen: the backend.
+        tensors: inputs.
+        beside: further inputs, which stay as they are.
+
+    Raises:
+        ValueError: see `no_tangents`.
+    """
     if chosen != "reference":
-        no_tangents("operators of a chain", "take backend='reference'", *tensors)
+        no_tangents("operators of a chain", "take backend='reference'", *tensors, *beside)
     if chosen == "triton":
         return tensors
     return tuple(x if x.dtype in (torch.float32, torch.float64) else x.float() for x in tensors)

@@ -1,6 +1,7 @@
-"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: the compiled kernels and the fused vocabulary head.
+"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: the numba kernels and the fused vocabulary head.
 
-FlopCounterMode counts plain PyTorch (the other backends) by its matmuls alone.
+Those of the Triton kernels stand in each `triton_library.py`. FlopCounterMode counts plain PyTorch (the other backends)
+by its matmuls alone.
 
 Shape legend: B batch, T sites, H chains, K key size, V value size; N tokens, D width, V words for the vocabulary head.
 """

@@ -18,7 +18,8 @@ CHUNK = 32
 
 def piece_length(batch: int, sites: int, chains: int) -> int:
     """Sites that one lane sweeps: the whole chain where it is short or where there are many."""
-    return sites if sites <= 2 * PIECE or batch * chains >= MANY_CHAINS else PIECE
+    many = batch * chains >= MANY_CHAINS and sites * chains < 2**31  # places within a piece are 32 bits wide
+    return sites if sites <= 2 * PIECE or many else PIECE
 
 
 def pieces(batch: int, sites: int, chains: int) -> int:

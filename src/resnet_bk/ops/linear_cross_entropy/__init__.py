@@ -59,7 +59,7 @@ def linear_cross_entropy(
     flat_input, flat_target = input.reshape(-1, input.shape[-1]), target.reshape(-1)
     flat_extra = None if log_extra is None else log_extra.reshape(-1)
     part = _taking_part(flat_target, ignore_index)
-    if part is not None:  # the sweep would form the logits of every token
+    if part is not None:  # here, so that they are neither saved nor counted; in graphs the sweep leaves them out
         flat_input, flat_target = flat_input.index_select(0, part), flat_target.index_select(0, part)
         flat_extra = None if flat_extra is None else flat_extra.index_select(0, part)
     # Autocast would otherwise round the operands of the sums inside.

@@ -92,7 +92,8 @@ def sweep(
     accumulate = torch.promote_types(input.dtype, torch.float32)
     backend = choose(backend, input.device, accumulate, matmul_dtype)
     kept = target != ignore_index
-    # On a CPU the number of kept tokens is known without a wait, and the others are not computed.
+    # On a CPU the number of kept tokens is known without a wait, and the others are not computed (those of graphs, and
+    # of a batch in which none takes part: all others do not come here).
     if input.device.type == "cpu" and not bool(kept.all()):
         index = kept.nonzero()[:, 0]
         losses, grad_input, grad_weight, grad_bias, grad_extra = sweep(

@@ -68,7 +68,8 @@ def propagate(
     shape = (key.shape[0], *key.shape[2:], value.shape[3])
     memory_in = checks.state_part("initial_state[1] (S)", memory_in, potential, shape)
     chosen = dispatch.choose("propagate", backend, potential)
-    operands = dispatch.operands(chosen, query, key, value, potential, hopping, absorption)
+    beside = (phase, green_in, memory_in)
+    operands = dispatch.operands(chosen, query, key, value, potential, hopping, absorption, beside=beside)
     inputs = (*operands, green_in, memory_in)
     run = dispatch.select("propagate", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(potential.device):

@@ -79,7 +79,9 @@ def propagate_modulus(
     chosen = dispatch.choose("propagate_modulus", backend, potential)
     # All of these backends compute in the dtype of their inputs, "triton" too, whose kernel is of L alone.
     of = "chunked" if chosen == "triton" else chosen
-    query, key, value, *chain_in = dispatch.operands(of, query, key, value, *chain.values())
+    query, key, value, *chain_in = dispatch.operands(
+        of, query, key, value, *chain.values(), beside=(green_in, memory_in)
+    )
     inputs = (query, key, value, *chain_in[:3], chain_in[3] if erase is not None else None)
     run = dispatch.select("propagate_modulus", chosen, IMPLEMENTATIONS)
     if chosen == "triton" and not torch.compiler.is_compiling():  # its kernel notes itself as `surface_green`

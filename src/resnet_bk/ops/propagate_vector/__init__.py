@@ -60,7 +60,9 @@ def propagate_vector(
     green_in = checks.green_state("initial_state[0] (green)", green_in, potential)
     psi_in = checks.green_state("initial_state[1] (psi)", psi_in, potential)
     chosen = dispatch.choose("propagate_vector", backend, potential)
-    inputs = (*dispatch.operands(chosen, source, potential, hopping, absorption), green_in, psi_in)
+    beside = (phase, green_in, psi_in)
+    operands = dispatch.operands(chosen, source, potential, hopping, absorption, beside=beside)
+    inputs = (*operands, green_in, psi_in)
     run = dispatch.select("propagate_vector", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(potential.device):
         psi, green = peierls.propagate_vector(run, phase, *inputs)

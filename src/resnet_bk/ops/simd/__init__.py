@@ -5,7 +5,7 @@ factor of seven. The functions here name the vector operations; LLVM splits them
 
     lanes(array)                              numbers in a vector of the array's dtype: 16 float32 or 8 float64
     scratch(array, size)                      a new array of that dtype whose vectors do not straddle cache lines
-    zeros(array), ones(array)                 constant vectors of the array's dtype
+    zeros(array)                              a vector of them, of the array's dtype
     spread(array, i)                          array[i] in every lane
     load(array, i, count)                     array[i : i + count], zeros behind; a count above `lanes` means all
     store(array, i, count, x)                 writes the first `count` lanes
@@ -53,7 +53,6 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         lanes,
         load,
         load_pairs,
-        ones,
         row_sums,
         scratch,
         spread,
@@ -79,7 +78,6 @@ else:
         lanes,
         load,
         load_pairs,
-        ones,
         row_sums,
         scratch,
         spread,
@@ -108,7 +106,6 @@ __all__ = [
     "load_halves",
     "load_pairs",
     "maximum",
-    "ones",
     "row_sums",
     "scratch",
     "spread",

@@ -135,26 +135,14 @@ def scratch(array: Any, size: int) -> Any:
     return buffer[start : start + size]
 
 
-def _constant(value: float) -> Callable[..., Any]:
-    def typing(typingctx: Any, array: Any) -> Any:
-        vector = _vector(array)
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return _constants(context.get_value_type(vector), [value] * vector.lanes)
-
-        return vector(array), codegen
-
-    return typing
-
-
 @intrinsic
 def zeros(typingctx: Any, array: Any) -> Any:
-    return _constant(0.0)(typingctx, array)
+    vector = _vector(array)
 
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _constants(context.get_value_type(vector), [0.0] * vector.lanes)
 
-@intrinsic
-def ones(typingctx: Any, array: Any) -> Any:
-    return _constant(1.0)(typingctx, array)
+    return vector(array), codegen
 
 
 @intrinsic

@@ -23,10 +23,6 @@ def zeros(array: Floats) -> Floats:
     return np.zeros(lanes(array), array.dtype)
 
 
-def ones(array: Floats) -> Floats:
-    return np.ones(lanes(array), array.dtype)
-
-
 def spread(array: Floats, i: int) -> Floats:
     return np.full(lanes(array), array[i], array.dtype)
 

@@ -51,7 +51,7 @@ def surface_green(
     checks.chain_values(hopping, absorption)
     initial = checks.green_state("initial_state", initial_state, potential)
     chosen = dispatch.choose("surface_green", backend, potential)
-    inputs = dispatch.operands(chosen, potential, hopping, absorption)
+    inputs = dispatch.operands(chosen, potential, hopping, absorption, beside=(initial,))
     run = dispatch.select("surface_green", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(potential.device):
         green = run(*inputs, initial)
