@@ -7,7 +7,14 @@
     python -m benchmarks.trained RUN ... a training step of trained models
     python -m benchmarks.gpu             the Triton kernels, on a GPU
     python -m benchmarks.data            memory of the data path on 100 million tokens
+    python -m benchmarks.losses PROTOCOL the first steps of its trainings, bit for bit those of another commit?
+
+and what writes their figures into the pages:
+
     python -m benchmarks.tables          docs/performance.md from the JSON of the first five
+    python -m benchmarks.ablation        docs/switches.md from that of the `ablation` protocols
+    python -m benchmarks.results         docs/results.md from that of the tuned comparisons and recall
+    python -m benchmarks.readme          README.md from three of these
     python -m benchmarks.reproduction    docs/reproduction.md from that of the `seed-local` runs
 
 Importing this package imports nothing else: process settings are made before PyTorch is loaded.

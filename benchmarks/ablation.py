@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, one_machine, read_json, replace_all, table
+from benchmarks.page import by_model, fill_page, machine, one_machine, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -36,14 +36,6 @@ CURVES = "ablation-price"  # also has the course of the training
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
 SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
 TENTHS = range(1, 11)
-
-
-def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each model, in the order of the protocol."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        found.setdefault(run["model_name"], []).append(run)
-    return found
 
 
 def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
-from benchmarks.command import Parser, out_file, parser
+from benchmarks.command import Parser, guarded, out_file, parser
 
 TOKENS, QUICK_TOKENS = 100_000_000, 1_000_000
 VOCABULARY = 30_000
@@ -143,33 +142,33 @@ def arguments() -> Parser:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 within the limit, 1 beyond it, 2 a bad call."""
-    try:
-        given = arguments().parse_args(argv)
-        tokens = given.tokens if given.tokens is not None else (QUICK_TOKENS if given.quick else TOKENS)
-        if tokens <= BATCH * LENGTH:
-            raise ValueError(f"--tokens {tokens}: must be more than {BATCH} x {LENGTH}, one batch")
-        if given.limit_mb <= 0:
-            raise ValueError(f"--limit-mb {given.limit_mb:g}: must be above 0")
-        chosen = (given.data, tokens, given.vocab_size, given.limit_mb)
-        usual = chosen == ("embedded", TOKENS, VOCABULARY, LIMIT_MB)
-        out = out_file(given.out, "data", whole=usual)
-        from benchmarks.machine import describe, machine
-        from resnet_bk.bench.run_folder import write_json
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code: 0 within the limit, 1 beyond it.
 
-        where = machine()
-        for line in describe(where):
-            print(line)
-        found = run(given.data, tokens, given.vocab_size, given.limit_mb) | {"machine": where}
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    Raises:
+        ValueError: a bad call.
+    """
+    given = arguments().parse_args(argv)
+    tokens = given.tokens if given.tokens is not None else (QUICK_TOKENS if given.quick else TOKENS)
+    if tokens <= BATCH * LENGTH:
+        raise ValueError(f"--tokens {tokens}: must be more than {BATCH} x {LENGTH}, one batch")
+    if given.limit_mb <= 0:
+        raise ValueError(f"--limit-mb {given.limit_mb:g}: must be above 0")
+    chosen = (given.data, tokens, given.vocab_size, given.limit_mb)
+    usual = chosen == ("embedded", TOKENS, VOCABULARY, LIMIT_MB)
+    out = out_file(given.out, "data", whole=usual)
+    from benchmarks.machine import describe, machine
+    from resnet_bk.bench.run_folder import write_json
+
+    where = machine()
+    for line in describe(where):
+        print(line)
+    found = run(given.data, tokens, given.vocab_size, given.limit_mb) | {"machine": where}
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(Path(out), found)
+    write_json(out, found)
     print(f"written: {out}")
     return 0 if found["passed"] else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    guarded(lambda: main(sys.argv[1:]))

@@ -58,6 +58,14 @@ def timed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [run for run in results["runs"] if _processor(run, results) in most]
 
 
+def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each model, in the order of the protocol."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        found.setdefault(run["model_name"], []).append(run)
+    return found
+
+
 def one_machine(results: Mapping[str, Any]) -> None:
     """For a page that compares the times of all runs.
 

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, read_json, replace_all, table, timed
+from benchmarks.page import by_model, fill_page, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.statistics import paired_bootstrap
 
@@ -34,9 +34,7 @@ NAMES = {
 
 def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last."""
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        by_model.setdefault(run["model_name"], []).append(run)
+    models = by_model(results)
 
     def bits(runs: list[dict[str, Any]]) -> str:
         if runs[0]["audit"] == "leaks":
@@ -55,7 +53,7 @@ def rows(results: Mapping[str, Any]) -> str:
     comparable = timed(results)
     windows = "held_out_perplexity_overlapping"
     lines: list[tuple[str, ...]] = []
-    for name, runs in sorted(by_model.items(), key=order):
+    for name, runs in sorted(models.items(), key=order):
         without = "held_out_perplexity_without_carry"
         lines.append(
             (
@@ -79,16 +77,16 @@ def rows(results: Mapping[str, Any]) -> str:
         *("s/step", "seeds"),
     )
     unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
-    return f"{table(columns, lines)}\n\n{unknown}{ratios(by_model, results['data'].get('document_tokens', []))}"
+    return f"{table(columns, lines)}\n\n{unknown}{ratios(models, results['data'].get('document_tokens', []))}"
 
 
-def ratios(by_model: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence[int]) -> str:
+def ratios(models: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence[int]) -> str:
     """A sentence: the perplexity of the first of `NAMES` over that of every other model, with its interval over the
     documents; none where it was not trained."""
     (ours, _), *_ = NAMES.items()
     losses = {
         name: [fmean(of_document) for of_document in zip(*(run["document_nll"] for run in runs), strict=True)]
-        for name, runs in by_model.items()
+        for name, runs in models.items()
         if all(run["audit"] == "causal" and run.get("document_nll") for run in runs)
     }
     if ours not in losses:

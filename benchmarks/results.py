@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, read_json, replace_all, table, timed
+from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -36,14 +36,6 @@ FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), RO
 TRANSFORMERS = ("llama", "gpt2")
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
 OVERLAPPING = "held_out_perplexity_overlapping"
-
-
-def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each model, in the order of the protocol."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        found.setdefault(run["model_name"], []).append(run)
-    return found
 
 
 def best_transformer(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -93,6 +93,21 @@ def test_eval_on_other_text(finished, home, tmp_path):
     assert json.loads(done.stdout)["dataset_name"] == tmp_path.name
 
 
+def test_a_limit_of_the_training_text_is_of_the_text_of_the_run(finished, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(finished / "gpt2" / "seed-42", run)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"protocol": record["protocol"] | {"data_limit": 100}}))
+    own = call("eval", run, "--split", "train", "--json")
+    assert own.exit_code == 0, own.output
+    assert json.loads(own.stdout)["tokens"] == 99
+    (tmp_path / "text").mkdir()
+    for split in ("train", "validation"):
+        write_text(tmp_path / "text" / f"{split}.txt", documents=20)
+    other = call("eval", run, "--data", tmp_path / "text", "--split", "train", "--json")
+    assert json.loads(other.stdout)["tokens"] > 20 * 20
+
+
 def test_eval_on_text_that_has_changed(finished, home):
     text = home / "text.txt"
     before = text.read_text()

@@ -233,16 +233,19 @@ def lengths(
     from resnet_bk.bench.inspect_model import run_folder
     from resnet_bk.bench.lengths import length_profiles, parse_windows, write_lengths
     from resnet_bk.bench.lengths_table import lengths_table
+    from resnet_bk.bench.run_folder import check_writable
     from resnet_bk.bench.runner import standard_output
 
     sizes = parse_windows(windows)
-    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
     if out is not None:
-        write_lengths(found, out)
+        check_writable(out)  # before the work
+    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
     if as_json:
         _print_json(found)
     else:
         standard_output().print(lengths_table(found))
+    if out is not None:
+        write_lengths(found, out)
 
 
 @app.command()
@@ -392,15 +395,18 @@ def ngrams(
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
     from resnet_bk.bench.ngrams import ngram_baselines, ngram_table, parse_orders, write_ngrams
     from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.run_folder import check_writable
     from resnet_bk.bench.runner import standard_output
 
-    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=parse_orders(orders), split=split)
     if out is not None:
-        write_ngrams(found, out)
+        check_writable(out)  # before the work
+    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=parse_orders(orders), split=split)
     if as_json:
         _print_json(found)
     else:
         standard_output().print(ngram_table(found))
+    if out is not None:
+        write_ngrams(found, out)
 
 
 @app.command()

@@ -111,7 +111,7 @@ def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None
 
 def test_times_of_other_machines_are_marked(tmp_path: Path) -> None:
     here, there = sample_results("llama"), sample_results("llama")
-    note = "times cannot be compared"
+    note = "times and memory cannot be compared"
     same = compare_results([write(tmp_path / "a", here), write(tmp_path / "b", there)])
     assert same["times_comparable"]
     assert note not in str(comparison_table(same).caption)
@@ -119,6 +119,10 @@ def test_times_of_other_machines_are_marked(tmp_path: Path) -> None:
     other = compare_results([tmp_path / "a", write(tmp_path / "c", there)])
     assert not other["times_comparable"]
     assert note in str(comparison_table(other).caption)
+    assert printed(same)["llama/training time"][2] == "1.00"
+    for row in ("training time", "tokens/s", "peak memory"):
+        assert printed(other)[f"llama/{row}"][2] == ""
+    assert printed(other)["llama/FLOPs a step"][2] == "1.00"
 
 
 def test_results_that_do_not_tell_their_text_are_not_comparable(tmp_path: Path) -> None:

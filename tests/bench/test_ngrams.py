@@ -9,6 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from resnet_bk import cli
+from resnet_bk.bench import ngrams as ngrams_module
 from resnet_bk.bench.data import open_corpus, prepare
 from resnet_bk.bench.kneser_ney import kneser_ney
 from resnet_bk.bench.ngrams import (
@@ -106,6 +107,17 @@ def test_beside_results_of_another_task(found, tmp_path):
         write_ngrams(found, tmp_path)
 
 
+def test_those_of_another_split_are_not_overwritten(found, tmp_path):
+    write_ngrams(found, tmp_path)
+    with pytest.raises(ValueError, match="holds n-grams of the validation split, and these are of test; name another"):
+        write_ngrams(found | {"split": "test"}, tmp_path)
+    (tmp_path / "ngrams.json").unlink()
+    data = {"fingerprints": {"train_tokens": found["fingerprints"]["train_tokens"]}}
+    (tmp_path / "results.json").write_text(json.dumps({"data": data, "ngrams": found, "runs": []}))
+    with pytest.raises(ValueError, match="holds n-grams of the validation split"):
+        write_ngrams(found | {"split": "test"}, tmp_path)
+
+
 def test_not_while_a_benchmark_runs_in_the_folder(found, tmp_path):
     with locked(tmp_path), pytest.raises(ValueError, match="another resnet-bk is running there"):
         write_ngrams(found, tmp_path)
@@ -146,5 +158,9 @@ def test_the_command(protocol, folder, found, tmp_path, monkeypatch):
     refused = call("ngrams", tmp_path / "tiny.yaml", "--out", tmp_path / "out")
     assert refused.exit_code == 2
     assert "holds results of other text, tokens or vocabulary" in refused.stderr
+    monkeypatch.setattr(ngrams_module, "kneser_ney", None)  # not before it is known where the figures go
+    refused = call("ngrams", tmp_path / "tiny.yaml", "--out", tmp_path / "tiny.yaml")
+    assert refused.exit_code == 2
+    assert "is not a folder" in refused.stderr
     wrong = call("ngrams", tmp_path / "tiny.yaml", "--orders", "0")
     assert (wrong.exit_code, len(wrong.stderr.strip().splitlines())) == (2, 1)

@@ -209,7 +209,7 @@ def test_protocol_data_and_machine(page: Page) -> None:
     assert "torch 2.13.0" in page.text
     assert "0123456789abcdef0123456789abcdef01234567" in page.text
     assert page.table("Backend")["resnet-bk"]["Backend"] == "propagate: numba; linear_cross_entropy: chunked"
-    assert "resnet-bk bench protocol.yaml --out repeated" in page.text
+    assert "in the folder from which it was called: resnet-bk bench OUT/protocol.yaml --out repeated" in page.text
     assert "97,100 tokens, each predicted once" in page.text  # the buckets' sum
     assert "4.23% of the held-out tokens are outside the vocabulary" in page.text
 

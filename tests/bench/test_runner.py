@@ -162,9 +162,43 @@ def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
     result = json.loads((folder / "result.json").read_text())
     del result["held_out_perplexity_overlapping"]  # of before there was such a figure
     (folder / "result.json").write_text(json.dumps(result))
-    results, lines = run(out="bare", only=["gpt2"])
+    results, lines = run(out="bare", only=["gpt2"], test=True)
     assert any("no figure overlapping, for the run came without its weights" in line for line in lines)
+    assert any("no test perplexity, for the run came without its weights" in line for line in lines)
     assert len(results["runs"]) == 1
+
+
+def test_tokens_of_another_tokenizer_are_not_taken_for_the_same(run, tmp_path):
+    run(only=["gpt2"])
+    file = tmp_path / "out" / "gpt2" / "seed-42" / "run.json"
+    record = json.loads(file.read_text())
+    record["data"]["fingerprints"]["tokenizer"] = "that of another version"
+    write_json(file, record)
+    with pytest.raises(ValueError, match=r"holds gpt2/seed-42, made with another tokenizer of the same text .*; give"):
+        run(only=["resnet-bk"])
+    assert not (tmp_path / "out" / "resnet-bk").exists()
+
+
+def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(run, tmp_path):
+    run(only=["gpt2"])
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    (folder / "result.json").unlink()
+    record = json.loads((folder / "run.json").read_text())
+    write_json(folder / "run.json", record | {"config": record["config"] | {"activation_function": "relu"}})
+    with pytest.raises(ValueError, match=r"a checkpoint of a model with another activation_function .*; remove it, or"):
+        run(only=["gpt2"])
+    write_json(folder / "run.json", record | {"config": record["config"] | {"of_another_version": 1}})
+    assert run(only=["gpt2"])[0]["runs"][0]["steps"] == 12
+
+
+def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
+    before, _ = run(only=["gpt2"])
+    (tmp_path / "out" / "gpt2" / "seed-42" / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"gpt2/seed-42 holds a checkpoint and no run.json, .*; restore that, or"):
+        run(only=["gpt2"])
+    shutil.rmtree(tmp_path / "out" / "gpt2" / "seed-42" / "checkpoint")
+    again, _ = run(only=["gpt2"])
+    assert again["runs"][0]["held_out_loss"] == before["runs"][0]["held_out_loss"]
 
 
 def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
@@ -196,6 +230,8 @@ def test_ngram_baselines_beside_the_runs_are_in_the_results(run, text, tmp_path,
     assert "ngrams" not in other
     write_json(tmp_path / "other" / "ngrams.json", found)
     assert "ngrams" not in run("other", models=only, data_limit=1000)[0]  # of other training tokens
+    (tmp_path / "out" / "ngrams.json").unlink()  # as in a folder of published results
+    assert run(models=only)[0]["ngrams"] == found
 
 
 def test_finished_runs_are_skipped_and_others_added(run, monkeypatch, tmp_path):
@@ -252,7 +288,7 @@ def exploding(monkeypatch, *rates):
 
     def breaks_down(model, stream, spec, folder, **options):
         if spec.learning_rate in rates:
-            raise NonFiniteLossError("the training loss is nan at step 3 of 12", 3)
+            raise NonFiniteLossError(f"{spec.name}: the training loss is nan at step 3 of 12", 3)
         return train(model, stream, spec, folder, **options)
 
     monkeypatch.setattr(run_module, "train", breaks_down)
@@ -263,7 +299,7 @@ def test_a_rate_that_breaks_down_is_out_of_the_grid(run, monkeypatch):
     results, lines = run(only=["gpt2"], learning_rates=[1e-2, 1e-4])
     assert results["runs"][0]["learning_rate"] == 1e-4
     assert results["runs"][0]["learning_rates_tried"][0] == {"learning_rate": 1e-2, "held_out_perplexity": None}
-    assert any("out of the grid. the training loss is nan at step 3" in line for line in lines)
+    assert "out of the grid: gpt2  lr 0.01  seed 42: the training loss is nan at step 3 of 12" in lines
 
 
 def test_no_rate_is_left(run, monkeypatch):
@@ -271,7 +307,7 @@ def test_no_rate_is_left(run, monkeypatch):
     with pytest.raises(NonFiniteLossError, match="nan at step 3"):
         run(only=["gpt2"])
     with pytest.raises(
-        ValueError, match=r"gpt2: no rate of the grid \[0.003, 0.01\] could be trained. the training loss"
+        ValueError, match=r"gpt2: no rate of the grid \[0.003, 0.01\] could be trained. gpt2  lr 0.003 "
     ):
         run("grid", only=["gpt2"], learning_rates=[3e-3, 1e-2])
 
@@ -282,7 +318,7 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monk
 
     def breaks_down(model, stream, spec, folder, **options):
         if spec.seed == seed and "gpt2" in spec.name:
-            raise NonFiniteLossError("the training loss is nan at step 3 of 12", 3)
+            raise NonFiniteLossError(f"{spec.name}: the training loss is nan at step 3 of 12", 3)
         return train(model, stream, spec, folder, **options)
 
     monkeypatch.setattr(run_module, "train", breaks_down)
@@ -296,7 +332,7 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monk
     results, _ = run(seeds=[3 - seed, 3], models=models)
     assert [entry["held_out_perplexity"] is None for entry in results["runs"]] == [False] * 4
     lost = json.loads((tmp_path / "out" / "gpt2" / f"seed-{seed}" / "result.json").read_text())
-    assert lost["diverged"] == "the training loss is nan at step 3 of 12"
+    assert lost["diverged"] == f"gpt2  lr 0.003  seed {seed}: the training loss is nan at step 3 of 12"
     assert (lost["steps"], lost["total_tokens"]) == (3, results["runs"][0]["total_tokens"] * 3 // 12)
     parsed = parse_results(results | {"runs": [lost, *results["runs"]]})
     assert [model.state for model in summarize(parsed)] == ["diverged", "ranked"]

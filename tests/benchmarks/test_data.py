@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data as check
+from benchmarks.command import guarded
 
 
 @pytest.fixture
@@ -80,6 +81,8 @@ def test_only_the_usual_run_goes_into_results(
     ],
 )
 def test_bad_calls(options: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    assert check.main([*options, "--out", str(tmp_path / "x.json")]) == 2
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: check.main([*options, "--out", str(tmp_path / "x.json")]))
+    assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line

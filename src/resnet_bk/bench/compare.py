@@ -142,6 +142,7 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
 # No row where no model carries a state, or for results of before there was such a figure.
 IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
 NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY, "training_perplexity")
+NOT_ACROSS_MACHINES = ("training_time", "tokens_per_second", "peak_memory_mb")
 
 
 def comparison_table(compared: dict[str, Any]) -> Table:
@@ -167,6 +168,10 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     for key, label, show in DATA_ROWS:
         add(label, [found["data"][key] for found in results], show)
     same = compared["perplexities_comparable"]
+    without_ratio = (
+        *(() if same else NOT_ACROSS_TEXTS),
+        *(() if compared["times_comparable"] else NOT_ACROSS_MACHINES),
+    )
     for name in dict.fromkeys(name for found in results for name in found["ngrams"]):
         values = [found["ngrams"].get(name) for found in results]
         add(f"{name} perplexity", values, fmt.perplexity, ratio=same)
@@ -181,7 +186,7 @@ def comparison_table(compared: dict[str, Any]) -> Table:
             leaks = [
                 key == "held_out_perplexity" and model is not None and model["state"] == "leaks" for model in models
             ]
-            add(f"  {label}", values, show, ratio=same or key not in NOT_ACROSS_TEXTS, leaks=leaks)
+            add(f"  {label}", values, show, ratio=key not in without_ratio, leaks=leaks)
     return table
 
 
@@ -194,5 +199,8 @@ def _caption(compared: dict[str, Any]) -> str:
             "contest; no ratio of them is shown. Bits a character depend less on the vocabulary."
         )
     if not compared["times_comparable"]:
-        text += "\nMade on other processors or with other numbers of threads: times cannot be compared."
+        text += (
+            "\nMade on other processors or with other numbers of threads: times and memory cannot be compared, and no "
+            "ratio of them is shown."
+        )
     return text

@@ -59,7 +59,6 @@ class Prepared:
         bucket_names: name of each bucket.
     """
 
-    protocol: Protocol
     corpus: Corpus
     tokenizer: PreTrainedTokenizerFast
     cache_dir: Path
@@ -132,4 +131,4 @@ def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
     TokenStream(caches["train"].tokens, protocol.batch_size, protocol.sequence_length)  # is there enough for a batch?
     held_out_batches(caches["validation"].tokens, protocol.batch_size, protocol.sequence_length)
     buckets, names = frequency_buckets(caches["train"].tokens, len(tokenizer), tokenizer.unk_token_id)
-    return Prepared(protocol, corpus, tokenizer, cache_dir, caches["train"], caches["validation"], buckets, names)
+    return Prepared(corpus, tokenizer, cache_dir, caches["train"], caches["validation"], buckets, names)

@@ -165,7 +165,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     model = load_model(folder / "model").to(run_device(protocol, device))
     result = read_json(folder / "result.json")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
-    limit = protocol.data_limit if split == "train" else None
+    limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
     audit, head = result["audit"], result["head"]

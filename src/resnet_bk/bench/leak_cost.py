@@ -26,7 +26,7 @@ from torch import Tensor
 
 from resnet_bk.bench.leak_setup import LeakSetup
 from resnet_bk.bench.peers import build_model
-from resnet_bk.bench.run import split_batches
+from resnet_bk.bench.run import WARMUP_SHARE, split_batches
 from resnet_bk.bench.runner import deterministic
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenStream
@@ -34,7 +34,6 @@ from resnet_bk.training import RunSpec, train, training_device
 
 STEPS = 200
 SEGMENTS = 32
-WARMUP_SHARE = 0.1
 
 
 @dataclass(frozen=True)

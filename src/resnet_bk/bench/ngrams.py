@@ -147,7 +147,8 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
     """OUT/ngrams.json; where OUT has results of the same data, they get the baselines as well (`ngrams`).
 
     Raises:
-        ValueError: the folder cannot be written, a benchmark is running in it, or its results are of other data.
+        ValueError: the folder cannot be written, a benchmark is running in it, its results are of other data, or it
+            has baselines of another split.
     """
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -156,6 +157,12 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
         results = read_json(file) if file.exists() else None
         if results is not None and not same_data(result, results.get("data") or {}):
             raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
+        there = read_json(out / FILE) if (out / FILE).exists() else (results or {}).get("ngrams")
+        if there is not None and there["split"] != result["split"]:
+            raise ValueError(
+                f"--out {out} holds n-grams of the {there['split']} split, and these are of {result['split']}; name "
+                "another folder"
+            )
         write_json(out / FILE, result)
         if results is not None:
             write_json(file, results | {"ngrams": result})
@@ -163,11 +170,15 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
 
 
 def read_ngrams(out: Path, data: dict[str, Any]) -> dict[str, Any] | None:
-    """OUT/ngrams.json, where it is there and is of this data (`data` of results.json)."""
-    if not (out / FILE).exists():
-        return None
-    result = read_json(out / FILE)
-    return result if same_data(result, data) else None
+    """The baselines that are in OUT, if they are of this data (`data` of results.json): those of ngrams.json, or of a
+    results.json that came without it."""
+    if (out / FILE).exists():
+        result: dict[str, Any] | None = read_json(out / FILE)
+    elif (out / "results.json").exists():
+        result = read_json(out / "results.json").get("ngrams")
+    else:
+        result = None
+    return result if result is not None and same_data(result, data) else None
 
 
 def describe_ngrams(result: dict[str, Any]) -> str:

@@ -77,7 +77,8 @@ class Protocol(_Strict):
     Attributes:
         name, description: for people.
         dataset: a corpus of `resnet_bk.data.load_corpus`: "embedded", a name on the hub, or a local path.
-        data_limit: tokens of the training split that are used; null for all.
+        data_limit: tokens of the training split on which models and n-grams are trained; null for all. The vocabulary
+            is of the whole split.
         tokenizer: "word" or "bpe".
         pre_tokenizer: "words" (words and punctuation marks apart) or "whitespace".
         vocab_size: words of the vocabulary at most, special tokens included.

@@ -4,8 +4,6 @@ The page asks for nothing over the network (its content security policy forbids 
 whole or not at all.
 """
 
-import os
-import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +18,7 @@ from resnet_bk.bench.plot_style import styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
 from resnet_bk.bench.protocol import ModelEntry
 from resnet_bk.bench.results_schema import Results, parse_results
+from resnet_bk.bench.run_folder import replace_file
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
 from resnet_bk.training import perplexity
 
@@ -93,10 +92,10 @@ def write_report(results: dict[str, Any], out: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for plot in plots:
-            _write_whole(folder / f"{plot.name}.png", plot.png)
+            replace_file(folder / f"{plot.name}.png", plot.png)
         for name in set(PLOT_NAMES) - {plot.name for plot in plots}:
             (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report on other results
-        _write_whole(out / "report.html", page.encode())
+        replace_file(out / "report.html", page.encode())
     except OSError as error:
         raise ValueError(f"out={str(out)!r}: {error.strerror or error}; give a folder that you can write to") from error
     return out / "report.html"
@@ -250,16 +249,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,7 +5,7 @@ OUT/<model>/seed-<s>/                      a run; in a grid OUT/<model>/lr-<rate
     run.json                               everything to repeat it
     log.jsonl, tensorboard/, checkpoint/   while it trains
     model/                                 weights, configuration, tokenizer
-    result.json                            written last: a run is finished if it has one
+    result.json                            written last: a run is finished if it has one beside its run.json
 OUT/results.json, report.html, plots/      of all finished runs
 """
 
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "result.json").exists()
+        return all((self.folder / name).exists() for name in ("run.json", "result.json"))
 
     def result(self) -> dict[str, Any]:
         """The run's result.
@@ -111,7 +111,29 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
             )
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, run with other settings: {shown}; "
-                "give another folder with --out"
+                "give another folder with --out, or remove that one"
+            )
+
+
+def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
+    """Whether the runs that are in `out` were made with this tokenizer and these tokens. Nothing is written.
+
+    Another version of the library that makes the tokenizer may make another one of the same text.
+
+    Args:
+        out: the folder.
+        fingerprints: of `Prepared`.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    for file in sorted(out.glob("*/**/run.json")):
+        there = read_json(file)["data"]["fingerprints"]
+        different = [key for key, value in fingerprints.items() if there.get(key) != value]
+        if different:
+            raise ValueError(
+                f"--out {out} holds {file.parent.relative_to(out)}, made with another {', '.join(different)} of the "
+                "same text (by another version of tokenizers?); give another folder with --out, or remove that one"
             )
 
 
@@ -139,7 +161,7 @@ def _short(value: Any) -> str:
 def write_protocol(protocol: Protocol, out: Path) -> None:
     """OUT/protocol.yaml, which can be given to `resnet-bk bench` again."""
     text = yaml.safe_dump(protocol.model_dump(), sort_keys=False, allow_unicode=True)
-    _replace(out / "protocol.yaml", text)
+    replace_file(out / "protocol.yaml", text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -153,9 +175,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; is {path.parent} a folder that resnet-bk wrote?") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); remove it and run again") from None
+        raise ValueError(
+            f"{path} cannot be read ({error}); restore it, or remove {path.parent} and run again"
+        ) from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; remove it and run again")
+        raise ValueError(f"{path} holds no JSON object; restore it, or remove {path.parent} and run again")
     return content
 
 
@@ -175,14 +199,20 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Written under another name and renamed, so that a reader never sees half a file. NaN and infinity become null."""
-    _replace(path, json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    """A JSON file as `replace_file` writes it. NaN and infinity become null."""
+    text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    replace_file(path, text.encode())
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Written under another name and renamed: a reader sees the old file or the new one, never a part."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def finite(value: Any) -> Any:

@@ -24,6 +24,7 @@ from resnet_bk.bench.run import add_test, add_views, execute, planned_steps
 from resnet_bk.bench.run_folder import (
     Run,
     check_same_protocol,
+    check_same_tokens,
     check_writable,
     locked,
     run_of,
@@ -75,6 +76,7 @@ def bench(
         raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}")
     check_same_protocol(protocol, out, corpus.fingerprint)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
+    check_same_tokens(out, prepared.fingerprints())
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
@@ -83,6 +85,7 @@ def bench(
     with locked(out), deterministic():
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, corpus.fingerprint)
+        check_same_tokens(out, prepared.fingerprints())
         write_protocol(protocol, out)
         diverged: list[str] = []
         for model in chosen:
@@ -135,7 +138,7 @@ def _run_model(
             reason = _run(run, protocol, prepared, config, say)
             if reason is not None:
                 reasons.append(reason)
-                say(f"{run.title}: out of the grid. {reason}")
+                say(f"out of the grid: {reason}")
         if len(reasons) == len(rates):
             return [f"{model}: no rate of the grid {rates} could be trained. {reasons[0]}"]
         best = best_rate(protocol, out, model)
@@ -147,7 +150,7 @@ def _run_model(
         reason = _run(run, protocol, prepared, config, say, again=again)
         if reason is not None:
             lost.append(reason)
-            say(f"{run.title}: {reason}")
+            say(reason)
         elif test:
             add_test(run, protocol, prepared, say)
     return lost
@@ -183,7 +186,7 @@ def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
 
 
 def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]:
-    """Contents of results.json: the finished runs of the protocol, each model at its best rate, and OUT/ngrams.json."""
+    """Contents of results.json: the finished runs of the protocol, each model at its best rate, and the n-grams."""
     runs = []
     for model in protocol.models:
         best = best_rate(protocol, out, model)

@@ -11,6 +11,9 @@ import numpy as np
 
 from resnet_bk.bench.results_schema import Results, Run
 
+# Documents drawn at once by the bootstrap, which takes 32 bytes for each.
+MOST_DRAWN = 1 << 22
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -168,7 +171,7 @@ def paired_bootstrap(
         paired=True,
         vectorized=True,
         n_resamples=resamples,
-        batch=256,
+        batch=max(1, min(256, MOST_DRAWN // len(weight))),  # which changes no number
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),

@@ -78,15 +78,14 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
                 f"data {name!r}: no column {readers.COLUMN!r}, only {', '.join(part.column_names)}; "
                 f"save its text as parquet files with that column and give their folder"
             )
-    named = {SPLIT_NAMES.get(key, key): key for key in loaded}
-    if len(named) < len(loaded):
-        uses = [SPLIT_NAMES.get(key, key) for key in loaded]
+    uses = [SPLIT_NAMES.get(key, key) for key in loaded]
+    if len(set(uses)) < len(uses):
         several = sorted(key for key, use in zip(loaded, uses, strict=True) if uses.count(use) > 1)
         raise ValueError(
             f"data {name!r}: the splits {', '.join(several)} of {repository!r} are of one use; save the "
             f"one that is meant and give its folder, with {LAYOUT}"
         )
-    sets: dict[str, Reader] = {SPLIT_NAMES.get(key, key): partial(_read, part) for key, part in loaded.items()}
+    sets: dict[str, Reader] = {use: partial(_read, part) for use, part in zip(uses, loaded.values(), strict=True)}
     divided = len(sets) == 1  # `datasets` calls the only set "train", whatever its publisher meant
     whole = next(iter(sets.values())) if divided else None
     if whole is not None:

@@ -39,11 +39,6 @@ class TokenStream:
         self._batches = 0
 
     @property
-    def epoch(self) -> int:
-        """Epoch of the batch returned last, counted from 0; 0 before the first."""
-        return max(self._batches - 1, 0) // self.steps_per_epoch
-
-    @property
     def starts_epoch(self) -> bool:
         """Whether the batch returned last is the first of its epoch, so that state from before it must be dropped."""
         return self._batches > 0 and (self._batches - 1) % self.steps_per_epoch == 0

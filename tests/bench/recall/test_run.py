@@ -85,22 +85,23 @@ def test_trains_reports_and_skips_what_is_finished(tmp_path):
 def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
     def train(model, stream, spec, folder, **options):
         if spec.learning_rate > 1e-2:
-            raise NonFiniteLossError("the training loss is nan")
+            raise NonFiniteLossError(f"{spec.name}: the training loss is nan")
         return real(model, stream, spec, folder, **options)
 
     real = run.train
     monkeypatch.setattr(run, "train", train)
     result = call(tmp_path / "out", "learning_rates=[1e-2,1e9]", "epochs=1", models="modulus")
     assert result.exit_code == 0, result.output
-    assert "lr 1e+09  seed 42: out of the grid. the training loss is nan" in result.output
+    lost = "modulus  lr 1e+09  seed 42: the training loss is nan"
+    assert f"out of the grid: {lost}" in result.output
     (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert found["learning_rate"] == 1e-2
-    assert [tried["diverged"] for tried in found["learning_rates_tried"]] == [None, "the training loss is nan"]
+    assert [tried["diverged"] for tried in found["learning_rates_tried"]] == [None, lost]
     assert "its rate is at the end of the grid" in " ".join(result.output.split())
     # A model that cannot be trained does not keep the others from their runs.
     result = call(tmp_path / "other", "learning_rates=[1e9]", "models.llama.config={}", models="modulus,llama")
     assert result.exit_code == 2
-    assert result.output.count("no rate of the grid [1000000000.0] could be trained. the training loss is nan") == 2
+    assert result.output.count("no rate of the grid [1000000000.0] could be trained. ") == 2
     results = json.loads((tmp_path / "other" / "results.json").read_text())
     assert results["runs"] == []
     assert {found["title"] for found in results["diverged"]} == {"llama at every rate", "modulus at every rate"}
@@ -109,7 +110,7 @@ def test_rates_that_diverge_are_out_of_the_grid(tmp_path, monkeypatch):
 def test_a_seed_that_diverges_costs_no_other(tmp_path, monkeypatch):
     def train(model, stream, spec, folder, **options):
         if spec.seed == 2:
-            raise NonFiniteLossError("the training loss is nan")
+            raise NonFiniteLossError(f"{spec.name}: the training loss is nan")
         return real(model, stream, spec, folder, **options)
 
     real = run.train
@@ -120,7 +121,8 @@ def test_a_seed_that_diverges_costs_no_other(tmp_path, monkeypatch):
     assert "modulus lr 0.01 seed 2: the training loss is nan All else is done and saved." in text
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [found["seed"] for found in results["runs"]] == [1, 3]
-    assert results["diverged"] == [{"title": "modulus  lr 0.01  seed 2", "diverged": "the training loss is nan"}]
+    title = "modulus  lr 0.01  seed 2"
+    assert results["diverged"] == [{"title": title, "diverged": f"{title}: the training loss is nan"}]
 
 
 def test_a_model_is_shown_when_its_whole_grid_is_done(tmp_path):

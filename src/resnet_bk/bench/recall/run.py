@@ -78,7 +78,7 @@ def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say
         reason = _carry_out(run, protocol, config, say)
         if reason is not None:
             reasons.append(reason)
-            say(f"{run.title}: out of the grid. {reason}")
+            say(f"out of the grid: {reason}")
     best = _best_rate(protocol, out, model)
     if best is None:
         return [f"{model}: no rate of the grid {protocol.learning_rates} could be trained. {reasons[0]}"]
@@ -87,8 +87,8 @@ def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say
         run = _run_of(out, model, best, seed)
         reason = _carry_out(run, protocol, config, say)
         if reason is not None:
-            lost.append(f"{run.title}: {reason}")
-            say(lost[-1])
+            lost.append(reason)
+            say(reason)
     return lost
 
 

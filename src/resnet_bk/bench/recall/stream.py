@@ -43,11 +43,6 @@ class RecallStream:
         self.steps_per_epoch = len(self._epoch(0))
 
     @property
-    def epoch(self) -> int:
-        """Epoch of the batch returned last, counted from 0; 0 before the first."""
-        return max(self._batches - 1, 0) // self.steps_per_epoch
-
-    @property
     def starts_epoch(self) -> bool:
         """Whether the batch returned last is the first of its epoch."""
         return self._batches > 0 and (self._batches - 1) % self.steps_per_epoch == 0
