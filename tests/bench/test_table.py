@@ -31,7 +31,9 @@ def test_every_figure_is_there_at_100_columns() -> None:
     # Overlapping windows, parameters without embeddings, tokens a second.
     assert below.split() == ["100.7", "210k", "19.5k"]
     assert "one seed, no spread" in text
+    assert "4.23% of the held-out tokens are <unk>" in text
     assert "±" not in text
+    assert "<unk>" not in printed(sample_results(unk_rate=0.0))
 
 
 def test_views_that_were_not_measured_have_no_column() -> None:

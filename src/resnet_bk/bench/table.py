@@ -82,9 +82,15 @@ def _caption(models: list[ModelSummary]) -> str:
     else:
         shown = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
         seeds = f"mean ± sample standard deviation over {shown} seeds"
+    unknown = [run.unk_rate for model in models for run in model.runs if run.unk_rate]
+    # A vocabulary that misses much of the text makes for a low perplexity.
+    share = (
+        f"{fmt.percent(max(unknown), 2)} of the held-out tokens are <unk>, one word to all models.\n" if unknown else ""
+    )
     views = "No carry: state reset at each segment. Windows: overlapping by half, no state handed on.\n"
     return (
         f"Held-out perplexity: over the whole split ({seeds}); lower is better.\n"
+        f"{share}"
         f"{views if _any_views(models) else ''}"
         "Training perplexity: over the last epoch, while the model learns from it; no result."
     )
