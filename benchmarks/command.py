@@ -128,6 +128,6 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("\nstopped; the JSON holds the rows that were done", file=sys.stderr)
+        print("\nstopped; a JSON that is written row by row holds those that were done", file=sys.stderr)
         code = 130
     sys.exit(code)

@@ -168,13 +168,17 @@ def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
     assert len(results["runs"]) == 1
 
 
-def test_tokens_of_another_tokenizer_are_not_taken_for_the_same(run, tmp_path):
+def test_other_tokens_are_not_taken_for_the_same(run, tmp_path):
     run(only=["gpt2"])
     file = tmp_path / "out" / "gpt2" / "seed-42" / "run.json"
     record = json.loads(file.read_text())
-    record["data"]["fingerprints"]["tokenizer"] = "that of another version"
+    hashes = record["data"]["fingerprints"]
+    hashes["tokenizer"] = "the same tokens, written otherwise"
     write_json(file, record)
-    with pytest.raises(ValueError, match=r"holds gpt2/seed-42, made with another tokenizer of the same text .*; give"):
+    run(only=["gpt2"])
+    hashes["train_tokens"] = "others"
+    write_json(file, record)
+    with pytest.raises(ValueError, match=r"holds gpt2/seed-42, made with other train_tokens of the same text .*; give"):
         run(only=["resnet-bk"])
     assert not (tmp_path / "out" / "resnet-bk").exists()
 
@@ -185,10 +189,27 @@ def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(run, tmp_path):
     (folder / "result.json").unlink()
     record = json.loads((folder / "run.json").read_text())
     write_json(folder / "run.json", record | {"config": record["config"] | {"activation_function": "relu"}})
-    with pytest.raises(ValueError, match=r"a checkpoint of a model with another activation_function .*; remove it, or"):
-        run(only=["gpt2"])
+    message = r'another model: activation_function \("relu" there, "gelu_new" now\) .*; remove it, or'
+    with pytest.raises(ValueError, match=message):
+        run()
+    assert not (tmp_path / "out" / "resnet-bk").exists()  # before anything is trained
+    run(only=["resnet-bk"])  # which has none
     write_json(folder / "run.json", record | {"config": record["config"] | {"of_another_version": 1}})
-    assert run(only=["gpt2"])[0]["runs"][0]["steps"] == 12
+    assert run(only=["gpt2"])[0]["runs"][1]["steps"] == 12
+
+
+def test_the_second_seed_goes_on_where_it_was_stopped(run, monkeypatch, tmp_path):
+    """Saving the first must not change what the second is compared with."""
+    pointer = {"transformers": "resnet_bk_pointer", "config": {"language_model": {"model_type": "gpt2"}}}
+    models = {
+        "gpt2": {"learning_rate": 3e-3},
+        "gpt2-pointer": pointer | {"learning_rate": 3e-3, "match_parameters": False},
+    }
+    whole, _ = run(seeds=[1, 2], models=models)
+    for model in models:
+        (tmp_path / "out" / model / "seed-2" / "result.json").unlink()
+    again, _ = run(seeds=[1, 2], models=models)
+    assert [found["held_out_loss"] for found in again["runs"]] == [found["held_out_loss"] for found in whole["runs"]]
 
 
 def test_a_result_without_its_settings_is_not_finished(run, tmp_path):

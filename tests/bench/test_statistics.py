@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from resnet_bk.bench import statistics as statistics_module
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import (
     ModelSummary,
@@ -86,7 +87,7 @@ def test_paired_t_test_refuses(first: list[float], second: list[float], message:
         paired_t_test(first, second)
 
 
-def test_paired_bootstrap() -> None:
+def test_paired_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(3)
     tokens = generator.integers(50, 400, size=200)
     hardness = generator.normal(4.6, 0.5, size=200)  # shared by both models: pairing must take it out
@@ -98,6 +99,8 @@ def test_paired_bootstrap() -> None:
     # Standard error of the difference: 0.02 sqrt(2) / sqrt(200) = 0.002 or a little more, by unequal lengths; the 95%
     # interval is some 4 of these wide. An unpaired bootstrap would be 25 times as wide.
     assert 0.005 < found.high - found.low < 0.015
+    assert paired_bootstrap(first, second, tokens, resamples=999) == found
+    monkeypatch.setattr(statistics_module, "MOST_DRAWN", 10 * len(tokens))  # so many at once change no number
     assert paired_bootstrap(first, second, tokens, resamples=999) == found
     wider = paired_bootstrap(first, second, tokens, resamples=999, confidence=0.99)
     assert wider.high - wider.low > found.high - found.low

@@ -76,6 +76,8 @@ def test_positions_for_all_rows():
     found = model.generate(ids, position_ids=POSITIONS[:1], **OPTIONS)
     assert torch.equal(found, model.generate(ids, position_ids=POSITIONS[:1].expand(2, -1), **OPTIONS))
     assert torch.equal(found, model.generate(input_ids=ids, position_ids=POSITIONS[:1], **OPTIONS))
+    with pytest.raises(ValueError, match=r"position_ids must be integers of shape \(2, 12\)"):
+        model.generate(ids, position_ids=POSITIONS[:1].expand(3, -1), **OPTIONS)
 
 
 def test_positions_of_padding_are_no_documents():

@@ -1,5 +1,7 @@
 """Which backend runs, and the record of it."""
 
+from types import SimpleNamespace
+
 import numba
 import pytest
 import torch
@@ -44,16 +46,28 @@ def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     for capability, first in (((7, 5), "chunked"), ((8, 0), "triton"), ((12, 0), "triton")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, capability=capability: capability)
         assert available_backends(operator.name, "cuda")[0] == first
+    # Two GPUs in a machine: that of the inputs is asked.
+    ability = {None: (9, 0), torch.device("cuda", 0): (9, 0), torch.device("cuda", 1): (7, 5)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", ability.__getitem__)
+    for place, first in ((0, "triton"), (1, "chunked")):
+        like = SimpleNamespace(device=torch.device("cuda", place), dtype=torch.float32)
+        assert dispatch.choose(operator.name, "auto", like) == first
 
 
 @pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])
 @with_modulus
-@pytest.mark.parametrize("of", ["inputs", "state"])
-def test_a_forward_derivative_is_right_or_refused(operator, backend, of):
+def test_a_forward_derivative_is_right_or_refused(operator, backend):
     tensors = draw(operator, 5, state=True)
-    names = [name for name in tensors if (name in operator.states) == (of == "state")]
-    if not names:
-        return  # the operator has no state
+    check_forward_derivative(operator, backend, tensors, [name for name in tensors if name not in operator.states])
+
+
+@pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])
+@pytest.mark.parametrize("operator", [op for op in OPERATORS if op.states], ids=str)
+def test_a_forward_derivative_by_the_state_is_right_or_refused(operator, backend):
+    check_forward_derivative(operator, backend, draw(operator, 5, state=True), operator.states)
+
+
+def check_forward_derivative(operator, backend, tensors, names):
     values = tuple(tensors[name] for name in names)
     directions = tuple(torch.randn_like(value) for value in values)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from resnet_bk.ops import dispatch
+from resnet_bk.ops.triton_sizes import MANY_CHAINS, PIECE, piece_length
 from tests.ops.cases import OPERATORS, draw, each_operator, relative_error, with_gradients
 
 # 4 kappa eps with a condition number kappa <= 30 of what `draw` makes, as derived in `test_operators.py`.
@@ -35,6 +36,12 @@ def test_kernels_in_the_interpreter():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d{2,} passed in", done.stdout, re.MULTILINE), done.stdout  # none skipped
+
+
+def test_places_within_a_piece_fit_32_bits():
+    assert piece_length(1, 4_096, MANY_CHAINS) == 4_096  # so many chains need no pieces
+    assert piece_length(1, 2**31 // MANY_CHAINS, MANY_CHAINS) == PIECE
+    assert piece_length(1, 2**31 // MANY_CHAINS - 1, MANY_CHAINS) > PIECE
 
 
 SWEEP = ("summarise", "enter", "run", "adjoint_summarise", "adjoint_enter", "adjoint_run")

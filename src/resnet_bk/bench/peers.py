@@ -13,6 +13,7 @@ solved for: as the first model of a protocol such a one sets the size of the oth
 what they are.
 """
 
+import copy
 import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -58,7 +59,7 @@ MAMBA2_START = 0.02
 def build_model(config: PreTrainedConfig, seed: int) -> Any:
     """A freshly initialised causal LM; the same seed gives the same weights."""
     set_seed(seed)
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # a model that is saved writes into its own
 
 
 def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, int | None]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.flops import depends_on_text, step_flops
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.bench.run_folder import Run, finite, read_json, settings_of, write_json
+from resnet_bk.bench.run_folder import Run, read_json, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenCache, TokenStream, held_out_batches, overlapping_batches
 from resnet_bk.training import (
@@ -64,7 +64,6 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
     stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
     spec = run_spec(protocol, run, stream.steps_per_epoch)
-    _check_same_model(run, config)
     run.folder.mkdir(parents=True, exist_ok=True)
     write_json(run.folder / "run.json", run_record(run, protocol, prepared, config, spec))
 
@@ -132,29 +131,6 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     else:
         reached = f"no perplexity (leaks; {leaking:.2f} with the answer in sight)"
     say(f"{run.title}: {reached}, {trained.steps} steps in {trained.seconds:.0f} s")
-
-
-def _check_same_model(run: Run, config: Any) -> None:
-    """Whether the checkpoint in a run's folder, if there is one, is of this model. Its settings were compared before:
-    what they leave open may have got another default since.
-
-    Raises:
-        ValueError: naming the fields that differ, or that nobody knows.
-    """
-    if not (run.folder / "checkpoint").exists():
-        return
-    if not (run.folder / "run.json").exists():
-        raise ValueError(
-            f"{run.folder} holds a checkpoint and no run.json, so that nobody knows of what training; restore that, or "
-            "remove the folder"
-        )
-    there, here = read_json(run.folder / "run.json")["config"], finite(config_dict(config))
-    different = [key for key in sorted({*there} & {*here}) if there[key] != here[key]]
-    if different:
-        raise ValueError(
-            f"{run.folder} holds a checkpoint of a model with another {', '.join(different)} (another version of "
-            "resnet_bk or transformers?); remove it, or give another folder with --out"
-        )
 
 
 def planned_steps(protocol: Protocol, steps_per_epoch: int) -> int:
@@ -321,7 +297,7 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     if result["audit"] != "causal" or result.get("diverged") or result["test_perplexity"] is not None:
         return
     if not (run.folder / "model").is_dir():
-        say(f"{run.title}: no test perplexity, for the run came without its weights")
+        say(f"{run.title}: no test perplexity, for the run came without its weights; train it with another --out")
         return
     model = load_model(run.folder / "model").to(training_device(protocol.device))
     carry = protocol.models[run.model].carry_state

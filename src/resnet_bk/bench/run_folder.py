@@ -23,6 +23,9 @@ from filelock import FileLock, Timeout
 
 from resnet_bk.bench.protocol import Protocol
 
+# Fields that a model writes into its configuration when it is saved.
+SAVED = {"architectures", "dtype"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -116,9 +119,9 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
 
 
 def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
-    """Whether the runs that are in `out` were made with this tokenizer and these tokens. Nothing is written.
+    """Whether the runs that are in `out` were made with these tokens. Nothing is written.
 
-    Another version of the library that makes the tokenizer may make another one of the same text.
+    Another version of the library that makes the tokenizer may make others of the same text.
 
     Args:
         out: the folder.
@@ -129,12 +132,52 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
     """
     for file in sorted(out.glob("*/**/run.json")):
         there = read_json(file)["data"]["fingerprints"]
-        different = [key for key, value in fingerprints.items() if there.get(key) != value]
+        different = [key for key in ("train_tokens", "validation_tokens") if there[key] != fingerprints[key]]
         if different:
             raise ValueError(
-                f"--out {out} holds {file.parent.relative_to(out)}, made with another {', '.join(different)} of the "
+                f"--out {out} holds {file.parent.relative_to(out)}, made with other {' and '.join(different)} of the "
                 "same text (by another version of tokenizers?); give another folder with --out, or remove that one"
             )
+
+
+def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """Whether the trainings that were stopped in `out` were of these models. Nothing is written.
+
+    Settings were compared before; what they leave open may have got another default since.
+
+    Args:
+        out: the folder.
+        configs: of models that are to be trained, by name. Fields that one side lacks are of another version, and new.
+
+    Raises:
+        ValueError: naming what differs, or a checkpoint without its run.json.
+    """
+    for folder in sorted(path.parent for path in out.glob("*/**/checkpoint")):
+        if not (folder / "run.json").exists():
+            raise ValueError(
+                f"{folder} holds a checkpoint and no run.json, so that nobody knows of what training; restore that, or "
+                "remove the folder"
+            )
+        record = read_json(folder / "run.json")
+        if (folder / "result.json").exists() or record["model"] not in configs:
+            continue
+        different = _differences(record["config"], finite(configs[record["model"]]))
+        if different:
+            raise ValueError(
+                f"{folder} holds a checkpoint of another model: {', '.join(different)} (by another version of "
+                "resnet_bk or transformers?); remove it, or give another folder with --out"
+            )
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
+    """Fields of two configurations that both have, with different values."""
+    found = []
+    for key in sorted({*there} & {*here} - SAVED):
+        if isinstance(there[key], dict) and isinstance(here[key], dict):
+            found += _differences(there[key], here[key], f"{prefix}{key}.")
+        elif there[key] != here[key]:
+            found.append(f"{prefix}{key} ({_short(there[key])} there, {_short(here[key])} now)")
+    return found
 
 
 def settings_of(protocol: Protocol, run: Run, corpus_fingerprint: str) -> dict[str, Any]:
@@ -175,12 +218,16 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; is {path.parent} a folder that resnet-bk wrote?") from None
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); restore it, or remove {path.parent} and run again"
-        ) from None
+        raise ValueError(f"{path} cannot be read ({error}); {_restore(path)}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; restore it, or remove {path.parent} and run again")
+        raise ValueError(f"{path} holds no JSON object; {_restore(path)}")
     return content
+
+
+def _restore(path: Path) -> str:
+    """The way out where a file is damaged. What a run left behind is of no use without its settings."""
+    what = path.parent if path.name == "run.json" else "it"
+    return f"restore it, or remove {what} and run again"
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -206,7 +253,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Written under another name and renamed: a reader sees the old file or the new one, never a part."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         unfinished.write_bytes(content)
         os.replace(unfinished, path)

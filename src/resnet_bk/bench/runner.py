@@ -20,9 +20,10 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
-from resnet_bk.bench.run import add_test, add_views, execute, planned_steps
+from resnet_bk.bench.run import add_test, add_views, config_dict, execute, planned_steps
 from resnet_bk.bench.run_folder import (
     Run,
+    check_checkpoints,
     check_same_protocol,
     check_same_tokens,
     check_writable,
@@ -77,7 +78,9 @@ def bench(
     check_same_protocol(protocol, out, corpus.fingerprint)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     check_same_tokens(out, prepared.fingerprints())
+    read_ngrams(out, prepared.summary())  # can they be read?
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+    check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen})
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
 
@@ -86,6 +89,7 @@ def bench(
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, corpus.fingerprint)
         check_same_tokens(out, prepared.fingerprints())
+        check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen})
         write_protocol(protocol, out)
         diverged: list[str] = []
         for model in chosen:

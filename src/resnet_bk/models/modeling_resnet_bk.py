@@ -37,7 +37,7 @@ from resnet_bk.models.checks import (
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
-from resnet_bk.models.packing import document_starts, packed_documents
+from resnet_bk.models.packing import check_numbers, document_starts, packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
 
@@ -441,10 +441,12 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         documents = options.get("document_ids")
         if position_ids is not None and seq_idx is None and documents is None:
             # Padding has positions too, and starts no document.
+            prompt = next((x for x in (*args[:1], *map(options.get, PROMPTS)) if x is not None), position_ids)
+            shape = (prompt.shape[0], prompt.shape[1])
+            check_numbers("position_ids", position_ids, shape)
             starts = document_starts(position_ids, options.get("attention_mask"))
             if bool(starts.any()):  # else they only count
-                prompt = next(x for x in (*args[:1], *map(options.get, PROMPTS)) if x is not None)
-                options["document_ids"] = starts.cumsum(dim=1).expand(prompt.shape[0], -1)
+                options["document_ids"] = starts.cumsum(dim=1).expand(shape)
         elif (given := position_ids if seq_idx is None else seq_idx) is not None:
             shape = (given.shape[0], given.shape[-1])
             options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)

@@ -44,7 +44,7 @@ def packed_documents(
         )
     for name, value in given.items():
         if value is not None:
-            _check(name, value, shape)
+            check_numbers(name, value, shape)
     if seq_idx is not None or position_ids is None:
         return document_ids if seq_idx is None else seq_idx
     starts = document_starts(position_ids)
@@ -71,7 +71,17 @@ def document_starts(position_ids: Tensor, attention_mask: Tensor | None = None) 
     return starts & real & F.pad(real, (1, 0))[:, :-1]
 
 
-def _check(name: str, value: Tensor, shape: tuple[int, int]) -> None:
+def check_numbers(name: str, value: Tensor, shape: tuple[int, int]) -> None:
+    """Numbers of documents or positions for B rows of T tokens.
+
+    Args:
+        name: "position_ids" or "seq_idx".
+        value: the numbers.
+        shape: (B, T).
+
+    Raises:
+        ValueError: another shape or type.
+    """
     shapes = {shape, (1, shape[1])} if name == "position_ids" else {shape}
     if tuple(value.shape) not in shapes or value.is_floating_point():
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
+from resnet_bk.models.cache import check_rows
 from resnet_bk.training.mode import evaluation_mode
 
 # Reading a stream at once and reading it in two halves differ by the order of float32 sums; a cache that is passed
@@ -75,7 +76,11 @@ class CarriedStates(ConstantStates):
         """Forgets everything in `rows`, bool [B]. Returns the cache itself.
 
         In place: no graph may need what is forgotten, so after `backward` and `detach`.
+
+        Raises:
+            ValueError: something else than a mask of rows.
         """
+        check_rows(rows, -1)
         return self._apply(lambda state: state.index_fill_(0, rows.nonzero().flatten().to(state.device), 0))
 
     def _apply(self, change: Any) -> Self:

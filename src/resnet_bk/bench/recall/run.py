@@ -2,7 +2,7 @@
 
 OUT/protocol.json
 OUT/<model>/lr-<rate>/seed-<s>/run.json      what determines the run, and on what it started
-OUT/<model>/lr-<rate>/seed-<s>/result.json   written last: a run is finished if it has one
+OUT/<model>/lr-<rate>/seed-<s>/result.json   written last: a run is finished if it has one beside it
 OUT/results.json                             of the models that have finished their grid
 """
 
@@ -23,7 +23,7 @@ from resnet_bk.bench.recall.settings import READ, RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
 from resnet_bk.bench.run import audit_lengths, config_dict
-from resnet_bk.bench.run_folder import Run, check_writable, finite, locked, read_json, write_json
+from resnet_bk.bench.run_folder import Run, check_checkpoints, check_writable, finite, locked, read_json, write_json
 from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
@@ -195,7 +195,8 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
 
 
 def _check_same(protocol: RecallProtocol, out: Path) -> None:
-    """Raises ValueError where the folder holds runs under other settings, or of another task."""
+    """Raises ValueError where the folder holds runs under other settings, of another task, or of unknown settings."""
+    check_checkpoints(out, {})
     for file in sorted(out.glob("*/**/run.json")):
         record = read_json(file)
         if record.get("task") != TASK:
