@@ -3,8 +3,8 @@
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` is a run of `ablation`;
-`ablation-wide-diagonal`, `ablation-wide-plain` and `ablation-wide-loop` are runs of `ablation-wide`, as the page says),
-by default those in results/.
+`ablation-wide-plain` and `ablation-wide-loop` are runs of `ablation-wide`, as the page says), by default those in
+results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -26,7 +26,6 @@ SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
     "ablation-amx": ("exact", "plain"),
     "ablation-wide": ("exact",),
-    "ablation-wide-diagonal": ("exact",),
     "ablation-wide-plain": ("exact", "plain"),
     "ablation-wide-loop": (),
     "ablation-price": (),
