@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from resnet_bk.bench.peers import build_model, resolve_configs
+from resnet_bk.bench.peers import build_model, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.sizing import count_config, count_parameters
+from tests.bench.own_model import OwnConfig, OwnForCausalLM
 
 SPECIAL = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
 BASE = {"name": "p", "dataset": "x", "learning_rates": [1e-3], "vocab_size": 500, "sequence_length": 32}
@@ -159,6 +160,16 @@ def test_any_other_model_of_transformers():
     assert count_config(found["neox"]).deviation(count_config(found["resnet-bk"])) <= 0.02
 
 
+def test_a_model_of_ones_own():
+    assert not is_causal_lm("nobodys_llama")
+    assert is_causal_lm(OwnConfig.model_type)
+    found = configs({"resnet-bk": {}, "own": {"transformers": OwnConfig.model_type}})
+    assert type(build_model(found["own"], 0)) is OwnForCausalLM
+    assert count_config(found["own"]).deviation(count_config(found["resnet-bk"])) <= 0.02
+    # Whether it carries a state is tried out where it is trained.
+    assert configs({"resnet-bk": {}, "own": {"transformers": OwnConfig.model_type, "carry_state": True}})
+
+
 def test_experts_get_sizes_that_grouped_matmuls_take():
     entry = {"transformers": "mixtral", "config": {"num_local_experts": 2}, "match_parameters": True}
     found = configs({"resnet-bk": {}, "mixtral": entry}, parameter_tolerance=0.1)
@@ -190,7 +201,10 @@ def test_a_size_that_cannot_be_reached():
     ("models", "message"),
     [
         ({"resnet-bk": {}, "gtp2": {}}, r"models.gtp2: unknown model \(did you mean gpt2\?\)"),
-        ({"resnet-bk": {}, "x": {"transformers": "lama"}}, r"transformers='lama': no causal LM.*did you mean llama"),
+        (
+            {"resnet-bk": {}, "x": {"transformers": "lama"}},
+            r"'lama': no causal LM.*did you mean llama\?\); one of your own",
+        ),
         ({"resnet-bk": {}, "gpt2": {"config": {"n_layr": 1}}}, r"config.n_layr: gpt2 has no such field.*n_layer"),
         ({"resnet-bk": {"config": {"conv_size": -1}}}, r"models.resnet-bk: .*conv_size=-1"),
         ({"resnet-bk": {}, "gpt2": {"carry_state": True}}, r"models.gpt2: carry_state=true: the model has no state"),

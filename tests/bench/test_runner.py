@@ -14,14 +14,16 @@ from benchmarks.published import RESULTS
 from resnet_bk.bench import data as data_module
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import run_folder, runner
+from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.run import audit_lengths, validation_steps
+from resnet_bk.bench.run import audit_lengths, load_model, validation_steps
 from resnet_bk.bench.run_folder import write_json
 from resnet_bk.bench.runner import bench, deterministic
 from resnet_bk.bench.statistics import summarize
 from resnet_bk.training import NonFiniteLossError
+from tests.bench.own_model import OwnConfig, OwnForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
 REPORT_KEYS = """
@@ -35,6 +37,9 @@ OUR_KEYS = """
     held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
     validation_log run_folder peak_memory_kind held_out_perplexity_overlapping
 """.split()  # noqa: SIM905
+
+
+HERE = environment()["git_commit"]
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +267,14 @@ def test_finished_runs_are_skipped_and_others_added(run, monkeypatch, tmp_path):
     assert [found["model_name"] for found in second["runs"]] == ["resnet-bk", "gpt2"]
     assert second["runs"][0] == first["runs"][0]
     assert sum(line.startswith("finished: resnet-bk") for line in lines) == 1
+    file = tmp_path / "out" / "resnet-bk" / "seed-42" / "result.json"
+    kept = json.loads(file.read_text())
+    for commit, dirty, told in (("0123456789abcdef", False, ", trained at commit 0123456789ab)"), (HERE, True, ")")):
+        write_json(file, kept | {"git_commit": commit, "git_dirty": dirty})
+        (line,) = (line for line in run(only=["resnet-bk"])[1] if line.startswith("finished: "))
+        assert line.endswith(told)
+        assert dirty is ("changes that are not committed" in line)
+    write_json(file, kept)
     monkeypatch.setattr(runner, "execute", None)  # nothing is trained from here on
     # Another machine has the two records of a run and no more.
     for folder in (tmp_path / "out").glob("*/seed-*"):
@@ -478,12 +491,29 @@ def test_models_and_seeds_see_the_same_batches(run, monkeypatch):
     assert all(torch.equal(found, seen[0]) for found in seen[1:])
 
 
-def test_a_state_that_is_not_handed_on_whole_is_refused(run, tmp_path):
+def test_a_state_that_is_not_handed_on_whole_is_refused(run, tmp_path, monkeypatch):
     """Mamba's cache continues the convolution over several tokens, and not the state."""
     mamba = {"transformers": "mamba", "learning_rate": 1e-2, "match_parameters": False}
     with pytest.raises(ValueError, match=r"models\.mamba: carry_state=true: its cache does not.*set it to false"):
         run(models={"mamba": mamba | {"carry_state": True}})
+    own = {"transformers": OwnConfig.model_type, "learning_rate": 1e-2, "match_parameters": False, "carry_state": True}
+    with pytest.raises(ValueError, match=r"models\.own: carry_state=true: its cache lacks detach, to, start_anew"):
+        run(models={"own": own})
+
+    def takes_no_cache(*_, **__):
+        raise TypeError("forward() got an unexpected keyword argument 'cache'")
+
+    monkeypatch.setattr(runner, "cache_problem", takes_no_cache)
+    with pytest.raises(ValueError, match=r"own: carry_state=true: handing on a cache fails \(TypeError: .*'cache'\)"):
+        run(models={"own": own})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_ones_own_is_trained_and_read_again(run, tmp_path):
+    own = {"transformers": OwnConfig.model_type, "learning_rate": 1e-2, "match_parameters": False}
+    results, _ = run(models={"own": own})
+    assert results["runs"][0]["audit"] == "causal"
+    assert type(load_model(tmp_path / "out" / "own" / "seed-42" / "model")) is OwnForCausalLM
 
 
 def test_an_infinity_in_a_configuration_is_the_same_the_second_time(run):
@@ -499,6 +529,10 @@ def test_a_corpus_without_the_splits(run, tmp_path):
         write_text(tmp_path / f"{split}.txt")
     with pytest.raises(ValueError, match=r"--test: .* has no test split"):
         run(test=True, dataset=str(tmp_path))
+    (tmp_path / "test.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"test\.txt|split 'test'"):
+        run(test=True, dataset=str(tmp_path))
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_benchmark_at_a_time(run, tmp_path):

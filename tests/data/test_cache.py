@@ -176,6 +176,6 @@ def test_a_cache_dir_that_cannot_be_written_is_an_error(
 ) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ValueError, match=r"cache_dir '.*file/cache' cannot be written \(Not a directory\); name a folder"
+        ValueError, match=r"cache_dir '.*file/cache' cannot be written \(Not a directory\); set RESNET_BK_CACHE"
     ):
         token_cache(small_corpus, "train", tokenizer, cache_dir=tmp_path / "file" / "cache")

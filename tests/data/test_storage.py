@@ -90,5 +90,5 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); name a folder that can"):
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); set RESNET_BK_CACHE"):
         cached_folder(tmp_path / "x", read, build)

@@ -44,7 +44,10 @@ def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validatio
         corpus = load_corpus(protocol.dataset)
         for split in splits:
             if split not in corpus.splits:
-                raise ValueError(f"data: {corpus.name!r} has no split {split!r}, only {', '.join(corpus.splits)}")
+                raise ValueError(
+                    f"data: {corpus.name!r} has no split {split!r}, only {', '.join(corpus.splits)}; name a file "
+                    "or folder so, or give the training text alone, which is divided 90/5/5"
+                )
     except ValueError as error:
         raise ValueError(f"{error} (give other text with --data)") from error
     return corpus

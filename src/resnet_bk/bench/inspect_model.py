@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
-from resnet_bk.bench.peers import KNOWN, build_model, config_template, resolve_configs, sized
+from resnet_bk.bench.peers import KNOWN, build_model, config_template, is_causal_lm, resolve_configs, sized
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
@@ -78,7 +77,7 @@ def find_model(name: str, protocol: Protocol, seed: int = 0) -> Any:
             read_run(path)
             path = path / "model"
         return load_model(path)
-    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if is_causal_lm(name):
         try:
             return build_model(config_template(name, SMALL, {})({}), seed)
         except Exception as error:  # any of a hundred architectures may want more than a small shape

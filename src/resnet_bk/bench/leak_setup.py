@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.inspect_model import check_same_text
-from resnet_bk.bench.peers import KNOWN, resolve_configs
+from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model
 from resnet_bk.bench.run_folder import read_run
@@ -77,7 +76,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         words = min(protocol.vocab_size, config.get_text_config().vocab_size)
         protocol = protocol.model_copy(update={"vocab_size": words})
         return _with_text(name, config, None, protocol, _rate(protocol), None)
-    if name in protocol.models or name in KNOWN or name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if name in protocol.models or name in KNOWN or is_causal_lm(name):
         return _named(name, protocol)
     # Without files transformers may make an empty tokenizer of the right kind up.
     if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):

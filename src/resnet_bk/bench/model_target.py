@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
 from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.inspect_model import protocol_config
-from resnet_bk.bench.peers import KNOWN, build_model
+from resnet_bk.bench.peers import KNOWN, build_model, is_causal_lm
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
 from resnet_bk.bench.run_folder import read_run
 
@@ -71,7 +69,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
 
 def is_type(name: str, protocol: Protocol) -> bool:
     """Whether a name means a model type of transformers, and no model of its own."""
-    return name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in protocol.models and name not in KNOWN
+    return is_causal_lm(name) and name not in protocol.models and name not in KNOWN
 
 
 def build_type(name: str, protocol: Protocol) -> Any:

@@ -20,7 +20,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
@@ -104,8 +105,11 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
 
 
 def may_carry(config: PreTrainedConfig) -> bool:
-    """Whether a model hands a state of constant size from segment to segment."""
-    return config.model_type in ("resnet_bk", "resnet_bk_pointer") or constant_state(config)
+    """Whether a model may hand a state of constant size from segment to segment. Of one that `transformers` does not
+    have it is not known, but tried out before the training."""
+    if config.model_type in OURS:
+        return config.model_type != "resnet_bk_seed"
+    return registered(config.model_type) or constant_state(config)
 
 
 def fixed_shape(name: str, entry: ModelEntry) -> bool:
@@ -162,7 +166,7 @@ def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[st
     """Of the language model under the pointer, which has the shape and is sized."""
     given = config.get("language_model")
     inner_type = str(given.get("model_type")) if isinstance(given, dict) else ""
-    if not isinstance(given, dict) or inner_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or inner_type in OURS:
+    if not isinstance(given, dict) or not is_causal_lm(inner_type) or inner_type in OURS:
         raise ValueError(
             f"config.language_model={given!r}: must say which causal LM of transformers it is, for example "
             "{model_type: llama}"
@@ -187,11 +191,25 @@ def _model_type(name: str, entry: ModelEntry) -> str:
                 f"unknown model{hint}; known are {', '.join(KNOWN)}, any other needs `transformers: <model type>`"
             )
         return KNOWN[name][0]
-    if entry.transformers not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and entry.transformers not in OURS:
+    if not is_causal_lm(entry.transformers):
         close = get_close_matches(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise ValueError(f"transformers={entry.transformers!r}: no causal LM of transformers{hint}")
+        raise ValueError(
+            f"transformers={entry.transformers!r}: no causal LM of transformers{hint}; one of your own must be "
+            "registered with AutoConfig and AutoModelForCausalLM first (CONTRIBUTING.md)"
+        )
     return entry.transformers
+
+
+def is_causal_lm(model_type: str) -> bool:
+    """Whether it is one of `transformers`, one of ours, or one that somebody registered with the Auto classes."""
+    return model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or registered(model_type)
+
+
+def registered(model_type: str) -> bool:
+    """Whether it is a causal LM that `transformers` does not have itself."""
+    extra = CONFIG_MAPPING._extra_content
+    return model_type in extra and extra[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str, Any]) -> Template:

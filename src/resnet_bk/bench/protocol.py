@@ -300,7 +300,8 @@ def select_models(protocol: Protocol, names: Iterable[str] | None) -> list[str]:
         if name not in known:
             raise ValueError(
                 f"model {name!r} is not in protocol {protocol.name}, which has {', '.join(known)}{_hint(name, known)}; "
-                f"add it with --set models.{name}.learning_rate=3e-3"
+                f"add it with --set models.{name}.learning_rate=3e-3, and a type of transformers that is no known "
+                f"model with --set models.{name}.transformers=TYPE as well"
             )
     return [name for name in known if name in wanted]
 

@@ -77,6 +77,8 @@ def bench(
         raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}")
     check_same_protocol(protocol, out, corpus.fingerprint)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
+    if test:
+        prepared.split("test")  # a split may turn out to be empty
     check_same_tokens(out, prepared.fingerprints())
     read_ngrams(out, prepared.summary())  # can they be read?
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
@@ -121,7 +123,10 @@ def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
         if not protocol.models[name].carry_state or config.model_type in OURS:
             continue
         words = torch.arange(CARRIED_TOKENS).remainder(config.vocab_size).unsqueeze(0)
-        problem = cache_problem(build_model(config, seed=0), words)
+        try:
+            problem = cache_problem(build_model(config, seed=0), words, in_training=True)
+        except (TypeError, AttributeError, ValueError) as error:  # of a model that transformers does not have
+            problem = f"handing on a cache fails ({type(error).__name__}: {error})"
         if problem is not None:
             raise ValueError(
                 f"protocol {protocol.name}: models.{name}: carry_state=true: {problem} ({config.model_type}, "
@@ -169,9 +174,18 @@ def _run(
     else:
         add_views(run, protocol, prepared, say)
         if not again:
-            say(f"finished: {run.title} ({run.folder})")
+            say(f"finished: {run.title} ({run.folder}{_other_code(run.result())})")
     reason: str | None = run.result().get("diverged")
     return reason
+
+
+def _other_code(result: Mapping[str, Any]) -> str:
+    """What to say of a run that other code than the present one may have trained: the code is no setting."""
+    now = environment()
+    if result.get("git_commit") != now["git_commit"]:
+        return f", trained at commit {(result.get('git_commit') or 'unknown')[:12]}"
+    changed = result.get("git_dirty") or now["git_dirty"]
+    return ", trained at this commit, but for changes that are not committed" if changed else ""
 
 
 def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:

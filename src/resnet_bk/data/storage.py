@@ -43,7 +43,8 @@ def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise ValueError(
-            f"cache_dir {str(path.parent)!r} cannot be written ({error.strerror or error}); name a folder that can"
+            f"cache_dir {str(path.parent)!r} cannot be written ({error.strerror or error}); set RESNET_BK_CACHE (in "
+            "Python: cache_dir) to a folder that can"
         ) from error
     found = load(path)
     assert found is not None, f"{path} is damaged right after it was built"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -82,9 +82,9 @@ class MatrixPropagator(Mixer):
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
 
-    def initial_state(self, hidden: Tensor) -> MixerState:
+    def state_shape(self) -> StateShape:
         tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
-        return zero_state(hidden.shape[0], tail, (self.num_heads, self.key_dim, self.value_dim), hidden)
+        return StateShape(tail, (self.num_heads, self.key_dim, self.value_dim))
 
     def forward(
         self,

@@ -65,6 +65,20 @@ class MixerState(NamedTuple):
         return state if boundaries.ended is None else state.only(~boundaries.ended)
 
 
+class StateShape(NamedTuple):
+    """The shape of a `MixerState`, the batch left out.
+
+    Attributes:
+        convolution: (W - 1, C); None without a convolution.
+        carried: of what the chain carries, (H,) or (H, K, V).
+        real: whether that is real, and not complex.
+    """
+
+    convolution: tuple[int, int] | None
+    carried: tuple[int, ...]
+    real: bool = False
+
+
 class Start(NamedTuple):
     """Where a mixer starts unless a configuration says otherwise; the fields are those of `ResNetBKConfig`."""
 
@@ -96,9 +110,19 @@ class Mixer(nn.Module):
         fields = [argument.name for argument in arguments if argument.kind is Parameter.KEYWORD_ONLY]
         return cls(config.hidden_size, **{name: getattr(config, name) for name in fields})
 
+    def state_shape(self) -> StateShape:
+        """The shape of what it carries."""
+        raise NotImplementedError
+
     def initial_state(self, hidden: Tensor) -> MixerState:
         """The state before any token, which is the same as None: zeros, for a batch like `hidden` [B, T, D]."""
-        raise NotImplementedError
+        shape, batch = self.state_shape(), hidden.shape[0]
+        double = hidden.dtype == torch.float64
+        dtype = torch.complex128 if double else torch.complex64
+        zeros = hidden.new_zeros
+        tail = None if shape.convolution is None else zeros(batch, *shape.convolution)
+        carried = zeros(batch, *shape.carried, dtype=dtype.to_real() if shape.real else dtype)
+        return MixerState(tail, (zeros(batch, shape.carried[0], dtype=dtype), carried))
 
     def forward(
         self,
@@ -121,18 +145,3 @@ class Mixer(nn.Module):
             the last token.
         """
         raise NotImplementedError
-
-
-def zero_state(
-    batch: int, tail: tuple[int, ...] | None, carried: tuple[int, ...], like: Tensor, *, real: bool = False
-) -> MixerState:
-    """Zeros: a convolution tail [B, *tail], L [B, carried[0]] and what the chain carries, [B, *carried], `real` or
-    complex."""
-    double = like.dtype == torch.float64
-    dtype = torch.complex128 if double else torch.complex64
-    of_carried = (torch.float64 if double else torch.float32) if real else dtype
-    zeros = like.new_zeros
-    return MixerState(
-        None if tail is None else zeros(batch, *tail),
-        (zeros(batch, carried[0], dtype=dtype), zeros(batch, *carried, dtype=of_carried)),
-    )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -95,9 +95,9 @@ class ModulusPropagator(Mixer):
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
 
-    def initial_state(self, hidden: Tensor) -> MixerState:
+    def state_shape(self) -> StateShape:
         tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
-        return zero_state(hidden.shape[0], tail, (self.num_heads, self.key_dim, self.value_dim), hidden, real=True)
+        return StateShape(tail, (self.num_heads, self.key_dim, self.value_dim), real=True)
 
     def forward(
         self,

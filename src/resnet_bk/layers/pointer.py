@@ -91,19 +91,16 @@ class Pointed(NamedTuple):
 
 
 class KindsOfContext(WideLinear):
-    """Hidden states to H heads' probabilities of K kinds of context."""
+    """Hidden states to logarithms, up to a constant, of H heads' probabilities of K kinds of context.
+
+    A plain linear map, as adapters that stand in for one expect it: the softmax is taken by its user."""
 
     def __init__(self, hidden_size: int, num_heads: int, key_dim: int) -> None:
-        self.heads = (num_heads, key_dim)
         super().__init__(hidden_size, num_heads * key_dim, bias=False)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         init.normal_(self.weight, std=KINDS_STD)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, D] to [B, T, H, K]."""
-        return super().forward(hidden).unflatten(-1, self.heads).softmax(-1)
 
 
 class Pointer(nn.Module):
@@ -250,9 +247,11 @@ class Pointer(nn.Module):
             segment = (1 - boundaries.keep).squeeze(2).long().cumsum(1)
             if boundaries.real is not None:
                 write = write * boundaries.tokens_only(write)
-        key = self.key(previous) * write.unsqueeze(-1)
+        heads = (self.num_heads, self.key_dim)
+        query, key = (x.unflatten(-1, heads).softmax(-1) for x in (self.query(hidden), self.key(previous)))
+        key = key * write.unsqueeze(-1)
         gates = self.gate_proj(hidden).softmax(-1)
-        return _Sites(self.query(hidden), key, log_transmission, gates, segment, last_green.detach())
+        return _Sites(query, key, log_transmission, gates, segment, last_green.detach())
 
     def _piece(
         self, sites: "_Sites", ids: Tensor, state: PointerState, targets: Tensor | None, at: Tensor | None
@@ -402,9 +401,11 @@ class _Sites(NamedTuple):
 
         Returns:
             The logarithm of what is left at t of what was before the first token, or behind the last cut, float64
-            [B, H, T]; whether t sees j, bool [B or 1, 1, T, T]; 1 where t sees what was before, [B or 1, 1, T].
+            (float32 on MPS, which has none) [B, H, T]; whether t sees j, bool [B or 1, 1, T, T]; 1 where t sees what
+            was before, [B or 1, 1, T].
         """
-        steps = self.log_transmission.double().transpose(1, 2)
+        wide = torch.float32 if self.log_transmission.device.type == "mps" else torch.float64
+        steps = self.log_transmission.to(wide).transpose(1, 2)
         length = steps.shape[2]
         joined = torch.ones(1, length, length, dtype=torch.bool, device=steps.device).tril()
         if self.segment is None:
@@ -414,5 +415,5 @@ class _Sites(NamedTuple):
         before = self.segment.new_zeros(self.segment.shape[0], 1) + self.before
         cut = self.segment != torch.cat([before, self.segment[:, :-1]], dim=1)
         steps = steps.masked_fill(cut.unsqueeze(1), 0)
-        reached = steps @ joined.double().transpose(1, 2)
+        reached = steps @ joined.to(wide).transpose(1, 2)
         return reached, joined.unsqueeze(1), (self.segment == self.before).unsqueeze(1).to(self.query.dtype)

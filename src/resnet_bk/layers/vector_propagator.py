@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_vector
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, zero_state
+from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
@@ -71,10 +71,10 @@ class VectorPropagator(Mixer):
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
         self.readout = Readout(hidden_size, state_channels, gate=output_gate)
 
-    def initial_state(self, hidden: Tensor) -> MixerState:
+    def state_shape(self) -> StateShape:
         channels = self.chain.chains
         tail = None if self.conv is None else (self.conv.kernel_size - 1, channels)
-        return zero_state(hidden.shape[0], tail, (channels,), hidden)
+        return StateShape(tail, (channels,))
 
     def forward(
         self,

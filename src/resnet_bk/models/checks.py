@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 
@@ -94,8 +95,8 @@ def one_cache(past_key_values: Any, cache: Any) -> Any:
     return past_key_values if cache is None else cache
 
 
-def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
-    """A cache of this model for this batch, or None.
+def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: Any) -> None:
+    """A cache of this model, whose first block has `mixer`, for this batch; or None.
 
     Raises:
         ValueError: a cache of another kind, depth, width, hierarchy of scales or batch size.
@@ -115,12 +116,13 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
     state = cache.layers[0].state
     if state is not None:
         tail, (_, carried) = state
-        found = ("complex" if carried.is_complex() else "real", *carried.shape[1:]), _shape(tail)
-        expected = _state_shape(config)
+        of_tail = None if tail is None else (tail.shape[1], tail.shape[2])
+        found = StateShape(of_tail, tuple(carried.shape[1:]), real=not carried.is_complex())
+        expected = mixer.state_shape()
         if found != expected or any(scale.latest.shape[1] != config.hidden_size for scale in cache.scales):
             raise ValueError(
-                f"past_key_values holds a state {found[0]} and inputs of the convolution {found[1]}, but this model "
-                f"has {expected[0]} and {expected[1]}, at hidden_size={config.hidden_size}; it belongs to another model"
+                f"past_key_values holds a {_described(found)}, but this model has a {_described(expected)}, at "
+                f"hidden_size={config.hidden_size}; it belongs to another model"
             )
         factors, wanted = [scale.pending.shape[1] + 1 for scale in cache.scales], config.shortening_factors()
         if factors != wanted:
@@ -135,22 +137,9 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig) -> None:
         )
 
 
-def _shape(tail: Tensor | None) -> tuple[int, ...] | None:
-    return None if tail is None else tuple(tail.shape[1:])
-
-
-def _state_shape(config: ResNetBKConfig) -> tuple[tuple[Any, ...], tuple[int, ...] | None]:
-    """What the chains of a block carry and what its convolution keeps, for a row of the batch."""
-    assert config.key_dim is not None  # filled in at construction, as the others are
-    assert config.value_dim is not None
-    assert config.state_channels is not None
-    if config.state == "vector":
-        carried, width = (config.state_channels,), config.state_channels
-    else:
-        carried = (config.num_heads, config.key_dim, config.value_dim)  # type: ignore[assignment]
-        width = config.num_heads * (2 * config.key_dim + config.value_dim)
-    number = "complex" if config.state in ("vector", "matrix") else "real"
-    return (number, *carried), (config.conv_size - 1, width) if config.conv_size else None
+def _described(shape: StateShape) -> str:
+    kind = "real" if shape.real else "complex"
+    return f"{kind} state {shape.carried} and inputs of the convolution {shape.convolution}"
 
 
 def check_outputs(output_attentions: bool | None, config: Any) -> None:

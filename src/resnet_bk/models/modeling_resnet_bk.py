@@ -127,7 +127,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         """
         cache = one_cache(past_key_values, cache)
         batch, length = check_tokens(input_ids, inputs_embeds, self.config)
-        check_cache(cache, batch, self.config)
+        check_cache(cache, batch, self.config, self.layers[0].mixer)
         check_outputs(output_attentions, self.config)
         past_length = cache.get_seq_length() if cache is not None else 0
         document_ids = packed_documents(
@@ -251,7 +251,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         """
         cache = one_cache(past_key_values, cache)
         shape = check_tokens(input_ids, inputs_embeds, self.config)
-        check_cache(cache, shape[0], self.config)
+        check_cache(cache, shape[0], self.config, self.model.layers[0].mixer)
         past_length = 0 if cache is None else cache.get_seq_length()
         document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
         check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
@@ -321,7 +321,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             cache, use_cache: as in `ResNetBKModel.forward`.
         """
         batch, _ = check_tokens(input_ids, None, self.config)
-        check_cache(cache, batch, self.config)
+        check_cache(cache, batch, self.config, self.model.layers[0].mixer)
         boundaries = self._pointer_boundaries(input_ids, None, None, cache)
         past = None if cache is None else cache.pointer
         output = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache, return_dict=True)
@@ -491,7 +491,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             )
         cache = model_kwargs.get("cache")
         if cache is not None:
-            check_cache(cache, None, self.config)
+            check_cache(cache, None, self.config, self.model.layers[0].mixer)
             cache._is_user_defined = True
         elif generation_config.use_cache is not False:
             model_kwargs["cache"] = ResNetBKCache(self.config)

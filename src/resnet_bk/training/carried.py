@@ -106,7 +106,7 @@ def first_state(model: Any) -> CarriedStates | None:
 
 
 @torch.no_grad()
-def cache_problem(model: Any, words: Tensor) -> str | None:
+def cache_problem(model: Any, words: Tensor, *, in_training: bool = False) -> str | None:
     """Why what a model keeps does not continue a text where several tokens follow; None if it does.
 
     Some caches of `transformers` serve token by token alone and are passed over otherwise; those of Mamba and its like
@@ -115,6 +115,7 @@ def cache_problem(model: Any, words: Tensor) -> str | None:
     Args:
         model: a causal LM of `transformers`.
         words: some of its words, int64 [1, T], T at least 2.
+        in_training: whether a training is to hand it on, which asks more of it.
     """
     half = words.shape[1] // 2
     precise = model if next(model.parameters()).dtype.itemsize > 2 else copy.deepcopy(model).float()
@@ -127,6 +128,9 @@ def cache_problem(model: Any, words: Tensor) -> str | None:
         cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
         if cache is None:
             return "it returns no cache"
+        lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(cache, name)]
+        if in_training and lacking:
+            return f"its cache lacks {', '.join(lacking)}"
         rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
 
     def from_whole(found: Tensor) -> Tensor:
