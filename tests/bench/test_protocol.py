@@ -1,5 +1,6 @@
 """Protocol files, --set, and errors that name the key and the way out."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -44,17 +45,28 @@ CHOICES = "tuned-choices"
 POINTER = "quick-pointer"
 
 
+@functools.cache
+def sized(name):
+    """A shipped protocol, the configurations of its models and their parameters, in which nothing may be changed."""
+    protocol = load_protocol(name)
+    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    return protocol, configs, {model: count_config(config) for model, config in configs.items()}
+
+
+def within_tolerance(counts):
+    first, *others = counts.values()
+    return all(count.deviation(first) < 0.02 for count in others)
+
+
 @pytest.mark.parametrize("name", TEXT)
 def test_shipped_protocols_are_right(name):
-    protocol = load_protocol(name)
+    protocol, _, counts = sized(name)
     assert protocol.name == name
     assert protocol.description
     assert "resnet-bk" in protocol.models
     assert protocol.learning_rates is None
     assert all(entry.learning_rate_source for entry in protocol.models.values())
-    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
-    counts = [count_config(config) for config in configs.values()]
-    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    assert within_tolerance(counts)
 
 
 STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init")
@@ -63,8 +75,7 @@ STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential
 @pytest.mark.parametrize("name", ["quick", "seed-local", "seed-local-tuned", *ABLATION, PRICE])
 def test_published_figures_are_of_the_models_of_their_protocol(name):
     """Fields that a protocol leaves to the default of some state, which may change."""
-    protocol = load_protocol(name)
-    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    _, configs, _ = sized(name)
     results = json.loads((RESULTS / name / "results.json").read_text())
     ours = [run for run in results["runs"] if run["config"]["model_type"] == "resnet_bk"]
     assert ours
@@ -78,11 +89,9 @@ def test_published_figures_are_of_the_models_of_their_protocol(name):
 
 @pytest.mark.parametrize("name", ABLATION)
 def test_ablations_compare_switches_of_one_model(name):
-    protocol = load_protocol(name)
+    protocol, configs, counts = sized(name)
     assert protocol.name == name
-    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
-    counts = [count_config(config) for config in configs.values()]
-    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    assert within_tolerance(counts)
     switches = {
         model: {field for field in SWITCHES if getattr(config, field) != getattr(ResNetBKConfig(), field)}
         for model, config in configs.items()
@@ -104,10 +113,8 @@ def test_ablations_compare_switches_of_one_model(name):
 
 
 def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
-    protocol = load_protocol(PRICE)
-    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
-    counts = [count_config(config) for config in configs.values()]
-    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    _, configs, counts = sized(PRICE)
+    assert within_tolerance(counts)
     costs = [config.ponder_cost for name, config in configs.items() if name.startswith("ponder")]
     shares = [sum(config.site_shares()) for name, config in configs.items() if name.startswith("keep")]
     assert costs == sorted(set(costs))
@@ -180,9 +187,8 @@ def test_choices_are_changed_one_at_a_time():
         entry, known = protocol.models[name], tuned.models[name]
         assert entry.config == known.config
         assert (entry.learning_rate, entry.carry_reset) == (known.learning_rate, known.carry_reset)
-    configs = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
-    counts = [count_config(config) for config in configs.values()]
-    assert max(count.deviation(counts[0]) for count in counts) < 0.02
+    configs, counts = sized(CHOICES)[1:]
+    assert within_tolerance(counts)
     ours = {name: config for name, config in configs.items() if config.model_type == "resnet_bk"}
     base = ours.pop("resnet-bk").to_dict()
     chains = {"state", "potential_init", "absorption_init", "query_key_bias"}  # a vector state has no queries
@@ -225,17 +231,18 @@ def test_the_pointer_is_tried_on_the_work_of_quick():
     apart = ("name", "description", "models", "learning_rates")
     assert pointer.model_dump(exclude=set(apart)) == quick.model_dump(exclude=set(apart))
     assert list(pointer.models) == ["resnet-bk", "no-pointer", "llama-pointer"]
-    assert pointer.models["resnet-bk"].config == quick.models["resnet-bk"].config
-    configs = resolve_configs(pointer, pointer.vocab_size, SPECIAL_IDS)
-    counts = {name: count_config(config) for name, config in configs.items()}
-    assert max(count.deviation(counts["resnet-bk"]) for count in counts.values()) < 0.02
+    for key in ("config", "carry_state", "carry_reset"):
+        assert getattr(pointer.models["resnet-bk"], key) == getattr(quick.models["resnet-bk"], key)
+    assert pointer.models["llama-pointer"].carry_reset == quick.models["resnet-bk"].carry_reset
+    _, configs, counts = sized(POINTER)
+    assert within_tolerance(counts)
     assert configs["llama-pointer"].pointer_heads == configs["resnet-bk"].pointer_heads
     assert configs["no-pointer"].pointer_heads == 0
 
 
 @pytest.mark.parametrize("name", EARLIER)
 def test_the_earlier_run(name):
-    protocol = load_protocol(name)
+    protocol, _, counts = sized(name)
     shape = (protocol.hidden_size, protocol.num_layers, protocol.sequence_length, protocol.batch_size)
     assert shape == (64, 4, 128, 16)
     assert (protocol.vocab_size, protocol.epochs, protocol.tokenizer) == (30000, 2, "word")
@@ -244,8 +251,7 @@ def test_the_earlier_run(name):
     assert protocol.seeds == [42]
     assert list(protocol.models) == ["resnet-bk-seed", "resnet-bk-seed-causal", "resnet-bk", "gpt2", "llama"]
     assert [protocol.rates(model) for model in list(protocol.models)[:2]] == [[1e-3], [1e-3]]
-    reference = resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)["resnet-bk-seed"]
-    assert count_config(reference).total == 4_146_120
+    assert counts["resnet-bk-seed"].total == 4_146_120
 
 
 def test_data_of_the_earlier_runs():
