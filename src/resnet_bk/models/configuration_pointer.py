@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
+from resnet_bk.models.rules import Checked, Rules
 
 
-class PointerConfig(PreTrainedConfig):
+class PointerConfig(Checked, PreTrainedConfig):
     r"""A language model and the pointer beside its head. All arguments are keywords.
 
     Args:
@@ -33,16 +33,8 @@ class PointerConfig(PreTrainedConfig):
         inner = self.language_model
         if isinstance(inner, dict) and inner.get("model_type") in CONFIG_MAPPING:
             self.language_model = AutoConfig.for_model(**inner)
-        raise_problems(self, unknown_fields(self, kwargs) + self._problems())
+        self._refuse(self._unknown(kwargs) + self._problems())
         super().__post_init__(**kwargs)
-
-    def check(self) -> None:
-        """Checks every field again, for one that was set after construction.
-
-        Raises:
-            ValueError: as at construction.
-        """
-        raise_problems(self, self._problems())
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks."""

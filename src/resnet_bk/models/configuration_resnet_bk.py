@@ -7,11 +7,11 @@ from transformers import PreTrainedConfig
 
 from resnet_bk.layers.output_gate import GATES, NO_GATE
 from resnet_bk.layers.registry import MIXERS
-from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
+from resnet_bk.models.rules import Checked, Rules
 from resnet_bk.models.switches import switch_problems
 
 
-class ResNetBKConfig(PreTrainedConfig):
+class ResNetBKConfig(Checked, PreTrainedConfig):
     r"""Shape and start of a ResNet-BK language model. All arguments are keywords; unknown ones are errors.
 
     Args:
@@ -120,7 +120,7 @@ class ResNetBKConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._start()
-        raise_problems(self, unknown_fields(self, kwargs) + self._problems() + self._unread_sizes())
+        self._refuse(self._unknown(kwargs) + self._problems() + self._unread_sizes())
         for name, size in self._default_sizes().items():
             if getattr(self, name) is None:
                 setattr(self, name, size)
@@ -170,14 +170,6 @@ class ResNetBKConfig(PreTrainedConfig):
         if isinstance(self.sparse_bk, tuple | list):
             return list(self.sparse_bk)
         return [1 if self.sparse_bk is None else self.sparse_bk] * self.num_hidden_layers
-
-    def check(self) -> None:
-        """Checks every field again, for one that was set after construction.
-
-        Raises:
-            ValueError: as at construction.
-        """
-        raise_problems(self, self._problems())
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""

@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
-from resnet_bk.models.rules import Rules, raise_problems, unknown_fields
+from resnet_bk.models.rules import Checked, Rules
 
 GREENS = ("two_sided", "surface")
 GRADIENTS = ("exact", "diagonal")
 
 
-class ResNetBKSeedConfig(PreTrainedConfig):
+class ResNetBKSeedConfig(Checked, PreTrainedConfig):
     r"""Shape of the earlier system. The defaults are the published ones: 4,146,120 parameters.
 
     All arguments are keywords; unknown ones are errors.
@@ -64,19 +64,11 @@ class ResNetBKSeedConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        raise_problems(self, unknown_fields(self, kwargs) + self._problems())
+        self._refuse(self._unknown(kwargs) + self._problems())
         if self.intermediate_size is None:
             self.intermediate_size = 2 * self.hidden_size
         self.causal = self.green == "surface"
         super().__post_init__(**kwargs)
-
-    def check(self) -> None:
-        """Checks every field again, for one that was set after construction.
-
-        Raises:
-            ValueError: as at construction.
-        """
-        raise_problems(self, self._problems())
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""

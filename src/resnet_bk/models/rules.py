@@ -28,22 +28,35 @@ OF_TRANSFORMERS = {
 }
 
 
-def unknown_fields(config: Any, kwargs: dict[str, Any]) -> list[str]:
-    """Problems of the arguments left over that are neither fields of the configuration nor of `transformers`."""
-    kind = type(config)
-    fields = [name for name in kind.__dataclass_fields__ if not name.startswith("_")]
-    problems = []
-    for name in sorted(set(kwargs) - OF_TRANSFORMERS):
-        close = get_close_matches(name, fields, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"see the documentation of {kind.__name__}"
-        problems.append(f"{name} is not a field ({hint})")
-    return problems
+class Checked:
+    """A configuration whose fields have rules."""
 
+    def check(self) -> None:
+        """Checks every field again, for one that was set after construction.
 
-def raise_problems(config: Any, problems: list[str]) -> None:
-    """Raises ValueError with all of them, if there are any."""
-    if problems:
-        raise ValueError(f"{type(config).__name__}: {'; '.join(problems)}")
+        Raises:
+            ValueError: as at construction.
+        """
+        self._refuse(self._problems())
+
+    def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
+        """Problems of the arguments left over that are neither fields nor of `transformers`."""
+        fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]  # type: ignore[attr-defined]
+        problems = []
+        for name in sorted(set(kwargs) - OF_TRANSFORMERS):
+            close = get_close_matches(name, fields, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"see the documentation of {type(self).__name__}"
+            problems.append(f"{name} is not a field ({hint})")
+        return problems
+
+    def _refuse(self, problems: list[str]) -> None:
+        """Raises ValueError with all of them, if there are any."""
+        if problems:
+            raise ValueError(f"{type(self).__name__}: {'; '.join(problems)}")
+
+    def _problems(self) -> list[str]:
+        """Every rule that a value breaks, as `field=value rule (way out)`."""
+        raise NotImplementedError
 
 
 class Rules:
