@@ -177,7 +177,7 @@ def test_where_the_runs_were_made() -> None:
     results["environment"]["git_dirty"] = True
     assert "not committed" not in notes(results, warning=True)
     installed = with_runs(sample_run("resnet-bk", environment=here | {"git_commit": None}))
-    assert "it was an installed copy" in notes(installed, warning=True)
+    assert "commit of the code is not known" in notes(installed, warning=True)
 
 
 def test_a_run_that_went_on_elsewhere() -> None:

@@ -1,5 +1,7 @@
 """Carried states of models of transformers: the loss of one long segment, gradients that stop at segments, resuming."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -136,6 +138,21 @@ def test_a_cache_that_does_not():
     gemma = of_type("recurrent_gemma", intermediate_size=16, num_key_value_heads=2, head_dim=8)
     assert constant_state(gemma.config)
     assert cache_problem(gemma, WORDS) == "it returns no cache"
+    llama = of_type("llama", intermediate_size=16)
+    assert cache_problem(llama, WORDS, in_training=True) == "its cache lacks detach, to, start_anew"
+
+
+def test_a_cache_that_fails(monkeypatch):
+    llama = of_type("llama", intermediate_size=16)
+    forward = llama.base_model.forward
+
+    def takes_no_cache(input_ids, use_cache, **options):
+        if options:
+            raise TypeError(f"unexpected {', '.join(options)}")
+        return SimpleNamespace(last_hidden_state=forward(input_ids=input_ids, use_cache=False)[0], cache=object())
+
+    monkeypatch.setattr(llama.base_model, "forward", takes_no_cache)
+    assert cache_problem(llama, WORDS) == "handing on a cache fails (TypeError: unexpected cache)"
 
 
 @pytest.mark.parametrize("build", [mamba2, deltanet, lambda: of_type("mamba")], ids=["mamba2", "deltanet", "mamba"])

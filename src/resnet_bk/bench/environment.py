@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,19 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def other_code(result: Mapping[str, Any]) -> str:
+    """What to say of a finished run that other code than the present may have trained: the code is no setting.
+
+    Args:
+        result: of the run.
+    """
+    now = environment()
+    # Of before calls were noted there is the last one alone.
+    places = [call["environment"] for call in result.get("calls") or ()] or [result.get("environment") or result]
+    commits = list(dict.fromkeys((place.get("git_commit") or "unknown")[:12] for place in places))
+    if now["git_commit"] is None or commits != [now["git_commit"][:12]]:
+        return f", trained at commit {', '.join(commits)}"
+    changed = now["git_dirty"] or any(place.get("git_dirty") for place in places)
+    return ", trained at this commit, but for changes that are not committed" if changed else ""

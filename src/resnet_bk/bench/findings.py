@@ -197,7 +197,7 @@ def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[
     if any(place.get("git_dirty") for place in places or [results.environment]):
         yield Note("The code had changes that were not committed when this ran.", warning=True)
     if any("git_commit" in place and place["git_commit"] is None for place in places):
-        yield Note("The commit of the code is not known: it was an installed copy.", warning=True)
+        yield Note("The commit of the code is not known (an installed copy, or git could not say).", warning=True)
     if len({place.get("git_commit") for place in places}) > 1:
         yield Note("The runs were made by different commits of the code.", warning=True)
     for key, name in (("cpu", "processors"), ("gpu", "GPUs"), ("threads", "numbers of threads")):

@@ -89,7 +89,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
                 configs[name] = template({})
             else:
                 configs[name] = _match(name, entry, template, protocol, reference)
-            if entry.carry_state and not may_carry(configs[name]):
+            # Of a model that transformers does not have it is not known: it is tried out before the training.
+            if entry.carry_state and not (may_carry(configs[name]) or registered(configs[name].model_type)):
                 raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
             if entry.head == "model" and configs[name].model_type == "resnet_bk_pointer":
                 raise ValueError("head='model': a pointer computes its losses without logits; leave head out")
@@ -105,11 +106,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
 
 
 def may_carry(config: PreTrainedConfig) -> bool:
-    """Whether a model may hand a state of constant size from segment to segment. Of one that `transformers` does not
-    have it is not known, but tried out before the training."""
-    if config.model_type in OURS:
-        return config.model_type != "resnet_bk_seed"
-    return registered(config.model_type) or constant_state(config)
+    """Whether a model hands a state of constant size from segment to segment."""
+    return config.model_type in ("resnet_bk", "resnet_bk_pointer") or constant_state(config)
 
 
 def fixed_shape(name: str, entry: ModelEntry) -> bool:

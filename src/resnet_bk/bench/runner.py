@@ -16,7 +16,7 @@ import transformers
 from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
-from resnet_bk.bench.environment import environment
+from resnet_bk.bench.environment import environment, other_code
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import Protocol, select_models
@@ -123,10 +123,7 @@ def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
         if not protocol.models[name].carry_state or config.model_type in OURS:
             continue
         words = torch.arange(CARRIED_TOKENS).remainder(config.vocab_size).unsqueeze(0)
-        try:
-            problem = cache_problem(build_model(config, seed=0), words, in_training=True)
-        except (TypeError, AttributeError, ValueError) as error:  # of a model that transformers does not have
-            problem = f"handing on a cache fails ({type(error).__name__}: {error})"
+        problem = cache_problem(build_model(config, seed=0), words, in_training=True)
         if problem is not None:
             raise ValueError(
                 f"protocol {protocol.name}: models.{name}: carry_state=true: {problem} ({config.model_type}, "
@@ -174,18 +171,9 @@ def _run(
     else:
         add_views(run, protocol, prepared, say)
         if not again:
-            say(f"finished: {run.title} ({run.folder}{_other_code(run.result())})")
+            say(f"finished: {run.title} ({run.folder}{other_code(run.result())})")
     reason: str | None = run.result().get("diverged")
     return reason
-
-
-def _other_code(result: Mapping[str, Any]) -> str:
-    """What to say of a run that other code than the present one may have trained: the code is no setting."""
-    now = environment()
-    if result.get("git_commit") != now["git_commit"]:
-        return f", trained at commit {(result.get('git_commit') or 'unknown')[:12]}"
-    changed = result.get("git_dirty") or now["git_dirty"]
-    return ", trained at this commit, but for changes that are not committed" if changed else ""
 
 
 def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:

@@ -125,13 +125,16 @@ def cache_problem(model: Any, words: Tensor, *, in_training: bool = False) -> st
         anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
         first = first_state(precise)
         given = {} if first is None else {"cache": first}
-        cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
-        if cache is None:
-            return "it returns no cache"
-        lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(cache, name)]
-        if in_training and lacking:
-            return f"its cache lacks {', '.join(lacking)}"
-        rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
+        try:
+            cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
+            if cache is None:
+                return "it returns no cache"
+            lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(cache, name)]
+            if in_training and lacking:
+                return f"its cache lacks {', '.join(lacking)}"
+            rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
+        except Exception as error:  # a cache that somebody wrote may fail in any way
+            return f"handing on a cache fails ({type(error).__name__}: {error})"
 
     def from_whole(found: Tensor) -> Tensor:
         return (found - whole[:, half:]).abs().amax()

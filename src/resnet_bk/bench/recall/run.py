@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
-from resnet_bk.bench.environment import environment
+from resnet_bk.bench.environment import environment, other_code
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
@@ -95,7 +95,7 @@ def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say
 def _carry_out(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> str | None:
     """Carry out a run that is not finished; returns why it has no figures, None if it has."""
     if run.finished:
-        say(f"finished: {run.title} ({run.folder})")
+        say(f"finished: {run.title} ({run.folder}{other_code(run.result())})")
     else:
         _execute(run, protocol, config, say)
     reason: str | None = run.result().get("diverged")
