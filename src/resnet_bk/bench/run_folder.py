@@ -132,7 +132,7 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
     """
     for file in sorted(out.glob("*/**/run.json")):
         there = read_json(file)["data"]["fingerprints"]
-        different = [key for key in ("train_tokens", "validation_tokens") if there[key] != fingerprints[key]]
+        different = [key for key in ("train_tokens", "validation_tokens") if there.get(key) != fingerprints[key]]
         if different:
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, made with other {' and '.join(different)} of the "
