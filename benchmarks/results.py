@@ -23,7 +23,7 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
-COMPARISONS = ("seed-local-tuned", "small")
+COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
