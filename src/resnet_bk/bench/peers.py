@@ -89,8 +89,9 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
                 configs[name] = template({})
             else:
                 configs[name] = _match(name, entry, template, protocol, reference)
-            # Of a model that transformers does not have it is not known: it is tried out before the training.
-            if entry.carry_state and not (may_carry(configs[name]) or registered(configs[name].model_type)):
+            # Of a model of somebody's own it is not known: it is tried out before the training.
+            own = registered(configs[name].model_type) and configs[name].model_type not in OURS
+            if entry.carry_state and not (may_carry(configs[name]) or own):
                 raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
             if entry.head == "model" and configs[name].model_type == "resnet_bk_pointer":
                 raise ValueError("head='model': a pointer computes its losses without logits; leave head out")
