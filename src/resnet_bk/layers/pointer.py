@@ -248,9 +248,9 @@ class Pointer(nn.Module):
             if boundaries.real is not None:
                 write = write * boundaries.tokens_only(write)
         heads = (self.num_heads, self.key_dim)
-        query, key = (x.unflatten(-1, heads).softmax(-1) for x in (self.query(hidden), self.key(previous)))
-        key = key * write.unsqueeze(-1)
+        key = self.key(previous).unflatten(-1, heads).softmax(-1) * write.unsqueeze(-1)
         gates = self.gate_proj(hidden).softmax(-1)
+        query = self.query(hidden).unflatten(-1, heads).softmax(-1)
         return _Sites(query, key, log_transmission, gates, segment, last_green.detach())
 
     def _piece(
