@@ -14,12 +14,9 @@ from benchmarks.published import RESULTS
 from resnet_bk.bench import data as data_module
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import run_folder, runner
-from resnet_bk.bench.environment import environment
-from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run import audit_lengths, load_model, validation_steps
-from resnet_bk.bench.run_folder import write_json
 from resnet_bk.bench.runner import bench, deterministic
 from resnet_bk.bench.statistics import summarize
 from resnet_bk.training import NonFiniteLossError
@@ -37,28 +34,6 @@ OUR_KEYS = """
     held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
     validation_log run_folder peak_memory_kind held_out_perplexity_overlapping
 """.split()  # noqa: SIM905
-
-
-HERE = environment()["git_commit"]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-@pytest.fixture
-def run(text, tmp_path, tmp_path_factory):
-    """Runs a protocol without the report, and returns results and printed lines."""
-
-    def call(out="out", only=None, test=False, **changes):
-        paper = Console(file=io.StringIO(), width=200)
-        protocol = check_protocol(settings(text, **changes), "tiny")
-        cache = tmp_path_factory.getbasetemp() / "cache"
-        results = bench(protocol, tmp_path / out, models=only, test=test, report=False, cache_dir=cache, console=paper)
-        return results, paper.file.getvalue().splitlines()
-
-    return call
 
 
 def test_a_run_records_everything(run, text, tmp_path):
@@ -160,76 +135,6 @@ def test_views_that_nobody_asks_for_are_not_measured(run):
     assert all(afterwards[key] == full[key] for key in shown - {"test_perplexity_without_carry"})
 
 
-def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
-    run(out="bare", only=["gpt2"], held_out_views=[])
-    folder = tmp_path / "bare" / "gpt2" / "seed-42"
-    shutil.rmtree(folder / "model")
-    result = json.loads((folder / "result.json").read_text())
-    del result["held_out_perplexity_overlapping"]  # of before there was such a figure
-    (folder / "result.json").write_text(json.dumps(result))
-    results, lines = run(out="bare", only=["gpt2"], test=True)
-    assert any("no figure overlapping, for the run came without its weights" in line for line in lines)
-    assert any("no test perplexity, for the run came without its weights" in line for line in lines)
-    assert len(results["runs"]) == 1
-
-
-def test_other_tokens_are_not_taken_for_the_same(run, tmp_path):
-    run(only=["gpt2"])
-    file = tmp_path / "out" / "gpt2" / "seed-42" / "run.json"
-    record = json.loads(file.read_text())
-    hashes = record["data"]["fingerprints"]
-    hashes["tokenizer"] = "the same tokens, written otherwise"
-    write_json(file, record)
-    run(only=["gpt2"])
-    hashes["train_tokens"] = "others"
-    write_json(file, record)
-    with pytest.raises(ValueError, match=r"holds gpt2/seed-42, made with other train_tokens of the same text .*; give"):
-        run(only=["resnet-bk"])
-    assert not (tmp_path / "out" / "resnet-bk").exists()
-
-
-def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(run, tmp_path):
-    run(only=["gpt2"])
-    folder = tmp_path / "out" / "gpt2" / "seed-42"
-    (folder / "result.json").unlink()
-    record = json.loads((folder / "run.json").read_text())
-    write_json(folder / "run.json", record | {"config": record["config"] | {"activation_function": "relu"}})
-    message = r'another model: activation_function \("relu" there, "gelu_new" now\) .*; remove it, or'
-    with pytest.raises(ValueError, match=message):
-        run()
-    assert not (tmp_path / "out" / "resnet-bk").exists()  # before anything is trained
-    run(only=["resnet-bk"])  # which has none
-    write_json(folder / "run.json", record | {"config": record["config"] | {"of_another_version": 1}})
-    assert run(only=["gpt2"])[0]["runs"][1]["steps"] == 12
-
-
-def test_the_second_seed_goes_on_where_it_was_stopped(run, tmp_path):
-    """Saving the first must not change what the second is compared with."""
-    pointer = {"transformers": "resnet_bk_pointer", "config": {"language_model": {"model_type": "gpt2"}}}
-    models = {
-        "gpt2": {"learning_rate": 3e-3},
-        "gpt2-pointer": pointer | {"learning_rate": 3e-3, "match_parameters": False},
-    }
-    whole, _ = run(seeds=[1, 2], models=models)
-    for model in models:
-        folders = [tmp_path / "out" / model / f"seed-{seed}" for seed in (1, 2)]
-        first, second = (json.loads((folder / "run.json").read_text())["config"] for folder in folders)
-        assert first == second
-        (folders[1] / "result.json").unlink()
-    again, _ = run(seeds=[1, 2], models=models)
-    assert [found["held_out_loss"] for found in again["runs"]] == [found["held_out_loss"] for found in whole["runs"]]
-
-
-def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
-    before, _ = run(only=["gpt2"])
-    (tmp_path / "out" / "gpt2" / "seed-42" / "run.json").unlink()
-    with pytest.raises(ValueError, match=r"gpt2/seed-42 holds a checkpoint and no run.json, .*; restore that, or"):
-        run(only=["gpt2"])
-    shutil.rmtree(tmp_path / "out" / "gpt2" / "seed-42" / "checkpoint")
-    again, _ = run(only=["gpt2"])
-    assert again["runs"][0]["held_out_loss"] == before["runs"][0]["held_out_loss"]
-
-
 def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
     only = {"gpt2": {"learning_rate": 3e-3}}
     results, lines = run(models=only, steps=None, epochs=3, data_limit=1200)
@@ -241,55 +146,6 @@ def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
     told = [line for line in lines if "epoch " in line]
     assert [line.split("epoch ")[1][:3] for line in told] == ["1/3", "2/3", "3/3"]
     assert f"perplexity {found['epoch_perplexities'][1]:.2f}" in told[1]
-
-
-def test_ngram_baselines_beside_the_runs_are_in_the_results(run, text, tmp_path, tmp_path_factory):
-    only = {"gpt2": {"learning_rate": 3e-3}}
-    cache = tmp_path_factory.getbasetemp() / "cache"
-    found = ngram_baselines(check_protocol(settings(text, models=only), "tiny"), cache_dir=cache)
-    write_ngrams(found, tmp_path / "out")
-    results, _ = run(models=only)
-    assert results["ngrams"] == found
-    write_json(tmp_path / "out" / "results.json", results)
-    paper = Console(file=io.StringIO(), width=200)
-    runner.publish(results, tmp_path / "out", paper)
-    assert "n-gram baselines, validation perplexity: unigram" in paper.file.getvalue()
-    assert parse_results(results).ngrams.ngrams[2].name == "5-gram"
-    other, _ = run("other", models=only, data_limit=1000)
-    assert "ngrams" not in other
-    write_json(tmp_path / "other" / "ngrams.json", found)
-    assert "ngrams" not in run("other", models=only, data_limit=1000)[0]  # of other training tokens
-    (tmp_path / "out" / "ngrams.json").unlink()  # as in a folder of published results
-    assert run(models=only)[0]["ngrams"] == found
-
-
-def test_finished_runs_are_skipped_and_others_added(run, monkeypatch, tmp_path):
-    first, _ = run(only=["resnet-bk"])
-    assert [found["model_name"] for found in first["runs"]] == ["resnet-bk"]
-    second, lines = run()
-    assert [found["model_name"] for found in second["runs"]] == ["resnet-bk", "gpt2"]
-    assert second["runs"][0] == first["runs"][0]
-    assert sum(line.startswith("finished: resnet-bk") for line in lines) == 1
-    file = tmp_path / "out" / "resnet-bk" / "seed-42" / "result.json"
-    kept = json.loads(file.read_text())
-    for commit, dirty, told in (("0123456789abcdef", False, ", trained at commit 0123456789ab)"), (HERE, True, ")")):
-        write_json(file, kept | {"calls": [{"environment": {"git_commit": commit, "git_dirty": dirty}}]})
-        (line,) = (line for line in run(only=["resnet-bk"])[1] if line.startswith("finished: "))
-        assert line.endswith(told)
-        assert dirty is ("changes that are not committed" in line)
-    write_json(file, kept)
-    monkeypatch.setattr(runner, "execute", None)  # nothing is trained from here on
-    # Another machine has the two records of a run and no more.
-    for folder in (tmp_path / "out").glob("*/seed-*"):
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name not in ("run.json", "result.json"):
-                path.unlink()
-    third, lines = run()
-    assert third["runs"] == second["runs"]
-    assert len(lines) == 2
-    assert all(line.startswith("finished: ") for line in lines)
 
 
 def test_the_best_rate_of_the_grid_trains_every_seed(run, tmp_path):
@@ -389,49 +245,6 @@ def test_a_warm_up_that_never_ends(run, tmp_path):
     with pytest.raises(ValueError, match=r"warmup_steps=100000: must be below the \d+ steps .* null takes 10%"):
         run(steps=None, warmup_steps=100_000)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"hidden_size": 16}, r"hidden_size \(32 there, 16 now\)"),
-        ({"steps": 13}, r"steps \(12 there, 13 now\)"),
-        ({"models": {"gpt2": {"learning_rate": 1e-2}}}, r"models.gpt2.learning_rate \(0.003 there, 0.01 now\)"),
-        ({"models": {"gpt2": {"config": {"n_inner": 8}, "learning_rate": 3e-3}}}, r"models.gpt2.config \(\{\} there"),
-        ({"models": {"llama": {"learning_rate": 3e-3}}, "batch_size": 2}, r"batch_size \(4 there, 2 now\)"),
-        ({"models": {"llama": {"learning_rate": 3e-3}}, "optimizer": "muon"}, r"optimizer \(null there, .muon. now\)"),
-    ],
-)
-def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key):
-    gpt2 = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=gpt2)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-    with pytest.raises(ValueError, match=rf"holds gpt2/seed-42, run with other settings: .*{key}.*--out"):
-        run(**({"models": gpt2} | changes))
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
-
-
-def test_what_changes_no_run_may_change(run):
-    models = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=models)
-    more = {"gpt2": {"learning_rate": 3e-3, "learning_rate_source": "a grid"}, "llama": {"learning_rate": 3e-3}}
-    more["llama"]["match_parameters"] = False  # so small that GPT-2's positions are more than 2%
-    results, lines = run(models=more, seeds=[42, 43], checkpoint_seconds=5.0, description="other words")
-    assert sum(line.startswith("finished: gpt2") for line in lines) == 1
-    assert [(found["model_name"], found["seed"]) for found in results["runs"]] == [
-        ("gpt2", 42),
-        ("gpt2", 43),
-        ("llama", 42),
-        ("llama", 43),
-    ]
-
-
-def test_other_text_is_another_run(run, text, tmp_path):
-    models = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=models)
-    other = write_text(tmp_path / "text.txt", documents=200)
-    with pytest.raises(ValueError, match=r"other settings: corpus \("):
-        run(models=models, dataset=str(other))
 
 
 def test_nothing_is_written_before_everything_is_checked(run, tmp_path):
