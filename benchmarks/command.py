@@ -85,7 +85,8 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
 
 
 def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> int:
-    """Run cases, print their rows as they come, and keep the JSON of those that are done."""
+    """Run cases, print their rows as they come, and keep the JSON of those that are done: in NAME.unfinished.json, which
+    takes the place of `out` when all are."""
     from benchmarks.machine import describe, machine
     from benchmarks.text import lines
     from resnet_bk.bench.run_folder import write_json
@@ -97,6 +98,7 @@ def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> i
     if quick:
         print("QUICK: tiny shapes, single samples; the times mean nothing")
     red = []
+    unfinished = out.with_suffix(".unfinished.json")
     started = time.perf_counter()
     for case in cases.values():
         for row in case(quick):
@@ -107,9 +109,10 @@ def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> i
             print("", *lines(found["rows"][-1]), sep="\n", flush=True)
             if row.red:
                 red.append(row.name)
-            write_json(out, found)
+            write_json(unfinished, found)
     found["complete"], found["wall_seconds"] = True, time.perf_counter() - started
-    write_json(out, found)
+    write_json(unfinished, found)
+    os.replace(unfinished, out)
     met = [target["met"] for row in found["rows"] for target in row["targets"]]
     print(
         f"\n{len(found['rows'])} rows in {found['wall_seconds']:.0f} s, {len(red)} gates red, "
@@ -128,6 +131,9 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("\nstopped; a JSON that is written row by row holds those that were done", file=sys.stderr)
+        print(
+            "\nstopped; a benchmark that prints rows leaves those that were done in NAME.unfinished.json",
+            file=sys.stderr,
+        )
         code = 130
     sys.exit(code)

@@ -87,11 +87,15 @@ def _environments(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Ma
 
 
 def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """The processor and threads of a run, or several where it was stopped on one and went on on another."""
-    return ", then ".join(dict.fromkeys(_described(found) for found in _environments(run, results)))
+    """The GPU if one was used, processor and threads of a run, or several where it was stopped on one and went on on
+    another."""
+    on_gpu = str(run.get("device") or "cpu").startswith("cuda")
+    return ", then ".join(dict.fromkeys(_described(found, on_gpu) for found in _environments(run, results)))
 
 
-def _described(found: Mapping[str, Any]) -> str:
+def _described(found: Mapping[str, Any], on_gpu: bool) -> str:
+    if on_gpu:
+        return f"{found['gpu']}, {_described(found, on_gpu=False)}"
     kernels = found.get("kernel_instructions")  # by which kernels are chosen; of before there was a choice none
     cpu = found["cpu"] if kernels is None else f"{found['cpu']} ({kernels})"
     return f"{cpu}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
@@ -107,16 +111,22 @@ def machine(results: Mapping[str, Any]) -> list[str]:
     runs = results.get("runs") or [{}]
     counts = Counter(_processor(run, results) for run in runs)
     processors = [f"{name}: {_runs(counts[name])}" if len(counts) > 1 else name for name, _ in counts.most_common()]
-    versions = dict.fromkeys(_versions(place) for run in runs for place in _environments(run, results))
+    versions = dict.fromkeys(_versions(place) for run in runs for place in _places(run, results))
     code = [place for run in runs for place in _code(run, results)]
     commits = dict.fromkeys((place["git_commit"] or "unknown")[:12] for place in code)
     dirty = ", with uncommitted changes" if any(place["git_dirty"] for place in code) else ""
     return [*processors, *versions, f"commit {', '.join(commits)}{dirty}"]
 
 
+def _places(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Where a run trained, and where its figures of held-out text were measured, at the end or later."""
+    finished = [run["environment"]] if run.get("environment") else []
+    return [*_environments(run, results), *finished, *(later["environment"] for later in run.get("later") or ())]
+
+
 def _code(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What holds the commits of a run: runs of before they said where they trained said that."""
-    return [run] if "git_commit" in run and not run.get("calls") else _environments(run, results)
+    return [run] if "git_commit" in run and not run.get("calls") else _places(run, results)
 
 
 def _versions(found: Mapping[str, Any]) -> str:

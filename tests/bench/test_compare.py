@@ -109,6 +109,24 @@ def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None
     assert "llama/the same, state not carried" not in rows
 
 
+def test_what_decides_the_speed_of_a_run(tmp_path: Path) -> None:
+    def made(device: str, **place: Any) -> Path:
+        results = sample_results("llama")
+        for run in results["runs"]:
+            run["device"], run["environment"] = device, results["environment"] | place
+        return write(tmp_path / str(len(list(tmp_path.iterdir()))), results)
+
+    def comparable(*paths: Path) -> bool:
+        return compare_results(paths)["times_comparable"]
+
+    assert comparable(made("cpu", gpu="not used"), made("cpu", gpu=None))
+    assert comparable(made("cuda:0", gpu="one"), made("cuda", gpu="one"))
+    assert not comparable(made("cuda", gpu="one"), made("cuda", gpu="another"))
+    kernels = [made("cpu", kernel_instructions=name) for name in ("AMX", "AVX-512")]
+    assert not comparable(*kernels)
+    assert comparable(kernels[0], made("cpu"))  # of before results said so
+
+
 def test_times_of_other_machines_are_marked(tmp_path: Path) -> None:
     here, there = sample_results("llama"), sample_results("llama")
     note = "times and memory cannot be compared"

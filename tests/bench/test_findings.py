@@ -197,6 +197,21 @@ def test_a_run_that_went_on_elsewhere() -> None:
     assert "stopped" not in told(there)
 
 
+def test_where_figures_of_a_finished_run_were_measured() -> None:
+    here = {"git_commit": "a" * 40, "git_dirty": False, "cpu": "one", "gpu": "not used", "threads": 2}
+    there = here | {"git_commit": "b" * 40, "cpu": "another", "gpu": None}
+    calls = [{"from_step": 0, "environment": here}]
+
+    def told(**made: Any) -> str:
+        run = sample_run("resnet-bk", calls=calls, **made)
+        return notes(with_runs(run, sample_run("llama", environment=here)), warning=True)
+
+    assert "different" not in told(environment=here)
+    for made in ({"environment": there}, {"environment": here, "later": [{"figures": ["x"], "environment": there}]}):
+        assert "different commits of the code" in told(**made)
+        assert "times cannot be compared" not in told(**made)  # it was trained here
+
+
 def test_windows_that_overlap_are_told() -> None:
     told = notes(sample_results(), warning=False)
     assert "llama sees one segment at a time; in windows that overlap by half, at twice the work, it has 101.1." in told

@@ -86,7 +86,8 @@ def test_a_run_records_everything(run, text, tmp_path):
     present = {path.name for path in folder.iterdir()}
     assert present >= {"run.json", "log.jsonl", "tensorboard", "checkpoint", "model", "result.json"}
     published = json.loads((RESULTS / "quick" / "results.json").read_text())["runs"][0]
-    assert ours.keys() == gpt2.keys() == published.keys()  # of which docs/benchmark.md has a table
+    later = {"later"}  # of --test
+    assert ours.keys() - later == gpt2.keys() - later == published.keys()  # of which docs/benchmark.md has a table
     for model in ("resnet-bk", "gpt2"):
         generation = json.loads(
             (folder.parents[1] / model / "seed-42" / "model" / "generation_config.json").read_text()
@@ -131,8 +132,17 @@ def test_views_that_nobody_asks_for_are_not_measured(run):
     (windows,) = run(out="windows", only=["resnet-bk"], held_out_views=["overlapping"])[0]["runs"]
     assert windows["held_out_perplexity_without_carry"] is None
     assert windows["held_out_perplexity_overlapping"] == full["held_out_perplexity_overlapping"]
-    (afterwards,) = run(out="bare", only=["resnet-bk"])[0]["runs"]  # measured with the weights that were saved
-    assert all(afterwards[key] == full[key] for key in shown - {"test_perplexity_without_carry"})
+    assert bare.get("later") is None or [entry["figures"] for entry in bare["later"]] == [["test_perplexity"]]
+    results, lines = run(out="bare", only=["resnet-bk"], test=True)
+    (afterwards,) = results["runs"]  # measured with the weights that were saved
+    assert all(afterwards[key] == full[key] for key in (*shown, "test_perplexity"))
+    assert [entry["figures"] for entry in afterwards["later"]] == [
+        ["test_perplexity"],
+        ["held_out_perplexity_overlapping", "held_out_perplexity_without_carry"],
+        ["test_perplexity_without_carry"],
+    ]
+    assert all(entry["environment"] == full["environment"] for entry in afterwards["later"])
+    assert not any("test perplexity 1" in line or "test perplexity 2" in line for line in lines)  # it was there
 
 
 def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):

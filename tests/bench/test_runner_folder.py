@@ -12,7 +12,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.run_folder import write_json
+from resnet_bk.bench.run_folder import check_results, write_json
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
@@ -80,12 +80,46 @@ def test_the_second_seed_goes_on_where_it_was_stopped(run, tmp_path):
 
 def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
     before, _ = run(only=["gpt2"])
-    (tmp_path / "out" / "gpt2" / "seed-42" / "run.json").unlink()
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    (folder / "run.json").unlink()
     with pytest.raises(ValueError, match=r"gpt2/seed-42 holds a checkpoint and no run.json, .*; restore that, or"):
         run(only=["gpt2"])
-    shutil.rmtree(tmp_path / "out" / "gpt2" / "seed-42" / "checkpoint")
+    shutil.rmtree(folder / "checkpoint")
+    # Were it trained anew and stopped, the result of before would stand beside the new settings.
+    with pytest.raises(ValueError, match=r"gpt2/seed-42 holds a result and no run.json, .*; restore that, or"):
+        run(only=["gpt2"])
+    (folder / "result.json").unlink()
     again, _ = run(only=["gpt2"])
     assert again["runs"][0]["held_out_loss"] == before["runs"][0]["held_out_loss"]
+
+
+def test_a_training_on_another_device_is_not_gone_on_with(run, tmp_path):
+    """Its memory and speed would be of both."""
+    run(only=["gpt2"])
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["device"] == "cpu"
+    write_json(folder / "run.json", record | {"device": "cuda"})
+    run(only=["gpt2"])  # it is finished
+    (folder / "result.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"of a training on cuda, and this one is on cpu: .* with device=cuda, remove it"
+    ):
+        run()
+    assert not (tmp_path / "out" / "resnet-bk").exists()  # before anything is trained
+
+
+def test_results_whose_folders_are_missing_are_not_overwritten(run, tmp_path):
+    results, _ = run(only=["gpt2"])
+    out = tmp_path / "out"
+    check_results(out)  # there are none
+    write_json(out / "results.json", results)
+    check_results(out)
+    shutil.rmtree(out / "gpt2")
+    with pytest.raises(
+        ValueError, match=r"has runs whose folders are missing \(1; the first is gpt2, .* 0.003, seed 42\)"
+    ):
+        check_results(out)
 
 
 def test_ngram_baselines_beside_the_runs_are_in_the_results(run, text, tmp_path, tmp_path_factory):

@@ -72,12 +72,17 @@ def test_rows_that_were_done_are_kept(tmp_path):
         raise KeyboardInterrupt
 
     out = tmp_path / "ops.json"
+    out.write_text("of a run that was finished")
     with pytest.raises(SystemExit) as ended:
         command.guarded(lambda: command.run("ops", {"stops": stops}, out, quick=False))
     assert ended.value.code == 130
-    found = json.loads(out.read_text())
+    found = json.loads((tmp_path / "ops.unfinished.json").read_text())
     assert len(found["rows"]) == 2
     assert not found["complete"]
+    assert out.read_text() == "of a run that was finished"
+    command.run("ops", {"good": good}, out, quick=False)
+    assert json.loads(out.read_text())["complete"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ops.json"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Perplexity over a whole split."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from resnet_bk.data import held_out_batches
 from resnet_bk.training import Evaluation, evaluate
 from tests.training.tiny import LENGTH, VOCABULARY, tiny_gpt2, tiny_resnet_bk
 
+MODULE = sys.modules[evaluate.__module__]  # the package's name means the function
 TOKENS = np.random.default_rng(5).integers(VOCABULARY, size=101).astype(np.uint16)
 
 
@@ -30,6 +32,20 @@ def test_every_token_is_counted_once(head):
     assert found.nll == pytest.approx(total, rel=1e-6)  # float32 losses of about 4, summed in float64
     assert found.perplexity == pytest.approx(math.exp(total / 100), rel=1e-6)
     assert found.bucket_nll == ()
+
+
+def test_what_a_model_reports_counts_by_the_tokens_of_a_batch(monkeypatch):
+    """The last batch is mostly padding."""
+    real, calls = MODULE.causal_lm_loss, []
+
+    def reporting(model, input_ids, targets, head, **options):
+        calls.append(int((targets != -100).sum()))
+        return real(model, input_ids, targets, head, **options)._replace(measures={"call": torch.tensor(len(calls))})
+
+    monkeypatch.setattr(MODULE, "causal_lm_loss", reporting)
+    found = evaluate(tiny_gpt2(), batches(), head="fused")
+    assert len(set(calls)) > 1
+    assert found.measures == {"call": sum(n * number for n, number in enumerate(calls, start=1)) / sum(calls)}
 
 
 def test_buckets_add_up():

@@ -13,14 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.environment import machine
 from resnet_bk.bench.results_schema import Ngram, Results, parse_results
 from resnet_bk.bench.run_folder import read_json
 from resnet_bk.bench.statistics import ModelSummary, summarize
 
 # What makes two perplexities figures of the same thing.
 SAME_TEXT = ("validation_tokens", "tokenizer")
-# What makes two times figures of the same thing.
-MACHINE = ("cpu", "gpu", "threads")
 
 
 def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     return {
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
         "perplexities_comparable": None not in texts and len(set(texts)) == 1,
-        "times_comparable": len({machine for results in parsed for machine in _machines(results)}) <= 1,
+        "times_comparable": _one_machine(parsed),
     }
 
 
@@ -64,10 +63,15 @@ def _identity(results: Results) -> tuple[Any, ...] | None:
     return tuple(hashes[key] for key in SAME_TEXT) if all(key in hashes for key in SAME_TEXT) else None
 
 
-def _machines(results: Results) -> set[tuple[Any, ...]]:
-    """On what the runs of a benchmark were made."""
-    places = [(run.device, place) for run in results.runs for place in run.environments or [results.environment]]
-    return {(device, *(place.get(key) for key in MACHINE)) for device, place in places}
+def _one_machine(parsed: Sequence[Results]) -> bool:
+    """Whether all runs were trained on one kind of machine, as far as they say."""
+    known: dict[str, set[Any]] = {}
+    for results in parsed:
+        for run in results.runs:
+            for place in run.environments or [results.environment]:
+                for key, value in machine(place, run.device).items():
+                    known.setdefault(key, set()).add(value)
+    return all(len(values) == 1 for values in known.values())
 
 
 def _figures(path: Path, results: Results) -> dict[str, Any]:

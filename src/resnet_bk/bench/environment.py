@@ -17,6 +17,15 @@ from resnet_bk.ops.dispatch import cpu_has
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "numba", "triton", "safetensors")
 
+# What makes two times figures of the same thing, by key of `machine`.
+MACHINE = {
+    "device": "devices",
+    "cpu": "processors",
+    "kernel_instructions": "processors, by the instructions that kernels are chosen by",
+    "gpu": "GPUs",
+    "threads": "numbers of threads",
+}
+
 
 def environment() -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a time, JSON-able."""
@@ -34,6 +43,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def machine(place: Mapping[str, Any], device: str | None) -> dict[str, Any]:
+    """What decides how fast a run is, of its `environment`: the keys of `MACHINE`, as far as they are known.
+
+    Args:
+        place: the environment.
+        device: on which the run was, such as "cuda:0"; a GPU that was there and not used decides nothing.
+    """
+    known: dict[str, Any] = {key: place.get(key) for key in MACHINE}
+    known["device"] = None if device is None else device.partition(":")[0]
+    if known["device"] != "cuda":
+        known.pop("gpu", None)
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def _version(name: str) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.environment import MACHINE, machine
 from resnet_bk.bench.results_schema import Results, Run
 from resnet_bk.bench.statistics import Interval, ModelSummary, PairedTest, compare, compare_documents, ranked
 
@@ -192,25 +193,26 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
 
 def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
     """Where the runs themselves were made; results of before they said so have only the last call's place."""
-    by_run = [run.environments for model in models for run in model.runs]
-    places = [place for of_run in by_run for place in of_run]
+    runs = [run for model in models for run in model.runs]
+    trained = [machine(place, run.device) for run in runs for place in run.environments]
+    places = [place for run in runs for place in run.environments + run.evaluated_in]
     if any(place.get("git_dirty") for place in places or [results.environment]):
         yield Note("The code had changes that were not committed when this ran.", warning=True)
     if any("git_commit" in place and place["git_commit"] is None for place in places):
         yield Note("The commit of the code is not known (an installed copy, or git could not say).", warning=True)
     if len({place.get("git_commit") for place in places}) > 1:
         yield Note("The runs were made by different commits of the code.", warning=True)
-    for key, name in (("cpu", "processors"), ("gpu", "GPUs"), ("threads", "numbers of threads")):
-        if len({place.get(key) for place in places}) > 1:
+    for key, name in MACHINE.items():
+        if len({place[key] for place in trained if key in place}) > 1:
             yield Note(f"The runs were made on different {name}: their times cannot be compared.", warning=True)
     if len({_versions(place) for place in places}) > 1:
         yield Note("The runs were made with different versions of Python or of libraries.", warning=True)
-    mixed = [run for model in models for run in model.runs if len(set(map(_place, run.environments))) > 1]
+    mixed = [run for run in runs if len(set(map(_place, run.environments))) > 1]
     if mixed:
         names = _listed([f"{run.model_name} (seed {run.seed})" for run in mixed])
         yield Note(
             f"{names} {'was' if len(mixed) == 1 else 'were'} stopped and went on with another commit, other versions, "
-            "another processor or number of threads: no one place repeats that bit for bit.",
+            "another processor, GPU or number of threads: no one place repeats that bit for bit.",
             warning=True,
         )
 
@@ -287,7 +289,7 @@ def _versions(place: dict[str, Any]) -> str:
 
 def _place(place: dict[str, Any]) -> tuple[Any, ...]:
     """What decides the bits of a run beside its settings."""
-    return (*(place.get(key) for key in ("git_commit", "cpu", "gpu", "threads")), _versions(place))
+    return (place.get("git_commit"), *(place.get(key) for key in MACHINE), _versions(place))
 
 
 def rate_sources(results: Results) -> dict[str, str]:

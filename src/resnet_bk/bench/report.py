@@ -43,6 +43,7 @@ SETTINGS = (
     ("vocab_size", "Vocabulary, words at most"),
     ("sequence_length", "Tokens a segment"),
     ("batch_size", "Segments a step"),
+    ("steps", "Steps"),
     ("epochs", "Epochs"),
     ("hidden_size", "Width"),
     ("num_layers", "Layers"),
@@ -143,7 +144,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
         "any_windows": any(model.overlapping for model in models),
-        "settings": [(label, _shown(value)) for key, label in SETTINGS if (value := protocol.get(key)) is not None],
+        "settings": _settings(protocol),
         "entries": entries if isinstance(entries, dict) else {},
         "sources": rate_sources(results),
         "buckets": _bucket_table(order),
@@ -190,9 +191,17 @@ def _epoch_table(models: list[ModelSummary]) -> list[dict[str, Any]]:
     return rows
 
 
+def _settings(protocol: dict[str, Any]) -> list[tuple[str, str]]:
+    """Label and value of what was set. Where steps say how long the training is, epochs are not read."""
+    unread = () if protocol.get("steps") is None else ("epochs",)
+    given = {key: value for key, value in protocol.items() if value is not None and key not in unread}
+    return [(label, _shown(given[key])) for key, label in SETTINGS if key in given]
+
+
 def _environment(results: Results) -> dict[str, Any]:
-    """Where the runs were made; what differs between them is listed, in the order of the runs."""
-    places = [place for run in results.runs for place in run.environments] or [results.environment]
+    """Where the runs were trained and evaluated; what differs between them is listed, in the order of the runs."""
+    places = [place for run in results.runs for place in run.environments + run.evaluated_in]
+    places = places or [results.environment]
     keys = dict.fromkeys(key for place in places for key in place)
     shown = {
         key: list(dict.fromkeys(_shown(place[key]) for place in places if place.get(key) is not None)) for key in keys

@@ -76,6 +76,13 @@ class Call(BaseModel):
     environment: dict[str, Any]
 
 
+class Later(BaseModel):
+    """Figures that a later call measured on the finished model."""
+
+    figures: list[str]
+    environment: dict[str, Any]
+
+
 class Run(BaseModel):
     """One trained model: one seed at one learning rate.
 
@@ -114,6 +121,7 @@ class Run(BaseModel):
     device: str | None = None
     environment: dict[str, Any] | None = None  # of the call that finished the run
     calls: OptionalList[Call] = []
+    later: OptionalList[Later] = []
     diverged: str | None = None
     backend: dict[str, Any] | str | None = None
     head: str | None = None
@@ -153,9 +161,15 @@ class Run(BaseModel):
 
     @property
     def environments(self) -> list[dict[str, Any]]:
-        """Where the run was made, an entry a call; empty for results of before runs said so."""
+        """Where the run was trained, an entry a call; empty for results of before runs said so."""
         finished = [] if self.environment is None else [self.environment]
         return [call.environment for call in self.calls] or finished
+
+    @property
+    def evaluated_in(self) -> list[dict[str, Any]]:
+        """Where its figures of held-out text were measured: by the call that finished it, and by later ones."""
+        finished = [] if self.environment is None else [self.environment]
+        return finished + [later.environment for later in self.later]
 
     @property
     def perplexity(self) -> float | None:

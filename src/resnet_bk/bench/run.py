@@ -234,6 +234,7 @@ def run_record(run: Run, protocol: Protocol, prepared: Prepared, config: Any, sp
         "learning_rate": run.learning_rate,
         "grid": protocol.learning_rates is not None,
         "settings": settings_of(protocol, run, prepared.corpus.fingerprint),
+        "device": training_device(protocol.device).type,
         "training": dataclasses.asdict(spec),
         "config": config_dict(config),
         "data": prepared.summary(),
@@ -288,29 +289,37 @@ def add_views(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[s
         say(f"{run.title}: measuring {' and '.join(missing)}")
         model = load_model(run.folder / "model").to(training_device(protocol.device))
         found = further_views(model, result["head"], run, protocol, prepared, missing)
-        write_json(run.folder / "result.json", result | found)
+        write_json(run.folder / "result.json", result | found | _measured_later(result, found))
 
 
 def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> None:
-    """Read the test split once and put `test_perplexity` into the result of a finished run."""
+    """Read the test split and put into the result of a finished run what it lacks: each figure is measured once."""
     result = run.result()
-    if result["audit"] != "causal" or result.get("diverged") or result["test_perplexity"] is not None:
+    if result["audit"] != "causal" or result.get("diverged"):
+        return
+    carry = protocol.models[run.model].carry_state
+    wanted = {"test_perplexity": carry}  # key of the result -> whether the state is carried
+    if carry and "not_carried" in protocol.held_out_views:
+        wanted["test_perplexity_without_carry"] = False
+    missing = {key: carried for key, carried in wanted.items() if result.get(key) is None}
+    if not missing:
         return
     if not (run.folder / "model").is_dir():
         say(f"{run.title}: no test perplexity, for the run came without its weights; train it with another --out")
         return
     model = load_model(run.folder / "model").to(training_device(protocol.device))
-    carry = protocol.models[run.model].carry_state
-
-    def reached(carry_state: bool) -> float:
+    found = {}
+    for key, carried in missing.items():
         batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
-        options = {"head": result["head"], "carry_state": carry_state, "dtype": protocol.dtype}
-        return evaluate(model, batches, **options).perplexity
+        options = {"head": result["head"], "carry_state": carried, "dtype": protocol.dtype}
+        found[key] = evaluate(model, batches, **options).perplexity
+        say(f"{run.title}: {key.replace('_', ' ')} {found[key]:.2f}")
+    write_json(run.folder / "result.json", result | found | _measured_later(result, found))
 
-    not_carried = reached(False) if carry and "not_carried" in protocol.held_out_views else None
-    found = {"test_perplexity": reached(carry), "test_perplexity_without_carry": not_carried}
-    write_json(run.folder / "result.json", result | found)
-    say(f"{run.title}: test perplexity {found['test_perplexity']:.2f}")
+
+def _measured_later(result: dict[str, Any], figures: Collection[str]) -> dict[str, Any]:
+    """Where figures came from that were measured on the finished model: `environment` is that of the call before."""
+    return {"later": [*(result.get("later") or ()), {"figures": sorted(figures), "environment": environment()}]}
 
 
 def _model_part(run: Run, protocol: Protocol, prepared: Prepared, model: Any) -> dict[str, Any]:

@@ -140,32 +140,66 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
             )
 
 
-def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]]) -> None:
-    """Whether the trainings that were stopped in `out` were of these models. Nothing is written.
+def check_results(out: Path) -> None:
+    """Whether every run of OUT/results.json, which is written anew from the folders of the runs, has one. Nothing is
+    written.
 
-    Settings were compared before; what they leave open may have got another default since.
+    Raises:
+        ValueError: naming a run that would be lost.
+    """
+    file = out / "results.json"
+    if not file.exists():
+        return
+    there = {_identity(read_json(result)) for result in out.glob("*/**/result.json")}
+    lost = [run for run in read_json(file).get("runs") or () if _identity(run) not in there]
+    if lost:
+        model, rate, seed = _identity(lost[0])
+        raise ValueError(
+            f"--out {out}: results.json there has runs whose folders are missing ({len(lost)}; the first is {model}, "
+            f"learning rate {rate}, seed {seed}), and would lose them; give another folder with --out, or restore them"
+        )
+
+
+def _identity(result: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(result.get(key) for key in ("model_name", "learning_rate", "seed"))
+
+
+def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str) -> None:
+    """Whether the trainings that were stopped in `out` were of these models, on such a device. Nothing is written.
+
+    Settings were compared before; what they leave open may have got another default since, and "auto" may find another
+    device, whose memory and speed would be mixed with those of the first.
 
     Args:
         out: the folder.
         configs: of models that are to be trained, by name. Fields that one side lacks are of another version, and new.
+        device: type of the device on which they are to be.
 
     Raises:
-        ValueError: naming what differs, or a checkpoint without its run.json.
+        ValueError: naming what differs, or a checkpoint or a result without its run.json.
     """
-    for folder in sorted(path.parent for path in out.glob("*/**/checkpoint")):
+    for path in sorted((*out.glob("*/**/checkpoint"), *out.glob("*/**/result.json"))):
+        folder = path.parent
         if not (folder / "run.json").exists():
+            what = "result" if path.name == "result.json" else "checkpoint"
             raise ValueError(
-                f"{folder} holds a checkpoint and no run.json, so that nobody knows of what training; restore that, or "
+                f"{folder} holds a {what} and no run.json, so that nobody knows of what training; restore that, or "
                 "remove the folder"
             )
         record = read_json(folder / "run.json")
         if (folder / "result.json").exists() or record["model"] not in configs:
             continue
-        different = _differences(record["config"], finite(configs[record["model"]]))
+        different = _differences(record.get("config", {}), finite(configs[record["model"]]))
         if different:
             raise ValueError(
                 f"{folder} holds a checkpoint of another model: {', '.join(different)} (by another version of "
                 "resnet_bk or transformers?); remove it, or give another folder with --out"
+            )
+        if record.get("device", device) != device:
+            raise ValueError(
+                f"{folder} holds a checkpoint of a training on {record['device']}, and this one is on {device}: no "
+                f"figure of speed or memory would be of either; go on with device={record['device']}, remove it, or "
+                "give another folder with --out"
             )
 
 

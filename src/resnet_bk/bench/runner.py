@@ -24,6 +24,7 @@ from resnet_bk.bench.run import add_test, add_views, config_dict, execute, plann
 from resnet_bk.bench.run_folder import (
     Run,
     check_checkpoints,
+    check_results,
     check_same_protocol,
     check_same_tokens,
     check_writable,
@@ -69,7 +70,7 @@ def bench(
     console = console or standard_output()
     say = speaker(console)
     chosen = select_models(protocol, models)
-    training_device(protocol.device)
+    device = training_device(protocol.device).type
     check_writable(out)
     resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
     corpus = open_corpus(protocol)
@@ -81,8 +82,10 @@ def bench(
         prepared.split("test")  # a split may turn out to be empty
     check_same_tokens(out, prepared.fingerprints())
     read_ngrams(out, prepared.summary())  # can they be read?
+    if report:
+        check_results(out)
     configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
-    check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen})
+    check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
 
@@ -91,7 +94,7 @@ def bench(
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, corpus.fingerprint)
         check_same_tokens(out, prepared.fingerprints())
-        check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen})
+        check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
         write_protocol(protocol, out)
         diverged: list[str] = []
         for model in chosen:

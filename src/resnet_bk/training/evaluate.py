@@ -25,7 +25,8 @@ class Evaluation:
     """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket.
 
     `losses` is the loss of every token predicted, float32 [tokens] in the order of the text, where it was asked for.
-    `measures` is what the model reports of itself, by name, the mean over batches.
+    `measures` is what the model reports of itself, by name, the mean over batches, each of which counts by its tokens
+    (the last one may be mostly padding, which the model reports of too).
     """
 
     nll: float
@@ -97,9 +98,9 @@ def evaluate(
                 losses, _, state, measures = causal_lm_loss(
                     model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
                 )
-            for name, value in measures.items():
-                measured.setdefault(name, []).append(value)
             kept = targets != -100
+            for name, value in measures.items():
+                measured.setdefault(name, []).append(value.double() * kept.sum())
             if keep_losses:
                 kept_losses.append((losses.float().cpu(), kept.cpu()))
             target = targets[kept]
@@ -114,5 +115,5 @@ def evaluate(
     if keep_losses:
         rows, real = (torch.cat(parts, dim=1) for parts in zip(*kept_losses, strict=True))
         in_order = rows[real]
-    means = {name: float(torch.stack(values).mean()) for name, values in measured.items()}
+    means = {name: float(torch.stack(values).sum()) / tokens for name, values in measured.items()}
     return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order, measures=means)

@@ -172,6 +172,28 @@ def test_another_setting_in_the_same_folder_is_refused(tmp_path):
     assert "holds runs with another epochs; name another folder" in result.output
 
 
+def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(tmp_path):
+    assert call(tmp_path / "out", models="llama").exit_code == 0
+    (file,) = tmp_path.glob("out/llama/*/seed-*/run.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"config": record["config"] | {"initializer_range": 0.1}}))
+    assert call(tmp_path / "out", models="llama").exit_code == 0  # it is finished
+    (file.parent / "result.json").unlink()
+    (tmp_path / "out" / "results.json").unlink()
+    result = call(tmp_path / "out", models="llama")
+    assert result.exit_code == 2
+    assert "of another model: initializer_range (0.1 there, 0.02 now)" in " ".join(result.output.split())
+
+
+def test_results_whose_folders_are_missing_are_not_overwritten(tmp_path):
+    assert call(tmp_path / "out", models="llama").exit_code == 0
+    for file in tmp_path.glob("out/llama/*/seed-*/result.json"):
+        file.unlink()
+    result = call(tmp_path / "out", models="modulus")
+    assert result.exit_code == 2
+    assert "has runs whose folders are missing (1; the first is llama" in " ".join(result.output.split())
+
+
 def test_runs_of_models_that_are_not_run_again_are_held_to_the_protocol_too(tmp_path):
     assert call(tmp_path / "out").exit_code == 0
     assert call(tmp_path / "out", models="modulus").exit_code == 0

@@ -7,7 +7,7 @@ OUT/results.json                             of the models that have finished th
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +23,16 @@ from resnet_bk.bench.recall.settings import READ, RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
 from resnet_bk.bench.run import audit_lengths, config_dict
-from resnet_bk.bench.run_folder import Run, check_checkpoints, check_writable, finite, locked, read_json, write_json
+from resnet_bk.bench.run_folder import (
+    Run,
+    check_checkpoints,
+    check_results,
+    check_writable,
+    finite,
+    locked,
+    read_json,
+    write_json,
+)
 from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
@@ -54,14 +63,16 @@ def bench_recall(
     training_device(protocol.device)
     check_writable(out)
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {})
-    _check_same(protocol, out)
+    to_train = {name: configs[name] for name in chosen}
+    _check_same(protocol, out, to_train)
+    check_results(out)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
-        _check_same(protocol, out)  # once more: another process may have finished runs here since
+        _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())
         lost: list[str] = []
-        for model in chosen:
-            lost += _run_model(protocol, out, model, configs[model], say)
+        for model, config in to_train.items():
+            lost += _run_model(protocol, out, model, config, say)
         results = _collect(protocol, out)
         write_json(out / "results.json", results)
     console.print(recall_table(results))
@@ -125,7 +136,9 @@ def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str
     run.folder.mkdir(parents=True, exist_ok=True)
     about = {"model": run.model, "seed": run.seed, "learning_rate": run.learning_rate}
     started = {"training": dataclasses.asdict(spec), "environment": environment()}
-    write_json(run.folder / "run.json", {"task": TASK} | about | {"settings": _settings(protocol, run.model)} | started)
+    what = {"device": training_device(protocol.device).type, "config": config_dict(config)}
+    settings = {"settings": _settings(protocol, run.model)}
+    write_json(run.folder / "run.json", {"task": TASK} | about | settings | what | started)
     result = _about(run, protocol, model, config, audit) | started
     try:
         trained = train(model, stream, spec, run.folder, about={"environment": started["environment"]})
@@ -194,9 +207,9 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump(include=READ)}
 
 
-def _check_same(protocol: RecallProtocol, out: Path) -> None:
-    """Raises ValueError where the folder holds runs under other settings, of another task, or of unknown settings."""
-    check_checkpoints(out, {})
+def _check_same(protocol: RecallProtocol, out: Path, configs: Mapping[str, Any]) -> None:
+    """Raises ValueError where the folder holds runs under other settings, of another task, or of unknown settings, or
+    stopped runs of other models than `configs`."""
     for file in sorted(out.glob("*/**/run.json")):
         record = read_json(file)
         if record.get("task") != TASK:
@@ -209,6 +222,8 @@ def _check_same(protocol: RecallProtocol, out: Path) -> None:
         changed = [key for key in now if now[key] != before.get(key)]
         if changed:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
+    records = {name: config_dict(config) for name, config in configs.items()}
+    check_checkpoints(out, records, training_device(protocol.device).type)
 
 
 def _run_of(out: Path, model: str, rate: float, seed: int) -> Run:
