@@ -85,8 +85,8 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
 
 
 def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> int:
-    """Run cases, print their rows as they come, and keep the JSON of those that are done: in NAME.unfinished.json, which
-    takes the place of `out` when all are."""
+    """Run cases, print their rows as they come, and keep the JSON of those that are done: in NAME.unfinished.json,
+    which takes the place of `out` when all are."""
     from benchmarks.machine import describe, machine
     from benchmarks.text import lines
     from resnet_bk.bench.run_folder import write_json

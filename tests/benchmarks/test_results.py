@@ -115,6 +115,16 @@ def test_a_processor_that_takes_other_kernels_is_another_machine():
     assert line.split(" | ")[8] == "500"
 
 
+def test_a_run_on_a_gpu_is_of_another_machine():
+    place = ENVIRONMENT | {"gpu": "a GPU"}  # which is there for all
+    runs = [run(name, 40.0, seed=seed, environment=place) for name in ("llama", "resnet-bk") for seed in (0, 1)]
+    runs.append(run("llama", 43.0, seed=2, environment=place, device="cuda:0", tokens_per_second=9000.0))
+    page = results.fill(PAGE, [RESULTS | {"runs": runs}])
+    assert "- a processor, 1 thread of 2 cores: 4 runs\n- a GPU, a processor, 1 thread of 2 cores: 1 run" in page
+    (line,) = [line for line in page.splitlines() if line.startswith("| `llama` | 41.0")]
+    assert line.split(" | ")[8] == "500"
+
+
 def test_a_run_on_two_machines_is_of_neither():
     places = [ENVIRONMENT | {"git_commit": commit, "git_dirty": False} for commit in ("a" * 40, "b" * 40)]
     places[1] |= {"threads": 2, "python": "3.12.0"}
