@@ -7,6 +7,7 @@ import accelerate
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.state import AcceleratorState
 from torch.testing import assert_close
 from transformers import (
     AutoConfig,
@@ -116,6 +117,62 @@ def test_logits_are_computed_where_something_reads_them():
     # 1e-6: the head sums over the same hidden states in another order.
     assert_close(model(ids, logits_to_keep=2).logits, logits[:, -2:], rtol=1e-6, atol=1e-6)
     assert_close(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [PLAIN, "pointer-modulus", "adaptive-matrix"])
+def test_targets_are_labels_that_are_not_shifted(name):
+    model = build(name, dtype=torch.float64)
+    rows, packed = tokens(2, 13), torch.tensor([[0] * 5 + [1] * 8, [0] * 9 + [1] * 4])
+    whole = model(rows, labels=rows, document_ids=packed)
+    targets = rows[:, 1:].masked_fill(packed[:, 1:] != packed[:, :-1], -100)
+    found = model(rows[:, :-1], targets=targets, document_ids=packed[:, :-1])
+    assert found.logits is None
+    if found.aux_loss is None:
+        assert_close(found.loss, whole.loss, rtol=1e-10, atol=0)
+    # From segment to segment no target is lost.
+    cache, parts = None, []
+    for part in (slice(0, 5), slice(5, 12)):
+        output = model(rows[:, part], targets=rows[:, 1:][:, part], reduction="none", cache=cache, use_cache=True)
+        cache = output.cache
+        parts.append(output.loss)
+    reached = model.target_losses(rows[:, :-1], rows[:, 1:], reduction="none")
+    assert reached.cache is None
+    if found.aux_loss is None:  # a token halts by its segment
+        assert_close(torch.cat(parts, dim=1), reached.loss, rtol=1e-9, atol=1e-12)
+    logits = model(rows[:, :-1], targets=rows[:, 1:], reduction="sum", return_logits=True)
+    assert_close(logits.loss, reached.loss.sum(), rtol=1e-10, atol=0)
+    expected = F.cross_entropy(logits.logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+    assert_close(logits.loss, expected, rtol=1e-10, atol=0)
+
+
+def test_losses_of_targets_go_through_what_wraps_the_model(tmp_path):
+    """Accelerate patches `forward` and `DistributedDataParallel` stands around it."""
+    model = build(PLAIN).train()
+    rows = tokens(2, 9)
+    ids, targets = rows[:, :-1], rows[:, 1:]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(ids, targets=targets).loss
+    exact = model(ids, targets=targets).loss
+    assert rounded != exact
+    exact.backward()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(copy.deepcopy(model))
+        wrapped.zero_grad()
+        cache = wrapped(ids, targets=targets, use_cache=True).cache.detach()
+        output = wrapped(ids, targets=targets, use_cache=True)
+        output.loss.backward()
+        for found, expected in zip(wrapped.parameters(), model.parameters(), strict=True):
+            assert_close(found.grad, expected.grad)
+        assert wrapped(ids, targets=targets, cache=cache, use_cache=True).cache.get_seq_length() == 16
+    finally:
+        torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        prepared = accelerate.Accelerator(cpu=True, mixed_precision="bf16").prepare(model)
+        assert_close(prepared.target_losses(ids, targets).loss, rounded, rtol=0, atol=0)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_cache_is_returned_where_it_is_asked_for():
@@ -414,7 +471,19 @@ def test_refused_arguments(name):
             labels=labels,
             cache=cache,
         )
+    targets = ids.roll(-1, dims=1)
+    for change, found in (
+        (lambda it: it[:, :5], r"int64 \(2, 5\)"),
+        (lambda it: it.int(), r"int32 \(2, 6\)"),
+    ):
+        refused(rf"targets must be int64 .*got torch.{found}", input_ids=ids, targets=change(targets), cache=cache)
+    refused(r"targets must be words in .* got 99", input_ids=ids, targets=torch.full_like(ids, 99), cache=cache)
+    refused("labels and targets both say", input_ids=ids, labels=ids, targets=targets, cache=cache)
+    refused("reduction must be one of .*got 'max'", input_ids=ids, targets=targets, reduction="max", cache=cache)
+    refused("mean without targets, but got 'sum'", input_ids=ids, labels=ids, reduction="sum", cache=cache)
+    refused("num_items_in_batch=5 is of labels", input_ids=ids, targets=targets, num_items_in_batch=5, cache=cache)
     assert cache.get_seq_length() == 6  # a call that is refused has read nothing
+    assert cache.pointer_tokens in (0, 6)
     for mask in (torch.ones(2, 5), torch.ones(6)):
         refused(r"attention_mask must have shape \(2, 6\)", input_ids=ids, labels=ids, attention_mask=mask)
     refused(r"document_ids must be integers of shape \(2, 6\)", input_ids=ids, labels=ids, document_ids=ids[:, :5])

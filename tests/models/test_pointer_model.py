@@ -144,6 +144,20 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
+    with pytest.raises(ValueError, match="attention_mask masks 1 tokens, but resnet_bk_pointer reads no padding; give"):
+        build()(ids(1, 3), attention_mask=torch.tensor([[0, 1, 1]]))
+    with pytest.raises(ValueError, match=r"targets must be int64 of shape \(1, 3\)"):
+        build()(ids(1, 3), targets=ids(1, 4))
+
+
+def test_labels_are_shifted():
+    """What a data collator of `transformers` hands over."""
+    model, words = build(), ids(2, 9)
+    output = model(input_ids=words, attention_mask=torch.ones_like(words), labels=words)
+    expected = F.cross_entropy(output.logits[:, :-1].flatten(0, 1), words[:, 1:].flatten())
+    assert_close(output.loss, expected, rtol=1e-10, atol=0)
+    assert_close(output.logits, model(words).logits)
+    assert model.train()(words, labels=words).logits is None
 
 
 def test_a_language_model_without_a_linear_head():

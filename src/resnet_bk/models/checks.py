@@ -11,6 +11,7 @@ from torch import Tensor
 from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.ops.linear_cross_entropy import REDUCTIONS
 
 IGNORED = -100  # a label that takes no part in the loss
 
@@ -74,14 +75,50 @@ def check_labels(labels: Tensor, shape: tuple[int, int], config: Any) -> None:
             f"labels must have shape {tuple(shape)}, one label a token, but got {tuple(labels.shape)}; pass input_ids "
             "themselves, the shift by one is done inside"
         )
-    if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():  # as for input_ids
-        kept = labels[labels != IGNORED]
-        if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < config.vocab_size:
-            wrong = int(kept.min()) if kept.min() < 0 else int(kept.max())
-            raise ValueError(
-                f"labels must be words in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
-                f"{wrong}; set {IGNORED} there, or resize_token_embeddings for a larger tokenizer"
-            )
+    _check_words("labels", labels, config)
+
+
+def check_targets(
+    labels: Tensor | None, targets: Tensor | None, reduction: str, shape: tuple[int, int], config: Any
+) -> None:
+    """Labels or targets or none of them, a word or `IGNORED` a token, and how the losses of targets are put together.
+
+    Raises:
+        ValueError: both are given, they are of another shape or of no word, or the reduction is unknown or of labels.
+    """
+    if labels is not None and targets is not None:
+        raise ValueError(
+            "labels and targets both say what is predicted; pass labels, which are shifted inside, or targets, which "
+            "are not"
+        )
+    if reduction not in REDUCTIONS or (targets is None and reduction != "mean"):
+        raise ValueError(
+            f"reduction must be one of {', '.join(REDUCTIONS)}, and mean without targets, but got {reduction!r}; pass "
+            "targets, or leave it out"
+        )
+    if labels is not None:
+        check_labels(labels, shape, config)
+    if targets is None:
+        return
+    if tuple(targets.shape) != tuple(shape) or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets must be int64 of shape {tuple(shape)}, what each token predicts, but got {targets.dtype} "
+            f"{tuple(targets.shape)}; pass the token after each, {IGNORED} where there is none"
+        )
+    _check_words("targets", targets, config)
+
+
+def _check_words(name: str, words: Tensor, config: Any) -> None:
+    """Raises ValueError for one that is neither in the vocabulary nor `IGNORED`."""
+    if words.device.type != "cpu" or not words.numel() or torch.compiler.is_compiling():  # as for input_ids
+        return
+    kept = words[words != IGNORED]
+    if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < config.vocab_size:
+        wrong = int(kept.min()) if kept.min() < 0 else int(kept.max())
+        raise ValueError(
+            f"{name} must be words in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
+            f"{wrong}; set {IGNORED} there, or resize_token_embeddings for a larger tokenizer"
+        )
 
 
 def one_cache(past_key_values: Any, cache: Any) -> Any:

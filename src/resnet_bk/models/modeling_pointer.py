@@ -6,19 +6,19 @@ Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutput
 from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
-from resnet_bk.models.checks import IGNORED, check_config
+from resnet_bk.models.checks import IGNORED, check_config, check_targets
 from resnet_bk.models.configuration_pointer import PointerConfig
+from resnet_bk.models.targets import shifted_targets
 
 
 class PointerCache:
@@ -56,21 +56,23 @@ class PointerCache:
 
 @dataclass
 class PointerOutput(ModelOutput):
-    """What `target_losses` returns.
+    """What a call returns.
 
     Attributes:
-        loss: nats a predicted token, or of each [B, T].
+        loss: nats a predicted token, or of each [B, T]; None without labels and targets.
+        logits: [B, T, V]; None beside targets, and beside labels in training.
         cache: state after the last token, where one was asked for.
-        measures: "pointed", the share of the prediction that the pointer makes.
+        measures: "pointed", the share of the predictions in the loss that the pointer makes.
     """
 
     loss: Tensor | None = None
+    logits: Tensor | None = None
     cache: Any = None
     measures: dict[str, Tensor] | None = None
 
 
 class PointerForCausalLM(PreTrainedModel):
-    """Its logits are logarithms of probabilities. It does not generate: `forward` reads whole rows, without a cache.
+    """Its logits are logarithms of probabilities. It does not generate, for it computes them without a cache.
 
     The logits of the language model must be its head applied to its last hidden state, without a scale, a soft cap or
     an auxiliary loss, which would be left out; `resnet_bk.training.loss.choose_head` refuses others before training.
@@ -126,21 +128,56 @@ class PointerForCausalLM(PreTrainedModel):
             "in it keeps no cache; take a model of type resnet_bk, or the language model alone"
         )
 
-    def forward(self, input_ids: Tensor, use_cache: bool = False) -> CausalLMOutput:
-        """Logits [B, T, V] of rows [B, T] of whole texts.
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        targets: Tensor | None = None,
+        reduction: str = "mean",
+        cache: PointerCache | None = None,
+        use_cache: bool = False,
+    ) -> PointerOutput:
+        """Logits of rows of text, or the loss of labels or targets.
 
         Args:
             input_ids: the tokens, int64 [B, T].
-            use_cache: must be False.
+            attention_mask: must not mask a token: padding is not supported.
+            labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here.
+            targets: what each token predicts, int64 [B, T], -100 where nothing, in the place of labels.
+            reduction: of the losses of targets: "mean", "sum" or "none" ([B, T]).
+            cache: what the pointer has seen before; with targets.
+            use_cache: return it for the next call; with targets.
 
         Raises:
-            ValueError: a cache is asked for.
+            ValueError: inputs that do not fit together, padding, a cache without targets.
         """
-        if use_cache:
-            raise ValueError(f"use_cache={use_cache}: this model keeps no cache for generation; leave it out")
-        hidden = self._hidden(input_ids)
-        return CausalLMOutput(
-            logits=mixed_logits(self.get_output_embeddings()(hidden), self.pointer(hidden, input_ids))
+        shape = (input_ids.shape[0], input_ids.shape[1])
+        check_targets(labels, targets, reduction, shape, self.config)
+        if attention_mask is not None and not bool(attention_mask.all()):
+            raise ValueError(
+                f"attention_mask masks {int((attention_mask == 0).sum())} tokens, but {self.config.model_type} reads "
+                "no padding; give rows of one length, or take a model of type resnet_bk"
+            )
+        if targets is None and (use_cache or cache is not None):
+            raise ValueError(
+                f"use_cache={use_cache}: this model keeps no cache for generation; leave it out, or pass targets, with "
+                "which the pointer's state is handed on"
+            )
+        hidden, head = self._hidden(input_ids), self.get_output_embeddings()
+        if targets is None and labels is None:
+            return PointerOutput(logits=mixed_logits(head(hidden), self.pointer(hidden, input_ids)))
+        predicted = targets if targets is not None else shifted_targets(cast(Tensor, labels), None, None)
+        state = None if cache is None else cache.state
+        pointed = self.pointer(hidden, input_ids, None, state, targets=predicted, keep_state=use_cache)
+        logits = None
+        if targets is None and not self.training:
+            logits = mixed_logits(head(hidden), self.pointer(hidden, input_ids))
+        return PointerOutput(
+            loss=mixed_loss(hidden, head, predicted, pointed, reduction=reduction),
+            logits=logits,
+            cache=PointerCache(pointed.state) if use_cache else None,
+            measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
         )
 
     def target_losses(
@@ -152,24 +189,9 @@ class PointerForCausalLM(PreTrainedModel):
         cache: PointerCache | None = None,
         use_cache: bool = False,
     ) -> PointerOutput:
-        """The loss of given words, without logits.
-
-        Args:
-            input_ids: the tokens, int64 [B, T].
-            targets: what each of them predicts, int64 [B, T]; -100 where nothing.
-            reduction: "mean", "sum" or "none" ([B, T]).
-            cache: what the pointer has seen before.
-            use_cache: return it for the next call.
-        """
-        hidden = self._hidden(input_ids)
-        state = None if cache is None else cache.state
-        pointed = self.pointer(hidden, input_ids, None, state, targets=targets, keep_state=use_cache)
-        loss = mixed_loss(hidden, self.get_output_embeddings(), targets, pointed, reduction=reduction)
-        return PointerOutput(
-            loss=loss,
-            cache=PointerCache(pointed.state) if use_cache else None,
-            measures={"pointed": pointed_share(pointed, targets != IGNORED)},
-        )
+        """`forward` with targets, as every model has it that the training loop asks for losses."""
+        output: PointerOutput = self(input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache)
+        return output
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
         output = self.language_model.base_model(input_ids=input_ids, use_cache=False)

@@ -30,8 +30,8 @@ from resnet_bk.models.checks import (
     IGNORED,
     check_cache,
     check_config,
-    check_labels,
     check_outputs,
+    check_targets,
     check_tokens,
     one_cache,
 )
@@ -228,21 +228,27 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
         seq_idx: Tensor | None = None,
+        targets: Tensor | None = None,
+        reduction: str = "mean",
     ) -> ResNetBKCausalLMOutput | tuple[Any, ...]:
-        """Logits, and the loss where there are labels.
+        """Logits, and the loss where there are labels or targets.
 
         Args:
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
                 padding and the first token of a packed document are not predicted. The logits of a batch are never
                 held (`resnet_bk.layers.head`), unless something else stands in the place of the head. With labels there
                 is a cache only where one is passed or asked for: replicas of `DataParallel` cannot gather one.
+            targets: what each token predicts, int64 [B, T], -100 where nothing, in the place of labels: nothing is
+                shifted, and the last token of a segment can predict the first of the next. Those of padding must be
+                -100. `loss` is theirs alone, without `aux_loss`, and logits come only where return_logits asks.
+            reduction: of the losses of targets: "mean", "sum" or "none" ([B, T]).
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
                 labels.
             num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
                 together, the first of each row left out, as `Trainer` counts them. This batch's mean loss, and what a
                 switch adds to it, are weighted by its share of these labels, also where padding or documents take some
-                away.
+                away. Not with targets.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
             output_hidden_states, output_attentions, return_dict, position_ids, seq_idx: as in `ResNetBKModel.forward`.
 
@@ -255,11 +261,15 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         past_length = 0 if cache is None else cache.get_seq_length()
         document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
         check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
-        targets = None
-        if labels is not None:  # before the call brings the cache up to date
+        check_targets(labels, targets, reduction, shape, self.config)  # before the call brings the cache up to date
+        if targets is not None and num_items_in_batch is not None:
+            raise ValueError(
+                f"num_items_in_batch={num_items_in_batch} is of labels, but targets were given; pass reduction='sum' "
+                "and divide by it"
+            )
+        of_labels = None if labels is None else shifted_targets(labels, attention_mask, document_ids)
+        if labels is not None or targets is not None:
             use_cache = use_cache if use_cache is not None else cache is not None
-            check_labels(labels, shape, self.config)
-            targets = shifted_targets(labels, attention_mask, document_ids)
         boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
         past = None if cache is None else cache.pointer
         output = self.model(
@@ -274,15 +284,17 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         hidden = output.last_hidden_state
-        wants_logits = return_logits if return_logits is not None else labels is None or not self.training
+        wants_logits = return_logits if return_logits is not None else self._logits_are_read(labels, targets)
         loss = None
         if targets is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
             loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=not wants_logits)
+        elif of_labels is not None:
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            loss = self._loss(output, input_ids, of_labels, boundaries, past, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
             if num_items_in_batch is not None:
                 assert labels is not None
-                loss = loss * labels_a_target(labels, targets) / num_items_in_batch
+                loss = loss * labels_a_target(labels, of_labels) / num_items_in_batch
                 if auxiliary is not None:  # a mean over this batch
                     auxiliary = auxiliary * (count_labels(labels) / num_items_in_batch)
             if auxiliary is not None:
@@ -312,21 +324,18 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         cache: ResNetBKCache | None = None,
         use_cache: bool = False,
     ) -> ResNetBKCausalLMOutput:
-        """The loss of given words, without logits and without what switches add to it.
+        """`forward` with targets and no logits, as every model has it that the training loop asks for losses.
 
-        Args:
-            input_ids: the tokens, int64 [B, T].
-            targets: what each of them predicts, int64 [B, T]; -100 where nothing.
-            reduction: "mean", "sum" or "none" ([B, T]).
-            cache, use_cache: as in `ResNetBKModel.forward`.
+        A model that is wrapped (`DistributedDataParallel`, `torch.compile`) is called itself, with targets.
         """
-        batch, _ = check_tokens(input_ids, None, self.config)
-        check_cache(cache, batch, self.config, self.model.layers[0].mixer)
-        boundaries = self._pointer_boundaries(input_ids, None, None, cache)
-        past = None if cache is None else cache.pointer
-        output = self.model(input_ids=input_ids, cache=cache, use_cache=use_cache, return_dict=True)
-        loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=True)
-        return ResNetBKCausalLMOutput(loss=loss, cache=output.cache, aux_loss=output.aux_loss, measures=output.measures)
+        output: ResNetBKCausalLMOutput = self(
+            input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache, return_dict=True
+        )
+        return output
+
+    def _logits_are_read(self, labels: Tensor | None, targets: Tensor | None) -> bool:
+        """Where the call does not say: not beside targets, nor beside labels in training."""
+        return targets is None and (labels is None or not self.training)
 
     def _loss(
         self,

@@ -47,7 +47,7 @@ class ResNetBKCausalLMOutput(ModelOutput):
     """Output of `ResNetBKForCausalLM`.
 
     Attributes:
-        loss: nats a predicted token, with `aux_loss`; None without labels.
+        loss: nats a predicted token, with `aux_loss` where it is of labels; None without labels and targets.
         logits: [B, T, V], or fewer tokens with `logits_to_keep`; None where they were not computed. With a pointer
             logarithms of probabilities.
         cache, hidden_states, aux_loss: as in `ResNetBKModelOutput`.
