@@ -44,10 +44,13 @@ def test_linear_in_the_number_of_sites():
     assert twice == (2 * once[0], 2 * once[1])
 
 
-@pytest.mark.parametrize(("reduction", "expected"), [("mean", (3, 0)), ("none", (1, 3))])
-def test_head(reduction, expected):
+@pytest.mark.parametrize(
+    ("reduction", "frozen", "expected"),
+    [("mean", False, (3, 0)), ("none", False, (1, 3)), ("mean", True, (2, 0)), ("none", True, (1, 2))],
+)
+def test_head(reduction, frozen, expected):
     """Gradients of a mean are formed in the forward pass; those of single losses need a second sweep."""
-    x, weight = (torch.randn(n, 5, requires_grad=True) for n in (7, 11))
+    x, weight = torch.randn(7, 5, requires_grad=True), torch.randn(11, 5, requires_grad=not frozen)
     target = torch.arange(7)
     counted = count(lambda: linear_cross_entropy(x, weight, target, reduction=reduction))
     assert counted == tuple(matmuls * 2 * 7 * 5 * 11 for matmuls in expected)

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.ops import available_backends, linear_cross_entropy
+from resnet_bk.ops.dispatch import cpu_has
 from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
 
 VOCABULARY, WIDTH = 53, 12
@@ -160,7 +161,7 @@ def test_a_wrong_target_is_reported_where_values_were_not_looked_at(backend, wro
     target = torch.tensor([0, wrong, 1, 2])
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
         torch.ops.resnet_bk.linear_cross_entropy_sum(
-            case["input"], case["weight"], target, case["bias"], None, -100, 0.0, torch.float32, backend, False
+            case["input"], case["weight"], target, case["bias"], None, -100, 0.0, torch.float32, backend, False, False
         )
 
 
@@ -264,7 +265,10 @@ def test_opcheck(transposed, extra):
     log_extra = torch.linspace(-6, 1, 9, dtype=torch.float64).requires_grad_() if extra else None
     tensors = (case["input"], case["weight"], case["target"], case["bias"], log_extra)
     arguments = (*tensors, -100, 0.0 if extra else 0.1, torch.float64, "chunked")
-    torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True))
+    torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True, True))
+    case["weight"].requires_grad_(False)
+    case["bias"].requires_grad_(False)
+    torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_sum.default, (*arguments, True, False))
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)
 
 
@@ -322,4 +326,31 @@ def test_the_fake_gradients_without_a_bias_are_those_of_the_real_function():
     arguments = [torch.ones(5), case["input"].detach(), case["weight"].detach(), case["target"], None, None]
     arguments += [-100, 0.0, torch.bfloat16, "chunked"]
     backward = torch.ops.resnet_bk.linear_cross_entropy_tokens_backward
-    torch.library.opcheck(backward, arguments, test_utils=("test_schema", "test_faketensor"))
+    for with_parameters in (True, False):
+        torch.library.opcheck(backward, [*arguments, with_parameters], test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("backend", available_backends("linear_cross_entropy", "cpu"))
+@pytest.mark.parametrize("matmul_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_frozen_head_costs_no_gradient_of_its_own(backend, matmul_dtype, smoothing):
+    """As with adapters: what flows into the body is the same, bit for bit, and [V, D] is not held."""
+    if backend == "numba" and matmul_dtype == torch.bfloat16 and not cpu_has("avx512bf16"):
+        pytest.skip("needs AVX512-BF16")
+    case = problem(70, bias=True, dtype=torch.float32)
+    tensors = [case[name] for name in ("input", "weight", "target", "bias")]
+    tensors += [None, -100, smoothing, matmul_dtype, backend]
+    whole = torch.ops.resnet_bk.linear_cross_entropy_sum(*tensors, True, True)
+    frozen = torch.ops.resnet_bk.linear_cross_entropy_sum(*tensors, True, False)
+    assert torch.equal(frozen[0], whole[0])
+    assert torch.equal(frozen[1], whole[1])
+    assert [gradient.numel() for gradient in frozen[2:4]] == [0, 0]
+    for reduction in ("mean", "none"):
+        with torch.autocast("cpu", matmul_dtype, enabled=matmul_dtype != torch.float32):
+            gradients = []
+            for needed in (True, False):
+                head = [case[name].detach().requires_grad_(needed) for name in ("weight", "bias")]
+                arguments = {"label_smoothing": smoothing, "reduction": reduction, "backend": backend}
+                loss = linear_cross_entropy(case["input"], head[0], case["target"], head[1], **arguments)
+                gradients.append(torch.autograd.grad(loss.sum(), case["input"])[0])
+        assert torch.equal(*gradients)

@@ -97,8 +97,9 @@ def _head(input: Shape, weight: Shape, matmuls: int) -> int:
 
 @register_flop_formula(OPS.linear_cross_entropy_sum)
 def linear_cross_entropy_sum(input: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
-    """The gradients are formed in the forward pass where they are wanted: `with_gradients` is the last argument."""
-    return _head(input, weight, 3 if args[-1] else 1)
+    """The gradients are formed in the forward pass where they are wanted: the last arguments are `with_gradients` and
+    `with_parameters`."""
+    return _head(input, weight, 1 + args[-2] + args[-1])
 
 
 @register_flop_formula(OPS.linear_cross_entropy_tokens)
@@ -110,5 +111,5 @@ def linear_cross_entropy_tokens(input: Shape, weight: Shape, *args: Any, **kwarg
 def linear_cross_entropy_tokens_backward(
     loss_bar: Shape, input: Shape, weight: Shape, *args: Any, **kwargs: Any
 ) -> int:
-    """The logits are formed again."""
-    return _head(input, weight, 3)
+    """The logits are formed again; the last argument is `with_parameters`."""
+    return _head(input, weight, 2 + args[-1])

@@ -55,6 +55,7 @@ def normalizers(
     log_extra: Tensor | None,
     matmul_dtype: torch.dtype,
     with_gradients: bool,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """logsumexp of every token's logits, one of these logits, and the gradients of `sum(scale * logsumexp)`, where the
     scale of a token with `log_extra` is multiplied by the softmax's share of its target first.
@@ -69,6 +70,7 @@ def normalizers(
         matmul_dtype: precision of the operands of the matmuls.
             Where they are rounded (another dtype than that of `x`), the gradients are without the share of the label.
         with_gradients: False leaves the three gradients empty.
+        with_parameters: False leaves those of weight and bias empty; so it is without gradients.
 
     Returns:
         logsumexp [N], logit of the label [N] (rounded as the logits in logsumexp are: where one word has all the
@@ -82,8 +84,8 @@ def normalizers(
     bias_row = None if bias is None else bias.to(x.dtype)
     normalizer, at_label = x.new_zeros(tokens), x.new_zeros(tokens)
     grad_input = x.new_zeros((tokens, width) if with_gradients else (0,))
-    grad_weight = x.new_zeros((vocabulary, width) if with_gradients else (0,))
-    grad_bias = x.new_zeros(vocabulary if with_gradients and bias is not None else 0)
+    grad_weight = x.new_zeros((vocabulary, width) if with_parameters else (0,))
+    grad_bias = x.new_zeros(vocabulary if with_parameters and bias is not None else 0)
     # One buffer for the logits of all chunks: a new one each time would be mapped and unmapped by the allocator.
     buffer = x.new_empty((min(chunk, tokens), vocabulary))
 
@@ -107,6 +109,8 @@ def normalizers(
             inverse = inverse * torch.sigmoid(at_label[rows] - normalizer[rows] - log_extra[rows])
         _add_sums(grad_input[rows], exponentials, operand, matmul_dtype, keep=False)
         grad_input[rows] *= inverse[:, None]
+        if not with_parameters:
+            continue
         _add_sums(grad_weight, exponentials.t(), x[rows] * inverse[:, None], matmul_dtype, keep=True)
         if bias_row is not None:
             grad_bias += torch.mv(exponentials.t(), inverse)

@@ -36,6 +36,7 @@ def normalizers(
     log_extra: Tensor | None,
     matmul_dtype: torch.dtype,
     with_gradients: bool,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `chunked.normalizers`; float32 on the CPU, matmul_dtype float32 or bfloat16."""
     from resnet_bk.ops.kernels import flat, launch
@@ -63,8 +64,8 @@ def normalizers(
     blocks = -(-padded_words // BLOCK)
     largest, total = rows.new_empty(2, padded_tokens)
     grad_input = rows.new_empty(rows.shape if with_gradients else (0,))
-    grad_weight = rows.new_zeros(words.shape if with_gradients else (0,))
-    grad_bias = rows.new_zeros(padded_words if with_gradients and bias is not None else 0)
+    grad_weight = rows.new_zeros(words.shape if with_parameters else (0,))
+    grad_bias = rows.new_zeros(padded_words if with_parameters and bias is not None else 0)
     operands: tuple[Tensor, ...]
     if matmul_dtype == torch.float32:
         kernel, operands, room = cpu.sweep_float32, (rows, words.float()), rows.new_empty(padded_words * TOKENS)
@@ -81,7 +82,7 @@ def normalizers(
         room = rows.new_empty(padded_words * chunk // 2, dtype=torch.int32)
     launch(
         kernel,
-        (6 if with_gradients else 2) * padded_tokens * padded_words * columns,
+        2 * (1 + with_gradients + with_parameters) * padded_tokens * padded_words * columns,
         *map(flat, (*operands, offsets, scale, _padded(extra, chunk), largest, total)),
         *map(flat, (grad_input, grad_weight, grad_bias, room)),
         *(flat(rows.new_empty(blocks * chunk)) for _ in range(3)),
@@ -91,11 +92,13 @@ def normalizers(
         columns,
         padded_words,
         with_gradients,
+        with_parameters,
         bias is not None,
     )
     normalizer = (total.log() + largest)[:tokens]
     if with_gradients:
         grad_input = grad_input[:tokens, :width].contiguous()
+    if with_parameters:
         grad_weight = grad_weight[:vocabulary, :width].contiguous()
     grad_bias = grad_bias[:vocabulary].clone() if grad_bias.numel() else grad_bias
     return normalizer, at_label, grad_input, grad_weight, grad_bias

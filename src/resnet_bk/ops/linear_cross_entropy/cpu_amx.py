@@ -56,6 +56,7 @@ def sweep_amx(
     width: int,
     vocabulary: int,
     with_gradients: bool,
+    with_parameters: bool,
     with_bias: bool,
 ) -> None:
     """`sweep_bfloat16`, D and V multiples of SQUARE.
@@ -103,7 +104,8 @@ def sweep_amx(
             squares_close()
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, chunk)
         if with_gradients:
-            for task in prange(blocks + width // TILE_ROWS):
+            # Weights that need no gradient have no tasks.
+            for task in prange(0 if with_parameters else blocks, blocks + width // TILE_ROWS):
                 if task >= blocks:
                     gather_input_gradient(
                         partial, factor, grad_input, (task - blocks) * TILE_ROWS, first, width, blocks, chunk

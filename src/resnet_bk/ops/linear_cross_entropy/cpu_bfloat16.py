@@ -45,6 +45,7 @@ def sweep_bfloat16(
     width: int,
     vocabulary: int,
     with_gradients: bool,
+    with_parameters: bool,
     with_bias: bool,
 ) -> None:
     """`sweep_float32` with operands in bfloat16, and without the label's share of the gradients.
@@ -86,7 +87,8 @@ def sweep_bfloat16(
                     )
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
         if with_gradients:
-            for task in prange(blocks + width // TILE_ROWS):
+            # Weights that need no gradient have no tasks.
+            for task in prange(0 if with_parameters else blocks, blocks + width // TILE_ROWS):
                 if task >= blocks:
                     gather_input_gradient(
                         partial, factor, grad_input, (task - blocks) * TILE_ROWS, first, width, blocks, TOKENS

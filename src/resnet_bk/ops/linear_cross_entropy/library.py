@@ -10,15 +10,20 @@ from resnet_bk.ops.linear_cross_entropy.sweep import sweep
 
 
 def _empty(
-    input: Tensor, weight: Tensor, bias: Tensor | None, log_extra: Tensor | None, with_gradients: bool
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    log_extra: Tensor | None,
+    with_gradients: bool,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Outputs of `sweep` without values, for shape propagation."""
     dtype = torch.promote_types(input.dtype, torch.float32)
     return (
         input.new_empty(input.shape[0], dtype=dtype),
         input.new_empty(input.shape if with_gradients else (0,), dtype=dtype),
-        input.new_empty(weight.shape if with_gradients else (0,), dtype=dtype),
-        input.new_empty(weight.shape[0] if with_gradients and bias is not None else 0, dtype=dtype),
+        input.new_empty(weight.shape if with_parameters else (0,), dtype=dtype),
+        input.new_empty(weight.shape[0] if with_parameters and bias is not None else 0, dtype=dtype),
         input.new_empty(input.shape[0] if with_gradients and log_extra is not None else 0, dtype=dtype),
     )
 
@@ -38,18 +43,30 @@ def cross_entropy_sum(
     matmul_dtype: torch.dtype,
     backend: str,
     with_gradients: bool,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Sum of the losses (0-d) and its gradients, formed in the forward pass."""
-    options = (ignore_index, label_smoothing, matmul_dtype, backend, with_gradients)
+    """Sum of the losses (0-d) and its gradients, formed in the forward pass; those of weight and bias only with
+    `with_parameters`, for a frozen head is as large as any."""
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, with_gradients, with_parameters)
     swept = sweep(input, weight, target, bias, log_extra, None, *options)
     return swept[0].sum(), *swept[1:]
 
 
 @cross_entropy_sum.register_fake
 def _(  # type: ignore[no-untyped-def]
-    input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend, with_gradients
+    input,
+    weight,
+    target,
+    bias,
+    log_extra,
+    ignore_index,
+    label_smoothing,
+    matmul_dtype,
+    backend,
+    with_gradients,
+    with_parameters,
 ):
-    losses, *gradients = _empty(input, weight, bias, log_extra, with_gradients)
+    losses, *gradients = _empty(input, weight, bias, log_extra, with_gradients, with_parameters)
     return (losses.new_empty(()), *gradients)
 
 
@@ -72,7 +89,7 @@ def _sum_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
 
 
 def _sum_backward(ctx, grad_sum, *_):  # type: ignore[no-untyped-def]
-    gradients = [None] * 10
+    gradients = [None] * 11
     if grad_sum is None:
         return tuple(gradients)
     for place, gradient, dtype in zip(DIFFERENTIABLE, ctx.saved_tensors, ctx.dtypes, strict=True):
@@ -97,13 +114,13 @@ def cross_entropy_tokens(
     backend: str,
 ) -> Tensor:
     """Losses [N]. Their cotangents differ from token to token, so the backward pass sweeps again."""
-    options = (ignore_index, label_smoothing, matmul_dtype, backend, False)
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, False, False)
     return sweep(input, weight, target, bias, log_extra, None, *options)[0]
 
 
 @cross_entropy_tokens.register_fake
 def _(input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
-    return _empty(input, weight, bias, log_extra, False)[0]
+    return _empty(input, weight, bias, log_extra, False, False)[0]
 
 
 @torch.library.custom_op("resnet_bk::linear_cross_entropy_tokens_backward", mutates_args=())
@@ -118,8 +135,9 @@ def _tokens_backward(
     label_smoothing: float,
     matmul_dtype: torch.dtype,
     backend: str,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    options = (ignore_index, label_smoothing, matmul_dtype, backend, True)
+    options = (ignore_index, label_smoothing, matmul_dtype, backend, True, with_parameters)
     _, *gradients = sweep(input, weight, target, bias, log_extra, grad_losses, *options)
     leaves = (input, weight, bias, log_extra)
     grad_input, grad_weight, grad_bias, grad_extra = (
@@ -129,10 +147,22 @@ def _tokens_backward(
 
 
 @_tokens_backward.register_fake
-def _(grad_losses, input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
+def _(  # type: ignore[no-untyped-def]
+    grad_losses,
+    input,
+    weight,
+    target,
+    bias,
+    log_extra,
+    ignore_index,
+    label_smoothing,
+    matmul_dtype,
+    backend,
+    with_parameters,
+):
     leaves = (input, weight, bias, log_extra)
-    nothing = input.new_empty(0, dtype=torch.promote_types(input.dtype, torch.float32))  # as sums are
-    return tuple(nothing.new_empty(0) if leaf is None else leaf.new_empty(leaf.shape) for leaf in leaves)
+    empty = _empty(input, weight, bias, log_extra, True, with_parameters)[1:]
+    return tuple(x if leaf is None else x.to(leaf.dtype) for x, leaf in zip(empty, leaves, strict=True))
 
 
 def _tokens_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -144,11 +174,13 @@ def _tokens_setup(ctx, inputs, output):  # type: ignore[no-untyped-def]
 def _tokens_autograd(ctx, grad_losses):  # type: ignore[no-untyped-def]
     saved = iter(ctx.saved_tensors)
     tensors = [next(saved) if given else None for given in ctx.given]
-    grad_input, grad_weight, grad_bias, grad_extra = _tokens_backward(grad_losses, *tensors, *ctx.options)
-    grad_bias, grad_extra = (
-        gradient if given else None for gradient, given in zip((grad_bias, grad_extra), ctx.given[3:], strict=True)
-    )
-    return grad_input, grad_weight, None, grad_bias, grad_extra, None, None, None, None
+    with_parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[3]
+    found = _tokens_backward(grad_losses, *tensors, *ctx.options, with_parameters)
+    gradients = [None] * 9
+    for place, gradient in zip(DIFFERENTIABLE, found, strict=True):
+        if ctx.needs_input_grad[place]:
+            gradients[place] = gradient
+    return tuple(gradients)
 
 
 cross_entropy_tokens.register_autograd(_tokens_autograd, setup_context=_tokens_setup)

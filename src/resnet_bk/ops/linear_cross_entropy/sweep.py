@@ -67,6 +67,7 @@ def sweep(
     matmul_dtype: torch.dtype,
     backend: str,
     with_gradients: bool,
+    with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Losses of every token and the gradients of `sum(token_scale * losses)`.
 
@@ -80,6 +81,7 @@ def sweep(
         matmul_dtype: precision of the operands of the matmuls; sums over tokens and words are float32 or better.
         backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
         with_gradients: False leaves the four gradients empty.
+        with_parameters: False leaves those of weight and bias empty; so it is without gradients.
 
     Returns:
         losses [N], gradient of input [N, D], of weight [V, D], of bias [V], of log_extra [N] (empty where not asked
@@ -108,6 +110,7 @@ def sweep(
             matmul_dtype,
             backend,
             with_gradients,
+            with_parameters,
         )
         all_losses = losses.new_zeros(target.shape).index_copy_(0, index, losses)
         if with_gradients:
@@ -121,7 +124,7 @@ def sweep(
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
     extra = None if log_extra is None else log_extra.to(accumulate)
     normalizer, at_label, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
-        x, weight, bias, label, scale, extra, matmul_dtype, with_gradients
+        x, weight, bias, label, scale, extra, matmul_dtype, with_gradients, with_parameters
     )
     bias_row = None if bias is None else bias.to(accumulate)
     loss = normalizer - (1.0 - label_smoothing) * at_label
@@ -142,11 +145,13 @@ def sweep(
         share = torch.expm1(at_label - normalizer) if matmul_dtype != accumulate else -1.0
         on_target = (share + label_smoothing) * scale
         grad_input += weight.index_select(0, label).to(accumulate) * on_target[:, None]
+        if mean_row is not None:
+            grad_input -= label_smoothing * scale[:, None] * mean_row
+    if with_parameters:
         grad_weight.index_add_(0, label, x * on_target[:, None])
         if bias_row is not None:
             grad_bias.index_add_(0, label, on_target)
         if mean_row is not None:
-            grad_input -= label_smoothing * scale[:, None] * mean_row
             grad_weight -= (label_smoothing / vocabulary) * torch.mv(x.t(), scale)
             if bias_row is not None:
                 grad_bias -= (label_smoothing / vocabulary) * scale.sum()
