@@ -229,14 +229,34 @@ def test_saved_and_loaded_is_the_same(name, tmp_path):
     assert torch.equal(base(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
 
 
-def test_a_model_loaded_in_half_precision_keeps_its_chains_and_choices_in_float32(tmp_path):
+def loaded(model, folder):
+    model.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        loaded,
+        lambda model, folder: copy.deepcopy(model).bfloat16(),
+        lambda model, folder: copy.deepcopy(model).half(),
+        lambda model, folder: copy.deepcopy(model).to("cpu", torch.bfloat16),
+        lambda model, folder: AutoModelForCausalLM.from_config(model.config, dtype=torch.bfloat16),
+    ],
+    ids=["loaded", "bfloat16()", "half()", "to", "from_config"],
+)
+def test_a_model_of_half_precision_keeps_its_chains_and_choices_in_float32(half, tmp_path):
     model = build("pointer-switched")
-    model.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    made = half(model, tmp_path)
     parts = (".chain.", "pointer.", ".site_gate.", ".halting.")
-    for key, parameter in loaded.named_parameters():
-        assert parameter.dtype == (torch.float32 if any(part in key for part in parts) else torch.bfloat16), key
-    assert torch.isfinite(loaded(tokens(2, 9)).logits).all()
+    for (key, parameter), original in zip(made.named_parameters(), model.parameters(), strict=True):
+        kept = any(part in key for part in parts)
+        assert (parameter.dtype == torch.float32) is kept, key
+        if kept and key.endswith("chain.bias"):  # a start is no random number
+            assert torch.equal(parameter, original)  # never rounded
+    if made.dtype == torch.bfloat16:
+        assert torch.isfinite(made(tokens(2, 9)).logits).all()
+    assert {parameter.dtype for parameter in made.double().parameters()} == {torch.float64}
 
 
 def test_a_part_that_is_missing_in_a_file_starts_as_in_a_new_model(tmp_path, caplog):

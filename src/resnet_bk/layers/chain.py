@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.boundaries import Boundaries
+from resnet_bk.layers.wide import KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision
 
 
@@ -30,7 +31,7 @@ class Chain(NamedTuple):
         return self.potential, self.hopping, self.absorption
 
 
-class ChainProjection(nn.Module):
+class ChainProjection(KeepsFloat32):
     """Projects a token to its site of H chains:
 
         potential  a = w_a x + c_a
@@ -90,6 +91,7 @@ class ChainProjection(nn.Module):
         self.weight = nn.Parameter(torch.empty(3 * chains, hidden_size))
         self.bias = nn.Parameter(torch.empty(3 * chains))
         self.phase = nn.Parameter(torch.empty(chains)) if hopping_phase else None
+        self.keep_float32()
         self.reset_parameters()
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
-from resnet_bk.layers.wide import WideLinear
+from resnet_bk.layers.wide import KeepsFloat32, WideLinear
 from resnet_bk.ops.dispatch import full_precision
 
 # Inside the band, with memories of a few to a few hundred words.
@@ -103,7 +103,7 @@ class KindsOfContext(WideLinear):
         init.normal_(self.weight, std=KINDS_STD)
 
 
-class Pointer(nn.Module):
+class Pointer(KeepsFloat32):
     """See the head of this file.
 
     Args:
@@ -132,6 +132,7 @@ class Pointer(nn.Module):
             hopping_init=1.0,
         )
         self.log_smoothing = nn.Parameter(torch.empty(num_heads))
+        self.keep_float32()
         self.reset_parameters()
 
     @torch.no_grad()

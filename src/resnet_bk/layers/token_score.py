@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from resnet_bk.layers.wide import KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision
 
 
-class TokenScore(nn.Module):
+class TokenScore(KeepsFloat32):
     """w . x + c, in float32 (float64 for float64 input) whatever the precision of the model: what is decided by it is
     often between near equals.
 
@@ -26,6 +27,7 @@ class TokenScore(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(hidden_size))
         self.bias = nn.Parameter(torch.empty(()))
+        self.keep_float32()
         self.reset_parameters()
 
     @torch.no_grad()

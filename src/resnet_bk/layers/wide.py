@@ -1,13 +1,38 @@
-"""Layers that compute in the precision of their input, whatever that of their weights.
+"""Layers that compute in the precision of their input, whatever that of their weights, and modules whose weights keep
+float32.
 
-They are called as modules, never read for their weights: hooks on a module, as those that fetch a weight from where a
-`device_map` has put it, run when it is called.
+The layers are called as modules, never read for their weights: hooks on a module, as those that fetch a weight from
+where a `device_map` has put it, run when it is called.
 
 Shape legend: D hidden size, O outputs.
 """
 
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class KeepsFloat32(nn.Module):
+    """A module whose parameters, and those of its parts, are never of half precision: neither by `model.bfloat16()`,
+    `.half()` or `.to(dtype)`, nor because the model is built with such a default dtype.
+
+    A module that is to keep float32 calls `keep_float32` at the end of its construction.
+    """
+
+    def keep_float32(self) -> None:
+        """Parameters that were made in half precision become float32."""
+        self._apply(lambda tensor: tensor)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def wide(tensor: Tensor) -> Tensor:
+            found = fn(tensor)
+            half: Any = (torch.bfloat16, torch.float16)
+            return tensor.to(found.device, torch.float32) if found.dtype in half else found  # of what was not rounded
+
+        return super()._apply(wide, recurse)
 
 
 class WideLinear(nn.Linear):

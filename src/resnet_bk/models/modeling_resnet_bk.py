@@ -57,7 +57,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["ResNetBKModel", "ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012
     # Energies and their projection run in float32, and so do the pointer and what gates and halting are decided by;
-    # they stay so in a model of half precision.
+    # they stay so in a model of half precision: here where one is loaded, by `KeepsFloat32` where one is made so.
     _keep_in_fp32_modules_strict = ["chain", "pointer", "site_gate", "halting"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
