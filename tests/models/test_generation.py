@@ -6,10 +6,10 @@ logits of these models lie to each other.
 
 import pytest
 import torch
-from transformers import TextStreamer
+from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
 
 from resnet_bk.models import ResNetBKCache
-from tests.models.configs import GRID, build, tokens
+from tests.models.configs import GRID, VOCAB_SIZE, build, tokens
 
 every_config = pytest.mark.parametrize("name", GRID)
 ONE_OF_EACH = ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"]
@@ -148,3 +148,7 @@ def test_what_generation_refuses():
         model.generate(prompt, cache={}, max_new_tokens=2)
     with pytest.raises(ValueError, match="not supported with stateful models"):
         model.generate(prompt[:1], assistant_model=model, max_new_tokens=2)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=VOCAB_SIZE, **sizes))
+    with pytest.raises(ValueError, match=r"assistant_model must be able to take tokens back.*draft with another model"):
+        llama.generate(prompt[:1], assistant_model=model, max_new_tokens=2)

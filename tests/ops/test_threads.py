@@ -71,6 +71,42 @@ def test_two_python_threads_may_call_kernels():
     assert (done.returncode, done.stdout) == (0, "60 True\n"), done.stderr
 
 
+# A parallel function of somebody else's, before ours and with numba's own choice of threads.
+STRANGER = """
+import warnings, numba, numpy, torch
+
+@numba.njit(parallel=True)
+def fill(array):
+    for i in numba.prange(array.size):
+        array[i] = i
+
+fill(numpy.empty(100_000))
+layer = numba.threading_layer()
+from resnet_bk.ops import surface_green
+torch.set_num_threads(2)
+chain = [torch.rand(4, 8192, 64) + 0.1 for _ in range(3)]
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        surface_green(*chain, backend="numba")
+said = [str(warning.message) for warning in told if "NUMBA_THREADING_LAYER" in str(warning.message)]
+print(layer, len(said), all(f"numba runs on its {layer} threads" in text for text in said))
+"""
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_threads_of_another_kind_are_told():
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("NUMBA_THREADING_LAYER", None)
+    done = subprocess.run([sys.executable, "-c", STRANGER], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    layer, count, named = done.stdout.split()
+    assert (int(count), named) == (int(layer != "workqueue"), "True")
+    wanted = environment | {"NUMBA_THREADING_LAYER": layer}
+    done = subprocess.run([sys.executable, "-c", STRANGER], env=wanted, capture_output=True, text=True)
+    assert done.stdout == f"{layer} 0 True\n", done.stderr
+
+
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
 def test_long_chains_give_the_same_bits():
     environment = os.environ | {"NUMBA_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}

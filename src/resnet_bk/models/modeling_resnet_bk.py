@@ -493,6 +493,11 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> bool:
+        if generation_config.is_assistant:
+            raise ValueError(
+                f"assistant_model must be able to take tokens back, but {self.config.model_type} cannot: the state of "
+                "a recurrence does not say how to undo it; draft with another model, or leave the argument out"
+            )
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation={generation_config.cache_implementation!r}: ResNet-BK has one kind of cache, of "

@@ -1,8 +1,10 @@
 """How numba kernels are compiled, cached and called. Imports numba, hence imported at the first call of a kernel."""
 
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType
@@ -31,8 +33,9 @@ _DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6
 # other needs (a training step on 2 cores took 10 to 40 times as long), and it changes the number of PyTorch's threads.
 # The threads of the work queue sleep between kernels. Its one rule, no concurrent callers, is kept by `_ONE_CALLER`: a
 # parallel kernel gives the GIL back while it runs, so that another Python thread may come with its own.
-if numba.config.THREADING_LAYER == "default":  # type: ignore[attr-defined]
-    numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+OURS = "workqueue" if numba.config.THREADING_LAYER == "default" else None  # type: ignore[attr-defined]
+if OURS is not None:
+    numba.config.THREADING_LAYER = OURS  # type: ignore[attr-defined]
 
 _ONE_CALLER = threading.Lock()
 
@@ -86,8 +89,23 @@ def launch(function: Kernel, operations: int, *arguments: Any) -> None:
             numba.set_num_threads(threads)
             try:
                 function.parallel(*arguments)
+                _check_layer()
             finally:
                 numba.set_num_threads(before)
+
+
+@cache
+def _check_layer() -> None:
+    """Says once that a parallel function of somebody else's has started other threads before."""
+    layer = numba.threading_layer()
+    if OURS is not None and layer != OURS:
+        warnings.warn(
+            f"numba runs on its {layer} threads, which a parallel function called before resnet_bk has started; beside "
+            "PyTorch's they may make steps many times as long. Set NUMBA_THREADING_LAYER=workqueue, or "
+            f"{layer} to keep them",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:
