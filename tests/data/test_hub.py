@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         found = self.path.split("?")[0] in ("/api/datasets/owner/name", "/api/datasets/Salesforce/wikitext")
         body = json.dumps(
-            {"id": "owner/name", "cardData": {"license": "cc0-1.0"}} if found else {"error": "no"}
+            {"id": "owner/name", "sha": "0123456789", "cardData": {"license": "cc0-1.0"}} if found else {"error": "no"}
         ).encode()
         self.send_response(200 if found else 404)
         if not found:
@@ -64,7 +64,7 @@ def test_a_data_set_with_splits(tmp_path: Path) -> None:
     corpus = hub.load_hub("owner/name", "owner/name", None)
     assert corpus.splits == ("train", "validation")
     assert list(corpus.documents("train")) == texts
-    assert corpus.description == "owner/name from the Hugging Face hub, licence: cc0-1.0"
+    assert corpus.description == "owner/name from the Hugging Face hub, revision 0123456789, licence: cc0-1.0"
     with pytest.raises(ValueError, match="no split 'test', only train, validation"):
         corpus.documents("test")
 

@@ -53,7 +53,7 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
 
     Raises ValueError, within seconds, where the hub cannot be reached or has no such set.
     """
-    licence = _ask(name, repository)
+    licence, revision = _ask(name, repository)
     import datasets
 
     try:
@@ -97,7 +97,8 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
         name=name,
         fingerprint=hashlib.sha256(json.dumps(["hub-1", files], sort_keys=True).encode()).hexdigest(),
         description=(
-            f"{repository}{f' ({config})' if config else ''} from the Hugging Face hub, licence: {licence}"
+            f"{repository}{f' ({config})' if config else ''} from the Hugging Face hub, "
+            f"{f'revision {revision}, ' if revision else ''}licence: {licence}"
             f"{', divided 90/5/5 by document' if divided else ''}"
         ),
         readers=sets,
@@ -132,14 +133,14 @@ def answer_within(seconds: float, ask: Callable[[], Any]) -> Any:
     return answer[0] if answer else TimeoutError(f"no answer in {seconds:.0f} s")
 
 
-def _ask(name: str, repository: str) -> str:
-    """Make sure that the hub answers and has the data set; return its licence."""
+def _ask(name: str, repository: str) -> tuple[str, str | None]:
+    """Make sure that the hub answers and has the data set; return its licence and its present revision."""
     import datasets
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
-        return "see its page"
+        return "see its page", None
     seconds = DEADLINE_SECONDS
     outcome = answer_within(seconds, lambda: HfApi().dataset_info(repository, timeout=seconds / 2))
     # WikiText is there: such an answer about it comes from something in between.
@@ -155,7 +156,7 @@ def _ask(name: str, repository: str) -> str:
     if isinstance(outcome, Exception):
         raise ValueError(_unreachable(name, repository, outcome)) from outcome
     card = outcome.card_data
-    return str(card.get("license") or "see its page") if card else "see its page"
+    return str(card.get("license") or "see its page") if card else "see its page", outcome.sha
 
 
 def _unreachable(name: str, repository: str, error: Exception) -> str:
