@@ -99,6 +99,7 @@ def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> i
         print("QUICK: tiny shapes, single samples; the times mean nothing")
     red = []
     unfinished = out.with_suffix(".unfinished.json")
+    print(f"rows go to {unfinished} until all are done")
     started = time.perf_counter()
     for case in cases.values():
         for row in case(quick):
@@ -132,7 +133,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         print(
-            "\nstopped; a benchmark that prints rows leaves those that were done in NAME.unfinished.json",
+            "\nstopped; rows that were done are in the file that was named above",
             file=sys.stderr,
         )
         code = 130

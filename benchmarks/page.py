@@ -126,7 +126,9 @@ def _places(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[
 
 def _code(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What holds the commits of a run: runs of before they said where they trained said that."""
-    return [run] if "git_commit" in run and not run.get("calls") else _places(run, results)
+    if "git_commit" in run and not run.get("calls"):
+        return [run, *(later["environment"] for later in run.get("later") or ())]
+    return _places(run, results)
 
 
 def _versions(found: Mapping[str, Any]) -> str:

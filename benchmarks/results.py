@@ -27,8 +27,9 @@ COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 RECALL = "mqar"
 LENGTHS = "lengths"
-RESETS = "carry-reset"  # `seed-local-tuned` with other shares of reset rows, beside its grids, which have none
-GRIDS = ("seed-local-tuned-grid", "seed-local-tuned-grid-mamba2", "seed-local-tuned-grid-peers")
+# `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
+RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
+GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")),)
 RESET_RUNS = (*(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)), f"{RESETS}/mamba2-25")
 FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, RECALL)
 FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
@@ -276,7 +277,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     for suite, of_suite in searches.items():
         page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
     if reset:
-        page = replace_all(page, RESETS, {"table": resets(reset, [found for of in searches.values() for found in of])})
+        page = replace_all(page, RESETS, {"table": resets(reset, searches.get(RESET_PROTOCOL, []))})
     return page
 
 

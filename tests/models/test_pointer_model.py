@@ -144,6 +144,9 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
+    state = build()(ids(1, 3), targets=ids(1, 3), use_cache=True).cache
+    with pytest.raises(ValueError, match="cache was given: this model keeps no cache for generation"):
+        build()(ids(1, 3), cache=state)
     with pytest.raises(ValueError, match="attention_mask masks 1 tokens, but resnet_bk_pointer reads no padding; give"):
         build()(ids(1, 3), attention_mask=torch.tensor([[0, 1, 1]]))
     with pytest.raises(ValueError, match=r"targets must be int64 of shape \(1, 3\)"):

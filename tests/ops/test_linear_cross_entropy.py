@@ -354,3 +354,17 @@ def test_a_frozen_head_costs_no_gradient_of_its_own(backend, matmul_dtype, smoot
                 loss = linear_cross_entropy(case["input"], head[0], case["target"], head[1], **arguments)
                 gradients.append(torch.autograd.grad(loss.sum(), case["input"])[0])
         assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("alone", ["input", "weight", "bias", "log_extra"])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_the_gradient_of_one_alone_is_that_among_all(alone, reduction):
+    case = problem(9, bias=True) | {"log_extra": torch.linspace(-6, 1, 9, dtype=torch.float64).requires_grad_()}
+    expected = torch.autograd.grad(linear_cross_entropy(**case, reduction=reduction).sum(), case[alone])[0]
+    single = {
+        name: x.detach().requires_grad_(name == alone) if x.is_floating_point() else x for name, x in case.items()
+    }
+    loss = linear_cross_entropy(**single, reduction=reduction).sum()
+    loss.backward()
+    torch.testing.assert_close(single[alone].grad, expected, rtol=0, atol=0)
+    assert all(x.grad is None for name, x in single.items() if name != alone)

@@ -182,8 +182,6 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         gap = max(parameter_gap(models), parameter_gap(models, "parameters_without_embeddings"))
         if gap > PARAMETER_TOLERANCE:
             add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
-        if not _same(models, lambda run: run.device or ""):
-            add("The models ran on different devices: their times and speeds cannot be compared.")
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
     notes.extend(_window_notes(models, reference))
@@ -194,7 +192,7 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
 def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
     """Where the runs themselves were made; results of before they said so have only the last call's place."""
     runs = [run for model in models for run in model.runs]
-    trained = [machine(place, run.device) for run in runs for place in run.environments]
+    trained = [machine(place, run.device) for run in runs for place in run.environments or [{}]]
     places = [place for run in runs for place in run.environments + run.evaluated_in]
     if any(place.get("git_dirty") for place in places or [results.environment]):
         yield Note("The code had changes that were not committed when this ran.", warning=True)
@@ -207,7 +205,7 @@ def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[
             yield Note(f"The runs were made on different {name}: their times cannot be compared.", warning=True)
     if len({_versions(place) for place in places}) > 1:
         yield Note("The runs were made with different versions of Python or of libraries.", warning=True)
-    mixed = [run for run in runs if len(set(map(_place, run.environments))) > 1]
+    mixed = [run for run in runs if len({_place(place, run.device) for place in run.environments}) > 1]
     if mixed:
         names = _listed([f"{run.model_name} (seed {run.seed})" for run in mixed])
         yield Note(
@@ -287,9 +285,9 @@ def _versions(place: dict[str, Any]) -> str:
     return f"{place.get('python')} {place.get('versions')}"
 
 
-def _place(place: dict[str, Any]) -> tuple[Any, ...]:
+def _place(place: dict[str, Any], device: str | None) -> tuple[Any, ...]:
     """What decides the bits of a run beside its settings."""
-    return (place.get("git_commit"), *(place.get(key) for key in MACHINE), _versions(place))
+    return place.get("git_commit"), *machine(place, device).values(), _versions(place)
 
 
 def rate_sources(results: Results) -> dict[str, str]:

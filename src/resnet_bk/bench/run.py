@@ -305,7 +305,8 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     if not missing:
         return
     if not (run.folder / "model").is_dir():
-        say(f"{run.title}: no test perplexity, for the run came without its weights; train it with another --out")
+        what = " and ".join(key.replace("_", " ") for key in missing)
+        say(f"{run.title}: no {what}, for the run came without its weights; train it with another --out")
         return
     model = load_model(run.folder / "model").to(training_device(protocol.device))
     found = {}

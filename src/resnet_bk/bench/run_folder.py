@@ -150,13 +150,22 @@ def check_results(out: Path) -> None:
     file = out / "results.json"
     if not file.exists():
         return
-    there = {_identity(read_json(result)) for result in out.glob("*/**/result.json")}
-    lost = [run for run in read_json(file).get("runs") or () if _identity(run) not in there]
+    runs = read_json(file).get("runs") or ()
+    unnamed = any("run_folder" not in run for run in runs)  # as in associative recall, and of before it was noted
+    there = {_identity(read_json(result)) for result in out.glob("*/**/result.json")} if unnamed else set()
+
+    def has_folder(run: dict[str, Any]) -> bool:
+        if "run_folder" in run:
+            return (out / run["run_folder"] / "result.json").exists()
+        return _identity(run) in there
+
+    lost = [run for run in runs if not has_folder(run)]
     if lost:
         model, rate, seed = _identity(lost[0])
         raise ValueError(
             f"--out {out}: results.json there has runs whose folders are missing ({len(lost)}; the first is {model}, "
-            f"learning rate {rate}, seed {seed}), and would lose them; give another folder with --out, or restore them"
+            f"learning rate {rate}, seed {seed}), and would lose them; give another folder with --out, restore them, "
+            "or remove results.json, which is then written anew"
         )
 
 
@@ -196,10 +205,10 @@ def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str
                 "resnet_bk or transformers?); remove it, or give another folder with --out"
             )
         if record.get("device", device) != device:
+            way_out = "hide the GPU with CUDA_VISIBLE_DEVICES=" if device == "cuda" else "go on where there is a GPU"
             raise ValueError(
                 f"{folder} holds a checkpoint of a training on {record['device']}, and this one is on {device}: no "
-                f"figure of speed or memory would be of either; go on with device={record['device']}, remove it, or "
-                "give another folder with --out"
+                f"figure of speed or memory would be of either; {way_out}, remove it, or give another folder with --out"
             )
 
 

@@ -58,7 +58,7 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
 
     try:
         # Files, which the fingerprint is of; a setting of `datasets` would keep small sets in memory instead.
-        loaded = datasets.load_dataset(repository, config, keep_in_memory=False)
+        loaded = datasets.load_dataset(repository, config, keep_in_memory=False, revision=revision)
     except ConnectionError as error:
         raise ValueError(_unreachable(name, repository, error)) from error
     except Exception as error:  # `datasets` raises errors of many libraries; each means that this set cannot be had

@@ -8,11 +8,13 @@ Shape legend: D hidden size, O outputs.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+HALF = (torch.bfloat16, torch.float16)
 
 
 class KeepsFloat32(nn.Module):
@@ -24,13 +26,13 @@ class KeepsFloat32(nn.Module):
 
     def keep_float32(self) -> None:
         """Parameters that were made in half precision become float32."""
-        self._apply(lambda tensor: tensor)
+        if any(parameter.dtype in HALF for parameter in self.parameters()):
+            self._apply(lambda tensor: tensor)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def wide(tensor: Tensor) -> Tensor:
             found = fn(tensor)
-            half: Any = (torch.bfloat16, torch.float16)
-            return tensor.to(found.device, torch.float32) if found.dtype in half else found  # of what was not rounded
+            return tensor.to(found.device, torch.float32) if found.dtype in HALF else found  # of what was not rounded
 
         return super()._apply(wide, recurse)
 

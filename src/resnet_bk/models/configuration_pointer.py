@@ -22,6 +22,7 @@ class PointerConfig(Checked, PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "resnet_bk_pointer"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "measures"]
     sub_configs: ClassVar[dict[str, Any]] = {"language_model": AutoConfig}
 
     language_model: PreTrainedConfig | dict[str, Any] | None = None

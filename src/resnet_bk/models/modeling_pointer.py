@@ -160,19 +160,20 @@ class PointerForCausalLM(PreTrainedModel):
                 "no padding; give rows of one length, or take a model of type resnet_bk"
             )
         if targets is None and (use_cache or cache is not None):
+            given = "cache was given" if cache is not None else f"use_cache={use_cache}"
             raise ValueError(
-                f"use_cache={use_cache}: this model keeps no cache for generation; leave it out, or pass targets, with "
-                "which the pointer's state is handed on"
+                f"{given}: this model keeps no cache for generation; leave it out, or pass targets, with which the "
+                "pointer's state is handed on"
             )
         hidden, head = self._hidden(input_ids), self.get_output_embeddings()
         if targets is None and labels is None:
-            return PointerOutput(logits=mixed_logits(head(hidden), self.pointer(hidden, input_ids)))
+            return PointerOutput(logits=mixed_logits(head(hidden), self.pointer(hidden, input_ids, keep_state=False)))
         predicted = targets if targets is not None else shifted_targets(cast(Tensor, labels), None, None)
         state = None if cache is None else cache.state
         pointed = self.pointer(hidden, input_ids, None, state, targets=predicted, keep_state=use_cache)
         logits = None
         if targets is None and not self.training:
-            logits = mixed_logits(head(hidden), self.pointer(hidden, input_ids))
+            logits = mixed_logits(head(hidden), self.pointer(hidden, input_ids, keep_state=False))
         return PointerOutput(
             loss=mixed_loss(hidden, head, predicted, pointed, reduction=reduction),
             logits=logits,

@@ -244,7 +244,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
             reduction: of the losses of targets: "mean", "sum" or "none" ([B, T]).
             logits_to_keep: compute the logits of the last so many tokens only (0: of all), or of these positions.
             return_logits: compute the logits. By default they are left out where nothing reads them: in training with
-                labels.
+                labels, and beside targets.
             num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
                 together, the first of each row left out, as `Trainer` counts them. This batch's mean loss, and what a
                 switch adds to it, are weighted by its share of these labels, also where padding or documents take some

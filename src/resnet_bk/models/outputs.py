@@ -47,7 +47,8 @@ class ResNetBKCausalLMOutput(ModelOutput):
     """Output of `ResNetBKForCausalLM`.
 
     Attributes:
-        loss: nats a predicted token, with `aux_loss` where it is of labels; None without labels and targets.
+        loss: of labels, nats a predicted token, with `aux_loss`; of targets, without it and by the reduction, which may
+            leave [B, T]; None without either.
         logits: [B, T, V], or fewer tokens with `logits_to_keep`; None where they were not computed. With a pointer
             logarithms of probabilities.
         cache, hidden_states, aux_loss: as in `ResNetBKModelOutput`.

@@ -191,9 +191,9 @@ def no_tangents(what: str, way_out: str, *tensors: torch.Tensor | None) -> None:
         )
 
 
-def wants_gradient(*tensors: torch.Tensor) -> bool:
+def wants_gradient(*tensors: torch.Tensor | None) -> bool:
     """Whether a backward pass may follow, so that a forward pass must keep what it needs."""
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def autocast_enabled(device: torch.device) -> bool:

@@ -33,9 +33,10 @@ _DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6
 # other needs (a training step on 2 cores took 10 to 40 times as long), and it changes the number of PyTorch's threads.
 # The threads of the work queue sleep between kernels. Its one rule, no concurrent callers, is kept by `_ONE_CALLER`: a
 # parallel kernel gives the GIL back while it runs, so that another Python thread may come with its own.
-OURS = "workqueue" if numba.config.THREADING_LAYER == "default" else None  # type: ignore[attr-defined]
-if OURS is not None:
-    numba.config.THREADING_LAYER = OURS  # type: ignore[attr-defined]
+# What this module chose; None where somebody else did.
+CHOSEN_LAYER = "workqueue" if numba.config.THREADING_LAYER == "default" else None  # type: ignore[attr-defined]
+if CHOSEN_LAYER is not None:
+    numba.config.THREADING_LAYER = CHOSEN_LAYER  # type: ignore[attr-defined]
 
 _ONE_CALLER = threading.Lock()
 
@@ -98,7 +99,7 @@ def launch(function: Kernel, operations: int, *arguments: Any) -> None:
 def _check_layer() -> None:
     """Says once that a parallel function of somebody else's has started other threads before."""
     layer = numba.threading_layer()
-    if OURS is not None and layer != OURS:
+    if CHOSEN_LAYER is not None and layer != CHOSEN_LAYER:
         warnings.warn(
             f"numba runs on its {layer} threads, which a parallel function called before resnet_bk has started; beside "
             "PyTorch's they may make steps many times as long. Set NUMBA_THREADING_LAYER=workqueue, or "

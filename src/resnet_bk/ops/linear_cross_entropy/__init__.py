@@ -71,8 +71,8 @@ def linear_cross_entropy(
             if part is not None:
                 losses = losses.new_zeros(target.numel()).index_copy(0, part, losses)
             return losses.view(target.shape)
-        with_parameters = _need_gradients(weight, bias)
-        with_gradients = with_parameters or _need_gradients(input, log_extra)
+        with_parameters = dispatch.wants_gradient(weight, bias)
+        with_gradients = with_parameters or dispatch.wants_gradient(input, log_extra)
         total, *_ = cross_entropy_sum(
             flat_input,
             weight,
@@ -91,10 +91,6 @@ def linear_cross_entropy(
         count = (flat_target != ignore_index).sum()
         # No token at all: NaN, as in PyTorch, whose gradients are 0 there and no NaN.
         return torch.where(count > 0, total / count.clamp(min=1), math.nan)
-
-
-def _need_gradients(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def _taking_part(target: Tensor, ignore_index: int) -> Tensor | None:
