@@ -100,13 +100,14 @@ def run(operator: str, inputs: list[Tensor], backend: str) -> Tensor:
 
 def largest_error(operator: str, inputs: list[Tensor], sites: int = 300) -> float:
     """Of values and gradients in the precision of the inputs, against float64 of the same numbers on the first sites,
-    relative to the largest entry of each."""
+    relative to the largest entry of each; NaN where one is NaN."""
     results = []
     for dtype, backend in ((inputs[0].dtype, "triton"), (torch.float64, "chunked")):
         leaves = [x.detach()[:, :sites].to(dtype).requires_grad_() for x in inputs]
         output = run(operator, leaves, backend)
         results.append([output, *torch.autograd.grad(output, leaves, torch.ones_like(output))])
-    return max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(*results, strict=True))
+    errors = [((x - y).abs().max() / y.abs().max()).double() for x, y in zip(*results, strict=True)]
+    return float(torch.stack(errors).max().detach())  # Python's max would pass over a NaN
 
 
 def interleaved(calls: list[Callable[[], object]], rounds: int) -> list[float]:
@@ -193,9 +194,9 @@ def main(arguments: Sequence[str]) -> int:
         for dtype in TOLERANCE:
             try:
                 row: Row | None = measure(*case, dtype)
-            except ValueError as error:
+            except Exception as error:  # also of a compiler, or of memory: the other cases are measured all the same
                 row = None
-                red.append(str(error))
+                red.append(f"{type(error).__name__}: {error}")
                 print(f"RED {case}, {dtype}: {error}", flush=True)
             if row is not None:
                 rows.append(row)
