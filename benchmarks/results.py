@@ -29,7 +29,7 @@ RECALL = "mqar"
 LENGTHS = "lengths"
 # `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
-GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")),)
+GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")), "small-grid")
 RESET_RUNS = (*(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)), f"{RESETS}/mamba2-25")
 FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, RECALL)
 FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
