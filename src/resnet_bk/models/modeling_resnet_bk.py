@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
 from resnet_bk.layers import (
     Boundaries,
@@ -36,12 +36,11 @@ from resnet_bk.models.checks import (
     one_cache,
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.models.generation import ResNetBKGenerationMixin
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
-from resnet_bk.models.packing import check_numbers, document_starts, packed_documents
+from resnet_bk.models.packing import packed_documents
 from resnet_bk.models.stack import BlockStack, mixed_precision
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
-
-PROMPTS = ("inputs", "input_ids", "inputs_embeds")  # of `generate`
 
 
 class ResNetBKPreTrainedModel(PreTrainedModel):
@@ -182,7 +181,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         return output if wants_dict(return_dict, self.config) else output.to_tuple()
 
 
-class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
+class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
     """ResNet-BK with a linear head over the vocabulary, without bias, and a pointer where the configuration has one.
 
     With a pointer the logits are logarithms of probabilities, and token embeddings cannot stand for tokens.
@@ -441,72 +440,3 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, GenerationMixin):
         return find_boundaries(
             attention_mask, document_ids, shape=shape, past_length=past_length, last_document=last_document
         )
-
-    def generate(
-        self, *args: Any, position_ids: Tensor | None = None, seq_idx: Tensor | None = None, **options: Any
-    ) -> Any:
-        """As in `transformers`. `document_ids`, or one of the two other names of `packed_documents`, cover the prompt;
-        what is generated continues its last document."""
-        documents = options.get("document_ids")
-        if position_ids is not None and seq_idx is None and documents is None:
-            # Padding has positions too, and starts no document.
-            prompt = next((x for x in (*args[:1], *map(options.get, PROMPTS)) if x is not None), position_ids)
-            shape = (prompt.shape[0], prompt.shape[1])
-            check_numbers("position_ids", position_ids, shape)
-            starts = document_starts(position_ids, options.get("attention_mask"))
-            if bool(starts.any()):  # else they only count
-                options["document_ids"] = starts.cumsum(dim=1).expand(shape)
-        elif (given := position_ids if seq_idx is None else seq_idx) is not None:
-            shape = (given.shape[0], given.shape[-1])
-            options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)
-        return super().generate(*args, **options)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""
-        document_ids = kwargs.pop("document_ids", None)
-        new_tokens = kwargs.get("next_sequence_length")
-        cache = kwargs.get("cache")
-        if new_tokens is not None and new_tokens <= 0 and cache is not None:
-            raise ValueError(
-                f"input_ids must hold the {cache.get_seq_length()} tokens of past_key_values and at least one more, "
-                f"but has length {input_ids.shape[1]}; pass the whole sequence, the cache knows what it has seen (an "
-                "empty prompt needs a first token)"
-            )
-        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        inputs.pop("position_ids", None)  # made by `generate` of transformers; those of a caller are documents by now
-        if document_ids is not None:
-            tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-            past = cache.get_seq_length() if cache is not None else 0
-            missing = past + tokens.shape[1] - document_ids.shape[1]
-            if missing > 0:
-                document_ids = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
-            inputs["document_ids"] = document_ids[:, past : past + tokens.shape[1]].to(tokens.device)
-        return inputs
-
-    def _prepare_cache_for_generation(
-        self,
-        generation_config: Any,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
-    ) -> bool:
-        if generation_config.is_assistant:
-            raise ValueError(
-                f"assistant_model must be able to take tokens back, but {self.config.model_type} cannot: the state of "
-                "a recurrence does not say how to undo it; draft with another model, or leave the argument out"
-            )
-        if generation_config.cache_implementation is not None:
-            raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r}: ResNet-BK has one kind of cache, of "
-                "constant size; leave the argument out"
-            )
-        cache = model_kwargs.get("cache")
-        if cache is not None:
-            check_cache(cache, None, self.config, self.model.layers[0].mixer)
-            cache._is_user_defined = True
-        elif generation_config.use_cache is not False:
-            model_kwargs["cache"] = ResNetBKCache(self.config)
-        return cache is None
