@@ -184,9 +184,14 @@ def choices(results: Mapping[str, Any]) -> str:
     models = by_model(results)
     reached = {name: fmean(run[HELD_OUT] for run in runs) for name, runs in models.items()}
     base = next(iter(reached))
-    lines = [(f"`{name}`", fmt.perplexity(value), f"{value / reached[base]:.3f}") for name, value in reached.items()]
+    lines = []
+    for name, value in reached.items():
+        alone = [run[WITHOUT] for run in models[name] if run[WITHOUT] is not None]
+        apart = fmt.perplexity(fmean(alone) if alone else None)
+        lines.append((f"`{name}`", fmt.perplexity(value), f"{value / reached[base]:.3f}", apart))
     facts = "\n".join(f"- {line}" for line in machine(results))
-    return f"{table(('model', 'held-out perplexity', f'relative to `{base}`'), lines)}\n\n{facts}"
+    columns = ("model", "held-out perplexity", f"relative to `{base}`", "state not carried")
+    return f"{table(columns, lines)}\n\n{facts}"
 
 
 def recall(results: Mapping[str, Any]) -> str:

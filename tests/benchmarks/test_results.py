@@ -189,12 +189,16 @@ def test_a_grid():
 
 
 def test_choices_stand_beside_the_model_that_was_chosen():
-    runs = [run("resnet-bk", 40.0), run("vector", 44.0), run("heads-2", 39.0)]
+    runs = [run("resnet-bk", 40.0, held_out_perplexity_without_carry=50.0), run("vector", 44.0), run("heads-2", 39.0)]
     found = RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None}, "runs": runs}
     lines = results.fill("<!-- begin tuned-choices:table -->\nold\n<!-- end -->\n", [found]).splitlines()
-    assert "| model | held-out perplexity | relative to `resnet-bk` |" in lines
+    assert "| model | held-out perplexity | relative to `resnet-bk` | state not carried |" in lines
     rows = [line for line in lines if line.startswith("| `")]
-    assert rows == ["| `resnet-bk` | 40.0 | 1.000 |", "| `vector` | 44.0 | 1.100 |", "| `heads-2` | 39.0 | 0.975 |"]
+    assert rows == [
+        "| `resnet-bk` | 40.0 | 1.000 | 50.0 |",
+        "| `vector` | 44.0 | 1.100 | – |",
+        "| `heads-2` | 39.0 | 0.975 | – |",
+    ]
     assert "- commit 0123456789ab" in lines
 
 
