@@ -366,6 +366,17 @@ def test_a_model_without_weights(finished, tmp_path):
     assert_bad_call(call("eval", run), "the training diverged. its loss is nan at step 3")
 
 
+@pytest.mark.parametrize("content", ["{", None], ids=["damaged", "missing"])
+def test_a_model_without_its_tokenizer(finished, tmp_path, content):
+    run = tmp_path / "seed-42"
+    shutil.copytree(finished / "gpt2" / "seed-42", run)
+    (run / "model" / "tokenizer.json").unlink()
+    if content:
+        (run / "model" / "tokenizer.json").write_text(content)
+    for command in (["eval", run], ["generate", run, "--prompt", "x"], ["audit", run, "--leak-cost"]):
+        assert_bad_call(call(*command), f"the tokenizer in {run / 'model'} cannot be read", "restore it")
+
+
 def test_out_of_another_protocol(finished, home):
     done = call("bench", home / "tiny.yaml", "--out", finished, "--set", "steps=13")
     assert_bad_call(done, "steps (12 there, 13 now)", "--out")
@@ -414,6 +425,13 @@ def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
 )
 def test_calls_that_cannot_be_read(arguments, parts):
     assert_bad_call(call(*arguments, name="resnet-bk"), *parts)
+
+
+def test_a_reader_that_goes_away_is_no_answer():
+    command = subprocess.Popen([*PROGRAM, "flops", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command.stdout.close()
+    _, complaint = command.communicate(timeout=120)
+    assert (command.returncode, complaint) == (141, b"")
 
 
 def test_ctrl_c_says_how_to_go_on(home, monkeypatch):

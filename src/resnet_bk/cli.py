@@ -1,5 +1,5 @@
 """The command line. Exit codes: 0 done, 1 the answer is no, 2 a bad call, 3 a failure that is no fault of the call, 130
-stopped by Ctrl-C.
+stopped by Ctrl-C, 141 by who read the output and went away.
 
 What is heavy is imported inside the commands, so that `resnet-bk --help` is quick.
 """
@@ -44,6 +44,8 @@ class Commands(TyperGroup):
             path = error.ctx.command_path if error.ctx is not None else "resnet-bk"
             _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
             sys.exit(2)
+        except SystemExit:  # only where a pipe is closed, and with 1, which is an answer
+            sys.exit(141)
         except Exception:  # 1 is an answer, and would be what Python exits with
             traceback.print_exc()
             sys.exit(3)

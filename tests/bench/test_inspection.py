@@ -121,6 +121,7 @@ def test_state_in_generation():
     assert generation_state(ours(state="matrix"))["constant_bytes"] == 2 * (complex_heads + tail)
     found = generation_state(peer("gpt2"))
     assert (found["constant_bytes"], found["bytes_per_token"]) == (0, 2 * 2 * 16 * 4)  # key and value of each layer
+    assert generation_state(peer("gpt2", n_positions=3)) == found
     assert generation_state(seed()) is None
     assert generation_state(seed(green="surface")) is None
 

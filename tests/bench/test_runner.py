@@ -4,6 +4,8 @@ import io
 import json
 import math
 import shutil
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run import audit_lengths, load_model, validation_steps
 from resnet_bk.bench.runner import bench, deterministic
 from resnet_bk.bench.statistics import summarize
-from resnet_bk.training import NonFiniteLossError
+from resnet_bk.training import NonFiniteLossError, RunSpec
 from tests.bench.own_model import OwnConfig, OwnForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
@@ -34,6 +36,25 @@ OUR_KEYS = """
     held_out_perplexity_without_carry held_out_loss bits_per_character unk_rate buckets audit_detail head log
     validation_log run_folder peak_memory_kind held_out_perplexity_overlapping
 """.split()  # noqa: SIM905
+
+
+def test_every_setting_of_a_protocol_reaches_the_training():
+    given = {
+        "optimizer": "muon", "weight_decay": 0.3, "betas": [0.5, 0.6], "clip": 0.7, "warmup_steps": 5,
+        "final_lr_ratio": 0.8, "dtype": "bfloat16", "device": "cpu", "log_interval": 3, "checkpoint_seconds": 4.0,
+        "steps": 11, "learning_rates": [0.9],
+    }  # fmt: skip
+    entry = {"carry_state": True, "carry_reset": 0.2, "head": "model"}
+    protocol = check_protocol({"name": "x", "dataset": "x", "models": {"resnet-bk": entry}, **given}, "x")
+    run = run_module.Run("resnet-bk", 0.9, 7, Path("runs"))
+    del given["learning_rates"]
+    expected = RunSpec(run.title, learning_rate=0.9, seed=7, **entry, **{**given, "betas": (0.5, 0.6)})
+    untouched = [field.name for field in fields(RunSpec) if getattr(expected, field.name) == field.default]
+    assert not untouched  # a setting that is dropped is seen
+    assert run_module.run_spec(protocol, run, steps_per_epoch=100) == expected
+    shorter = protocol.model_copy(update={"steps": None, "epochs": 2, "warmup_steps": None})
+    found = run_module.run_spec(shorter, run, steps_per_epoch=100)
+    assert (found.steps, found.warmup_steps) == (200, 20)
 
 
 def test_a_run_records_everything(run, text, tmp_path):

@@ -238,7 +238,7 @@ def test_embeddings_and_caches_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="input_ids or inputs_embeds must be given, but got neither"):
         lm()
     # What is refused leaves the cache as it was.
-    with pytest.raises(ValueError, match="labels must have shape"):
+    with pytest.raises(ValueError, match="labels must be int64 of shape"):
         lm(ids, labels=ids[:, 1:], past_key_values=cache)
     assert cache.get_seq_length() == cache.pointer_tokens == 5
 

@@ -395,7 +395,8 @@ def test_refused_arguments(name):
             build("scales-matrix", multi_scale=ours)(ids, cache=other)
     refused("holds 2 rows, but this batch has 1", input_ids=ids[:1], past_key_values=cache)
     refused("output_attentions must not be true", input_ids=ids, output_attentions=True)
-    refused(r"labels must have shape \(2, 6\).*got \(2, 5\)", input_ids=ids, labels=ids[:, :5])
+    refused(r"labels must be int64 of shape \(2, 6\).*got torch.int64 \(2, 5\)", input_ids=ids, labels=ids[:, :5])
+    refused(r"labels must be int64 .*got torch.float32 \(2, 6\)", input_ids=ids, labels=ids.float())
     for wrong in (99, -3):
         labels = torch.full_like(ids, wrong)
         refused(

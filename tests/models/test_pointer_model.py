@@ -130,6 +130,16 @@ def test_a_language_model_that_does_more_than_its_head_is_refused():
         choose_head(build(granite).float(), ids(2, 9))
 
 
+def test_tokens_and_states_that_do_not_fit_are_refused():
+    model, words = build(), ids(2, 5)
+    for wrong, message in ((words[0], r"input_ids must be int64 \[batch, tokens\]"), (words + V, "input_ids must lie in")):
+        with pytest.raises(ValueError, match=message):
+            model(wrong)
+    cache = model(words, targets=words, use_cache=True).cache
+    with pytest.raises(ValueError, match="cache holds 2 rows, but this batch has 1; pass what"):
+        model(words[:1], targets=words[:1], cache=cache)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="language_model=None must be the configuration of a causal LM"):
         PointerConfig()

@@ -244,7 +244,7 @@ def test_refused_arguments():
         model(ids, output_attentions=True)
     with pytest.raises(ValueError, match=rf"input_ids must lie in \[0, {VOCAB_SIZE}\), but got 99"):
         model(torch.full_like(ids, 99))
-    with pytest.raises(ValueError, match=r"labels must have shape \(2, 24\)"):
+    with pytest.raises(ValueError, match=r"labels must be int64 of shape \(2, 24\)"):
         model(ids, labels=ids[:, 1:])
     with pytest.raises(ValueError, match="backend must be"):
         build("two-sided", backend="abacus")(ids)

@@ -136,6 +136,17 @@ def test_sums_over_many_words_stay_in_float16():
     assert hidden.grad.abs().max() < 2e-3
 
 
+@pytest.mark.parametrize("words", [1, 3])
+@pytest.mark.parametrize("tokens", [1, 65])
+def test_certain_words_leave_float16_gradients_finite(tokens, words):
+    """Nothing is left beside the label: no sum says how large its factor may be."""
+    hidden = torch.full((tokens, 2), 50.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.tensor([[50.0, 50.0], [-50.0, 50.0], [-50.0, -50.0]], dtype=torch.float16)[:words].requires_grad_()
+    linear_cross_entropy(hidden, weight, torch.zeros(tokens, dtype=torch.int64), reduction="sum").backward()
+    assert not hidden.grad.any()
+    assert not weight.grad.any()
+
+
 def test_bfloat16_tensors_give_bfloat16_gradients_and_a_float32_loss():
     case = problem(20, bias=True, dtype=torch.bfloat16)
     loss = linear_cross_entropy(**case)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, TextStreamer, set_seed
+from transformers import TextStreamer, set_seed
 
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.inspect_model import longest_text
-from resnet_bk.bench.run import load_model
+from resnet_bk.bench.run import load_model, load_tokenizer
 from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state
 
@@ -42,7 +42,7 @@ def stream_text(
     """
     model = load_model(folder / "model").to(training_device(device)).eval()
     exit_early(model, early_exit)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+    tokenizer = load_tokenizer(folder / "model")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     longest = longest_text(model)
     if longest is not None and len(ids) + max_new_tokens > longest:

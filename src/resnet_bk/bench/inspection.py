@@ -10,12 +10,12 @@ import torch
 from rich import box
 from rich.table import Table
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig
 
 from resnet_bk.bench.data import default_cache_dir, open_corpus
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.run import config_dict
+from resnet_bk.bench.run import config_dict, load_tokenizer
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
@@ -24,7 +24,7 @@ from resnet_bk.training.carried import ConstantStates, constant_state
 from resnet_bk.training.mode import evaluation_mode
 
 ROWS, TOKENS = 8, 128  # of the text that chains are measured on
-STATE_TOKENS = (8, 16)  # texts whose states are compared
+STATE_TOKENS = 16  # of a text whose state is compared with that of its half
 
 
 def inspect_model(model: Any, folder: Path | None = None) -> dict[str, Any]:
@@ -77,9 +77,10 @@ def generation_state(model: Any) -> dict[str, Any] | None:
     """
     if not hasattr(model.config, "use_cache"):
         return None
-    sizes = []
+    longest = min(STATE_TOKENS, longest_text(model) or STATE_TOKENS)
+    lengths, sizes = (longest // 2, longest), []
     with evaluation_mode(model):
-        for length in STATE_TOKENS:
+        for length in lengths:
             ids = torch.zeros(1, length, dtype=torch.int64, device=model.device)
             # Some models ask their cache how long it is, which without a layer of attention it cannot say.
             given = {"cache": ConstantStates(model.config)} if constant_state(model.config) else {}
@@ -89,10 +90,10 @@ def generation_state(model: Any) -> dict[str, Any] | None:
             if state is None:
                 return None
             sizes.append(sum(_tensor_bytes(state, set()).values()))
-    growth = (sizes[1] - sizes[0]) / (STATE_TOKENS[1] - STATE_TOKENS[0])
+    growth = (sizes[1] - sizes[0]) / (lengths[1] - lengths[0])
     return {
         "kind": type(state).__name__,
-        "constant_bytes": round(sizes[0] - growth * STATE_TOKENS[0]),
+        "constant_bytes": round(sizes[0] - growth * lengths[0]),
         "bytes_per_token": growth,
     }
 
@@ -120,7 +121,7 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     if folder is not None and (folder / "run.json").exists():
         try:
             protocol = check_protocol(read_run(folder)["protocol"], str(folder))
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "model")
+            tokenizer = load_tokenizer(folder / "model")
             corpus = open_corpus(protocol, ("validation",))
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
             rows = min(ROWS, len(tokens) // length)

@@ -11,7 +11,7 @@ from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.inspect_model import check_same_text
 from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
-from resnet_bk.bench.run import load_model
+from resnet_bk.bench.run import load_model, load_tokenizer
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data import Corpus, TokenCache, cached_tokenizer, token_cache
 from resnet_bk.training.progress import counter
@@ -63,7 +63,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         changes = {} if data is None else {"dataset": data}
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path / "model")
+        tokenizer = load_tokenizer(path / "model")
         corpus = open_corpus(protocol)
         if data is None:
             check_same_text(path, record, corpus, "validation")

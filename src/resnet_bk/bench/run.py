@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from resnet_bk.bench.audit import Audit, audit_causality
@@ -271,6 +271,21 @@ def load_model(folder: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer that was saved with a trained model.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # a damaged file is a bare Exception of `tokenizers`
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read ({reason}); restore it, or train again with another --out"
         ) from error
 
 

@@ -70,10 +70,10 @@ def check_labels(labels: Tensor, shape: tuple[int, int], config: Any) -> None:
     Raises:
         ValueError: labels of another shape, or of no word.
     """
-    if tuple(labels.shape) != tuple(shape):
+    if tuple(labels.shape) != tuple(shape) or labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(
-            f"labels must have shape {tuple(shape)}, one label a token, but got {tuple(labels.shape)}; pass input_ids "
-            "themselves, the shift by one is done inside"
+            f"labels must be int64 of shape {tuple(shape)}, one label a token, but got {labels.dtype} "
+            f"{tuple(labels.shape)}; pass input_ids themselves, the shift by one is done inside"
         )
     _check_words("labels", labels, config)
 

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
-from resnet_bk.models.checks import IGNORED, check_config, check_targets
+from resnet_bk.models.checks import IGNORED, check_config, check_targets, check_tokens
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.targets import shifted_targets
 
@@ -152,7 +152,7 @@ class PointerForCausalLM(PreTrainedModel):
         Raises:
             ValueError: inputs that do not fit together, padding, a cache without targets.
         """
-        shape = (input_ids.shape[0], input_ids.shape[1])
+        shape = check_tokens(input_ids, None, self.config)
         check_targets(labels, targets, reduction, shape, self.config)
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError(
@@ -164,6 +164,11 @@ class PointerForCausalLM(PreTrainedModel):
             raise ValueError(
                 f"{given}: this model keeps no cache for generation; leave it out, or pass targets, with which the "
                 "pointer's state is handed on"
+            )
+        if cache is not None and cache.state.green.shape[0] != shape[0]:
+            raise ValueError(
+                f"cache holds {cache.state.green.shape[0]} rows, but this batch has {shape[0]}; pass what the call before "
+                "returned for these rows, or None"
             )
         hidden, head = self._hidden(input_ids), self.get_output_embeddings()
         if targets is None and labels is None:

@@ -11,7 +11,7 @@ N x V.
 
 PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk. In
 float16, whose numbers end at 65,504 and thin out below 6e-5, E W may be too large and x / s too small: for the products
-with E one operand is scaled by a power of two, so that the largest possible sum lies just inside.
+with E one operand is scaled by a power of two, so that the largest possible sum and the operand itself lie just inside.
 """
 
 import torch
@@ -40,7 +40,8 @@ def _add_sums(out: Tensor, weights: Tensor, right: Tensor, dtype: torch.dtype, *
         _add_matmul(out, weights, right, dtype, keep=keep)
         return
     right = right.to(out.dtype)
-    largest = (weights.sum(1).amax() * right.abs().amax()).clamp_min(torch.finfo(out.dtype).tiny)
+    # Sums below 1 give no more room: `right` itself must stay in range.
+    largest = (weights.sum(1).amax().clamp_min(1) * right.abs().amax()).clamp_min(torch.finfo(out.dtype).tiny)
     factor = torch.exp2(torch.ceil(torch.log2(largest / LARGEST_HALF)))
     product = torch.mm(weights.to(dtype), (right / factor).to(dtype)).to(out.dtype) * factor
     out.copy_(out + product if keep else product)
