@@ -79,7 +79,17 @@ def test_figures_of_two_data_sets(two: list[Path]) -> None:
     assert rows["llama/training time"][1] == "6 min 40 s"
     assert rows["llama/FLOPs of the training"] == ["9.15 TFLOP", "9.15 TFLOP", "1.00"]
     assert rows["llama/held-out perplexity"][2] == ""  # other text: no ratio
+    assert rows["llama/held-out bits/character"][2] == ""  # <unk> costs little
     assert "no contest" in str(comparison_table(compared).caption)
+    assert "the fewer the more words are <unk>" in str(comparison_table(compared).caption)
+
+
+def test_bits_a_character_have_a_ratio_where_no_word_is_unknown(tmp_path: Path) -> None:
+    known = {"validation_unk_rate": 0.0}
+    other = known | {"fingerprints": HASHES | {"tokenizer": "other"}}
+    results = sample_results("llama")
+    compared = compare_results([write(tmp_path / "a", results, **known), write(tmp_path / "b", results, **other)])
+    assert printed(compared)["llama/held-out bits/character"][2] == "1.00"
 
 
 def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:

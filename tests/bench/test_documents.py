@@ -28,26 +28,36 @@ def test_a_text_that_starts_or_ends_with_a_mark():
     assert document_tokens(np.array([4, 4]), EOS) == [1]
 
 
+COUNTS = [10, 30] * 10
+
+
 def models(**changes):
     results = sample_results(seeds=(0, 1), **changes)
     for run in results["runs"]:
         level = {"resnet-bk": 4.5, "gpt2": 5.0, "llama": 4.6}[run["model_name"]] + 0.01 * run["seed"]
-        run.setdefault("document_nll", [level * 10, (level + 0.5) * 30])
+        run.setdefault("document_nll", [level * 10, (level + 0.5) * 30] * 10)
     return {model.name: model for model in summarize(parse_results(results))}
 
 
 def test_documents_are_compared_over_the_mean_of_the_seeds():
     found = models()
-    interval = compare_documents(found["resnet-bk"], found["llama"], [10, 30])
+    interval = compare_documents(found["resnet-bk"], found["llama"], COUNTS)
     assert interval.ratio == interval.low == interval.high
     assert math.isclose(interval.ratio, math.exp(-0.1), rel_tol=1e-12)
+    assert interval.count == 20
+
+
+def test_few_documents_are_not_compared():
+    few = models(document_nll=[50.0, 150.0] * 5)
+    assert compare_documents(few["resnet-bk"], few["llama"], COUNTS[:10]) is None
 
 
 def test_runs_without_documents_are_not_compared():
-    assert compare_documents(models()["resnet-bk"], models(document_nll=[])["llama"], [10, 30]) is None
+    assert compare_documents(models()["resnet-bk"], models(document_nll=[])["llama"], COUNTS) is None
     assert compare_documents(models()["resnet-bk"], models()["llama"], []) is None
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_documents_without_a_finite_loss_are_not_compared(value):
-    assert compare_documents(models()["resnet-bk"], models(document_nll=[50.0, value])["llama"], [10, 30]) is None
+    lost = models(document_nll=[50.0, value] * 10)["llama"]
+    assert compare_documents(models()["resnet-bk"], lost, COUNTS) is None

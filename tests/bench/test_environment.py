@@ -46,6 +46,8 @@ def test_commit_of_a_checkout(monkeypatch, tmp_path):
     found = module.environment()
     assert len(found["git_commit"]) == 40
     assert found["git_dirty"] is False
+    (tmp_path / "results.json").write_text("{}")  # what a run writes is no change of what runs
+    assert module.environment()["git_dirty"] is False
     file.write_text("changed")
     assert module.environment()["git_dirty"] is True
     (tmp_path / ".git" / "index").write_bytes(b"damaged")  # git knows the commit and not the state of the files

@@ -255,10 +255,13 @@ def test_seeds_and_paired_tests() -> None:
 
 def test_the_bootstrap_over_documents() -> None:
     results = sample_results()
-    results["data"]["document_tokens"] = [100, 200, 300]
+    counts = [100, 200, 300] * 10
+    results["data"]["document_tokens"] = counts
     for run, level in zip(results["runs"], (4.5, 5.0, 4.6), strict=True):
-        run["document_nll"] = [level * count for count in (100, 200, 300)]
-    found = render(results).table("Over documents 95% interval")
+        run["document_nll"] = [level * count for count in counts]
+    page = render(results)
+    assert "draws the 30 held-out documents anew" in page.text
+    found = page.table("Over documents 95% interval")
     assert found["gpt2"]["Over documents 95% interval"] == "0.607 0.607 to 0.607"
     assert found["llama"]["Over documents 95% interval"] == "0.905 0.905 to 0.905"
 

@@ -50,6 +50,17 @@ def test_batches_and_pieces_do_not_show(
     assert whole.fingerprint == parts.fingerprint
 
 
+def test_a_special_token_in_the_text_of_pieces_of_words_is_text(tmp_path: Path) -> None:
+    made = make_corpus({"train": ["one <eos> two <unk> <pad>", "three"]})
+    tokenizer = train_tokenizer(["one two three"] * 3, kind="bpe", vocab_size=270)
+    found = token_cache(made, "train", tokenizer, cache_dir=tmp_path)
+    last = len(tokenizer("three").input_ids)
+    assert np.flatnonzero(found.tokens <= 2).tolist() == [len(found.tokens) - 2 - last, len(found.tokens) - 1]
+    assert found.unknown == 0
+    words = train_tokenizer(made.documents("train"), pre_tokenizer="whitespace")
+    assert token_cache(made, "train", words, cache_dir=tmp_path).unknown == 1
+
+
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     made = make_corpus({"train": [" ".join(f"w{i}" for i in range(66_000))]})
     tokenizer = train_tokenizer(made.documents("train"), vocab_size=70_000)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -128,6 +130,15 @@ def test_wikitext_lines_become_articles(tmp_path: Path, name: str) -> None:
 def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
     write_parquet(tmp_path / "owner/name/train.parquet", ["a"], column="body")
     with pytest.raises(ValueError, match="'owner/name': no column 'text', only title, body; save its text"):
+        hub.load_hub("owner/name", "owner/name", None)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_column_of_something_else_than_strings(tmp_path: Path) -> None:
+    folder = tmp_path / "owner/name"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"text": [["a", "b"]]}), folder / "train.parquet")
+    with pytest.raises(ValueError, match=r"'owner/name': the column 'text' holds List\(.*, not strings; save its text"):
         hub.load_hub("owner/name", "owner/name", None)
 
 

@@ -109,7 +109,7 @@ def test_an_empty_name_is_an_error(name: str) -> None:
         load_corpus(name)
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b"])
+@pytest.mark.parametrize("name", ["x" * 5000, "a\x00b", "~nobody-of-this-name/x"])
 def test_names_that_no_file_can_have_are_errors_too(name: str) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         load_corpus(name)

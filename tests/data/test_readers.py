@@ -88,6 +88,13 @@ def test_characters_across_chunks_and_a_byte_order_mark_are_read(tmp_path: Path)
     assert "".join(readers.read_text(path, 3, 3 + 9)) == "宮津宮"
 
 
+def test_line_ends_of_other_systems_are_line_feeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 4)
+    path = tmp_path / "windows.txt"
+    path.write_bytes("one\r\n\r\ntwo 宮\rthree\r".encode())
+    assert "".join(readers.read_text(path)) == "one\n\ntwo 宮\nthree\n"
+
+
 def test_lines_keep_their_line_feeds_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "CHUNK_BYTES", 3)
     path = tmp_path / "lines.txt"
@@ -100,6 +107,14 @@ def test_parquet_rows_cross_batches_and_null_reads_as_empty(tmp_path: Path) -> N
     path = write_parquet(tmp_path / "a.parquet", texts)
     assert list(readers.parquet_rows([path])) == [text or "" for text in texts]
     assert readers.check_parquet(path) == 302
+
+
+def test_parquet_strings_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    wrong = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"text": wrong}), path)
+    with pytest.raises(ValueError, match=r"a\.parquet is truncated or no parquet file \('utf-8' codec"):
+        list(readers.parquet_rows([path]))
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])

@@ -47,6 +47,16 @@ def test_unknown_words_and_the_corpus_own_unk_are_unknown() -> None:
     assert tokenizer("a zebra <unk>").input_ids == [tokenizer.convert_tokens_to_ids("a"), 0, 0]
 
 
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+@pytest.mark.parametrize("pre_tokenizer", ["words", "whitespace"])
+def test_special_tokens_in_the_text_are_no_words_of_it(kind: str, pre_tokenizer: str) -> None:
+    texts = ["<unk> a <unk> b <eos> c", "a<pad>b"]
+    tokenizer = train_tokenizer(texts, kind=kind, vocab_size=300, pre_tokenizer=pre_tokenizer)
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer)))
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == SPECIAL_TOKENS
+    assert max(tokenizer(texts[0]).input_ids) < len(tokenizer)
+
+
 KINDS = [(kind, pre_tokenizer) for kind in ("word", "bpe") for pre_tokenizer in ("words", "whitespace")]
 
 

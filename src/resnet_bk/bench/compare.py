@@ -146,6 +146,8 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
 # No row where no model carries a state, or for results of before there was such a figure.
 IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
 NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY, "training_perplexity")
+# An unknown word costs what one word costs, and brings all of its characters.
+NOT_WITH_UNKNOWNS = ("bits_per_character",)
 NOT_ACROSS_MACHINES = ("training_time", "tokens_per_second", "peak_memory_mb")
 
 
@@ -174,6 +176,7 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     same = compared["perplexities_comparable"]
     without_ratio = (
         *(() if same else NOT_ACROSS_TEXTS),
+        *(() if same or not _unknown(compared) else NOT_WITH_UNKNOWNS),
         *(() if compared["times_comparable"] else NOT_ACROSS_MACHINES),
     )
     for name in dict.fromkeys(name for found in results for name in found["ngrams"]):
@@ -194,13 +197,23 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     return table
 
 
+def _unknown(compared: dict[str, Any]) -> bool:
+    """Whether words of a held-out text are `<unk>`."""
+    return any(found["data"]["held_out_unk_rate"] for found in compared["results"])
+
+
 def _caption(compared: dict[str, Any]) -> str:
     if compared["perplexities_comparable"]:
         text = "The same held-out tokens and vocabulary: perplexities can be compared."
     else:
         text = (
             "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no "
-            "contest; no ratio of them is shown. Bits a character depend less on the vocabulary."
+            "contest; no ratio of them is shown. "
+        )
+        text += (
+            "Nor is one of bits a character, which are the fewer the more words are <unk>."
+            if _unknown(compared)
+            else "Bits a character depend less on the vocabulary."
         )
     if not compared["times_comparable"]:
         text += (

@@ -25,11 +25,14 @@ MACHINE = {
     "gpu": "GPUs",
     "threads": "numbers of threads",
 }
+# What a commit must hold for a run to be of it, in the checkout.
+CODE = (":/src", ":/benchmarks", ":/pyproject.toml")
 
 
 def environment() -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a time, JSON-able."""
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    # Of what runs: results that are written into the checkout change nothing.
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
     return {
         "resnet_bk": resnet_bk.__version__,
         "git_commit": commit,

@@ -112,7 +112,8 @@ def draw_plots(results: dict[str, Any]) -> list[Plot]:
 def _curves(models: list[ModelSummary], points: Callable[[Any], list[tuple[float, float]]]) -> Curves:
     curves: Curves = {}
     for model in models:
-        if model.state == "leaks":  # its loss is that of a model that has seen the answer: no curve beside honest ones
+        # What leaks has seen the answer, and what diverged has seeds left that would flatter it.
+        if model.state in ("leaks", "diverged"):
             continue
         lines = []
         for run in model.runs:

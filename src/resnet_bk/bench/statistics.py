@@ -13,6 +13,8 @@ from resnet_bk.bench.results_schema import Results, Run
 
 # Documents drawn at once by the bootstrap, which takes 32 bytes for each.
 MOST_DRAWN = 1 << 22
+# Of fewer documents the draws are too much alike: the interval would be far too narrow.
+FEWEST_DOCUMENTS = 20
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,12 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Interval:
-    """A ratio of perplexities with its bootstrap confidence interval."""
+    """A ratio of perplexities with its bootstrap confidence interval over ``count`` documents."""
 
     ratio: float
     low: float
     high: float
+    count: int
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,10 @@ def paired_bootstrap(
     )
     low, high = result.confidence_interval
     return Interval(
-        ratio=float(np.exp(log_ratio(difference, weight))), low=float(np.exp(low)), high=float(np.exp(high))
+        ratio=float(np.exp(log_ratio(difference, weight))),
+        low=float(np.exp(low)),
+        high=float(np.exp(high)),
+        count=len(weight),
     )
 
 
@@ -211,7 +217,7 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
 def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
     """The bootstrap over documents, each model's losses averaged over its seeds.
 
-    None where a run kept no losses, or one of them is no number.
+    None where a run kept no losses, or one of them is no number, or where the documents are too few to draw from.
 
     Args:
         first, second: the models.
@@ -222,7 +228,7 @@ def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequenc
         for model in (first, second)
     )  # a loss that is null becomes NaN
     complete = len(ours) == len(first.runs) and len(theirs) == len(second.runs)
-    if len(tokens) < 2 or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if len(tokens) < FEWEST_DOCUMENTS or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
     return paired_bootstrap(ours.mean(0), theirs.mean(0), tokens)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data.corpus import Corpus, Piece
@@ -70,7 +71,7 @@ def token_cache(
     if tokenizer.eos_token_id is None:
         raise ValueError("tokenizer has no eos_token, which ends each document; set tokenizer.eos_token")
     pieces = corpus.pieces(split)  # a missing split is named before anything is written
-    key = json.dumps(["tokens-1", corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
+    key = json.dumps(["tokens-2", corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
 
     def build(folder: Path) -> None:
         _build(folder, pieces, tokenizer, limit, progress or (lambda tokens: None))
@@ -90,6 +91,8 @@ def _build(
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
+    # Pieces of words can spell "<eos>" out, where it is text. Words cannot: there "<unk>" stands for a word.
+    backend.encode_special_tokens = isinstance(backend.model, BPE)
     end, unknown = tokenizer.eos_token_id, tokenizer.unk_token_id
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
     digest = hashlib.sha256()

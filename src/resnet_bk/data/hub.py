@@ -26,6 +26,7 @@ WIKITEXT_CONFIGS = {
 }
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^/:]+)?")
 DEADLINE_SECONDS = 10.0
+STRINGS = ("string", "large_string")  # as `datasets` calls them
 
 
 def hub_name(name: str) -> tuple[str, str | None] | None:
@@ -77,6 +78,11 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
             raise ValueError(
                 f"data {name!r}: no column {readers.COLUMN!r}, only {', '.join(part.column_names)}; "
                 f"save its text as parquet files with that column and give their folder"
+            )
+        if getattr(part.features[readers.COLUMN], "dtype", None) not in STRINGS:
+            raise ValueError(
+                f"data {name!r}: the column {readers.COLUMN!r} holds {part.features[readers.COLUMN]}, not strings; "
+                "save its text as parquet files with strings there and give their folder"
             )
     uses = [SPLIT_NAMES.get(key, key) for key in loaded]
     if len(set(uses)) < len(uses):

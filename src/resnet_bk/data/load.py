@@ -33,7 +33,10 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
         raise ValueError(f"data {name!r} is empty; {RULE}")
     if name == "embedded":
         return load_embedded()
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise ValueError(f"data {name!r}: no such file or folder ({error}); {RULE}") from error
     if name in WIKITEXT_CONFIGS:
         return _load_hub(name)
     if _exists(path):

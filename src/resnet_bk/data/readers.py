@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -29,9 +30,11 @@ def read_text(
 ) -> Iterator[str]:
     """Text of the bytes [start, stop) of a UTF-8 file, in chunks; `on_bytes` is shown every chunk of bytes.
 
+    Line ends of other systems become line feeds, so that a text has as many characters wherever it was written.
+
     Raises ValueError naming the file and the first byte that is not UTF-8.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8")(), translate=True)
     offset = start
     try:
         with path.open("rb") as file:
@@ -146,7 +149,7 @@ def parquet_rows(paths: Sequence[Path]) -> Iterator[str]:
                 for batch in file.iter_batches(batch_size=ROWS, columns=[COLUMN], use_threads=False):
                     for value in batch.column(0):  # one string at a time: a row may be a whole book
                         yield value.as_py() or ""
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise ValueError(_damaged(path, error)) from error
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ UNKNOWN, END, PADDING = "<unk>", "<eos>", "<pad>"
 SPECIAL_TOKENS = [UNKNOWN, END, PADDING]
 KINDS = ("word", "bpe")
 PRE_TOKENIZERS = ("words", "whitespace")
+SPECIAL = re.compile("|".join(SPECIAL_TOKENS))
 BYTES = 256
 _FILE = "tokenizer.json"
 
@@ -92,7 +94,8 @@ def train_tokenizer(
             )
         )
         tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(documents, trainer)
+    # A special token that stands in the text is no word of it: as one it would have two places in the vocabulary.
+    tokenizer.train_from_iterator((SPECIAL.sub(" ", text) for text in documents), trainer)
     return _wrap(tokenizer)
 
 
@@ -112,7 +115,7 @@ def cached_tokenizer(
     Raises ValueError as `train_tokenizer` and `Corpus.documents` do, and where cache_dir cannot be written.
     """
     _check(kind, vocab_size, pre_tokenizer)
-    settings = ["tokenizer-1", corpus.fingerprint, kind, vocab_size, pre_tokenizer]
+    settings = ["tokenizer-2", corpus.fingerprint, kind, vocab_size, pre_tokenizer]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
     def build(folder: Path) -> None:

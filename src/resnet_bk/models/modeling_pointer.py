@@ -167,8 +167,8 @@ class PointerForCausalLM(PreTrainedModel):
             )
         if cache is not None and cache.state.green.shape[0] != shape[0]:
             raise ValueError(
-                f"cache holds {cache.state.green.shape[0]} rows, but this batch has {shape[0]}; pass what the call before "
-                "returned for these rows, or None"
+                f"cache holds {cache.state.green.shape[0]} rows, but this batch has {shape[0]}; pass what the call "
+                "before returned for these rows, or None"
             )
         hidden, head = self._hidden(input_ids), self.get_output_embeddings()
         if targets is None and labels is None:
