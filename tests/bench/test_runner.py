@@ -1,5 +1,6 @@
 """A benchmark from a protocol to results.json."""
 
+import copy
 import io
 import json
 import math
@@ -16,6 +17,7 @@ from benchmarks.published import RESULTS
 from resnet_bk.bench import data as data_module
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench import run_folder, runner
+from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run import audit_lengths, load_model, validation_steps
@@ -204,6 +206,30 @@ def test_a_model_that_leaks_gets_no_perplexity(run):
         assert found[key] is None
     assert found["buckets"] == found["validation_log"] == []
     assert found["final_loss"] > 0
+    assert any("LEAKS" in line for line in lines)
+    parse_results(results)
+
+
+@pytest.mark.parametrize("sparse", [None, 0.5])
+def test_a_model_that_skips_by_what_the_text_is_is_looked_at_once_more_when_it_is_trained(sparse, run, monkeypatch):
+    verdicts, looked_at = iter((Audit("causal", None, "fresh"), Audit("leaks", 3, "trained"))), []
+
+    def look(model, *arguments, **options):
+        looked_at.append(copy.deepcopy(model.state_dict()))
+        return next(verdicts)
+
+    monkeypatch.setattr(run_module, "audit_causality", look)
+    ours = {"learning_rate": 1e-2, "config": {} if sparse is None else {"sparse_bk": sparse}}
+    results, lines = run(models={"resnet-bk": ours})
+    (found,) = results["runs"]
+    assert len(looked_at) == (1 if sparse is None else 2)
+    if sparse is None:
+        assert (found["audit"], found["audit_detail"]) == ("causal", "fresh")
+        return
+    assert not torch.equal(*(weights["lm_head.weight"] for weights in looked_at))
+    assert (found["audit"], found["first_leak"], found["audit_detail"]) == ("leaks", 3, "trained")
+    assert found["held_out_perplexity"] is None
+    assert found["validation_log"] == found["document_nll"] == []
     assert any("LEAKS" in line for line in lines)
     parse_results(results)
 

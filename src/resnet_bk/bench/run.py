@@ -57,11 +57,16 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     A run whose loss or gradient is no number has a result too: without figures, with the reason as `diverged`.
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
-    with same_threads():
+
+    def look(model: Any) -> Audit:
         audit = audit_causality(model, len(prepared.tokenizer), lengths=audit_lengths(protocol.sequence_length))
+        if audit.verdict == "leaks":
+            say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
+        return audit
+
+    with same_threads():
+        audit = look(model)
         flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
-    if audit.verdict == "leaks":
-        say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
     stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
     spec = run_spec(protocol, run, stream.steps_per_epoch)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,6 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     def validate(model: Any, head: Head) -> float:
         return evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state).perplexity
 
-    causal = audit.verdict == "causal"
     try:
         trained = train(
             model,
@@ -78,7 +82,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             spec,
             run.folder,
             about={"environment": environment()},
-            validate=validate if causal else None,
+            validate=validate if audit.verdict == "causal" else None,
             validation_steps=validation_steps(spec.steps, protocol.evaluations),
         )
     except NonFiniteLossError as error:
@@ -96,14 +100,18 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         say(f"{run.title}: {line}")
     head = cast(Head, trained.head)
     full, leaking, views = None, None, {}
-    if causal:
+    by_text = depends_on_text(model.config)
+    if by_text and audit.verdict == "causal":  # before the training hardly anything was skipped
+        with same_threads():
+            audit = look(model)
+    if audit.verdict == "causal":
         full = evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state)
         views = further_views(model, head, run, protocol, prepared, protocol.held_out_views)
     else:
         # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
         leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False).perplexity
 
-    if depends_on_text(model.config):
+    if by_text:
         with same_threads():
             words = first_tokens(prepared, protocol)
             batch, length = words.shape
@@ -119,7 +127,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     result = (
         _training_part(run, protocol, prepared, model, trained)
         | flops.as_dict()
-        | {"flops_counted_on": "trained model, first batch" if depends_on_text(model.config) else "any batch"}
+        | {"flops_counted_on": "trained model, first batch" if by_text else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
         | _held_out_part(prepared, full, views, course)
         | {"leaking_perplexity": leaking, "diverged": None}
