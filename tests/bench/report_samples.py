@@ -47,7 +47,7 @@ def sample_run(name: str, *, seed: int = 0, perplexity: float | None = None, **c
     run: dict[str, Any] = {
         "model_name": name,
         "dataset_name": "embedded",
-        "config": {"hidden_size": 64},
+        "config": {"hidden_size": 64} | ({"sparse_bk": [1, 0.5], "sparsity_schedule": 0.5} if carried else {}),
         "final_loss": math.log(base) + 0.02,
         "final_perplexity": base * 1.02,
         "best_perplexity": base * 1.02,

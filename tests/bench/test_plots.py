@@ -8,7 +8,8 @@ import pytest
 
 from resnet_bk.bench import plots
 from resnet_bk.bench.plot_style import STYLES, THEME, shorten, styles_by_model
-from resnet_bk.bench.plots import Plot, draw_plots
+from resnet_bk.bench.plots import Plot, _kept_target, draw_plots
+from resnet_bk.bench.results_schema import parse_results
 from tests.bench.report_samples import PERPLEXITIES, sample_results, sample_run
 
 NAMES = [
@@ -57,6 +58,21 @@ def test_alternatives_carry_the_message(drawn: dict[str, Plot]) -> None:
     assert "after 500 steps: resnet-bk 99.2, llama 102.1, gpt2 143.1" in drawn["validation-steps"].alternative
     assert "101-1,000: resnet-bk lowest with 413.3" in drawn["buckets"].alternative
     assert "gpt2 has the lower perplexity in 0 of 6 ranges" in drawn["bucket-ratios"].alternative
+
+
+def test_the_target_of_the_gates_is_drawn_beside_what_they_keep(drawn: dict[str, Plot]) -> None:
+    assert {name for name, plot in drawn.items() if "Dotted: the target." in plot.caption} == {"kept-steps"}
+    run = parse_results(sample_results("resnet-bk")).runs[0]
+    assert _kept_target(run) == [(0.0, 1.0), (250.0, 0.5), (500.0, 0.5)]
+
+
+def test_a_model_of_which_a_seed_diverged_has_no_curve() -> None:
+    results = sample_results("resnet-bk", "llama", seeds=(0, 1))
+    results["runs"][-1] |= {"held_out_perplexity": None, "log": [], "validation_log": []}
+    plots = {plot.name: plot for plot in draw_plots(results)}
+    assert "llama diverged and is left out." in plots["loss-steps"].caption
+    assert "llama" not in plots["loss-steps"].alternative
+    assert "resnet-bk" in plots["loss-steps"].alternative
 
 
 def test_ids_are_unique_on_the_page(drawn: dict[str, Plot]) -> None:

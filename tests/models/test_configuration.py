@@ -43,7 +43,7 @@ WRONG = {
     "early_exit_threshold": [0, 1.5, "early"],
     "multi_scale": [[1, 2], [1, 2, 1.0, 1], [1, 2, 3, 1], [1, 4, 2, 1], [1, 0, 1, 1], [1, 1, 1, 1], "hourglass", 2],
     "sparse_bk": [0, 1, 1.5, True, "half", [0.5, 0.5], [1, 1, 1, 1], [1, 0.5, 0, 1], [0.5, 0.5, 0.5, True]],
-    "sparsity_loss_coef": [-1, None],
+    "sparsity_loss_coef": [-1, 0, None],
     "sparsity_schedule": [-0.1, 1.1, None],
     "use_cache": [None],
     "pad_token_id": [-1, 30000, "<pad>"],

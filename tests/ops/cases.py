@@ -92,6 +92,7 @@ def _parameters(operators: list[Operator], leave_out: tuple[str, ...] = ()) -> l
 each_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(OPERATORS))
 each_causal_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(CAUSAL))
 each_fast_backend = pytest.mark.parametrize(("operator", "backend"), _parameters(OPERATORS, ("reference",)))
+each_backend_with_modulus = pytest.mark.parametrize(("operator", "backend"), _parameters(WITH_MODULUS))
 each_operator = pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
 with_modulus = pytest.mark.parametrize("operator", WITH_MODULUS, ids=lambda operator: operator.name)
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from tests.ops.cases import CAUSAL, OPERATORS, draw, each_backend, each_operator
+from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, draw, each_backend_with_modulus, with_modulus
 
 
 def fails(operator, tensors, message, backend="auto"):
@@ -14,13 +14,13 @@ def fails(operator, tensors, message, backend="auto"):
         operator.run(tensors, backend)
 
 
-@each_operator
+@with_modulus
 def test_every_input_must_be_a_tensor(operator):
     for name in operator.inputs:
         fails(operator, draw(operator, 2) | {name: 0.5}, f"{name} must be a tensor, but got float; wrap it")
 
 
-@each_operator
+@with_modulus
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64], ids=str)
 def test_every_input_must_be_floating_point(operator, dtype):
     for name in operator.inputs:
@@ -29,7 +29,7 @@ def test_every_input_must_be_floating_point(operator, dtype):
         fails(operator, tensors, rf"{name} must be float32, float64, bfloat16 or float16, but got {dtype}; convert")
 
 
-@each_operator
+@with_modulus
 def test_double_and_single_do_not_mix(operator):
     for name in operator.inputs:
         tensors = draw(operator, 2)
@@ -37,14 +37,14 @@ def test_double_and_single_do_not_mix(operator):
         fails(operator, tensors, rf"all be float64 or none of them, but got .*{name} torch.float32.*; convert")
 
 
-@each_operator
+@with_modulus
 def test_one_device(operator):
     tensors = draw(operator, 2)
     tensors["absorption"] = tensors["absorption"].to("meta")
     fails(operator, tensors, "on one device, but got .*potential on cpu.*absorption on meta; move")
 
 
-@each_operator
+@with_modulus
 def test_chain_has_three_dimensions(operator):
     for name in ("potential", "hopping", "absorption"):
         tensors = draw(operator, 2)
@@ -52,20 +52,20 @@ def test_chain_has_three_dimensions(operator):
         fails(operator, tensors, rf"{name} must be \[batch, sites, chains\], but got shape \(2, 2\); add")
 
 
-@each_operator
+@with_modulus
 def test_chain_has_one_shape(operator):
     tensors = draw(operator, 2)
     tensors["hopping"] = tensors["hopping"][..., :1]
     fails(operator, tensors, r"must have one shape .* but got .*hopping \(2, 2, 1\).*; expand")
 
 
-@each_operator
+@with_modulus
 def test_chain_is_not_empty(operator):
     tensors = {name: x[:, :0] for name, x in draw(operator, 2).items()}
     fails(operator, tensors, r"at least one site, but \w+ has shape \(2, 0, 2\); skip the call")
 
 
-@each_backend
+@each_backend_with_modulus
 @pytest.mark.parametrize("value", [0.0, -0.25, -math.inf])
 def test_absorption_is_positive(operator, backend, value):
     tensors = draw(operator, 3)
@@ -74,23 +74,26 @@ def test_absorption_is_positive(operator, backend, value):
     fails(operator, tensors, message + re.escape(f"absorption[1, 2, 0] is {value:g}; use softplus"), backend)
 
 
-@each_backend
+@each_backend_with_modulus
 def test_hopping_is_not_negative(operator, backend):
     tensors = draw(operator, 3)
     tensors["hopping"][0, 1, 1] = -0.5
     fails(operator, tensors, r"hopping must be 0 .* or above, but hopping\[0, 1, 1\] is -0.5; use softplus", backend)
 
 
-@each_operator
+@with_modulus
 def test_values_of_half_types_are_checked(operator):
     tensors = {name: x.bfloat16() for name, x in draw(operator, 3).items()}
     tensors["absorption"][0, 0, 0] = -1
     fails(operator, tensors, r"absorption\[0, 0, 0\] is -1")
 
 
+each_matrix = pytest.mark.parametrize("operator", [OPERATORS[-1], MODULUS], ids=lambda operator: operator.name)
+
+
+@each_matrix
 @pytest.mark.parametrize("name", ["query", "key", "value"])
-def test_heads(name):
-    operator = OPERATORS[-1]
+def test_heads(operator, name):
     tensors = draw(operator, 2)
     for wrong in (tensors[name][0], tensors[name][:, :, :1], tensors[name].flatten(2)):
         message = rf"{name} must be \[batch, sites, heads, size\] .* potential \(2, 2, 2\), but got "
@@ -98,14 +101,15 @@ def test_heads(name):
     fails(operator, tensors | {name: tensors[name][..., :0]}, f"{name} must have a size of at least 1 a head")
 
 
-def test_query_and_key_have_one_size():
-    operator = OPERATORS[-1]
+@each_matrix
+def test_query_and_key_have_one_size(operator):
     tensors = draw(operator, 2)
     tensors["query"] = tensors["query"][..., :2]
     fails(operator, tensors, r"query and key .* but got \(2, 2, 2, 2\) and \(2, 2, 2, 3\); project")
 
 
-each_causal = pytest.mark.parametrize("operator", CAUSAL, ids=lambda operator: operator.name)
+WITH_STATE = [*CAUSAL, MODULUS]
+each_causal = pytest.mark.parametrize("operator", WITH_STATE, ids=lambda operator: operator.name)
 
 
 @each_causal
@@ -122,7 +126,11 @@ def test_state_dtype(operator):
         for dtype in (torch.complex64, torch.float64):
             tensors = draw(operator, 2, state=True)
             tensors[name] = tensors[name].real.to(dtype)
-            message = rf"initial_state.* must be torch.complex128 for torch.float64 inputs, but got {dtype}; convert"
+            rule, found = "torch.complex128", dtype
+            if operator is MODULUS and name == "memory_in":  # which is real
+                tensors[name] = tensors[name].real.float()
+                rule, found = "torch.float64", torch.float32
+            message = rf"initial_state.* must be {rule} for torch.float64 inputs, but got {found}; convert"
             fails(operator, tensors, message)
 
 
@@ -140,7 +148,7 @@ def test_state_is_a_tensor(operator):
         fails(operator, draw(operator, 2, state=True) | {name: 0.0}, "initial_state.* must be a tensor, but got float")
 
 
-@pytest.mark.parametrize("operator", CAUSAL[1:], ids=lambda operator: operator.name)
+@pytest.mark.parametrize("operator", WITH_STATE[1:], ids=lambda operator: operator.name)
 @pytest.mark.parametrize("state", [torch.zeros(2, 2), (torch.zeros(2, 2),), (None, torch.zeros(2, 2))], ids=str)
 def test_state_is_a_pair(operator, state):
     from resnet_bk import ops

@@ -18,13 +18,13 @@ def test_table_is_complete():
     assert {operator.name for operator in OPERATORS} | {"propagate_modulus"} == set(NAMES)
 
 
-@each_operator
+@with_modulus
 def test_available_backends(operator):
     assert available_backends(operator.name, "cpu") == ("numba", "chunked", "reference")
     assert available_backends(operator.name, "meta") == ("chunked", "reference")
 
 
-@each_operator
+@with_modulus
 @pytest.mark.parametrize("installed", [False, True])
 def test_gpus_take_triton_where_it_is_installed(operator, installed, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", installed)
@@ -32,14 +32,14 @@ def test_gpus_take_triton_where_it_is_installed(operator, installed, monkeypatch
     assert available_backends(operator.name, "cuda") == expected
 
 
-@each_operator
+@with_modulus
 def test_amd_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert available_backends(operator.name, "cuda") == ("chunked", "reference")
 
 
-@each_operator
+@with_modulus
 def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -153,13 +153,13 @@ def test_record_in_a_compiled_graph():
     assert seen == {"surface_green": {"numba"}}
 
 
-@each_operator
+@with_modulus
 def test_unknown_backend(operator):
     with pytest.raises(ValueError, match=rf"'auto' or one of numba, chunked, reference for {operator.name} on cpu"):
         operator.run(draw(operator, 3), "cudnn")
 
 
-@each_operator
+@with_modulus
 def test_compiled_kernels_are_for_the_cpu(operator):
     tensors = {name: x.to("meta") for name, x in draw(operator, 3).items()}
     message = rf"'auto' or one of chunked, reference for {operator.name} on meta, but got 'numba'"
@@ -167,7 +167,7 @@ def test_compiled_kernels_are_for_the_cpu(operator):
         operator.run(tensors, "numba")
 
 
-@each_operator
+@with_modulus
 def test_other_devices_take_plain_pytorch(operator):
     """`meta` stands for any device that is not a CPU."""
     tensors = {name: x.to("meta") for name, x in draw(operator, 3).items()}

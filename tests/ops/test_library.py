@@ -11,12 +11,12 @@ from tests.ops.cases import (
     CAUSAL,
     OPERATORS,
     draw,
-    each_backend,
+    each_backend_with_modulus,
     each_fast_backend,
-    each_operator,
     gradients,
     relative_error,
     with_gradients,
+    with_modulus,
 )
 
 REGISTERED = torch.ops.resnet_bk
@@ -91,7 +91,7 @@ def test_compile(operator, backend):
         assert relative_error(y, z) < 1e-13  # float64; the graph may order sums of gradients otherwise
 
 
-@each_operator
+@with_modulus
 def test_nothing_kept_shares_memory_with_a_result(operator):
     """Inductor overwrites `view_as_real(y)` where it is kept for a gradient, and y with it if an operator keeps y."""
     tensors = with_gradients(draw(operator, 4, state=bool(operator.states)))
@@ -103,7 +103,7 @@ def test_nothing_kept_shares_memory_with_a_result(operator):
     assert not results & memory
 
 
-@each_backend
+@each_backend_with_modulus
 def test_fake_tensors(operator, backend):
     """Shapes without values: nothing runs, and values are not looked at."""
     real = draw(operator, 3, state=bool(operator.states))
@@ -114,7 +114,7 @@ def test_fake_tensors(operator, backend):
         assert (y.shape, y.dtype, y.stride()) == (z.shape, z.dtype, z.stride())
 
 
-@each_backend
+@each_backend_with_modulus
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_half_inputs_are_computed_in_float32(operator, backend, dtype):
     half = {name: x.to(dtype).requires_grad_() for name, x in draw(operator, 5, dtype=torch.float32).items()}
@@ -128,7 +128,7 @@ def test_half_inputs_are_computed_in_float32(operator, backend, dtype):
         assert torch.equal(g, h.to(dtype)), x.shape
 
 
-@each_backend
+@each_backend_with_modulus
 def test_half_beside_float32(operator, backend):
     """Under autocast linear layers give half types and softplus gives float32: both may stand in one call."""
     tensors = draw(operator, 4, dtype=torch.float32)
@@ -139,7 +139,7 @@ def test_half_beside_float32(operator, backend):
         assert torch.equal(y, z)
 
 
-@each_backend
+@each_backend_with_modulus
 def test_autocast_changes_nothing(operator, backend):
     tensors = with_gradients(draw(operator, 5, dtype=torch.float32))
     results = []

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -36,7 +37,9 @@ from resnet_bk.bench.plot_style import (
 )
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import ModelSummary, summarize
+from resnet_bk.layers.sparse import target_share
 
+LEFT_OUT = ("leaks", "diverged")  # states of models that have no curve
 MAX_POINTS = 300  # a line of the plot; more cannot be told apart at this width
 SMOOTHING_SHARE = 40  # the bold line is a mean over 1/40 of the run
 LOG_FROM = 3.0  # an axis of perplexity is logarithmic where its ends differ by this factor
@@ -113,7 +116,7 @@ def _curves(models: list[ModelSummary], points: Callable[[Any], list[tuple[float
     curves: Curves = {}
     for model in models:
         # What leaks has seen the answer, and what diverged has seeds left that would flatter it.
-        if model.state in ("leaks", "diverged"):
+        if model.state in LEFT_OUT:
             continue
         lines = []
         for run in model.runs:
@@ -139,7 +142,20 @@ def _measure_plot(models: list[ModelSummary], measure: str, title: str, y_title:
         title=f"{title}, against steps",
         x_title="training steps",
         y_title=y_title,
+        targets=_curves(models, _kept_target) if measure == "kept" else {},
     )
+
+
+def _kept_target(run: Any) -> list[tuple[float, float]]:
+    """The share of sites that the gates were to keep, over the steps; nothing where the configuration has none."""
+    config = getattr(run, "config", None) or {}
+    shares = config.get("sparse_bk")
+    if shares is None:
+        return []
+    gated = [share for share in shares if share < 1] if isinstance(shares, list | tuple) else [shares]
+    schedule, steps = config["sparsity_schedule"], run.log[-1].step if run.log else 0
+    places = sorted({0.0, schedule, 1.0})
+    return [(place * steps, fmean(target_share(share, place, schedule) for share in gated)) for place in places]
 
 
 def _smoothed(line: np.ndarray) -> np.ndarray:
@@ -174,6 +190,7 @@ def _curve_plot(
     x_title: str,
     y_title: str,
     smooth: bool = True,
+    targets: Curves | None = None,
 ) -> Plot | None:
     if not curves:
         return None
@@ -201,6 +218,9 @@ def _curve_plot(
                 markersize=4,
                 clip_on=smooth,
             )
+        targets = targets or {}
+        for model, lines in targets.items():  # all seeds have one
+            axes.plot(*lines[0].T, color=styles[model].color, linestyle=(0, (1, 2)), linewidth=1.2)
         cut = _set_y_limits(axes, curves, SHOWN_FROM if smooth else 0.0)
         axes.set_xlim(0, max(float(line[-1, 0]) for lines in curves.values() for line in lines) or 1.0)
         axes.set_xlabel(x_title)
@@ -221,11 +241,13 @@ def _curve_plot(
         )
     elif seeds > 1:
         parts.append("Thin: each seed; bold: their mean.")
+    if targets:
+        parts.append("Dotted: the target.")
     if not smooth:
         parts.append("Over the whole validation split.")
     if cut:
         parts.append("The start of the run lies above the frame.")
-    parts.extend(f"{model.name} leaks and is left out." for model in models if model.state == "leaks")
+    parts.extend(f"{model.name} {model.state} and is left out." for model in models if model.state in LEFT_OUT)
     ends = sorted(((float(line[-1, 1]), model) for model, line in means.items()), key=lambda end: end[0])
     digits = 2 if smooth else 1
     told = ", ".join(f"{model} {value:,.{digits}f}" for value, model in ends)

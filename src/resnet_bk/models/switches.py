@@ -41,7 +41,9 @@ def switch_problems(config: Any) -> list[str]:
             f"halting_threshold={config.halting_threshold!r}, where tokens stop anyway (lower it, or leave it out)"
         )
     problems += _share_problems(config.sparse_bk, config.num_hidden_layers)
-    rules.number("sparsity_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual")
+    rules.number(
+        "sparsity_loss_coef", "above 0", lambda x: 0 < x < math.inf, "1 is usual; 0 would leave the share to chance"
+    )
     rules.number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")
     if config.backend == "triton" and (config.sparse_bk is not None or config.multi_scale is not None):
         problems.append(
