@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -91,11 +92,24 @@ def rows(results: Mapping[str, Any]) -> str:
             }
         )
     data = results["data"]
-    facts = [*machine(results), *whose_times(results, "times and memory")]
+    facts = [*machine(results), *whose_times(results, "times and memory"), *paired_tests(models)]
     facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
+
+
+def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """A fact: the paired tests of ours with every model that has two seeds or more of it."""
+    ours, *others = models
+    found = []
+    for other in others:
+        first, second = ({run["seed"]: run[HELD_OUT] for run in models[name]} for name in (ours, other))
+        seeds = sorted(first.keys() & second.keys())
+        if len(seeds) > 1:
+            test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+            found.append(f"`{other}` {fmt.p_value(test.p_value)}, {test.count} seeds")
+    return [f"paired t test of `{ours}`, on the logarithm, two-sided: {'; '.join(found)}"] if found else []
 
 
 def whose_times(results: Mapping[str, Any], what: str) -> list[str]:

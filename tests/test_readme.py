@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from resnet_bk import cli
+from tests.bench.tiny_bench import write_text
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ def made(target: list[str]) -> list[list[str]]:
 def small_bench(words: list[str]) -> list[str]:
     settings = [word for pair in SMALL.split() for word in ("--set", pair)]
     # The command's own settings come last and win, but for several seeds: one is enough here.
-    place = words.index("bench") + 2
+    place = 3
     last = ["--set", "seeds=[0]"] if any(word.startswith("seeds=") for word in words) else []
     return [*words[:place], *settings, *words[place:], *last]
 
@@ -63,6 +64,7 @@ def here(words: list[str]) -> None:
 
 def test_commands(folder, monkeypatch):
     monkeypatch.chdir(folder)
+    write_text(folder / "my-text.txt")
     monkeypatch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
     program = str(Path(sys.executable).with_name("resnet-bk"))
     seen, started = set(), False
@@ -78,7 +80,8 @@ def test_commands(folder, monkeypatch):
             words = next(line for line in recipe if line[0].endswith("resnet-bk"))
             name = "resnet-bk"
         assert name == "resnet-bk", f"the README shows {shlex.join(words)}, which this test does not know how to run"
-        words = small_bench([program, *words[1:]]) if words[1] == "bench" else [program, *words[1:]]
+        trains = words[1] in ("bench", "train")
+        words = small_bench([program, *words[1:]]) if trains else [program, *words[1:]]
         if started:  # one as a user has it; a process takes seconds to import what this one has
             here(words)
         else:

@@ -188,6 +188,13 @@ def test_a_grid():
     assert "old" in page
 
 
+def test_seeds_of_two_models_are_compared_in_pairs():
+    levels = {"resnet-bk": 40.0, "llama": 50.0}
+    runs = [run(name, level + seed, seed) for name, level in levels.items() for seed in range(3)]
+    lines = results.fill(PAGE, [RESULTS | {"runs": [*runs, run("gpt2", 60.0)]}]).splitlines()
+    assert "- paired t test of `resnet-bk`, on the logarithm, two-sided: `llama` p < 0.001, 3 seeds" in lines
+
+
 def test_choices_stand_beside_the_model_that_was_chosen():
     runs = [run("resnet-bk", 40.0, held_out_perplexity_without_carry=50.0), run("vector", 44.0), run("heads-2", 39.0)]
     found = RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None}, "runs": runs}
