@@ -72,6 +72,42 @@ def test_matrix_state_and_its_gradients(backend):
             assert_close(gradient, other, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
+@pytest.mark.parametrize("erases", [False, True])
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-8), (torch.float32, 1e-4)], ids=str)
+def test_modulus_state_and_its_gradients(backend, erases, dtype, digits):
+    inputs = [x.requires_grad_() for x in chain(dtype)]
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = torch.randn(3, len(COUNTS), WIDTH, 4, 5, dtype=dtype, generator=generator).unbind()
+    key = torch.nn.functional.normalize(key, dim=-1)
+    write = torch.rand(len(COUNTS), WIDTH, 4, dtype=dtype, generator=generator)
+    _, state = ops.propagate_modulus(*(x[:, :3].detach() for x in (query, key, value, *inputs)))
+    filling, token, sites = filled_up(inputs)
+    held = value * (write * token).unsqueeze(-1)
+    erase = write * token if erases else None
+    _, (green, memory) = ops.propagate_modulus(
+        query, key, held, *sites, erase=erase, initial_state=state, backend=backend
+    )
+    weight = torch.randn(memory.shape, dtype=dtype, generator=generator)
+    for row, count in enumerate(COUNTS.tolist()):
+        assert bool(filling.filled[row]) == (count > 0)
+        if count == 0:
+            continue
+        of_row = (memory[row] * weight[row]).sum() + green[row].real.sum()
+        gradients = torch.autograd.grad(of_row, inputs, retain_graph=True)
+        own = [x[row : row + 1, :count] for x in (query, key, held, *inputs)]
+        _, (expected_green, expected) = ops.propagate_modulus(
+            *own,
+            erase=None if erase is None else erase[row : row + 1, :count],
+            initial_state=tuple(part[row : row + 1] for part in state),
+        )
+        assert_close(green[row], expected_green[0], rtol=digits, atol=0)
+        assert_close(memory[row], expected[0], rtol=digits, atol=digits * expected.detach().abs().max().item())
+        wanted = torch.autograd.grad((expected[0] * weight[row]).sum() + expected_green.real.sum(), inputs)
+        for gradient, other in zip(gradients, wanted, strict=True):
+            assert_close(gradient, other, rtol=digits, atol=digits * other.abs().max().item())
+
+
 def test_the_backend_of_rows_that_are_filled_up():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert backend_for("auto", filled=True, device=gpu) == "chunked"
