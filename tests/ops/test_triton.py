@@ -14,7 +14,7 @@ import torch
 
 from resnet_bk.ops import dispatch
 from resnet_bk.ops.triton_sizes import MANY_CHAINS, PIECE, piece_length
-from tests.ops.cases import OPERATORS, draw, each_operator, relative_error, with_gradients
+from tests.ops.cases import OPERATORS, draw, relative_error, with_gradients, with_modulus
 
 # 4 kappa eps with a condition number kappa <= 30 of what `draw` makes, as derived in `test_operators.py`.
 FLOAT = 4 * 30 * torch.finfo(torch.float32).eps
@@ -125,7 +125,7 @@ def stack_bytes(cubin):
     return max(int(found) for found in re.findall(r"STACK:(\d+)", report))
 
 
-@each_operator
+@with_modulus
 def test_a_cpu_is_refused(operator):
     message = rf"backend 'triton' of {operator.name} needs inputs on a GPU, but they are on cpu; move them"
     with pytest.raises(ValueError, match=message):
@@ -157,7 +157,7 @@ class OnGpu:
         self.dtype = dtype
 
 
-@each_operator
+@with_modulus
 def test_choice_on_a_gpu(operator, monkeypatch):
     """float64 goes to plain PyTorch, and is refused where Triton is asked for."""
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
@@ -173,7 +173,7 @@ def test_choice_on_a_gpu(operator, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@each_operator
+@with_modulus
 def test_on_a_gpu(operator, dtype):
     """Several pieces and chunks against float64 on the CPU."""
     drawn = draw(operator, 200, chains=5, dtype=torch.float32, state=bool(operator.states))

@@ -327,14 +327,25 @@ def test_dispatch(operator):
         operator.run(tensors, "triton")
 
 
-def test_the_modulus_takes_the_kernel_for_its_green_function():
+@pytest.mark.parametrize("erases", [False, True], ids=["adding", "erasing"])
+@pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
+def test_the_modulus_takes_the_kernel_for_its_green_function(state, erases):
     operator = OPERATORS[-1]
-    drawn = draw(operator, 5, batch=1, dtype=torch.float32)
+    drawn = draw(operator, 5, batch=1, dtype=torch.float32, state=state)
+    drawn["hopping"][:, 3, 0] = 0.0  # a cut
+    if erases:
+        drawn["erase"] = 0.7 / drawn["key"].square().sum(-1)
+    if state:
+        drawn["memory_in"] = drawn["memory_in"].real.clone()
     results = []
     for backend in ("triton", "reference"):
         tensors = with_gradients(drawn)
+        inputs = [tensors[name] for name in operator.inputs]
+        before = (tensors["green_in"], tensors["memory_in"]) if state else None
         with record_backends() as seen:
-            output, (green, memory) = propagate_modulus(*tensors.values(), backend=backend)
+            output, (green, memory) = propagate_modulus(
+                *inputs, erase=tensors.get("erase"), initial_state=before, backend=backend
+            )
         outputs = (torch.view_as_complex(torch.stack([output, output], -1)), green, memory.to(green.dtype))
         results.append((*outputs, *gradients(outputs, tensors)))
         kernel = {"surface_green": {"triton"}} if backend == "triton" else {}
