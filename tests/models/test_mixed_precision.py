@@ -105,6 +105,21 @@ def test_two_runs_are_bitwise_the_same_and_train_is_eval(name):
         assert torch.equal(gradient, gradients[1][key]), key
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_model
+def test_a_gpu_computes_what_the_cpu_does(name):
+    ids, found = tokens(2, 40), []
+    for device in ("cpu", "cuda"):
+        model = mixed(name).to(device)
+        output = model(ids.to(device), labels=ids.to(device))
+        output.loss.backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad.dtype == torch.float32
+            assert torch.isfinite(parameter.grad).all(), key
+        found.append(output.logits.cpu())
+    assert off(*found) < BOUND
+
+
 @every_model
 def test_cached_generation_is_uncached_generation(name):
     model = mixed(name, pad_token_id=0)

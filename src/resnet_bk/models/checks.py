@@ -30,7 +30,7 @@ def check_config(config: Any, kind: type[Any]) -> None:
     config.check()
 
 
-def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: ResNetBKConfig) -> tuple[int, int]:
+def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: Any) -> tuple[int, int]:
     """(B, T) of the one of the two that is given.
 
     Raises:

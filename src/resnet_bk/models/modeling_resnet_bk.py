@@ -37,9 +37,10 @@ from resnet_bk.models.checks import (
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.generation import ResNetBKGenerationMixin
+from resnet_bk.models.mixed_precision import mixed_precision
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.packing import packed_documents
-from resnet_bk.models.stack import BlockStack, mixed_precision
+from resnet_bk.models.stack import BlockStack
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
 
 

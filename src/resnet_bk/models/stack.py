@@ -4,9 +4,7 @@ Shape legend: B batch, T tokens, D hidden size.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +15,6 @@ from resnet_bk.layers.boundaries import without_tokens
 from resnet_bk.layers.multi_scale import ScaleState, Shortened, Shortening
 from resnet_bk.layers.sparse import sparsity_loss, target_share
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
-
-
-def mixed_precision(config: ResNetBKConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16 where the configuration asks for it. What is float32 whatever the context says so itself:
-    chains, scans, unit vectors, gates, routers, norms and the loss."""
-    wanted = config.mixed_precision == "bf16" and torch.amp.is_autocast_available(device.type)  # not on meta
-    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
 @dataclass

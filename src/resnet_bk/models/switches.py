@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from resnet_bk.layers.gradients import GRADIENTS
+from resnet_bk.models.mixed_precision import PRECISIONS
 from resnet_bk.models.rules import Rules
 
-PRECISIONS = ("none", "bf16")
 # What only tokens that halt, gates, experts and a pointer read.
 OF_HALTING = ("halting_threshold", "ponder_cost", "early_exit_threshold")
 OF_GATES = ("sparsity_loss_coef", "sparsity_schedule")

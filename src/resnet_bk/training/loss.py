@@ -10,13 +10,14 @@ Shape legend: B batch, T tokens, D width, V vocabulary.
 
 import copy
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.models.mixed_precision import is_mixed, mixed_precision
 from resnet_bk.ops import linear_cross_entropy
 from resnet_bk.training.carried import first_state
 
@@ -71,7 +72,7 @@ def causal_lm_loss(
     elif head == "fused":
         output = model.base_model(input_ids=input_ids, **options)
         layer = model.get_output_embeddings()
-        with own_precision(model):
+        with mixed_precision(model.config, input_ids.device):
             value = linear_cross_entropy(
                 output.last_hidden_state, layer.weight, targets, getattr(layer, "bias", None), reduction=reduction
             )
@@ -89,13 +90,6 @@ def causal_lm_loss(
         output.cache if carry_state else None,
         getattr(output, "measures", None) or {},
     )
-
-
-def own_precision(model: Any) -> AbstractContextManager[Any]:
-    """What a model whose configuration says `mixed_precision: bf16` does in its own forward pass, for its head."""
-    if getattr(model.config, "mixed_precision", "none") != "bf16":
-        return nullcontext()
-    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 @torch.no_grad()
@@ -135,7 +129,7 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
         head.weight.mul_(HEAD_LOGITS / logits.std())
         # Once more, for the input embedding may be the same matrix.
         hidden = probe.base_model(input_ids=ids, use_cache=False)
-        with own_precision(probe):
+        with mixed_precision(probe.config, ids.device):
             logits = F.linear(hidden.last_hidden_state, head.weight, head.bias)
         output = probe(input_ids=ids, use_cache=False)
     has_aux = getattr(output, "aux_loss", None) is not None
@@ -164,8 +158,8 @@ def _check_own_losses(model: Any, ids: Tensor) -> None:
         losses = probe.target_losses(ids, targets, reduction="none").loss.float()
         logits = probe(input_ids=ids, use_cache=False).logits.float()
     expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-    mixed = getattr(model.config, "mixed_precision", "none") == "bf16"
-    gap, allowed = (losses - expected).abs().amax(), MIXED_TOLERANCE if mixed else HEAD_TOLERANCE
+    gap = (losses - expected).abs().amax()
+    allowed = MIXED_TOLERANCE if is_mixed(model.config) else HEAD_TOLERANCE
     if not gap <= allowed * logits.abs().amax():
         raise ValueError(
             f"{type(model).__name__}.target_losses: differs from the loss of the model's own logits by "

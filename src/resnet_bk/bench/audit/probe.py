@@ -27,6 +27,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from resnet_bk.models.mixed_precision import is_mixed
+
 # Disturbance: standard deviation of what is added to vectors, and, over the root of the row length, to matrices, so
 # that what passes through a matrix keeps its size at any width.
 VECTOR_NOISE, MATRIX_NOISE = 0.1, 0.5
@@ -138,7 +140,7 @@ class Probe:
     @property
     def rounding(self) -> float:
         """Share of the largest logit that rounding may move."""
-        if getattr(getattr(self.model, "config", None), "mixed_precision", "none") == "bf16":
+        if is_mixed(getattr(self.model, "config", None)):
             return ROUNDING[torch.bfloat16]
         weights = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         return ROUNDING[self.autocast or weights]
