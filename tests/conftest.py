@@ -16,6 +16,7 @@ LONG = (
     "bench/test_runner.py",
     "ops/test_propagate_modulus.py",
     "test_cli.py",
+    "test_cli_calls.py",
     "models/test_modeling.py",
     "models/test_generation.py",
     "ops/test_kernels.py",

@@ -1,39 +1,19 @@
-"""The command line: what each command prints and its exit code; every bad call one line and exit code 2."""
+"""The command line: what each command prints of a finished benchmark, and its exit code."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-import yaml
-from typer.testing import CliRunner
 
-from resnet_bk import cli
 from resnet_bk.bench import inspect_model, run_folder
-from resnet_bk.bench import runner as runner_module
-from tests.bench.tiny_bench import settings, write_text
-
-PROGRAM = [sys.executable, "-c", "from resnet_bk.cli import main; main()"]
+from tests.bench.tiny_bench import write_text
+from tests.command_line import assert_bad_call, call, tiny_home
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with text and protocol, and its own cache."""
-    folder = tmp_path_factory.mktemp("home")
-    text = write_text(folder / "text.txt")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text), sort_keys=False))
-    os.environ["RESNET_BK_CACHE"] = str(folder / "cache")
-    yield folder
-    del os.environ["RESNET_BK_CACHE"]
-
-
-def call(*arguments, name=None):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], prog_name=name)
+    yield from tiny_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +48,30 @@ def test_train_is_one_model_without_a_report(finished, home, tmp_path):
     assert done.exit_code == 0
     assert str(tmp_path / "gpt2" / "seed-42") in done.stdout.splitlines()
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_test_split_is_read_where_it_is_asked_for(home):
+    out = home / "tested"
+    only = ("bench", home / "tiny.yaml", "--models", "gpt2", "--set", "steps=2", "--out", out)
+    for flags, known in (((), False), (("--test",), True)):
+        assert call(*only, *flags).exit_code == 0
+        (found,) = json.loads((out / "results.json").read_text())["runs"]
+        assert (found["test_perplexity"] is not None) is known
+
+
+def test_other_text_than_the_protocols(home, tmp_path):
+    other = write_text(tmp_path / "other.txt", documents=280)
+    done = call("train", home / "tiny.yaml", "--data", other, "--set", "steps=2", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    run = tmp_path / "out" / "resnet-bk" / "seed-42"
+    assert json.loads((run / "run.json").read_text())["protocol"]["dataset"] == str(other)
+    orders = ("ngrams", home / "tiny.yaml", "--orders", "1", "--json")
+    of_ours, of_other, of_test = (
+        json.loads(call(*orders, *further).stdout) for further in ((), ("--data", other), ("--split", "test"))
+    )
+    assert (of_ours["split"], of_test["split"]) == ("validation", "test")
+    perplexities = [found["ngrams"][0]["perplexity"] for found in (of_ours, of_other, of_test)]
+    assert len(set(perplexities)) == 3
 
 
 def test_eval_repeats_the_benchmarks_figure(finished):
@@ -279,62 +283,6 @@ def test_report_from_results(finished):
     assert (finished / "report.html").exists()
 
 
-def assert_bad_call(done, *parts):
-    assert done.exit_code == 2, done.output
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
-    assert "Traceback" not in done.output
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["bench", "quick", "--data", "no/such/folder"], ["no/such/folder", "--data"]),
-        (["bench", "mqar", "--data", "text.txt"], ["draws its own examples", "leave out --data"]),
-        (["bench", "quik"], ["unknown protocol 'quik'", "did you mean quick"]),
-        (["bench", "quick", "--set", "vocab_size=0"], ["vocab_size=0"]),
-        (["bench", "quick", "--set", "hidden_size=65"], ["hidden_size=65", "num_heads=4", "take 68"]),
-        (["bench", "quick", "--set", "hidden_sise=64"], ["hidden_sise: unknown key", "did you mean hidden_size"]),
-        (["bench", "quick", "--models", "lama"], ["'lama'", "did you mean llama"]),
-        (["bench", "quick", "--models", ","], ["no model is named", "leaving --models out takes all"]),
-        (["bench", "quick", "--set", "models.lama.learning_rate=1"], ["models.lama: unknown model", "llama"]),
-        (["bench", "quick", "--set", "steps=[1"], ["--set steps", "not valid YAML"]),
-        (["bench", "seed-local", "--set", "dataset=../no/such/place"], ["../no/such/place", "--data"]),
-        (["train", "quick", "--model", "lama"], ["'lama'"]),
-        (["flops", "quick", "--models", "lama"], ["'lama'"]),
-        (["audit", "no-such-model"], ["'no-such-model'", "no folder"]),
-        (["audit", "gpt2", "--steps", "5"], ["--steps 5", "--leak-cost only"]),
-        (["audit", "gpt2", "--lengths", "1,5"], ["--lengths '1,5'", "at least 2"]),
-        (["audit", "gpt2", "--leak-cost", "--steps", "0"], ["--steps 0", "at least 1"]),
-        (["audit", "gpt2", "--leak-cost", "--data", "no/such/text.txt"], ["no/such/text.txt", "--data"]),
-        (["eval", "no/such/run"], ["no/such/run is no run folder"]),
-        (["generate", "no/such/run", "--prompt", "x"], ["no/such/run is no run folder"]),
-        (["report", "no/such/out"], ["results.json does not exist"]),
-    ],
-    ids=lambda value: " ".join(value[:4]) if value[0] in ("bench", "train", "flops") else None,
-)
-def test_bad_calls(home, tmp_path, monkeypatch, arguments, parts):
-    monkeypatch.chdir(tmp_path)
-    assert_bad_call(call(*arguments), *parts)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00 not UTF-8 \xff"], ids=["empty", "bytes"])
-def test_bad_text(home, tmp_path, content):
-    path = tmp_path / "text.txt"
-    path.write_bytes(content)
-    assert_bad_call(call("bench", home / "tiny.yaml", "--data", path, "--out", tmp_path / "out"), "text.txt")
-    assert not (tmp_path / "out").exists()
-
-
-def test_bad_protocol_file(tmp_path):
-    path = tmp_path / "broken.yaml"
-    path.write_text("name: x\n  models: [")
-    assert_bad_call(call("bench", path), "broken.yaml", "line 2: not valid YAML")
-
-
 def test_unwritable_out(home):
     text = (home / "text.txt").read_bytes()
     assert_bad_call(call("bench", home / "tiny.yaml", "--out", home / "text.txt" / "out"), "--out", "is not a folder")
@@ -406,44 +354,6 @@ def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
     assert_bad_call(call("audit", "mistral"), "'mistral'", "cannot build it small (KeyError", "save_pretrained")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        ([], ["see resnet-bk --help", "command"]),
-        (["bench"], ["PROTOCOL", "see resnet-bk bench --help"]),
-        (["bench", "quick", "--nonsense"], ["--nonsense", "see resnet-bk bench --help"]),
-        (["nonsense"], ["'nonsense'", "see resnet-bk --help"]),
-        (["generate", "x"], ["--prompt"]),
-        (["lengths", "x", "--tokens", "0"], ["--tokens"]),
-        (["lengths", "x", "--documents", "0"], ["--documents"]),
-        (["generate", "x", "--prompt", "y", "--top-k", "-1"], ["--top-k"]),
-        (["generate", "x", "--prompt", "y", "--max-new-tokens", "0"], ["--max-new-tokens"]),
-        (["generate", "x", "--prompt", "y", "--temperature", "-1"], ["--temperature"]),
-        (["generate", "x", "--prompt", "y", "--seed", "two"], ["--seed"]),
-    ],
-    ids=lambda part: " ".join(part) if isinstance(part, list) else None,
-)
-def test_calls_that_cannot_be_read(arguments, parts):
-    assert_bad_call(call(*arguments, name="resnet-bk"), *parts)
-
-
-def test_a_reader_that_goes_away_is_no_answer():
-    command = subprocess.Popen([*PROGRAM, "flops", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    command.stdout.close()
-    _, complaint = command.communicate(timeout=120)
-    assert (command.returncode, complaint) == (141, b"")
-
-
-def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
-    def stopped(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner_module, "bench", stopped)
-    done = call("bench", home / "tiny.yaml")
-    assert done.exit_code == 130
-    assert "a training goes on from its last checkpoint when the same command is given" in done.stderr
-
-
 def test_ctrl_c_where_nothing_is_trained(finished, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
@@ -451,16 +361,6 @@ def test_ctrl_c_where_nothing_is_trained(finished, monkeypatch):
     monkeypatch.setattr(inspect_model, "evaluate_run", stopped)
     done = call("eval", finished / "gpt2" / "seed-42")
     assert (done.exit_code, done.stderr.strip()) == (130, "stopped")
-
-
-def test_a_failure_that_is_no_fault_of_the_call_is_no_answer(home, monkeypatch):
-    def fails(*arguments, **options):
-        raise MemoryError("of a GPU")
-
-    monkeypatch.setattr(runner_module, "bench", fails)
-    done = call("bench", home / "tiny.yaml", name="resnet-bk")
-    assert done.exit_code == 3
-    assert done.stderr.rstrip().endswith("MemoryError: of a GPU")
 
 
 def test_the_device_of_a_finished_run(finished):
@@ -488,41 +388,3 @@ def test_text_without_splits_is_read_whole(finished, tmp_path):
     )
     assert "came without splits" not in call("eval", run, "--data", file, "--split", "all").stdout
     assert_bad_call(call("eval", run, "--split", "all"), "--split all: ", "was trained on a part of this text")
-
-
-def test_help_imports_nothing_heavy():
-    check = "import sys; from resnet_bk import cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
-    done = call("--help")
-    assert done.exit_code == 0
-    for command in ("bench", "train", "eval", "generate", "flops", "audit", "report"):
-        assert command in done.stdout
-
-
-def test_killed_and_started_again_is_never_stopped(home, tmp_path):
-    """SIGKILL at some moment of training; the same command then ends with bitwise the weights and the loss."""
-    arguments = ["bench", str(home / "tiny.yaml"), "--models", "resnet-bk"]
-    arguments += ["--set", "steps=100", "--set", "checkpoint_seconds=0.05"]
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen([*PROGRAM, *arguments, "--out", killed], env=environment, stderr=subprocess.DEVNULL)
-    checkpoints = killed / "resnet-bk" / "seed-42" / "checkpoint"
-    deadline = time.monotonic() + 120
-    while len(list(checkpoints.glob("step-*"))) == 0 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert list(checkpoints.glob("step-*"))
-    assert not (killed / "resnet-bk" / "seed-42" / "result.json").exists()
-
-    for out in (killed, whole):
-        done = call(*arguments, "--out", out)
-        assert done.exit_code == 0, done.output
-    mine, theirs = killed / "resnet-bk" / "seed-42", whole / "resnet-bk" / "seed-42"
-    assert (mine / "model" / "model.safetensors").read_bytes() == (theirs / "model/model.safetensors").read_bytes()
-    first, second = (json.loads((folder / "result.json").read_text()) for folder in (mine, theirs))
-    for key in ("final_loss", "epoch_losses", "held_out_loss", "held_out_perplexity_without_carry", "buckets"):
-        assert first[key] == second[key]
-    assert [line["loss"] for line in first["log"]] == [line["loss"] for line in second["log"]]
-    assert [call["from_step"] for call in second["calls"]] == [0]
-    assert len(first["calls"]) == 2

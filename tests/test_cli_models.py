@@ -5,15 +5,10 @@ import os
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from resnet_bk import cli
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.tiny_bench import settings, write_text
-
-
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+from tests.command_line import call
 
 
 @pytest.fixture(scope="module")
