@@ -36,6 +36,7 @@ FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, RECALL)
 FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
+OURS = "resnet-bk"
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
 OVERLAPPING = "held_out_perplexity_overlapping"
 
@@ -101,15 +102,14 @@ def rows(results: Mapping[str, Any]) -> str:
 
 def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """A fact: the paired tests of ours with every model that has two seeds or more of it."""
-    ours, *others = models
     found = []
-    for other in others:
-        first, second = ({run["seed"]: run[HELD_OUT] for run in models[name]} for name in (ours, other))
+    for other in models.keys() - {OURS} if OURS in models else ():
+        first, second = ({run["seed"]: run[HELD_OUT] for run in models[name]} for name in (OURS, other))
         seeds = sorted(first.keys() & second.keys())
         if len(seeds) > 1:
             test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
             found.append(f"`{other}` {fmt.p_value(test.p_value)}, {test.count} seeds")
-    return [f"paired t test of `{ours}`, on the logarithm, two-sided: {'; '.join(found)}"] if found else []
+    return [f"paired t test of `{OURS}`, on the logarithm, two-sided: {'; '.join(sorted(found))}"] if found else []
 
 
 def whose_times(results: Mapping[str, Any], what: str) -> list[str]:

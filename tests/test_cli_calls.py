@@ -93,7 +93,8 @@ def test_a_reader_that_goes_away_is_no_answer():
     command = subprocess.Popen([*PROGRAM, "flops", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command.stdout.close()
     _, complaint = command.communicate(timeout=120)
-    assert (command.returncode, complaint) == (141, b"")
+    assert command.returncode == 141
+    assert not any(word in complaint for word in (b"Traceback", b"Exception ignored"))
 
 
 def test_ctrl_c_says_how_to_go_on(home, monkeypatch):

@@ -43,10 +43,10 @@ def made(target: list[str]) -> list[list[str]]:
     return [shlex.split(line) for line in printed.splitlines()]
 
 
-def small_bench(words: list[str]) -> list[str]:
+def small_training(words: list[str]) -> list[str]:
     settings = [word for pair in SMALL.split() for word in ("--set", pair)]
     # The command's own settings come last and win, but for several seeds: one is enough here.
-    place = 3
+    place = 3  # behind program, command and protocol
     last = ["--set", "seeds=[0]"] if any(word.startswith("seeds=") for word in words) else []
     return [*words[:place], *settings, *words[place:], *last]
 
@@ -81,7 +81,7 @@ def test_commands(folder, monkeypatch):
             name = "resnet-bk"
         assert name == "resnet-bk", f"the README shows {shlex.join(words)}, which this test does not know how to run"
         trains = words[1] in ("bench", "train")
-        words = small_bench([program, *words[1:]]) if trains else [program, *words[1:]]
+        words = small_training([program, *words[1:]]) if trains else [program, *words[1:]]
         if started:  # one as a user has it; a process takes seconds to import what this one has
             here(words)
         else:

@@ -122,6 +122,7 @@ def test_state_in_generation():
     found = generation_state(peer("gpt2"))
     assert (found["constant_bytes"], found["bytes_per_token"]) == (0, 2 * 2 * 16 * 4)  # key and value of each layer
     assert generation_state(peer("gpt2", n_positions=3)) == found
+    assert generation_state(peer("gpt2", n_positions=1)) is None
     assert generation_state(seed()) is None
     assert generation_state(seed(green="surface")) is None
 

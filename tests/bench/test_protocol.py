@@ -178,13 +178,6 @@ def test_epochs_beside_steps():
     assert load_protocol(CHOICES, ["epochs=2", "steps=null"]).epochs == 2
 
 
-def test_epochs_beside_steps_in_a_file(tmp_path):
-    path = tmp_path / "both.yaml"
-    path.write_text("name: both\nepochs: 2\nsteps: 5\n")
-    with pytest.raises(ValueError, match=r"both.yaml: epochs=2 is not read where steps=5 .* leave one of the two out"):
-        load_protocol(str(path))
-
-
 def test_choices_are_changed_one_at_a_time():
     protocol, tuned = load_protocol(CHOICES), load_protocol("seed-local-tuned", ["steps=1000", "evaluations=1"])
     free = {"name", "description", "models", "epochs", "seeds", "held_out_views"}

@@ -92,7 +92,11 @@ def test_line_ends_of_other_systems_are_line_feeds(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(readers, "CHUNK_BYTES", 4)
     path = tmp_path / "windows.txt"
     path.write_bytes("one\r\n\r\ntwo 宮\rthree\r".encode())
-    assert "".join(readers.read_text(path)) == "one\n\ntwo 宮\nthree\n"
+    text = "one\n\ntwo 宮\nthree\n"
+    assert "".join(readers.read_text(path)) == text
+    (tmp_path / "as it reads.txt").write_bytes(text.encode())
+    assert readers.sha256_of_text(tmp_path / "as it reads.txt") == readers.sha256_of(tmp_path / "as it reads.txt")
+    assert readers.sha256_of_text(path) != readers.sha256_of(path)
 
 
 def test_lines_keep_their_line_feeds_across_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +117,7 @@ def test_parquet_strings_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     wrong = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
     pq.write_table(pa.table({"text": wrong}), path)
-    with pytest.raises(ValueError, match=r"a\.parquet is truncated or no parquet file \('utf-8' codec"):
+    with pytest.raises(ValueError, match=r"a\.parquet holds a text that is not UTF-8 at byte 0 of it"):
         list(readers.parquet_rows([path]))
 
 

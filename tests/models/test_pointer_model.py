@@ -136,6 +136,8 @@ def test_tokens_and_states_that_do_not_fit_are_refused():
         model(words[0])
     with pytest.raises(ValueError, match="input_ids must lie in"):
         model(words + V)
+    with pytest.raises(ValueError, match="input_ids must be given"):
+        model(None)
     cache = model(words, targets=words, use_cache=True).cache
     with pytest.raises(ValueError, match="cache holds 2 rows, but this batch has 1; pass what"):
         model(words[:1], targets=words[:1], cache=cache)

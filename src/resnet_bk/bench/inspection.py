@@ -73,11 +73,13 @@ def generation_state(model: Any) -> dict[str, Any] | None:
 
     Returns:
         `kind` (a class), `constant_bytes` and `bytes_per_token`; None for a model that keeps nothing and reads the
-        whole text again for every token.
+        whole text again for every token, or that has one position.
     """
     if not hasattr(model.config, "use_cache"):
         return None
     longest = min(STATE_TOKENS, longest_text(model) or STATE_TOKENS)
+    if longest < 2:
+        return None
     lengths, sizes = (longest // 2, longest), []
     with evaluation_mode(model):
         for length in lengths:

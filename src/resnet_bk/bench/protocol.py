@@ -245,11 +245,6 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
         ValueError: the file cannot be read, or a setting cannot be applied.
     """
     raw = _read(name_or_path)
-    if raw.get("epochs") is not None and raw.get("steps") is not None:
-        raise ValueError(
-            f"protocol {name_or_path}: epochs={raw['epochs']} is not read where steps={raw['steps']} says how long the "
-            "training is; leave one of the two out"
-        )
     for setting in settings:
         _apply(raw, setting)
     named = {setting.partition("=")[0].strip() for setting in settings}

@@ -26,7 +26,7 @@ WIKITEXT_CONFIGS = {
 }
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(:[^/:]+)?")
 DEADLINE_SECONDS = 10.0
-STRINGS = ("string", "large_string")  # as `datasets` calls them
+STRINGS = ("string", "large_string", "string_view")  # as `datasets` calls them
 
 
 def hub_name(name: str) -> tuple[str, str | None] | None:
@@ -118,8 +118,7 @@ def _read(part: Any) -> Iterator[Piece]:
 
 def _rows(part: Any) -> Iterator[str]:
     for table in part.select_columns([readers.COLUMN]).with_format("arrow").iter(batch_size=readers.ROWS):
-        for value in table.column(0):
-            yield value.as_py() or ""
+        yield from readers.arrow_texts(table.column(0), "the hub's data set")
 
 
 def answer_within(seconds: float, ask: Callable[[], Any]) -> Any:

@@ -64,11 +64,20 @@ def read_text(
 def sha256_of_text(path: Path) -> str:
     """sha256 of a file that must be UTF-8 and not blank. Raises ValueError where it is neither."""
     digest = hashlib.sha256()
+    returns = False  # carriage returns, which were no line feeds to earlier versions
+
+    def seen(data: bytes) -> None:
+        nonlocal returns
+        returns = returns or b"\r" in data
+        digest.update(data)
+
     blank = True
-    for text in read_text(path, on_bytes=digest.update):
+    for text in read_text(path, on_bytes=seen):
         blank = blank and is_blank(text)
     if blank:
         raise ValueError(f"data: {path} is empty; give a file with text, or remove it")
+    if returns:
+        digest.update(b"line feeds")
     return digest.hexdigest()
 
 
@@ -147,10 +156,24 @@ def parquet_rows(paths: Sequence[Path]) -> Iterator[str]:
             # Without pre-buffering a row group is read page by page, not as a whole.
             with pq.ParquetFile(path, pre_buffer=False, buffer_size=CHUNK_BYTES) as file:
                 for batch in file.iter_batches(batch_size=ROWS, columns=[COLUMN], use_threads=False):
-                    for value in batch.column(0):  # one string at a time: a row may be a whole book
-                        yield value.as_py() or ""
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                    yield from arrow_texts(batch.column(0), str(path))
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(_damaged(path, error)) from error
+
+
+def arrow_texts(column: Any, source: str) -> Iterator[str]:
+    """Texts of an arrow column, one at a time, for one may be a whole book; null reads as empty.
+
+    Raises ValueError naming the source where one is no UTF-8, which arrow does not look at.
+    """
+    for value in column:
+        try:
+            yield value.as_py() or ""
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"data: {source} holds a text that is not UTF-8 at byte {error.start} of it ({error.reason}); write it "
+                "again from text that is"
+            ) from error
 
 
 def _is_string(kind: Any) -> bool:

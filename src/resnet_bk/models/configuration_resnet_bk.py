@@ -62,7 +62,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             [1, 2, 4, 2, 1] (`resnet_bk.layers.multi_scale`).
         sparse_bk (`float` or `list[float]`, *optional*): share of sites that the gates learn to keep
             (`resnet_bk.layers.sparse`): one number for all blocks, or one a block, where 1 is a block without a gate.
-        sparsity_loss_coef (`float`): weight of the loss that draws the share there.
+        sparsity_loss_coef (`float`): weight, above 0, of the loss that draws the share there.
         sparsity_schedule (`float`): share of the training over which it is brought down from 1.
         use_cache (`bool`): return a cache outside training where the call does not say and has no labels.
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
