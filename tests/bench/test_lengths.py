@@ -67,13 +67,13 @@ def mamba2():
 
 def test_documents_end_with_their_eos_and_are_cut():
     tokens = np.array([5, 6, EOS, 7, EOS, 8, 9, 10, 11, EOS, 12, 13, 14, 15])
-    assert [part.tolist() for part in split_documents(tokens)] == [
+    assert [part.tolist() for part in split_documents(tokens, EOS)] == [
         [5, 6, EOS], [7, EOS], [8, 9, 10, 11, EOS], [12, 13, 14, 15],
     ]  # fmt: skip
-    assert [part.tolist() for part in long_documents(tokens, 3, 9)] == [[8, 9, 10, 11], [12, 13, 14, 15]]
-    assert [part.tolist() for part in long_documents(tokens, 3, 1)] == [[8, 9, 10, 11]]
-    assert [part.tolist() for part in long_documents(tokens, 4, 9)] == [[8, 9, 10, 11, EOS]]
-    assert long_documents(tokens, 5, 9) == []
+    assert [part.tolist() for part in long_documents(tokens, EOS, 3, 9)] == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert [part.tolist() for part in long_documents(tokens, EOS, 3, 1)] == [[8, 9, 10, 11]]
+    assert [part.tolist() for part in long_documents(tokens, EOS, 4, 9)] == [[8, 9, 10, 11, EOS]]
+    assert long_documents(tokens, EOS, 5, 9) == []
 
 
 @pytest.mark.parametrize(

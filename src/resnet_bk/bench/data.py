@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -22,10 +22,11 @@ from resnet_bk.data import (
     load_corpus,
     token_cache,
 )
-from resnet_bk.data.tokenizer import tokenizer_fingerprint
+from resnet_bk.data.saved_tokenizer import saved_tokenizer
+from resnet_bk.data.tokenizer import KINDS, tokenizer_fingerprint
 from resnet_bk.training.progress import counter
 
-# Of every tokenizer of resnet_bk.data. A document starts where the one before ended: `<eos>` is also the beginning.
+# Of every tokenizer that is trained here, for models of which the tokenizer is not asked; else `special_ids`.
 SPECIAL_IDS: dict[str, int | None] = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
 
 
@@ -79,7 +80,7 @@ class Prepared:
     @cached_property
     def document_tokens(self) -> list[int]:
         """Tokens predicted in each document of the validation split."""
-        return document_tokens(self.validation.tokens, cast(int, SPECIAL_IDS["eos_token_id"]))
+        return document_tokens(self.validation.tokens, self.tokenizer.eos_token_id)
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the text, of the tokenizer and of the tokens."""
@@ -112,14 +113,22 @@ def split_tokens(prepared: Prepared, name: str) -> TokenCache:
         return token_cache(prepared.corpus, name, prepared.tokenizer, cache_dir=prepared.cache_dir, progress=progress)
 
 
-def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
-    """Tokenizer and tokens, from the cache or made now.
+def protocol_tokenizer(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Any:
+    """The tokenizer of a protocol: trained on the corpus, or one that exists.
 
     Raises:
-        ValueError: text that cannot be read, or too little of it for one batch.
+        ValueError: text that cannot be read, no such tokenizer, or one of more words than the protocol's.
     """
+    if protocol.tokenizer not in KINDS:
+        tokenizer = saved_tokenizer(protocol.tokenizer)
+        if len(tokenizer) > protocol.vocab_size:
+            raise ValueError(
+                f"tokenizer {protocol.tokenizer!r}: has {len(tokenizer):,} words, more than "
+                f"vocab_size={protocol.vocab_size}; set vocab_size={len(tokenizer)}"
+            )
+        return tokenizer
     with counter(f"vocabulary of {corpus.name}, characters") as progress:
-        tokenizer = cached_tokenizer(
+        return cached_tokenizer(
             corpus,
             kind=protocol.tokenizer,
             vocab_size=protocol.vocab_size,
@@ -127,6 +136,15 @@ def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
             cache_dir=cache_dir,
             progress=progress,
         )
+
+
+def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
+    """Tokenizer and tokens, from the cache or made now.
+
+    Raises:
+        ValueError: text that cannot be read, or too little of it for one batch.
+    """
+    tokenizer = protocol_tokenizer(protocol, corpus, cache_dir)
     caches = {}
     for split, limit in (("train", protocol.data_limit), ("validation", None)):
         with counter(f"tokens of {corpus.name}, {split}") as progress:

@@ -7,7 +7,8 @@ from transformers import TextStreamer, set_seed
 
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.inspect_model import longest_text
-from resnet_bk.bench.run import load_model, load_tokenizer
+from resnet_bk.bench.run import load_model
+from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
 from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state
 
@@ -42,7 +43,7 @@ def stream_text(
     """
     model = load_model(folder / "model").to(training_device(device)).eval()
     exit_early(model, early_exit)
-    tokenizer = load_tokenizer(folder / "model")
+    tokenizer = read_tokenizer(str(folder / "model"), local=True)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     longest = longest_text(model)
     if longest is not None and len(ids) + max_new_tokens > longest:
@@ -59,7 +60,7 @@ def stream_text(
         torch.tensor([ids], device=model.device),
         attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
         max_new_tokens=max_new_tokens,
-        suppress_tokens=[tokenizer.unk_token_id, tokenizer.pad_token_id],
+        suppress_tokens=never_written(tokenizer) or None,
         streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
         # Some models ask their cache how long it is, which without a layer of attention it cannot say.
         **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),

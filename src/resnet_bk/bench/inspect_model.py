@@ -12,10 +12,11 @@ from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.peers import KNOWN, build_model, config_template, is_causal_lm, resolve_configs, sized
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
-from resnet_bk.bench.run import evaluate_overlapping, load_model, load_tokenizer, split_batches
+from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.data.corpus import WHOLE
+from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training import Evaluation, evaluate, training_device
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import counter
@@ -162,7 +163,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
         )
     model = load_model(folder / "model").to(run_device(protocol, device))
     result = read_json(folder / "result.json")
-    tokenizer = load_tokenizer(folder / "model")
+    tokenizer = read_tokenizer(str(folder / "model"), local=True)
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)

@@ -15,11 +15,12 @@ from transformers import PreTrainedConfig
 from resnet_bk.bench.data import default_cache_dir, open_corpus
 from resnet_bk.bench.inspect_model import longest_text
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.run import config_dict, load_tokenizer
+from resnet_bk.bench.run import config_dict
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
 from resnet_bk.data import token_cache
+from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training.carried import ConstantStates, constant_state
 from resnet_bk.training.mode import evaluation_mode
 
@@ -123,7 +124,7 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     if folder is not None and (folder / "run.json").exists():
         try:
             protocol = check_protocol(read_run(folder)["protocol"], str(folder))
-            tokenizer = load_tokenizer(folder / "model")
+            tokenizer = read_tokenizer(str(folder / "model"), local=True)
             corpus = open_corpus(protocol, ("validation",))
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
             rows = min(ROWS, len(tokens) // length)

@@ -4,19 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
 from resnet_bk.bench.audit.target import audit_target, only_config
-from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer
 from resnet_bk.bench.inspect_model import check_same_text
 from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
-from resnet_bk.bench.run import load_model, load_tokenizer
+from resnet_bk.bench.run import load_model
 from resnet_bk.bench.run_folder import read_run
-from resnet_bk.data import Corpus, TokenCache, cached_tokenizer, token_cache
+from resnet_bk.data import Corpus, TokenCache, token_cache
+from resnet_bk.data.saved_tokenizer import holds_tokenizer, read_tokenizer, special_ids
 from resnet_bk.training.progress import counter
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         changes = {} if data is None else {"dataset": data}
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")
-        tokenizer = load_tokenizer(path / "model")
+        tokenizer = read_tokenizer(str(path / "model"), local=True)
         corpus = open_corpus(protocol)
         if data is None:
             check_same_text(path, record, corpus, "validation")
@@ -78,11 +77,13 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         return _with_text(name, config, None, protocol, _rate(protocol), None)
     if name in protocol.models or name in KNOWN or is_causal_lm(name):
         return _named(name, protocol)
-    # Without files transformers may make an empty tokenizer of the right kind up.
-    if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):
+    if path.is_dir() and not holds_tokenizer(path):
         raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
     model = audit_target(name, protocol)
-    tokenizer = _saved_tokenizer(name, local=path.exists())
+    try:
+        tokenizer = read_tokenizer(name, local=path.exists())
+    except ValueError as error:
+        raise ValueError(f"--leak-cost: {error}") from error
     return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
 
 
@@ -96,8 +97,8 @@ def _named(name: str, protocol: Protocol) -> LeakSetup:
     protocol = protocol.model_copy(update={"models": wanted})
     rate = entry.learning_rate or _rate(protocol)
     corpus = open_corpus(protocol)
-    tokenizer = _word_tokenizer(corpus, protocol)
-    config = resolve_configs(protocol, len(tokenizer), SPECIAL_IDS)[name]
+    tokenizer = protocol_tokenizer(protocol, corpus, default_cache_dir())
+    config = resolve_configs(protocol, len(tokenizer), special_ids(tokenizer))[name]
     return _with_text(name, config, None, protocol, rate, tokenizer, corpus)
 
 
@@ -111,7 +112,7 @@ def _with_text(
     corpus: Corpus | None = None,
 ) -> LeakSetup:
     corpus = open_corpus(protocol) if corpus is None else corpus
-    tokenizer = _word_tokenizer(corpus, protocol) if tokenizer is None else tokenizer
+    tokenizer = protocol_tokenizer(protocol, corpus, default_cache_dir()) if tokenizer is None else tokenizer
     text_config = config.get_text_config()
     if len(tokenizer) > text_config.vocab_size:
         raise ValueError(
@@ -130,31 +131,7 @@ def _with_text(
     return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, caches["train"], caches["validation"])
 
 
-def _saved_tokenizer(name: str, local: bool) -> Any:
-    """The tokenizer of a folder, or of a model of the hub: from its cache if it is there."""
-    try:
-        try:
-            return AutoTokenizer.from_pretrained(name, local_files_only=True)
-        except Exception:
-            if local:
-                raise
-            return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # transformers has many ways to fail here
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"--leak-cost: the tokenizer of {name} cannot be read ({reason}); save it again") from error
-
-
 def _rate(protocol: Protocol) -> float:
     """The peak rate of the protocol's first model; of a grid the one in the middle."""
     rates = sorted(protocol.rates(next(iter(protocol.models))))
     return rates[len(rates) // 2]
-
-
-def _word_tokenizer(corpus: Corpus, protocol: Protocol) -> PreTrainedTokenizerFast:
-    return cached_tokenizer(
-        corpus,
-        kind=protocol.tokenizer,
-        vocab_size=protocol.vocab_size,
-        pre_tokenizer=protocol.pre_tokenizer,
-        cache_dir=default_cache_dir(),
-    )

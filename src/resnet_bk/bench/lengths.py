@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
 from resnet_bk.bench.peers import may_carry
@@ -92,9 +91,10 @@ def length_profiles(
             raise ValueError(
                 f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
             )
-    texts = long_documents(first.tokens.tokens, tokens, documents)
+    end = first.model.config.eos_token_id
+    texts = long_documents(first.tokens.tokens, end, tokens, documents)
     if not texts:
-        longest = max(len(text) for text in split_documents(first.tokens.tokens)) - 1
+        longest = max(len(text) for text in split_documents(first.tokens.tokens, end)) - 1
         raise ValueError(
             f"--tokens {tokens}: no document of {first.corpus.name}, {split}, is that long; the longest predicts "
             f"{longest:,}. Take at most that, or other text with --data"
@@ -194,15 +194,15 @@ def what_it_carries(config: Any) -> str:
     return "a state" if may_carry(config) else "keys and values"
 
 
-def split_documents(tokens: np.ndarray) -> list[np.ndarray]:
-    """The documents of a split, each with the `<eos>` that ends it."""
-    ends = np.flatnonzero(tokens == SPECIAL_IDS["eos_token_id"]) + 1
+def split_documents(tokens: np.ndarray, end: int) -> list[np.ndarray]:
+    """The documents of a split, each with the token `end` that ends it."""
+    ends = np.flatnonzero(tokens == end) + 1
     return [part for part in np.split(tokens, ends) if len(part)]
 
 
-def long_documents(tokens: np.ndarray, length: int, count: int) -> list[np.ndarray]:
+def long_documents(tokens: np.ndarray, end: int, length: int, count: int) -> list[np.ndarray]:
     """The first `count` documents that predict `length` tokens or more, cut to that: length + 1 tokens each."""
-    return [part[: length + 1] for part in split_documents(tokens) if len(part) > length][:count]
+    return [part[: length + 1] for part in split_documents(tokens, end) if len(part) > length][:count]
 
 
 def place_borders(segment: int, tokens: int) -> list[tuple[int, int]]:

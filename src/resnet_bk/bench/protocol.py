@@ -33,6 +33,9 @@ NOT_OF_A_RUN = (
 # still be resumed or skipped.
 ADDED_LATER = ("optimizer", "head", "carry_reset")
 
+# Tokenizers that are trained on the text, `resnet_bk.data.tokenizer.KINDS`: slow to import, so a test compares.
+TRAINED = ("word", "bpe")
+
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -79,9 +82,10 @@ class Protocol(_Strict):
         dataset: a corpus of `resnet_bk.data.load_corpus`: "embedded", a name on the hub, or a local path.
         data_limit: tokens of the training split on which models and n-grams are trained; null for all. The vocabulary
             is of the whole split.
-        tokenizer: "word" or "bpe".
+        tokenizer: "word" or "bpe", trained on the text; or one that exists: a folder that its `save_pretrained` wrote,
+            or owner/name on the hub.
         pre_tokenizer: "words" (words and punctuation marks apart) or "whitespace".
-        vocab_size: words of the vocabulary at most, special tokens included.
+        vocab_size: words of the vocabulary at most, special tokens included; a tokenizer that exists may not have more.
         sequence_length: tokens of a segment.
         batch_size: segments of a step.
         epochs: passes over the training tokens.
@@ -113,7 +117,7 @@ class Protocol(_Strict):
     description: str = ""
     dataset: Annotated[str, Field(min_length=1)]
     data_limit: Count | None = None
-    tokenizer: Literal["word", "bpe"] = "word"
+    tokenizer: Annotated[str, Field(min_length=1)] = "word"
     pre_tokenizer: Literal["words", "whitespace"] = "words"
     vocab_size: Annotated[int, Field(ge=4)] = 30000  # three special tokens and a word
     sequence_length: Annotated[int, Field(ge=2)] = 128
@@ -386,6 +390,11 @@ def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:
         above = heads * math.ceil(size / heads)
         problems.append(
             f"hidden_size={size}: must be divisible by num_heads={heads}; take {above}, or change num_heads"
+        )
+    if right("tokenizer", "pre_tokenizer") and value("tokenizer") not in TRAINED and value("pre_tokenizer") != "words":
+        problems.append(
+            f"pre_tokenizer={value('pre_tokenizer')}: not read where tokenizer={value('tokenizer')} exists already; "
+            "set pre_tokenizer=words, its default"
         )
     if right("steps", "warmup_steps") and None not in (value("steps"), value("warmup_steps")):
         steps, warmup = value("steps"), value("warmup_steps")

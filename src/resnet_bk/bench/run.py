@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from resnet_bk.bench.audit import Audit, audit_causality
@@ -21,6 +21,7 @@ from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, read_json, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenCache, TokenStream, held_out_batches, overlapping_batches
+from resnet_bk.data.saved_tokenizer import never_written
 from resnet_bk.training import (
     Evaluation,
     NonFiniteLossError,
@@ -119,8 +120,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
 
     disable_progress_bar()  # of transformers, which would draw into ours
     if model.can_generate():
-        # A tool that drops special tokens from what it shows would drop words without a trace.
-        model.generation_config.suppress_tokens = [prepared.tokenizer.unk_token_id, prepared.tokenizer.pad_token_id]
+        model.generation_config.suppress_tokens = never_written(prepared.tokenizer) or None
     model.save_pretrained(run.folder / "model")
     prepared.tokenizer.save_pretrained(run.folder / "model")
     course = [*trained.validation_log, {"step": trained.steps, "seconds": trained.seconds}]
@@ -279,21 +279,6 @@ def load_model(folder: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
-        ) from error
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer that was saved with a trained model.
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # a damaged file is a bare Exception of `tokenizers`
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the tokenizer in {folder} cannot be read ({reason}); restore it, or train again with another --out"
         ) from error
 
 

@@ -34,6 +34,7 @@ from resnet_bk.bench.run_folder import (
     write_protocol,
 )
 from resnet_bk.data import TokenStream
+from resnet_bk.data.saved_tokenizer import special_ids
 from resnet_bk.training import NonFiniteLossError, training_device
 from resnet_bk.training.carried import cache_problem
 
@@ -84,7 +85,7 @@ def bench(
     read_ngrams(out, prepared.summary())  # can they be read?
     if report:
         check_results(out)
-    configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+    configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer))
     check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data.corpus import Corpus, Piece
 from resnet_bk.data.storage import cached_folder
-from resnet_bk.data.tokenizer import tokenizer_fingerprint
+from resnet_bk.data.tokenizer import reads_pieces, tokenizer_fingerprint
 
 BATCH_CHARACTERS = 1 << 19
 BATCH_PIECES = 1024
@@ -57,8 +57,9 @@ def token_cache(
 ) -> TokenCache:
     """Tokens of a split, from the cache under cache_dir or built into it.
 
-    Memory is bounded by the batches encoded at a time, whatever the size of the corpus or of a document. The cache is
-    keyed by the content of corpus and tokenizer, the split and the limit; a damaged one is built again.
+    Memory is bounded by the batches encoded at a time, whatever the size of the corpus or of a document (by the largest
+    document where the tokenizer was not trained here). The cache is keyed by the content of corpus and tokenizer, the
+    split and the limit; a damaged one is built again.
 
     limit: only the first `limit` tokens of the split, `<eos>` included; None for all.
     progress: called with the number of tokens so far while the cache is built; never called if it exists.
@@ -70,7 +71,8 @@ def token_cache(
         raise ValueError(f"data_limit {limit!r} must be a positive number of tokens, or none for the whole split")
     if tokenizer.eos_token_id is None:
         raise ValueError("tokenizer has no eos_token, which ends each document; set tokenizer.eos_token")
-    pieces = corpus.pieces(split)  # a missing split is named before anything is written
+    # A missing split is named before anything is written.
+    pieces = corpus.pieces(split) if reads_pieces(tokenizer) else corpus.whole_documents(split)
     key = json.dumps(["tokens-2", corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
 
     def build(folder: Path) -> None:

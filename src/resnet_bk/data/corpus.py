@@ -72,6 +72,11 @@ class Corpus:
                 f"give more documents, or name the files of each split ({', '.join(SPLITS)}) yourself"
             )
 
+    def whole_documents(self, split: str) -> Iterator[Piece]:
+        """The same with every document in one piece. Raises ValueError as `pieces` does."""
+        pieces = self.pieces(split)
+        return ((text, True) for text in _join(pieces))
+
     def documents(self, split: str) -> Iterator[str]:
         """Start a pass over the whole documents of a split. Raises ValueError as `pieces` does."""
         return _join(self.pieces(split))

@@ -26,6 +26,18 @@ WORDS = r"\w+|[^\w\s]"
 # A token of "whitespace" in BPE keeps the space before it, so that text comes back byte by byte.
 SPACED = r" ?\S+|\s+"
 
+SPLITS: dict[tuple[str, str], Any] = {
+    ("word", "words"): pre_tokenizers.Split(Regex(WORDS), "removed", invert=True),
+    ("word", "whitespace"): pre_tokenizers.WhitespaceSplit(),
+    ("bpe", "words"): pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ("bpe", "whitespace"): pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPACED), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+
 # Reading "words" back: these spaces go. A space before a token depends on that token and on those before it alone,
 # never on what follows, so that text streamed token by token only ever grows.
 JOINED = [
@@ -63,8 +75,7 @@ def train_tokenizer(
         trainer = trainers.WordLevelTrainer(
             vocab_size=vocab_size, special_tokens=SPECIAL_TOKENS, show_progress=False, min_frequency=1
         )
-        if pre_tokenizer == "words":
-            tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
+        if pre_tokenizer == "words":  # without a decoder tokens are joined by spaces
             tokenizer.decoder = decoders.Sequence(
                 [
                     decoders.Replace(Regex(r"^(?=.)"), " "),
@@ -73,8 +84,6 @@ def train_tokenizer(
                     decoders.Strip(" ", 1, 0),
                 ]
             )
-        else:  # without a decoder tokens are joined by spaces
-            tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     else:
         tokenizer = Tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -83,17 +92,8 @@ def train_tokenizer(
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         )
-        tokenizer.pre_tokenizer = (
-            pre_tokenizers.ByteLevel(add_prefix_space=False)
-            if pre_tokenizer == "words"
-            else pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Split(Regex(SPACED), "isolated"),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-                ]
-            )
-        )
         tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.pre_tokenizer = SPLITS[kind, pre_tokenizer]
     # A special token that stands in the text is no word of it: as one it would have two places in the vocabulary.
     tokenizer.train_from_iterator((SPECIAL.sub(" ", text) for text in documents), trainer)
     return _wrap(tokenizer)
@@ -143,6 +143,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
         content.pop(key)
     content["end"] = tokenizer.eos_token_id
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def reads_pieces(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether no token of it reaches across the places where documents are cut into pieces (`resnet_bk.data.corpus`):
+    those that are trained here."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    ours = [json.loads(split.__getstate__()) for split in SPLITS.values()]
+    return content["normalizer"] is None and content["pre_tokenizer"] in ours
 
 
 def _load(folder: Path) -> PreTrainedTokenizerFast | None:

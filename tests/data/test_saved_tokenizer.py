@@ -1,0 +1,81 @@
+"""Tokenizers that exist already."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from resnet_bk.bench.protocol import TRAINED
+from resnet_bk.data import Corpus, corpus, token_cache, train_tokenizer
+from resnet_bk.data.saved_tokenizer import never_written, saved_tokenizer, special_ids
+from resnet_bk.data.tokenizer import KINDS, reads_pieces
+from tests.data.conftest import make_documents
+
+END = "<|endoftext|>"
+
+
+def like_gpt2() -> PreTrainedTokenizerFast:
+    """Pieces of words, and one special token, which is neither padding nor an unknown word."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+    made.train_from_iterator(make_documents(60, 7), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
+
+
+def like_llama() -> PreTrainedTokenizerFast:
+    """Pieces of whole texts, which begin with a space of their own, and where a token may reach across a space."""
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("_"), normalizers.Replace(" ", "_")])
+    trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    made.train_from_iterator(make_documents(60, 7), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("make", [like_gpt2, like_llama])
+def test_tokens_are_those_of_whole_documents(
+    make, small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make().save_pretrained(tmp_path / "saved")
+    tokenizer = saved_tokenizer(str(tmp_path / "saved"))
+    expected = []
+    for text in small_corpus.documents("validation"):
+        expected += [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    monkeypatch.setattr(corpus, "PIECE_CHARACTERS", 17)
+    assert token_cache(small_corpus, "validation", tokenizer, cache_dir=tmp_path).tokens.tolist() == expected
+
+
+def test_special_tokens() -> None:
+    gpt2, llama, ours = like_gpt2(), like_llama(), train_tokenizer(["a b"])
+    assert special_ids(gpt2) == {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    assert special_ids(llama) == {"pad_token_id": 2, "bos_token_id": 2, "eos_token_id": 2}
+    assert special_ids(ours) == {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
+    assert [never_written(tokenizer) for tokenizer in (gpt2, llama, ours)] == [[], [0], [0, 2]]
+
+
+def test_which_tokenizers_read_documents_in_pieces() -> None:
+    for kind in KINDS:
+        for split in ("words", "whitespace"):
+            assert reads_pieces(train_tokenizer(["a b"], kind=kind, vocab_size=260, pre_tokenizer=split))
+    assert not reads_pieces(like_llama())
+    assert TRAINED == KINDS
+
+
+def test_what_is_no_tokenizer(tmp_path: Path) -> None:
+    for name in ("bep", "no/such/folder", "owner/name:config", str(tmp_path / "missing")):
+        with pytest.raises(
+            ValueError, match=r"is neither word nor bpe, nor a folder with .*; save one with its save_p"
+        ):
+            saved_tokenizer(name)
+    with pytest.raises(ValueError, match=r"the folder holds no tokenizer; save one there"):
+        saved_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read .*; save it again"):
+        saved_tokenizer(str(tmp_path))
+    endless = like_gpt2()
+    endless.eos_token = None
+    endless.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no eos_token, which ends every document; set tokenizer.eos_token"):
+        saved_tokenizer(str(tmp_path))
