@@ -63,6 +63,29 @@ def test_weights_of_any_size_give_finite_results(inner, scale):
 
 
 @pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_no_gradient_from_later_tokens(inner):
+    model, seen = build(inner), []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output))
+    logits = model(ids(2, 19)).logits
+    for position in (0, 9, 17):
+        weight = torch.randn(V, dtype=torch.float64, generator=torch.Generator().manual_seed(position))
+        (gradient,) = torch.autograd.grad((logits[:, position] @ weight).sum(), seen[0], retain_graph=True)
+        assert not gradient[:, position + 1 :].any()
+        assert gradient[:, position].any()
+
+
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_two_runs_are_bitwise_the_same(inner):
+    words, found = ids(2, 40), []
+    for _ in range(2):
+        model = build(inner).float().train()
+        loss = causal_lm_loss(model, words, words.roll(-1, 1), "fused").value
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
 def test_float32_agrees_with_float64_and_training_with_evaluation(inner):
     # Two layers and a chain that remembers tens of tokens: float32 keeps 5 digits of the largest logarithm.
     model, words = build(inner), ids(2, 40)
