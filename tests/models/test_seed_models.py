@@ -167,16 +167,40 @@ def test_trains_like_any_other(name):
         assert torch.equal(first.grad, second.grad), key
 
 
-def test_float32_and_bfloat16_agree_with_float64():
+@every_config
+def test_float32_and_bfloat16_agree_with_float64(name):
     ids = tokens(2, 20)
-    expected = build("surface", dtype=torch.float64)(ids).logits
+    expected = build(name, dtype=torch.float64)(ids).logits
     # float32 rounds by 6e-8, over two layers of sums of 16 to 32 products.
-    assert_close(build("surface")(ids).logits.double(), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    assert_close(build(name)(ids).logits.double(), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = build("surface").train()(ids, labels=ids).loss
+        loss = build(name).train()(ids, labels=ids).loss
     loss.backward()
     assert torch.isfinite(loss)
-    assert torch.isfinite(build("surface").to(torch.bfloat16)(ids).logits).all()
+    assert torch.isfinite(build(name).to(torch.bfloat16)(ids).logits).all()
+
+
+@every_config
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_inputs_of_any_size_give_finite_results(name, scale):
+    model, ids = build(name).train(), tokens(2, 20)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(scale)
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@every_config
+def test_two_runs_are_bitwise_the_same(name):
+    ids, found = tokens(2, 24), []
+    for _ in range(2):
+        model = build(name).train()
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        found.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
 
 
 @every_config
