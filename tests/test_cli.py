@@ -322,7 +322,7 @@ def test_a_model_without_its_tokenizer(finished, tmp_path, content):
     if content:
         (run / "model" / "tokenizer.json").write_text(content)
     for command in (["eval", run], ["generate", run, "--prompt", "x"], ["audit", run, "--leak-cost"]):
-        assert_bad_call(call(*command), f"the tokenizer of {run / 'model'} cannot be read", "save it again")
+        assert_bad_call(call(*command), f"the tokenizer in {run / 'model'} cannot be read", "restore it")
 
 
 def test_out_of_another_protocol(finished, home):

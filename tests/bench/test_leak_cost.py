@@ -173,7 +173,7 @@ def test_a_model_of_the_hub_brings_its_tokenizer(protocol, monkeypatch, cached):
 
     model = AutoModelForCausalLM.from_config(fresh.config)
     monkeypatch.setattr("resnet_bk.bench.leak_setup.audit_target", lambda name, protocol: model)
-    monkeypatch.setattr("resnet_bk.data.saved_tokenizer.AutoTokenizer.from_pretrained", load)
+    monkeypatch.setattr("resnet_bk.bench.leak_setup.AutoTokenizer.from_pretrained", load)
     assert leak_setup("somebody/something", protocol).model is model
     assert calls == ([True] if cached else [True, False])
 

@@ -1,4 +1,4 @@
-"""A benchmark whose tokenizer exists already: without `<unk>`, and with one special token for everything."""
+"""A benchmark whose tokenizer exists already: one special token for everything, as that of GPT-2 has."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_from_training_to_generation(run, text, tmp_path, monkeypatch):
     assert results["data"]["bucket_names"][0] == "0-9"
     for found in results["runs"]:
         assert (found["audit"], found["unk_rate"]) == ("causal", 0.0)
-        assert [found["config"][f"{name}_token_id"] for name in ("pad", "bos", "eos")] == [0, 0, 0]
+        assert [found["config"][f"{name}_token_id"] for name in ("pad", "bos", "eos")] == [None, 0, 0]
         folder = tmp_path / "out" / found["model_name"] / "seed-42"
         assert load_model(folder / "model").generation_config.suppress_tokens is None
         assert evaluate_run(folder, "validation", None)["perplexity"] == pytest.approx(found["held_out_perplexity"])
@@ -28,6 +28,27 @@ def test_from_training_to_generation(run, text, tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
         assert done.stdout.startswith("w1 w")
     lengths = call("lengths", tmp_path / "out" / "gpt2" / "seed-42", "--tokens", 20, "--documents", 2, "--json")
+    assert lengths.exit_code == 0, lengths.output
+    # It may be moved, and not changed.
+    saved.rename(tmp_path / "moved")
+    _, lines = run(tokenizer=str(tmp_path / "moved"), vocab_size=400)
+    assert sum("finished" in line for line in lines) == 2
+    tokenizer.add_tokens(["w1"])
+    tokenizer.save_pretrained(saved)
+    with pytest.raises(ValueError, match=r"made with other train_tokens and .* and vocab_size of the same text"):
+        run(tokenizer=str(saved), vocab_size=400)
+
+
+def test_a_pointer_on_a_language_model_is_read_by_length(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_BK_CACHE", str(tmp_path / "cache"))
+    pointed = {"transformers": "resnet_bk_pointer", "learning_rate": 1e-2, "carry_state": True}
+    models = {
+        "resnet-bk": {"learning_rate": 1e-2},
+        "llama-pointer": pointed | {"config": {"language_model": {"model_type": "llama"}}},
+    }
+    run(models=models, only=["llama-pointer"])
+    folder = tmp_path / "out" / "llama-pointer" / "seed-42"
+    lengths = call("lengths", folder, "--tokens", 20, "--documents", 2, "--json")
     assert lengths.exit_code == 0, lengths.output
 
 

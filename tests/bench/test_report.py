@@ -253,6 +253,13 @@ def test_seeds_and_paired_tests() -> None:
     assert "Over documents" not in page.text
 
 
+def test_how_words_are_split_is_no_setting_of_a_tokenizer_that_exists() -> None:
+    results = sample_results()
+    assert "Split into" in render(results).text
+    results["protocol"]["tokenizer"] = "a/folder"
+    assert "Split into" not in render(results).text
+
+
 def test_the_bootstrap_over_documents() -> None:
     results = sample_results()
     counts = [100, 200, 300] * 10

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.bench.protocol import TRAINED
 from resnet_bk.data import Corpus, corpus, token_cache, train_tokenizer
-from resnet_bk.data.saved_tokenizer import never_written, saved_tokenizer, special_ids
+from resnet_bk.data.saved_tokenizer import never_written, saved_tokenizer, special_ids, unknown_id
 from resnet_bk.data.tokenizer import KINDS, reads_pieces
 from tests.data.conftest import make_documents
 
@@ -16,13 +16,13 @@ END = "<|endoftext|>"
 
 
 def like_gpt2() -> PreTrainedTokenizerFast:
-    """Pieces of words, and one special token, which is neither padding nor an unknown word."""
+    """Pieces of words, and one special token, which is said to be that of unknown words too."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
     made.train_from_iterator(make_documents(60, 7), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token=END, bos_token=END, eos_token=END)
 
 
 def like_llama() -> PreTrainedTokenizerFast:
@@ -49,10 +49,13 @@ def test_tokens_are_those_of_whole_documents(
 
 def test_special_tokens() -> None:
     gpt2, llama, ours = like_gpt2(), like_llama(), train_tokenizer(["a b"])
-    assert special_ids(gpt2) == {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
-    assert special_ids(llama) == {"pad_token_id": 2, "bos_token_id": 2, "eos_token_id": 2}
+    assert special_ids(gpt2) == {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 0}
+    assert special_ids(llama) == {"pad_token_id": None, "bos_token_id": 2, "eos_token_id": 2}
     assert special_ids(ours) == {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
-    assert [never_written(tokenizer) for tokenizer in (gpt2, llama, ours)] == [[], [0], [0, 2]]
+    gpt2.pad_token = END  # as many do; to Llama padding has no input embedding
+    assert special_ids(gpt2)["pad_token_id"] is None
+    assert [never_written(tokenizer) for tokenizer in (gpt2, llama, ours)] == [[], [0, 1], [0, 2]]
+    assert [unknown_id(tokenizer) for tokenizer in (gpt2, llama, ours)] == [None, 0, 0]
 
 
 def test_which_tokenizers_read_documents_in_pieces() -> None:
@@ -60,22 +63,23 @@ def test_which_tokenizers_read_documents_in_pieces() -> None:
         for split in ("words", "whitespace"):
             assert reads_pieces(train_tokenizer(["a b"], kind=kind, vocab_size=260, pre_tokenizer=split))
     assert not reads_pieces(like_llama())
+    assert not reads_pieces(like_gpt2())  # by its special tokens
     assert TRAINED == KINDS
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:
-    for name in ("bep", "no/such/folder", "owner/name:config", str(tmp_path / "missing")):
-        with pytest.raises(
-            ValueError, match=r"is neither word nor bpe, nor a folder with .*; save one with its save_p"
-        ):
+    for name in ("bep", "no/such/folder", str(tmp_path)):
+        with pytest.raises(ValueError, match=r"is neither word nor bpe, nor a folder with a tokenizer.json; save one"):
             saved_tokenizer(name)
-    with pytest.raises(ValueError, match=r"the folder holds no tokenizer; save one there"):
-        saved_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read .*; save it again"):
+    with pytest.raises(ValueError, match=r"the tokenizer in .* cannot be read .*; restore it, or save it again"):
         saved_tokenizer(str(tmp_path))
     endless = like_gpt2()
     endless.eos_token = None
     endless.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has no eos_token, which ends every document; set tokenizer.eos_token"):
+        saved_tokenizer(str(tmp_path))
+    holes = Tokenizer(models.WordLevel({"a": 0, "</s>": 70_000}, unk_token="a"))
+    PreTrainedTokenizerFast(tokenizer_object=holes, eos_token="</s>").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has 2 words and ids up to 70000, for which a model .* number them anew"):
         saved_tokenizer(str(tmp_path))

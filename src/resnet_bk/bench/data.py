@@ -22,7 +22,7 @@ from resnet_bk.data import (
     load_corpus,
     token_cache,
 )
-from resnet_bk.data.saved_tokenizer import saved_tokenizer
+from resnet_bk.data.saved_tokenizer import saved_tokenizer, unknown_id
 from resnet_bk.data.tokenizer import KINDS, tokenizer_fingerprint
 from resnet_bk.training.progress import counter
 
@@ -113,7 +113,7 @@ def split_tokens(prepared: Prepared, name: str) -> TokenCache:
         return token_cache(prepared.corpus, name, prepared.tokenizer, cache_dir=prepared.cache_dir, progress=progress)
 
 
-def protocol_tokenizer(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Any:
+def protocol_tokenizer(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a protocol: trained on the corpus, or one that exists.
 
     Raises:
@@ -151,5 +151,5 @@ def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
             caches[split] = token_cache(corpus, split, tokenizer, cache_dir=cache_dir, limit=limit, progress=progress)
     TokenStream(caches["train"].tokens, protocol.batch_size, protocol.sequence_length)  # is there enough for a batch?
     held_out_batches(caches["validation"].tokens, protocol.batch_size, protocol.sequence_length)
-    buckets, names = frequency_buckets(caches["train"].tokens, len(tokenizer), tokenizer.unk_token_id)
+    buckets, names = frequency_buckets(caches["train"].tokens, len(tokenizer), unknown_id(tokenizer))
     return Prepared(corpus, tokenizer, cache_dir, caches["train"], caches["validation"], buckets, names)

@@ -43,7 +43,7 @@ def stream_text(
     """
     model = load_model(folder / "model").to(training_device(device)).eval()
     exit_early(model, early_exit)
-    tokenizer = read_tokenizer(str(folder / "model"), local=True)
+    tokenizer = read_tokenizer(folder / "model")
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     longest = longest_text(model)
     if longest is not None and len(ids) + max_new_tokens > longest:

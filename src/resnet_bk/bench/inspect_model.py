@@ -104,6 +104,7 @@ class OpenedRun:
         head: the path by which its loss is computed, "fused" or "model".
         corpus: the text.
         tokens: of the split, by the run's tokenizer.
+        end: the token that ends documents.
     """
 
     folder: Path
@@ -114,6 +115,7 @@ class OpenedRun:
     head: Head
     corpus: Corpus
     tokens: TokenCache
+    end: int
 
     @property
     def commits(self) -> list[str]:
@@ -163,12 +165,12 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
         )
     model = load_model(folder / "model").to(run_device(protocol, device))
     result = read_json(folder / "result.json")
-    tokenizer = read_tokenizer(str(folder / "model"), local=True)
+    tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     with counter(f"tokens of {corpus.name}, {split}") as progress:
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
     audit, head = result["audit"], result["head"]
-    return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens)
+    return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
 
 
 def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split: str) -> None:

@@ -124,7 +124,7 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     if folder is not None and (folder / "run.json").exists():
         try:
             protocol = check_protocol(read_run(folder)["protocol"], str(folder))
-            tokenizer = read_tokenizer(str(folder / "model"), local=True)
+            tokenizer = read_tokenizer(folder / "model")
             corpus = open_corpus(protocol, ("validation",))
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
             rows = min(ROWS, len(tokens) // length)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer
 
 from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer
@@ -14,8 +14,10 @@ from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
-from resnet_bk.data.saved_tokenizer import holds_tokenizer, read_tokenizer, special_ids
+from resnet_bk.data.saved_tokenizer import read_tokenizer, special_ids
 from resnet_bk.training.progress import counter
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     """Find the model and read the text.
 
     A run folder brings its tokenizer, text and protocol; a saved model or one of the hub its tokenizer; a name or a
-    configuration gets a word tokenizer of the text, of as many words as it takes.
+    configuration gets the protocol's, trained on the text with as many words as it takes.
 
     Args:
         name: as in `audit_target`.
@@ -62,7 +64,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         changes = {} if data is None else {"dataset": data}
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")
-        tokenizer = read_tokenizer(str(path / "model"), local=True)
+        tokenizer = read_tokenizer(path / "model")
         corpus = open_corpus(protocol)
         if data is None:
             check_same_text(path, record, corpus, "validation")
@@ -77,13 +79,11 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         return _with_text(name, config, None, protocol, _rate(protocol), None)
     if name in protocol.models or name in KNOWN or is_causal_lm(name):
         return _named(name, protocol)
-    if path.is_dir() and not holds_tokenizer(path):
+    # Without files transformers may make an empty tokenizer of the right kind up.
+    if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):
         raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
     model = audit_target(name, protocol)
-    try:
-        tokenizer = read_tokenizer(name, local=path.exists())
-    except ValueError as error:
-        raise ValueError(f"--leak-cost: {error}") from error
+    tokenizer = _saved_tokenizer(name, local=path.exists())
     return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
 
 
@@ -129,6 +129,20 @@ def _with_text(
                 corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress
             )
     return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, caches["train"], caches["validation"])
+
+
+def _saved_tokenizer(name: str, local: bool) -> Any:
+    """The tokenizer of a folder, or of a model of the hub: from its cache if it is there."""
+    try:
+        try:
+            return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        except Exception:
+            if local:
+                raise
+            return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers has many ways to fail here
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--leak-cost: the tokenizer of {name} cannot be read ({reason}); save it again") from error
 
 
 def _rate(protocol: Protocol) -> float:

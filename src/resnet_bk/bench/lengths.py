@@ -91,10 +91,9 @@ def length_profiles(
             raise ValueError(
                 f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
             )
-    end = first.model.config.eos_token_id
-    texts = long_documents(first.tokens.tokens, end, tokens, documents)
+    texts = long_documents(first.tokens.tokens, first.end, tokens, documents)
     if not texts:
-        longest = max(len(text) for text in split_documents(first.tokens.tokens, end)) - 1
+        longest = max(len(text) for text in split_documents(first.tokens.tokens, first.end)) - 1
         raise ValueError(
             f"--tokens {tokens}: no document of {first.corpus.name}, {split}, is that long; the longest predicts "
             f"{longest:,}. Take at most that, or other text with --data"

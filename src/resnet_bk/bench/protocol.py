@@ -82,8 +82,8 @@ class Protocol(_Strict):
         dataset: a corpus of `resnet_bk.data.load_corpus`: "embedded", a name on the hub, or a local path.
         data_limit: tokens of the training split on which models and n-grams are trained; null for all. The vocabulary
             is of the whole split.
-        tokenizer: "word" or "bpe", trained on the text; or one that exists: a folder that its `save_pretrained` wrote,
-            or owner/name on the hub.
+        tokenizer: "word" or "bpe", trained on the text; or one that exists, the folder that its `save_pretrained`
+            wrote.
         pre_tokenizer: "words" (words and punctuation marks apart) or "whitespace".
         vocab_size: words of the vocabulary at most, special tokens included; a tokenizer that exists may not have more.
         sequence_length: tokens of a segment.
@@ -155,7 +155,9 @@ class Protocol(_Strict):
 
     def shared_settings(self) -> dict[str, Any]:
         """What all runs share, by key."""
-        return {key: value for key, value in _as_published(self).items() if key not in NOT_OF_A_RUN}
+        settings = {key: value for key, value in _as_published(self).items() if key not in NOT_OF_A_RUN}
+        # Of a tokenizer that exists the tokens are compared, and not where it lies.
+        return settings if self.tokenizer in TRAINED else settings | {"tokenizer": "saved"}
 
     def run_settings(self, model: str) -> dict[str, Any]:
         """What determines a run of `model` beside its learning rate and seed, as flat keys."""

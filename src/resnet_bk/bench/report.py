@@ -16,7 +16,7 @@ from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.findings import find, rate_sources, reference_model
 from resnet_bk.bench.plot_style import styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
-from resnet_bk.bench.protocol import ModelEntry
+from resnet_bk.bench.protocol import TRAINED, ModelEntry
 from resnet_bk.bench.results_schema import Results, parse_results
 from resnet_bk.bench.run_folder import replace_file
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
@@ -192,8 +192,11 @@ def _epoch_table(models: list[ModelSummary]) -> list[dict[str, Any]]:
 
 
 def _settings(protocol: dict[str, Any]) -> list[tuple[str, str]]:
-    """Label and value of what was set. Where steps say how long the training is, epochs are not read."""
-    unread = () if protocol.get("steps") is None else ("epochs",)
+    """Label and value of what was set. Where steps say how long the training is, epochs are not read, nor how words are
+    split where the tokenizer exists already."""
+    unread = [] if protocol.get("steps") is None else ["epochs"]
+    if protocol.get("tokenizer", TRAINED[0]) not in TRAINED:
+        unread.append("pre_tokenizer")
     given = {key: value for key, value in protocol.items() if value is not None and key not in unread}
     return [(label, _shown(given[key])) for key, label in SETTINGS if key in given]
 

@@ -118,25 +118,31 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
             )
 
 
-def check_same_tokens(out: Path, fingerprints: dict[str, str]) -> None:
+def check_same_tokens(out: Path, fingerprints: dict[str, str], vocab_size: int) -> None:
     """Whether the runs that are in `out` were made with these tokens. Nothing is written.
 
-    Another version of the library that makes the tokenizer may make others of the same text.
+    Another version of the library that makes the tokenizer may make others of the same text, and a tokenizer that
+    exists may have changed.
 
     Args:
         out: the folder.
         fingerprints: of `Prepared`.
+        vocab_size: words of the tokenizer.
 
     Raises:
         ValueError: naming what differs.
     """
     for file in sorted(out.glob("*/**/run.json")):
-        there = read_json(file)["data"]["fingerprints"]
-        different = [key for key in ("train_tokens", "validation_tokens") if there.get(key) != fingerprints[key]]
+        data = read_json(file)["data"]
+        there = data["fingerprints"] | {"vocab_size": data.get("vocab_size", vocab_size)}
+        here = fingerprints | {"vocab_size": vocab_size}
+        kept = ("train_tokens", "validation_tokens", "vocab_size")
+        different = [key for key in kept if there.get(key) != here[key]]
         if different:
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, made with other {' and '.join(different)} of the "
-                "same text (by another version of tokenizers?); give another folder with --out, or remove that one"
+                "same text (by another tokenizer, or another version of tokenizers?); give another folder with --out, "
+                "or remove that one"
             )
 
 

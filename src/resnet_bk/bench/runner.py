@@ -19,7 +19,7 @@ from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_
 from resnet_bk.bench.environment import environment, other_code
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
-from resnet_bk.bench.protocol import Protocol, select_models
+from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
 from resnet_bk.bench.run import add_test, add_views, config_dict, execute, planned_steps
 from resnet_bk.bench.run_folder import (
     Run,
@@ -34,7 +34,7 @@ from resnet_bk.bench.run_folder import (
     write_protocol,
 )
 from resnet_bk.data import TokenStream
-from resnet_bk.data.saved_tokenizer import special_ids
+from resnet_bk.data.saved_tokenizer import saved_tokenizer, special_ids
 from resnet_bk.training import NonFiniteLossError, training_device
 from resnet_bk.training.carried import cache_problem
 
@@ -74,6 +74,8 @@ def bench(
     device = training_device(protocol.device).type
     check_writable(out)
     resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    if protocol.tokenizer not in TRAINED:
+        saved_tokenizer(protocol.tokenizer)  # before large texts are read
     corpus = open_corpus(protocol)
     if test and "test" not in corpus.splits:
         raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}")
@@ -81,7 +83,7 @@ def bench(
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     if test:
         prepared.split("test")  # a split may turn out to be empty
-    check_same_tokens(out, prepared.fingerprints())
+    check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
     read_ngrams(out, prepared.summary())  # can they be read?
     if report:
         check_results(out)
@@ -94,7 +96,7 @@ def bench(
     with locked(out), deterministic():
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, corpus.fingerprint)
-        check_same_tokens(out, prepared.fingerprints())
+        check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
         check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
         write_protocol(protocol, out)
         diverged: list[str] = []

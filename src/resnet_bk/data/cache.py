@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
+from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data.corpus import Corpus, Piece
+from resnet_bk.data.saved_tokenizer import unknown_id
 from resnet_bk.data.storage import cached_folder
 from resnet_bk.data.tokenizer import reads_pieces, tokenizer_fingerprint
 
@@ -94,8 +95,8 @@ def _build(
     backend.no_padding()
     backend.no_truncation()
     # Pieces of words can spell "<eos>" out, where it is text. Words cannot: there "<unk>" stands for a word.
-    backend.encode_special_tokens = isinstance(backend.model, BPE)
-    end, unknown = tokenizer.eos_token_id, tokenizer.unk_token_id
+    backend.encode_special_tokens = not isinstance(backend.model, WordLevel)
+    end, unknown = tokenizer.eos_token_id, unknown_id(tokenizer)
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
     digest = hashlib.sha256()
     totals = {"tokens": 0, "characters": 0, "unknown": 0, "documents": 0}

@@ -3,7 +3,7 @@
 Readers hand documents on in *pieces*, so that one document may be larger than memory. A piece is a pair
 `(text, last)`; `last` is true for the piece that ends its document. Pieces are cut where whitespace follows a
 character that is no whitespace. No pre-tokenizer of this package makes a token across such a place, so the tokens
-of the pieces are exactly the tokens of the whole document.
+of the pieces are exactly the tokens of the whole document. Tokenizers that exist already get whole documents.
 """
 
 import hashlib

@@ -1,81 +1,73 @@
-"""A tokenizer that exists already: in a folder, or on the Hugging Face hub."""
+"""A tokenizer that exists already: the tokenizer.json of a folder, exactly as it is there."""
 
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
-from resnet_bk.data.hub import hub_name
-
-FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+FILE = "tokenizer.json"
 
 
-def saved_tokenizer(name: str) -> Any:
-    """The tokenizer that `name` means.
-
-    Args:
-        name: a folder that `save_pretrained` of a tokenizer wrote, or owner/name on the hub (from its cache if it is
-            there).
+def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
+    """The tokenizer that `save_pretrained` wrote into a folder, to train with.
 
     Raises:
-        ValueError: there is no such folder, or what is there cannot be read, has no end of a text, or is not run by
-            the library tokenizers.
+        ValueError: there is none, it cannot be read, it has nothing that ends a text, or ids beyond its number of
+            words.
     """
-    local = Path(name).is_dir()
-    if not local and (Path(name).exists() or ":" in name or hub_name(name) is None):
+    path = Path(folder).expanduser()
+    if not (path / FILE).exists():
         raise ValueError(
-            f"tokenizer {name!r}: is neither word nor bpe, nor a folder with a saved tokenizer, nor owner/name on the "
-            "hub; save one with its save_pretrained and give the folder"
+            f"tokenizer {folder!r}: is neither word nor bpe, nor a folder with a {FILE}; save one there with the "
+            "tokenizer's save_pretrained"
         )
-    if local and not holds_tokenizer(Path(name)):
-        raise ValueError(f"tokenizer {name!r}: the folder holds no tokenizer; save one there with its save_pretrained")
-    tokenizer = read_tokenizer(name, local=local)
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ValueError(
-            f"tokenizer {name!r}: is a {type(tokenizer).__name__}, which the library tokenizers does not run; take one "
-            "that comes with a tokenizer.json"
-        )
+    tokenizer = read_tokenizer(path)
     if tokenizer.eos_token_id is None:
         raise ValueError(
-            f"tokenizer {name!r}: has no eos_token, which ends every document; set tokenizer.eos_token, and save it"
+            f"tokenizer {folder!r}: has no eos_token, which ends every document; set tokenizer.eos_token, and save it"
+        )
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= len(tokenizer):
+        raise ValueError(
+            f"tokenizer {folder!r}: has {len(tokenizer):,} words and ids up to {highest}, for which a model of as many "
+            "words has no place; number them anew"
         )
     return tokenizer
 
 
-def holds_tokenizer(folder: Path) -> bool:
-    """Whether a folder has files of one. Without, transformers may make an empty tokenizer of the right kind up."""
-    return any((folder / file).exists() for file in FILES)
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a folder by its tokenizer.json.
 
-
-def read_tokenizer(name: str, *, local: bool) -> Any:
-    """The tokenizer of a folder, or of a model of the hub: from its cache if it is there.
+    Not by `AutoTokenizer`, which for some types of models makes another one of the same words.
 
     Raises:
         ValueError: it cannot be read.
     """
     try:
-        try:
-            return AutoTokenizer.from_pretrained(name, local_files_only=True)
-        except Exception:
-            if local:
-                raise
-            return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # transformers has many ways to fail here, and a damaged file is a bare Exception
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # a damaged file is a bare Exception of `tokenizers`
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the tokenizer of {name} cannot be read ({reason}); save it again") from error
+        raise ValueError(
+            f"the tokenizer in {folder} cannot be read ({reason}); restore it, or save it again"
+        ) from error
 
 
-def special_ids(tokenizer: Any) -> dict[str, int | None]:
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
     """Special tokens of a model of this tokenizer.
 
-    A document starts where the one before ended, so that what ends it is also the beginning. Padding, which no training
-    has, is what the tokenizer says, else the end again.
+    A document starts where the one before ended, so that what ends it is also the beginning. No training has padding,
+    and what is padding to a model of `transformers` has no input embedding: never the token that ends documents.
     """
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
-    return {"pad_token_id": end if padding is None else padding, "bos_token_id": end, "eos_token_id": end}
+    return {"pad_token_id": None if padding == end else padding, "bos_token_id": end, "eos_token_id": end}
 
 
-def never_written(tokenizer: Any) -> list[int]:
-    """Tokens that no text has: a tool that drops special tokens from what it shows would drop words without a trace."""
-    special = (tokenizer.unk_token_id, tokenizer.pad_token_id)
-    return [token for token in special if token not in (None, tokenizer.eos_token_id)]
+def unknown_id(tokenizer: Any) -> int | None:
+    """The token of unknown words; None where there is none, or where it is said of the token that ends documents."""
+    unknown: int | None = tokenizer.unk_token_id
+    return None if unknown == tokenizer.eos_token_id else unknown
+
+
+def never_written(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Special tokens that end no text: a tool that drops them from what it shows would drop words without a trace."""
+    return sorted({*tokenizer.all_special_ids} - {tokenizer.eos_token_id})

@@ -150,7 +150,8 @@ def reads_pieces(tokenizer: PreTrainedTokenizerFast) -> bool:
     those that are trained here."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     ours = [json.loads(split.__getstate__()) for split in SPLITS.values()]
-    return content["normalizer"] is None and content["pre_tokenizer"] in ours
+    added = [token["content"] for token in content["added_tokens"]]  # others may hold spaces
+    return content["normalizer"] is None and content["pre_tokenizer"] in ours and added == SPECIAL_TOKENS
 
 
 def _load(folder: Path) -> PreTrainedTokenizerFast | None:
