@@ -2,9 +2,9 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` is a run of
-`ablation`; `ablation-wide-plain` and `ablation-wide-loop` are runs of `ablation-wide`, as the page says), by default
-those in results/.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` and `ablation-times`
+are runs of `ablation`; `ablation-wide-times`, `ablation-wide-plain` and `ablation-wide-loop` are runs of
+`ablation-wide`, as the page says), by default those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -25,12 +25,15 @@ PAGE = ROOT / "docs" / "switches.md"
 SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
     "ablation-amx": ("exact", "plain"),
+    "ablation-times": ("exact", "plain"),
     "ablation-wide": ("exact",),
+    "ablation-wide-times": ("exact",),
     "ablation-wide-plain": ("exact", "plain"),
     "ablation-wide-loop": (),
     "ablation-price": (),
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
+TIMES = ("ablation-times", "ablation-wide-times")  # of so few steps that their perplexities say nothing
 CURVES = "ablation-price"  # also has the course of the training
 NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which FlopCounterMode sees the matmuls alone
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
@@ -38,8 +41,8 @@ SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%}
 TENTHS = range(1, 11)
 
 
-def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
-    """A row a model."""
+def rows(results: Mapping[str, Any], compared: Sequence[str], quality: bool = True) -> str:
+    """A row a model; with `quality` its perplexity and the work that it did."""
     if compared:
         one_machine(results)
     models = by_model(results)
@@ -63,7 +66,7 @@ def rows(results: Mapping[str, Any], compared: Sequence[str]) -> str:
         counted = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
         in_part = runs[0]["config"].get("gradient") in NOT_COUNTED
         found["GFLOPs a step"] = f"above {counted}" if in_part else counted
-        return found | _quality(runs)
+        return found | _quality(runs) if quality else found
 
     filled = [cells(name, runs) for name, runs in models.items()]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
@@ -132,7 +135,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         suite = found["protocol"]["name"]
         if suite not in SUITES:
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
-        texts = {"table": rows(found, SUITES[suite])}
+        texts = {"table": rows(found, SUITES[suite], quality=suite not in TIMES)}
         if suite == CURVES:
             texts |= {measure: curves(found, measure) for measure in SKIPS}
         page = replace_all(page, suite, texts)

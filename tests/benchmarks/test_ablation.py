@@ -60,6 +60,13 @@ def test_a_page_is_filled():
         assert line in lines, line
 
 
+def test_a_table_of_times_has_no_figures_of_quality():
+    lines = ablation.fill(
+        PAGE.replace("ablation:", "ablation-times:"), [RESULTS | {"protocol": {"name": "ablation-times"}}]
+    ).splitlines()
+    assert "| `plain` | 0.800 | 0.12 | 1.00 | 700 | above 25.00 |" in lines
+
+
 def test_the_time_is_that_of_the_quickest_seed_in_each_stretch():
     seconds = [(1.0, 5.0), (3.0, 4.0)]  # at steps 2 and 6 of two seeds
     runs = [{"log": [{"step": 2, "seconds": a}, {"step": 6, "seconds": b}]} for a, b in seconds]
