@@ -1,6 +1,7 @@
 """Peak memory of a stretch."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,3 +36,17 @@ def test_reset_forgets_the_peak():
 def test_a_mark_that_cannot_be_reset_is_said_to_be_of_the_process(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "CLEAR_REFS", tmp_path / "no" / "such" / "file")
     assert reset_peak_memory(CPU) == memory.OF_PROCESS
+
+
+def test_where_there_is_no_module_resource(monkeypatch):
+    import psutil  # of accelerate; the package itself needs it on Windows alone
+
+    class Process:
+        def memory_info(self):
+            return SimpleNamespace(peak_wset=96 * 2**20)
+
+    monkeypatch.setattr(memory.sys, "platform", "win32")
+    monkeypatch.setattr(psutil, "Process", Process)
+    monkeypatch.setitem(sys.modules, "resource", None)  # an import of it fails
+    assert reset_peak_memory(CPU) == memory.OF_PROCESS
+    assert peak_memory_mb(CPU) == 96

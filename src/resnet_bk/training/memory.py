@@ -52,7 +52,11 @@ def peak_memory_mb(device: torch.device) -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
-    import resource  # not on every system
+    if sys.platform == "win32":  # which has no `resource`
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset / MIB
+    import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
