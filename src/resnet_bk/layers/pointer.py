@@ -21,8 +21,9 @@ This is the continuous cache of Grave, Joulin and Usunier (arXiv 1612.04426) and
 touches one column of S; what all columns lose is kept as one number a head.
 
 The states are read and written as numbers: no gradient goes into tokens before the call. Within a call it is exact.
-Under autograd a call forms all pairs of its tokens, T^2 numbers a head; without, it goes piece by piece and takes time
-linear in T. So long texts are to be trained on in segments, whose state is carried.
+Where the probability of one target a token is wanted, as in training, `resnet_bk.ops.propagate_tokens` takes time and
+memory linear in T on a CPU. Elsewhere, and where all words are wanted under autograd, a call forms all pairs of its
+tokens, T^2 numbers a head; without autograd it goes piece by piece, so that its time is linear in T again.
 """
 
 import math
@@ -38,6 +39,7 @@ from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.wide import KeepsFloat32, WideLinear
 from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.ops.propagate_tokens.pairs import PairWeights, wide
 
 # Inside the band, with memories of a few to a few hundred words.
 POTENTIAL = (0.0, 0.8)
@@ -48,7 +50,6 @@ KINDS_STD = 0.2
 VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
-ROWS = 64  # of the triangle of pairs, at a time: what lies above it is not computed, and what is stays near the caches
 # S is kept divided by exp(scale), and multiplied out before either leaves the range of float32.
 LARGEST_SCALE = 30.0
 SMALLEST = 1e-30  # probability or transmission under a logarithm
@@ -257,19 +258,12 @@ class Pointer(KeepsFloat32):
     def _piece(
         self, sites: "_Sites", ids: Tensor, state: PointerState, targets: Tensor | None, at: Tensor | None
     ) -> Pointed:
-        """Pairs of tokens within the piece, and S for what was before."""
-        query, key = sites.query.transpose(1, 2), sites.key.transpose(1, 2)  # [B, H, T, K]
-        reached, joined, unbroken = sites.reach()
+        """What the tokens of the piece found in each other, and in S what was before."""
+        query, gates = sites.query.transpose(1, 2), sites.gates.transpose(1, 2)  # [B, H, T, ...]
+        reached, unbroken = sites.since_start()
         old_query = query * (reached.to(query.dtype).exp() * unbroken).unsqueeze(3)
         found_before = (old_query * state.total.unsqueeze(2)).sum(3)
         smoothing = self.log_smoothing.to(query.dtype).exp()[:, None]
-        gates = sites.gates.transpose(1, 2)
-
-        def pairs(start: int, stop: int) -> Tensor:
-            """a_tj for t from `start` to `stop` and j before `stop`."""
-            distance = reached[:, :, start:stop, None] - reached[:, :, None, :stop]
-            distance = distance.masked_fill(~joined[:, :, start:stop, :stop], -math.inf)
-            return (query[:, :, start:stop] @ key[:, :, :stop].transpose(2, 3)) * distance.to(query.dtype).exp()
 
         def weights(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             """g / (n + s), what is left to the vocabulary, and q of all heads on S, [B, T, H K]."""
@@ -277,22 +271,17 @@ class Pointer(KeepsFloat32):
             scaled = old_query * (weight * state.scale.exp().unsqueeze(2)).unsqueeze(3)
             return weight, gates[:, 0] + (weight * smoothing).sum(1), scaled.transpose(1, 2).flatten(2)
 
+        inside = (sites.query, sites.key, sites.log_transmission)
         if targets is not None:
             wanted = targets.clamp(0, self.vocab_size - 1)
-            found, hits = [], []
-            for start in range(0, ids.shape[1], ROWS):
-                stop = min(start + ROWS, ids.shape[1])
-                there = pairs(start, stop)
-                found.append(there.sum(3))
-                hit = wanted[:, start:stop, None] == ids[:, None, :stop]
-                hits.append(torch.where(hit.unsqueeze(1), there, 0.0).sum(3))
-            weight, rest, on_words = weights(torch.cat(found, 2))
-            copied = (weight * torch.cat(hits, 2)).sum(1)
+            found, hits = ops.propagate_tokens(*inside, ids, wanted, document=sites.segment)
+            weight, rest, on_words = weights(found.transpose(1, 2))
+            copied = (weight * hits.transpose(1, 2)).sum(1)
             if state.words.shape[1]:
                 columns = state.words.flatten(0, 1).index_select(0, self._columns(wanted)).view(on_words.shape)
                 copied = copied + (on_words * columns).sum(2)
             return Pointed(copied, rest, state)
-        there = pairs(0, ids.shape[1])
+        there = PairWeights(*inside, sites.segment).rows(0, ids.shape[1])
         weight, rest, on_words = weights(there.sum(3))
         there = (weight.unsqueeze(3) * there).sum(1)  # of all heads, [B, T, T]
         if at is not None:
@@ -312,12 +301,11 @@ class Pointer(KeepsFloat32):
     @torch.no_grad()
     def _written(self, sites: "_Sites", ids: Tensor, state: PointerState) -> PointerState:
         """The state after the piece; writes into `state.words`."""
-        reached, joined, unbroken = sites.reach()
         dtype = state.total.dtype
-        last = reached[:, :, -1:]
-        left = (last - reached).masked_fill(~joined[:, :, -1], 0).to(dtype).exp() * joined[:, :, -1]
-        arriving = sites.key.transpose(1, 2) * left.unsqueeze(3)  # [B, H, T, K]
-        log_decay, kept = last.squeeze(2).to(dtype), unbroken[:, :, -1]
+        log_left, joined = sites.until_end()
+        arriving = sites.key.transpose(1, 2) * (log_left.to(dtype).exp() * joined).unsqueeze(3)  # [B, H, T, K]
+        reached, unbroken = sites.since_start()
+        log_decay, kept = reached[:, :, -1].to(dtype), unbroken[:, :, -1]
         total = state.total * (log_decay.exp() * kept).unsqueeze(2) + arriving.sum(2)
         words, scale = state.words, state.scale + log_decay
         if not words.shape[1]:
@@ -397,24 +385,29 @@ class _Sites(NamedTuple):
         query, key, log_transmission, gates = (x[:, tokens] for x in self[:4])
         return _Sites(query, key, log_transmission, gates, segment, self.last_green, before)
 
-    def reach(self) -> tuple[Tensor, Tensor, Tensor]:
-        """How far tokens look back.
+    def since_start(self) -> tuple[Tensor, Tensor]:
+        """How much of what was before the first token is left.
 
         Returns:
-            The logarithm of what is left at t of what was before the first token, or behind the last cut, float64
-            (float32 on MPS, which has none) [B, H, T]; whether t sees j, bool [B or 1, 1, T, T]; 1 where t sees what
-            was before, [B or 1, 1, T].
+            Its logarithm at every token, float64 (float32 on MPS, which has none) [B, H, T]; 1 up to the first cut and
+            0 behind it, where the logarithm means nothing, [B or 1, 1, T].
         """
-        wide = torch.float32 if self.log_transmission.device.type == "mps" else torch.float64
-        steps = self.log_transmission.to(wide).transpose(1, 2)
-        length = steps.shape[2]
-        joined = torch.ones(1, length, length, dtype=torch.bool, device=steps.device).tril()
+        steps = wide(self.log_transmission).transpose(1, 2)
         if self.segment is None:
-            return steps.cumsum(2), joined.unsqueeze(1), steps.new_ones(1, 1, length, dtype=self.query.dtype)
-        joined = joined & (self.segment.unsqueeze(2) == self.segment.unsqueeze(1))
-        # The sum of the steps since the last cut: of those before, not even the rounding may be seen.
-        before = self.segment.new_zeros(self.segment.shape[0], 1) + self.before
-        cut = self.segment != torch.cat([before, self.segment[:, :-1]], dim=1)
-        steps = steps.masked_fill(cut.unsqueeze(1), 0)
-        reached = steps @ joined.to(wide).transpose(1, 2)
-        return reached, joined.unsqueeze(1), (self.segment == self.before).unsqueeze(1).to(self.query.dtype)
+            return steps.cumsum(2), steps.new_ones(1, 1, steps.shape[2], dtype=self.query.dtype)
+        unbroken = (self.segment == self.before).unsqueeze(1)
+        return steps.masked_fill(~unbroken, 0).cumsum(2), unbroken.to(self.query.dtype)
+
+    def until_end(self) -> tuple[Tensor, Tensor]:
+        """How much of a token is left after the last one.
+
+        Returns:
+            Its logarithm, of the same kind as above, [B, H, T]; 1 behind the last cut and 0 before it, [B or 1, 1, T].
+        """
+        steps = wide(self.log_transmission).transpose(1, 2)
+        joined = steps.new_ones(1, 1, steps.shape[2], dtype=torch.bool)
+        if self.segment is not None:
+            joined = (self.segment == self.segment[:, -1:]).unsqueeze(1)
+        # The sum of the steps behind each token, none of them before the last cut.
+        behind = torch.nn.functional.pad(steps[:, :, 1:], (0, 1)).masked_fill(~joined, 0)
+        return behind.flip(2).cumsum(2).flip(2), joined.to(self.query.dtype)

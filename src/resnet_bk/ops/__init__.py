@@ -10,6 +10,7 @@ from resnet_bk.ops.dispatch import available_backends, record_backends
 from resnet_bk.ops.linear_cross_entropy import linear_cross_entropy
 from resnet_bk.ops.propagate import propagate
 from resnet_bk.ops.propagate_modulus import propagate_modulus
+from resnet_bk.ops.propagate_tokens import propagate_tokens
 from resnet_bk.ops.propagate_vector import propagate_vector
 from resnet_bk.ops.resolvent_diagonal import resolvent_diagonal
 from resnet_bk.ops.surface_green import surface_green
@@ -19,6 +20,7 @@ __all__ = [
     "linear_cross_entropy",
     "propagate",
     "propagate_modulus",
+    "propagate_tokens",
     "propagate_vector",
     "record_backends",
     "resolvent_diagonal",

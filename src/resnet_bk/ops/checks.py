@@ -91,12 +91,16 @@ def chain_values(hopping: Tensor, absorption: Tensor) -> None:
         )
 
 
-def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
-    """query and key [B, T, H, K], value [B, T, H, V] beside a chain [B, T, H]."""
+def heads(
+    chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor | None = None, chain_name: str = "potential"
+) -> None:
+    """query and key [B, T, H, K], value [B, T, H, V] if there is one, beside a chain [B, T, H] of that name."""
     for name, tensor in (("query", query), ("key", key), ("value", value)):
+        if tensor is None:
+            continue
         if tensor.ndim != 4 or tensor.shape[:3] != chain.shape:
             raise ValueError(
-                f"{name} must be [batch, sites, heads, size] with the first three as in potential {shape(chain)}, "
+                f"{name} must be [batch, sites, heads, size] with the first three as in {chain_name} {shape(chain)}, "
                 f"but got {shape(tensor)}; split the heads apart with unflatten"
             )
         if tensor.shape[3] == 0:
@@ -108,6 +112,21 @@ def heads(chain: Tensor, *, query: Tensor, key: Tensor, value: Tensor) -> None:
             f"query and key must have the same size a head, but got {shape(query)} and {shape(key)}; "
             "project both to one key size"
         )
+
+
+def words(chain: Tensor, **tensors: Tensor) -> None:
+    """Integers [B, T] beside a chain [B, T, H]."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.is_complex():
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name} must be a tensor of integers, but got {got}; pass the ids of the tokens")
+        if tensor.shape != chain.shape[:2]:
+            raise ValueError(
+                f"{name} must be [batch, sites], here {tuple(chain.shape[:2])}, but got shape {shape(tensor)}; give "
+                "every site one number"
+            )
+        if tensor.device != chain.device:
+            raise ValueError(f"{name} must be on {chain.device} like the inputs, but is on {tensor.device}; move it")
 
 
 def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...], *, real: bool = False) -> Tensor:

@@ -45,8 +45,8 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     """Backends of an operator on a kind of device; `backend="auto"` takes the first.
 
     Args:
-        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus" or
-            "linear_cross_entropy".
+        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus",
+            "propagate_tokens" or "linear_cross_entropy".
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
         device: which GPU, where several kinds are there; None for the current one.
 
@@ -55,15 +55,18 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint, of propagate_modulus for L alone; in float32
         only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference"
         (the definition, a loop over sites under autograd; the head has none). Where TRITON_INTERPRET=1 is set, "triton"
-        stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
+        stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them. propagate_tokens has
+        "numba" and "pairs" (plain PyTorch on any device, quadratic in the sites).
 
     Raises:
         ValueError: `op` is not an operator with backends.
     """
     if op == "linear_cross_entropy":
         return ("numba", "chunked") if device_type == "cpu" and cpu_has("avx512f") else ("chunked",)
+    if op == "propagate_tokens":
+        return ("numba", "pairs") if device_type == "cpu" and _HAS_NUMBA else ("pairs",)
     if op not in OPERATORS:
-        known = ", ".join((*OPERATORS, "linear_cross_entropy"))
+        known = ", ".join((*OPERATORS, "propagate_tokens", "linear_cross_entropy"))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
     # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.

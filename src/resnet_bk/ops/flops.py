@@ -16,6 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.propagate.library
 import resnet_bk.ops.propagate_modulus.library
+import resnet_bk.ops.propagate_tokens.library
 import resnet_bk.ops.propagate_vector.library
 import resnet_bk.ops.resolvent_diagonal.library
 import resnet_bk.ops.surface_green.library  # noqa: F401
@@ -88,6 +89,16 @@ def carry_matrix_backward(
     **kwargs: Any,
 ) -> int:
     return prod(query[:3]) * work.modulus_backward(query[3], value[3], erasing=prod(erase) > 0)
+
+
+@register_flop_formula(OPS.propagate_tokens)
+def propagate_tokens(query: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(query[:3]) * work.tokens_forward(query[3])
+
+
+@register_flop_formula(OPS.propagate_tokens_backward)
+def propagate_tokens_backward(found_bar: Any, hits_bar: Any, query: Shape, *args: Any, **kwargs: Any) -> int:
+    return prod(query[:3]) * work.tokens_backward(query[3])
 
 
 def _head(input: Shape, weight: Shape, matmuls: int) -> int:

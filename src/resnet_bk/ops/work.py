@@ -13,6 +13,20 @@ DIAGONAL_FORWARD = 32  # L 11, R 8, G 11, b^2 R 2
 DIAGONAL_BACKWARD = 72  # sweep to the left: G again 16, D 11, E 13, bbar 5, carry 3; to the right 24
 
 
+def tokens_forward(keys: int) -> int:
+    """Per site and head. Each key: N 2, the column 2, q . N 2, q . M 2; the chain: R 2, decays 3, m 1."""
+    return 8 * keys + 6
+
+
+def tokens_backward(keys: int) -> int:
+    """Per site and head.
+
+    Each key: N and the column again 4, qbar 3, q . qbar 2; P 3, Q 3, kbar 2, k . kbar 2. The chain: R and decays again
+    5, mbar 1, decays 5, the sum 1.
+    """
+    return 19 * keys + 12
+
+
 def matrix_forward(keys: int, values: int) -> int:
     """Per site and head. Each entry of the state: S 10, y 4; each column: L v 2; the chain: L 11, tau 2."""
     return 14 * keys * values + 2 * values + 13
