@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from resnet_bk.layers import find_boundaries, pointer
 from resnet_bk.layers.pointer import Pointer, mixed_logits, mixed_loss
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.ops import record_backends
 
 D, V, HEADS, KINDS = 6, 11, 3, 2
 ROUNDING_64 = {"rtol": 1e-10, "atol": 1e-12}
@@ -305,3 +306,17 @@ def test_loss_and_logits_in_one_call_leave_the_state_of_one():
         expected = lm(torch.cat([ids, ids], 1), use_cache=True)
         assert_close(again.logits, expected.logits[:, 9:], rtol=1e-4, atol=1e-4)
         assert_close(again.cache.pointer.total, expected.cache.pointer.total, rtol=1e-4, atol=1e-5)
+
+
+def test_training_keeps_no_pairs_of_tokens():
+    """Here nor in the graph: memory is linear in the segment."""
+    layer, length, kept = build(torch.float32), 600, []
+    hidden, ids = inputs(2, length)
+    boundaries = cut_at(250, 500, length=length)
+    with (
+        record_backends() as seen,
+        torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x),
+    ):
+        layer(hidden.float().requires_grad_(), ids, boundaries, targets=ids)
+    assert seen["propagate_tokens"] == {"numba"}
+    assert max(x.numel() for x in kept) <= 2 * length * V * HEADS
