@@ -1,5 +1,5 @@
-"""Measures a training step of ResNet-BK beside its peers, shows where the time goes, and what each of its gradients and
-the short convolution cost.
+"""Measures a training step of ResNet-BK beside its peers, shows where the time goes, and what each of its gradients,
+the short convolution and the pointer cost.
 
     python -m benchmarks.models [--models A,B] [--out FILE] [--quick]
 
@@ -31,13 +31,14 @@ def main(arguments: Sequence[str]) -> int:
     whole = not given.quick and given.models == options.get_default("models")
     out = out_file(given.out, "models", whole=whole)
     tune_process()  # before PyTorch is loaded
-    from benchmarks.cases import gradients, short_convolution, training_step
+    from benchmarks.cases import gradients, pointed_tokens, short_convolution, training_step
 
     training_step.check_names(names)
     cases: dict[str, Callable[[bool], Iterator[Row]]] = {
         training_step.CASE: partial(training_step.rows, models=names),
         gradients.CASE: gradients.rows,
         short_convolution.CASE: short_convolution.rows,
+        pointed_tokens.CASE: pointed_tokens.rows,
     }
     return run("models", cases, out, quick=given.quick)
 

@@ -20,6 +20,7 @@ from benchmarks.cases import (
     head,
     long_segments,
     modulus,
+    pointed_tokens,
     short_convolution,
     startup,
     threads,
@@ -237,6 +238,18 @@ def test_a_wrong_filter_is_red(monkeypatch):
     assert all(row.gate.passed and set(row.timings) == {OURS, "F.conv2d"} for row in rows)
     monkeypatch.setattr(short_convolution, "ours", lambda x, weight: short_convolution.baseline(x, weight) * 1.02)
     assert all(row.red and not row.timings for row in short_convolution.rows(True))
+
+
+def test_wrong_shares_of_words_are_red(monkeypatch):
+    rows = list(pointed_tokens.rows(True))
+    assert all(row.gate.passed and set(row.timings) == {OURS, "all pairs"} for row in rows)
+    right = pointed_tokens.shares
+
+    def wrong(backend, ids, **tensors):
+        return right(backend, ids if backend == "pairs" else ids.flip(1), **tensors)
+
+    monkeypatch.setattr(pointed_tokens, "shares", wrong)
+    assert all(row.red and not row.timings for row in pointed_tokens.rows(True))
 
 
 def test_generation_keeps_a_state_of_one_size():

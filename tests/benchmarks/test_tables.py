@@ -175,6 +175,7 @@ def test_the_page_of_the_repository():
         ("models", "training step"),
         ("models", "gradients"),
         ("models", "short convolution"),
+        ("models", "pointer"),
         ("scaling", "machine"),
         ("scaling", "training by length"),
         ("scaling", "generation"),
