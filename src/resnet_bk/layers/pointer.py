@@ -51,7 +51,7 @@ VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
 # S is kept divided by exp(scale), and multiplied out before either leaves the range of float32.
-LARGEST_SCALE = 30.0
+LARGEST_SCALE = 60.0
 SMALLEST = 1e-30  # probability or transmission under a logarithm
 
 
@@ -311,10 +311,15 @@ class Pointer(KeepsFloat32):
         if not words.shape[1]:
             words = total.new_zeros(len(ids), self.vocab_size, self.num_heads * self.key_dim)
             scale = torch.zeros_like(scale)
-        elif bool((scale.abs() > LARGEST_SCALE).any()) or not bool(kept.all()):
-            factor = scale.exp() * kept
-            words.unflatten(2, (self.num_heads, self.key_dim)).mul_(factor[:, None, :, None])
-            scale = torch.zeros_like(scale)
+        else:
+            cut = kept.expand(len(ids), 1) == 0
+            due = (scale.abs() > LARGEST_SCALE).any(1, keepdim=True) | cut
+            for row in due.flatten().nonzero().flatten().tolist():  # most of the time few of them, and each is large
+                if bool(cut[row]):
+                    words[row].zero_()
+                else:
+                    words[row].unflatten(1, (self.num_heads, self.key_dim)).mul_(scale[row].exp().unsqueeze(1))
+            scale = scale.masked_fill(due, 0.0)
         arriving = (arriving * (-scale).exp()[:, :, None, None]).transpose(1, 2).flatten(2)
         words.view(-1, words.shape[2]).index_add_(0, self._columns(ids), arriving.flatten(0, 1))
         return state._replace(words=words, scale=scale, total=total)
