@@ -2,8 +2,7 @@
 ours is faster, and its memory.
 
 The models have the shape of `small` and parameters equal to within 2%, in float32 with AdamW (`small` itself trains in
-bfloat16 with Muon); words are random. The pointer forms all pairs of a segment in training, as attention does, so ours
-is shown without it too; the rest of ours forms none.
+bfloat16 with Muon); words are random. Ours is shown without its pointer too, to see what that costs.
 
 Shape legend: B segments, T tokens each.
 """
@@ -35,7 +34,8 @@ POINTERLESS, LLAMA = "ours without the pointer", "llama"
 CONTENDERS = {OURS: "resnet-bk", POINTERLESS: "no-pointer", LLAMA: "llama"}
 LEARNING_RATE = 1e-3  # of AdamW; those of the protocol are Muon's
 STEPS = 3  # on one batch, to see that the loss falls
-# Gradients are compared with float64 up to this length: beyond it the pointer's pairs would not fit into memory.
+# Gradients are compared with float64 up to this length: the truth comes from logits, for which the pointer forms all
+# pairs of tokens, and beyond it they would not fit into memory.
 COMPARED_UP_TO = 2048
 # Of float32 in six layers: rounding of 6e-8, times the sites that a chain remembers (about 100), the layers, and 4.
 TOLERANCE = 1.5e-4

@@ -17,6 +17,7 @@ OPERATORS = (
     "propagate_vector",
     "propagate",
     "propagate_modulus",
+    "propagate_tokens",
     "linear_cross_entropy",
 )
 COMPILE_LIMIT, IMPORT_LIMIT = 10.0, 1.0  # seconds
@@ -33,12 +34,14 @@ seconds = {"import of torch": torch_read - start, "import of resnet_bk.ops": pac
 def real(*shape):
     return torch.rand(*shape).add(0.5).requires_grad_()
 chain = [real(1, 40, 4) for _ in range(3)]
+words = [torch.arange(40)[None] for _ in range(2)]
 calls = {
     "surface_green": lambda: ops.surface_green(*chain)[0],
     "resolvent_diagonal": lambda: ops.resolvent_diagonal(*chain),
     "propagate_vector": lambda: ops.propagate_vector(real(1, 40, 4), *chain)[0],
     "propagate": lambda: ops.propagate(*(real(1, 40, 4, 16) for _ in range(3)), *chain)[0],
     "propagate_modulus": lambda: ops.propagate_modulus(*(real(1, 40, 4, 16) for _ in range(3)), *chain)[0],
+    "propagate_tokens": lambda: ops.propagate_tokens(real(1, 40, 4, 16), real(1, 40, 4, 16), chain[0], *words)[1],
     "linear_cross_entropy": lambda: ops.linear_cross_entropy(real(8, 16), real(20, 16), torch.zeros(8).long()),
 }
 with ops.record_backends() as seen:

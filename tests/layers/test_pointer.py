@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.layers import find_boundaries, pointer
-from resnet_bk.layers.pointer import Pointer, mixed_logits, mixed_loss
+from resnet_bk.layers.pointer import Pointer, PointerState, mixed_logits, mixed_loss
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
-from resnet_bk.ops import record_backends
+from resnet_bk.ops import dispatch, record_backends
 
 D, V, HEADS, KINDS = 6, 11, 3, 2
 ROUNDING_64 = {"rtol": 1e-10, "atol": 1e-12}
@@ -109,7 +109,9 @@ def cut_at(*places, length=61, padding=0):
     ids=["whole", "documents", "padding", "both"],
 )
 @pytest.mark.parametrize("wanted", ["targets", "words", "some"])
-def test_pieces_give_what_all_pairs_give(wanted, boundaries, monkeypatch):
+# S is multiplied out in every row many times, in some rows at some pieces, and that where there is no compiled kernel.
+@pytest.mark.parametrize(("largest", "compiled"), [(0.5, True), (4.0, True), (4.0, False)])
+def test_pieces_give_what_all_pairs_give(wanted, boundaries, largest, compiled, monkeypatch):
     layer = build()
     hidden, ids = inputs(2, 61)
     options = {"targets": ids.roll(-1, 1)} if wanted == "targets" else {}
@@ -122,8 +124,8 @@ def test_pieces_give_what_all_pairs_give(wanted, boundaries, monkeypatch):
         real = real[:, options["at"]]
     whole = layer(hidden, ids, boundaries, **options)
     monkeypatch.setattr(pointer, "PIECE", 8)
-    # Small enough for S to be multiplied out many times.
-    monkeypatch.setattr(pointer, "LARGEST_SCALE", 0.5)
+    monkeypatch.setattr(pointer, "LARGEST_SCALE", largest)
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", compiled and dispatch._HAS_NUMBA)
     with torch.no_grad():
         pieces = layer(hidden, ids, boundaries, **options)
         unkept = layer(hidden, ids, boundaries, **options, keep_state=False)
@@ -306,6 +308,39 @@ def test_loss_and_logits_in_one_call_leave_the_state_of_one():
         expected = lm(torch.cat([ids, ids], 1), use_cache=True)
         assert_close(again.logits, expected.logits[:, 9:], rtol=1e-4, atol=1e-4)
         assert_close(again.cache.pointer.total, expected.cache.pointer.total, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("boundaries", [None, cut_at(16, 30, padding=5)], ids=["whole", "both"])
+def test_training_without_compiled_kernels(boundaries, monkeypatch):
+    layer = build()
+    hidden, ids = inputs(2, 61)
+    results = []
+    for compiled in (True, False):
+        monkeypatch.setattr(dispatch, "_HAS_NUMBA", compiled)
+        leaf = hidden.clone().requires_grad_()
+        with record_backends() as seen:
+            pointed = layer(leaf, ids, boundaries, targets=ids.roll(-1, 1))
+        assert seen["propagate_tokens"] == {"numba" if compiled else "pairs"}
+        leaves = (leaf, *layer.parameters())
+        results.append((pointed.copied, *torch.autograd.grad((pointed.copied / pointed.rest).sum(), leaves)))
+    for mine, other in zip(*results, strict=True):
+        assert_close(mine, other, **ROUNDING_64)
+
+
+@torch.no_grad()
+def test_a_row_that_is_cut_leaves_the_others_as_they_are():
+    layer, (hidden, ids) = build(), inputs(2, 24)
+    first = layer(hidden[:, :12], ids[:, :12]).state
+    alone = layer(hidden[:1, 12:], ids[:1, 12:], None, PointerState(*(part[:1].clone() for part in first))).state
+    document_ids = torch.tensor([[0] * 12, [0] * 5 + [1] * 7])
+    boundaries = find_boundaries(
+        None, document_ids, shape=(2, 12), past_length=12, last_document=torch.zeros(2, dtype=torch.int64)
+    )
+    both = layer(hidden[:, 12:], ids[:, 12:], boundaries, first).state
+    assert bool(both.scale[0].all())
+    assert not bool(both.scale[1].any())
+    for mine, other in zip(both, alone, strict=True):
+        assert_close(mine[:1], other, **ROUNDING_64)
 
 
 def test_training_keeps_no_pairs_of_tokens():

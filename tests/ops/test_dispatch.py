@@ -118,7 +118,7 @@ def test_features_are_those_that_numba_compiles_for(monkeypatch):
 
 
 def test_no_such_operator():
-    with pytest.raises(ValueError, match=r"op must be one of surface_green.*but got 'greens'"):
+    with pytest.raises(ValueError, match=r"op must be one of surface_green.*propagate_tokens.*but got 'greens'"):
         available_backends("greens", "cpu")
 
 

@@ -134,7 +134,9 @@ def test_what_has_faded_is_nothing(backend):
     own = (query * key).sum(3)
     torch.testing.assert_close(found, own)
     torch.testing.assert_close(hits, own * (words[0] == words[1]).unsqueeze(2))
-    assert all(bool(g.isfinite().all()) for g in gradients((found, hits), leaves))
+    *others, of_chain = gradients((found, hits), leaves)
+    assert all(bool(g.isfinite().all()) for g in others)
+    assert not bool(of_chain.abs().gt(1e-6).any())
 
 
 @each_backend
@@ -283,7 +285,8 @@ def test_further_derivatives():
         ({"key": torch.zeros(2, 5, HEADS, 9)}, r"^query and key must have the same size a head"),
         ({"key": torch.zeros(2, 5, HEADS, KEYS).double()}, r"^inputs must all be float64 or none of them"),
         ({"log_transmission": torch.zeros(2, 5)}, r"^log_transmission must be \[batch, sites, chains\], but got shape"),
-        ({"tokens": torch.zeros(2, 5)}, r"^tokens must be a tensor of integers, but got torch.float32; pass the ids"),
+        ({"tokens": torch.zeros(2, 5)}, r"^tokens must be a tensor of integers, but got torch.float32; convert it"),
+        ({"tokens": torch.ones(2, 5, dtype=torch.bool)}, r"^tokens must be a tensor of integers, but got torch.bool"),
         ({"tokens": [1, 2]}, r"^tokens must be a tensor of integers, but got list"),
         ({"targets": torch.zeros(2, 4).long()}, r"^targets must be .*, here \(2, 5\), but got shape"),
         (
@@ -301,3 +304,11 @@ def test_errors(changes, message):
     inputs = dict(zip(("query", "key", "log_transmission"), leaves, strict=True), tokens=tokens, targets=targets)
     with pytest.raises(ValueError, match=message):
         propagate_tokens(**inputs | changes)
+
+
+def test_chains_without_sites_or_keys_are_refused():
+    leaves, words, _ = drawn(5)
+    with pytest.raises(ValueError, match=r"^the chain must have at least one site, but log_transmission has shape"):
+        propagate_tokens(*(x[:, :0] for x in leaves), *(x[:, :0] for x in words))
+    with pytest.raises(ValueError, match=r"^query must have a size of at least 1 a head"):
+        propagate_tokens(leaves[0][..., :0], leaves[1][..., :0], leaves[2], *words)

@@ -314,11 +314,11 @@ class Pointer(KeepsFloat32):
         else:
             cut = kept.expand(len(ids), 1) == 0
             due = (scale.abs() > LARGEST_SCALE).any(1, keepdim=True) | cut
-            for row in due.flatten().nonzero().flatten().tolist():  # most of the time few of them, and each is large
+            for row in due.flatten().nonzero().flatten().tolist():
                 if bool(cut[row]):
                     words[row].zero_()
-                else:
-                    words[row].unflatten(1, (self.num_heads, self.key_dim)).mul_(scale[row].exp().unsqueeze(1))
+                else:  # a factor a column: a factor a head, broadcast, takes twice the time
+                    words[row].mul_(scale[row].exp().repeat_interleave(self.key_dim))
             scale = scale.masked_fill(due, 0.0)
         arriving = (arriving * (-scale).exp()[:, :, None, None]).transpose(1, 2).flatten(2)
         words.view(-1, words.shape[2]).index_add_(0, self._columns(ids), arriving.flatten(0, 1))

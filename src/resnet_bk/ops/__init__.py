@@ -1,5 +1,5 @@
-"""Differentiable operators on tridiagonal (Jacobi) operators, linear in the number of sites, and the fused vocabulary
-head.
+"""Differentiable operators on tridiagonal (Jacobi) operators, linear in the number of sites, what a pointer trains on,
+and the fused vocabulary head.
 
 Importing this package compiles nothing and does not import numba: kernels are compiled at their first call and kept on
 disk.

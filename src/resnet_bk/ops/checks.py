@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 HALF = (torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FLOATS = (torch.float32, torch.float64, *HALF)
 
 
@@ -117,9 +118,9 @@ def heads(
 def words(chain: Tensor, **tensors: Tensor) -> None:
     """Integers [B, T] beside a chain [B, T, H]."""
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.is_complex():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in INTEGERS:
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{name} must be a tensor of integers, but got {got}; pass the ids of the tokens")
+            raise ValueError(f"{name} must be a tensor of integers, but got {got}; convert it with .long()")
         if tensor.shape != chain.shape[:2]:
             raise ValueError(
                 f"{name} must be [batch, sites], here {tuple(chain.shape[:2])}, but got shape {shape(tensor)}; give "

@@ -54,9 +54,9 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
         "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint, of propagate_modulus for L alone; in float32
         only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference"
-        (the definition, a loop over sites under autograd; the head has none). Where TRITON_INTERPRET=1 is set, "triton"
-        stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them. propagate_tokens has
-        "numba" and "pairs" (plain PyTorch on any device, quadratic in the sites).
+        (the definition, a loop over sites under autograd; the head has none). In the place of the last two
+        propagate_tokens has "pairs" (plain PyTorch on any device, quadratic in the sites). Where TRITON_INTERPRET=1 is
+        set, "triton" stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
 
     Raises:
         ValueError: `op` is not an operator with backends.

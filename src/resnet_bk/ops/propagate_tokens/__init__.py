@@ -37,7 +37,8 @@ def propagate_tokens(
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
         key: k, real [B, T, H, K].
-        log_transmission: log tau, real [B, T, H], between sites t-1 and t. The first one has no gradient.
+        log_transmission: log tau, real [B, T, H], between sites t-1 and t; finite, for a cut is what `document` makes.
+            The first one has no gradient.
         tokens: x, integers [B, T].
         targets: y, integers [B, T]; a number that is no token finds nothing.
         document: integers [B, T] that change where the chain is cut, so that a site sees only sites j for which they
@@ -63,4 +64,5 @@ def propagate_tokens(
     inputs = [x if x.dtype in (torch.float32, torch.float64) else x.float() for x in inputs]
     run = dispatch.select("propagate_tokens", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(query.device):
-        return run(*inputs, *(x.to(torch.int64) for x in (tokens, targets)), document)
+        cuts = None if document is None else document.to(torch.int64)
+        return run(*inputs, tokens.to(torch.int64), targets.to(torch.int64), cuts)

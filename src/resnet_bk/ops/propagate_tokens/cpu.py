@@ -10,7 +10,7 @@ part M_t[x] of the sites with that word:
 
 A site touches two words, its own and its target. What the other columns lose is not worked out until they are touched:
 a column holds what it was at that site, beside the site, and R_t = sum of log tau since the cut says how much is left.
-So the time is linear in T and does not depend on N.
+So the time is linear in T, and of the vocabulary a task sees N marks, `touched`.
 
 Adjoint (bars are cotangents), from the last site to the first: with
 
@@ -27,8 +27,30 @@ import math
 
 import numpy as np
 from numba import prange
+from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, Integers, kernel
+
+
+@register_jitable
+def begins(document: Integers, site: int, t: int) -> bool:
+    """Whether a chain begins at site t of a row, which is `site` of all."""
+    return t == 0 or (document.size > 0 and document[site] != document[site - 1])
+
+
+@register_jitable
+def scale(numbers: Floats, factor: float) -> None:
+    for k in range(numbers.size):
+        numbers[k] *= factor
+
+
+@register_jitable
+def bring_up(column: Floats, since: float, valid: bool) -> None:
+    """Leaves exp(`since`) of a column, or nothing where it is of another chain or of none."""
+    if valid:
+        scale(column, math.exp(since))
+    else:
+        column.fill(0.0)
 
 
 @kernel
@@ -50,45 +72,34 @@ def forward(
     for task in prange(batch * heads):
         row, head = task // heads, task % heads
         total = np.zeros(keys, dtype=np.float64)
-        columns = np.empty(words * keys, dtype=np.float64)
+        columns = np.empty((words, keys), dtype=np.float64)
         touched = np.full(words, -1, dtype=np.int64)
-        reach = np.empty(sites, dtype=np.float64)
+        reach = np.zeros(sites + 1, dtype=np.float64)  # the last is of no site: what untouched words point at
         first = 0  # site of the chain
         for t in range(sites):
             site = row * sites + t
             chain, vector = site * heads + head, (site * heads + head) * keys
-            if t == 0 or (document.size > 0 and document[site] != document[site - 1]):
+            if begins(document, site, t):
                 first = t
-                reach[t] = 0.0
                 total.fill(0.0)
             else:
                 step = np.float64(log_transmission[chain])
                 reach[t] = reach[t - 1] + step
-                decay = math.exp(step)
-                for k in range(keys):
-                    total[k] *= decay
-            word = tokens[site]
-            column = columns[word * keys : (word + 1) * keys]
-            if touched[word] >= first:
-                left = math.exp(reach[t] - reach[touched[word]])
-                for k in range(keys):
-                    column[k] *= left
-            else:
-                column.fill(0.0)
-            touched[word] = t
+                scale(total, math.exp(step))
+            own, wanted = tokens[site], targets[site]
+            bring_up(columns[own], reach[t] - reach[touched[own]], touched[own] >= first)
+            touched[own] = t
             n = 0.0
             for k in range(keys):
                 total[k] += key[vector + k]
-                column[k] += key[vector + k]
+                columns[own, k] += key[vector + k]
                 n += query[vector + k] * total[k]
-            found[chain] = n
-            word = targets[site]
             m = 0.0
-            if touched[word] >= first:
+            if touched[wanted] >= first:
                 for k in range(keys):
-                    m += query[vector + k] * columns[word * keys + k]
-                m *= math.exp(reach[t] - reach[touched[word]])
-            hits[chain] = m
+                    m += query[vector + k] * columns[wanted, k]
+                m *= math.exp(reach[t] - reach[touched[wanted]])
+            found[chain], hits[chain] = n, m
 
 
 @kernel
@@ -113,45 +124,33 @@ def backward(
     for task in prange(batch * heads):
         row, head = task // heads, task % heads
         total = np.zeros(keys, dtype=np.float64)
-        columns = np.empty(words * keys, dtype=np.float64)
+        columns = np.empty((words, keys), dtype=np.float64)
         touched = np.full(words, -1, dtype=np.int64)
-        reach = np.empty(sites, dtype=np.float64)
-        slope = np.empty(sites, dtype=np.float64)  # q . qbar
+        reach = np.zeros(sites + 1, dtype=np.float64)  # the last is of no site: what untouched words point at
+        slope = np.zeros(sites, dtype=np.float64)  # q . qbar
         bar = np.empty(keys, dtype=np.float64)
         first = 0
         for t in range(sites):  # as in `forward`
             site = row * sites + t
             chain, vector = site * heads + head, (site * heads + head) * keys
-            if t == 0 or (document.size > 0 and document[site] != document[site - 1]):
+            if begins(document, site, t):
                 first = t
-                reach[t] = 0.0
                 total.fill(0.0)
             else:
                 step = np.float64(log_transmission[chain])
                 reach[t] = reach[t - 1] + step
-                decay = math.exp(step)
-                for k in range(keys):
-                    total[k] *= decay
-            word = tokens[site]
-            column = columns[word * keys : (word + 1) * keys]
-            if touched[word] >= first:
-                left = math.exp(reach[t] - reach[touched[word]])
-                for k in range(keys):
-                    column[k] *= left
-            else:
-                column.fill(0.0)
-            touched[word] = t
+                scale(total, math.exp(step))
+            own, wanted = tokens[site], targets[site]
+            bring_up(columns[own], reach[t] - reach[touched[own]], touched[own] >= first)
+            touched[own] = t
             for k in range(keys):
                 total[k] += key[vector + k]
-                column[k] += key[vector + k]
+                columns[own, k] += key[vector + k]
                 bar[k] = found_bar[chain] * total[k]
-            word = targets[site]
-            if touched[word] >= first:
-                column = columns[word * keys : (word + 1) * keys]
-                weight = hits_bar[chain] * math.exp(reach[t] - reach[touched[word]])
+            if touched[wanted] >= first:
+                weight = hits_bar[chain] * math.exp(reach[t] - reach[touched[wanted]])
                 for k in range(keys):
-                    bar[k] += weight * column[k]
-            slope[t] = 0.0
+                    bar[k] += weight * columns[wanted, k]
             for k in range(keys):
                 query_bar[vector + k] = bar[k]
                 slope[t] += query[vector + k] * bar[k]
@@ -162,35 +161,24 @@ def backward(
             site = row * sites + t
             chain, vector = site * heads + head, (site * heads + head) * keys
             if t < sites - 1:
-                if document.size > 0 and document[site] != document[site + 1]:
+                if begins(document, site + 1, t + 1):
                     last, rest = t, 0.0
                     total.fill(0.0)
                 else:
-                    decay = math.exp(reach[t + 1] - reach[t])
-                    for k in range(keys):
-                        total[k] *= decay
-            word = targets[site]
-            column = columns[word * keys : (word + 1) * keys]
-            if touched[word] <= last:
-                left = math.exp(reach[touched[word]] - reach[t])
-                for k in range(keys):
-                    column[k] *= left
-            else:
-                column.fill(0.0)
-            touched[word] = t
+                    scale(total, math.exp(reach[t + 1] - reach[t]))
+            own, wanted = tokens[site], targets[site]
+            bring_up(columns[wanted], reach[touched[wanted]] - reach[t], touched[wanted] <= last)
+            touched[wanted] = t
             for k in range(keys):
                 total[k] += found_bar[chain] * np.float64(query[vector + k])
-                column[k] += hits_bar[chain] * np.float64(query[vector + k])
+                columns[wanted, k] += hits_bar[chain] * np.float64(query[vector + k])
                 bar[k] = total[k]
-            word = tokens[site]
-            if touched[word] <= last:
-                column = columns[word * keys : (word + 1) * keys]
-                left = math.exp(reach[touched[word]] - reach[t])
+            if touched[own] <= last:
+                left = math.exp(reach[touched[own]] - reach[t])
                 for k in range(keys):
-                    bar[k] += left * column[k]
+                    bar[k] += left * columns[own, k]
             rest += slope[t]
             for k in range(keys):
                 key_bar[vector + k] = bar[k]
                 rest -= key[vector + k] * bar[k]
-            begins = t == 0 or (document.size > 0 and document[site] != document[site - 1])
-            log_bar[chain] = 0.0 if begins else rest
+            log_bar[chain] = 0.0 if begins(document, site, t) else rest

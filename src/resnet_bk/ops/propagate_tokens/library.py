@@ -90,5 +90,5 @@ def propagate_tokens(
     query: Tensor, key: Tensor, log_transmission: Tensor, tokens: Tensor, targets: Tensor, document: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """n and m, [B, T, H]."""
-    cuts = tokens.new_empty(0) if document is None else document.to(torch.int64)
+    cuts = tokens.new_empty(0) if document is None else document
     return _propagate_tokens(query, key, log_transmission, tokens, targets, cuts)
