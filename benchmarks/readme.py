@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.page import by_model, fill_page, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.statistics import paired_bootstrap
+from resnet_bk.bench.statistics import Interval, paired_bootstrap
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
@@ -81,24 +81,31 @@ def rows(results: Mapping[str, Any]) -> str:
 
 
 def ratios(models: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence[int]) -> str:
-    """A sentence: the perplexity of the first of `NAMES` over that of every other model, with its interval over the
-    documents; none where it was not trained."""
+    """A sentence: the perplexity of the first of `NAMES` over that of every other model, of the seeds that both have,
+    with its interval over the documents; none where it was not trained."""
     (ours, _), *_ = NAMES.items()
     losses = {
-        name: [fmean(of_document) for of_document in zip(*(run["document_nll"] for run in runs), strict=True)]
+        name: {run["seed"]: run["document_nll"] for run in runs}
         for name, runs in models.items()
         if all(run["audit"] == "causal" and run.get("document_nll") for run in runs)
     }
     if ours not in losses:
         return ""
-    found = {
-        name: paired_bootstrap(losses[ours], theirs, document_tokens) for name, theirs in losses.items() if name != ours
-    }
+
+    def compared(name: str) -> Interval:
+        both = losses[ours], losses[name]
+        shared = both[0].keys() & both[1].keys()
+        pair = ([nll for seed, nll in of.items() if not shared or seed in shared] for of in both)
+        first, second = ([fmean(of_document) for of_document in zip(*of, strict=True)] for of in pair)
+        return paired_bootstrap(first, second, document_tokens)
+
+    found = {name: compared(name) for name in losses if name != ours}
     listed = "; ".join(
         f"{NAMES.get(name, name)} {interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
         for name, interval in sorted(found.items(), key=lambda item: item[1].ratio)
     )
-    return f" Held-out perplexity of ResNet-BK over that of the others, 95% over the held-out documents: {listed}."
+    over = "of the seeds that both have, 95% over the held-out documents"
+    return f" Held-out perplexity of ResNet-BK over that of the others, {over}: {listed}."
 
 
 def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """Losses by document, and the comparison that uses them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,15 @@ def test_documents_are_compared_over_the_mean_of_the_seeds():
     assert interval.ratio == interval.low == interval.high
     assert math.isclose(interval.ratio, math.exp(-0.1), rel_tol=1e-12)
     assert interval.count == 20
+
+
+def test_documents_are_compared_over_the_seeds_that_both_have():
+    ours, theirs = models()["resnet-bk"], models()["llama"]
+    alone = compare_documents(ours, replace(theirs, runs=theirs.runs[1:]), COUNTS)
+    assert math.isclose(alone.ratio, math.exp(-0.1), rel_tol=1e-12)
+    runs = [run.model_copy(update={"seed": run.seed + 10}) for run in theirs.runs[1:]]
+    apart = compare_documents(ours, replace(theirs, runs=runs), COUNTS)
+    assert math.isclose(apart.ratio, math.exp(-0.105), rel_tol=1e-12)
 
 
 def test_few_documents_are_not_compared():

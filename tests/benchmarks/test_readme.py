@@ -61,12 +61,16 @@ def test_ratios_are_of_the_same_documents():
     runs = [
         run("resnet-bk", 50.0, document_nll=ours[0]),
         run("resnet-bk", 52.0, seed=1, document_nll=ours[1]),
-        run("llama", 60.0, document_nll=theirs),
+        *(run("llama", 60.0, seed=seed, document_nll=theirs) for seed in (1, 0)),
+        run("gpt2", 60.0, seed=1, document_nll=ours[1]),  # as ours with that seed
+        run("other", 60.0, seed=7, document_nll=theirs),  # no seed in common: all of ours
         run("leaky", None, audit="leaks"),
     ]
     data = QUICK["data"] | {"document_tokens": tokens}
     page = readme.fill(PAGE, [QUICK | {"runs": runs, "data": data}])
-    assert "95% over the held-out documents: Llama (RoPE, RMSNorm, SwiGLU) 0.607 (0.607 to 0.607).\n" in page
+    over = "of the seeds that both have, 95% over the held-out documents"
+    half = "0.607 (0.607 to 0.607)"
+    assert f"{over}: Llama (RoPE, RMSNorm, SwiGLU) {half}; other {half}; GPT-2 1.000 (1.000 to 1.000).\n" in page
     assert "over the held-out documents" not in readme.fill(PAGE, [QUICK | {"runs": runs[2:], "data": data}])
 
 

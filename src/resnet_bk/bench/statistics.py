@@ -215,7 +215,8 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
 
 
 def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
-    """The bootstrap over documents, each model's losses averaged over its seeds.
+    """The bootstrap over documents, each model's losses averaged over the seeds that both have, or over its own where
+    they share none: of a seed that the other lacks the ratio would take luck for a difference.
 
     None where a run kept no losses, or one of them is no number, or where the documents are too few to draw from.
 
@@ -223,11 +224,13 @@ def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequenc
         first, second: the models.
         tokens: tokens predicted in each document of the held-out text.
     """
+    shared = {run.seed for run in first.runs} & {run.seed for run in second.runs}
+    pair = [[run for run in model.runs if not shared or run.seed in shared] for model in (first, second)]
     ours, theirs = (
-        np.array([run.document_nll for run in model.runs if len(run.document_nll) == len(tokens)], dtype=np.float64)
-        for model in (first, second)
+        np.array([run.document_nll for run in runs if len(run.document_nll) == len(tokens)], dtype=np.float64)
+        for runs in pair
     )  # a loss that is null becomes NaN
-    complete = len(ours) == len(first.runs) and len(theirs) == len(second.runs)
+    complete = [len(ours), len(theirs)] == [len(runs) for runs in pair]
     if len(tokens) < FEWEST_DOCUMENTS or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
     return paired_bootstrap(ours.mean(0), theirs.mean(0), tokens)
