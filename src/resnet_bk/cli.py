@@ -255,10 +255,10 @@ def lengths(
 def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1)] = 100,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most.")] = 100,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest word.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many words; 0 for all.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
     early_exit: EarlyExit = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "cpu",
 ) -> None:

@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.models import PointerConfig, PointerForCausalLM
@@ -224,3 +231,12 @@ def test_a_state_of_another_vocabulary_is_refused():
         causal_lm_loss(model, words, words, "fused", carry_state=True, state=state)
     with pytest.raises(ValueError, match=r"rows must be bool \[2\], true for a row"):
         state.start_anew(torch.tensor([0]))
+
+
+def test_the_trainer_smooths_the_labels_that_come_next(tmp_path):
+    """As of ResNet-BK: it shifts labels for the models that it knows as causal ones."""
+    model, words = build().float(), ids(4, 12)
+    arguments = TrainingArguments(output_dir=str(tmp_path), label_smoothing_factor=0.1, report_to=[], use_cpu=True)
+    found = Trainer(model=model, args=arguments).compute_loss(model, {"input_ids": words, "labels": words})
+    logits = model(words).logits[:, :-1].flatten(0, 1)
+    assert_close(found, F.cross_entropy(logits, words[:, 1:].flatten(), label_smoothing=0.1), rtol=1e-5, atol=0)

@@ -353,7 +353,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         if place.get(part) is None:
             place[part] = {}
         if not isinstance(place[part], dict):
-            raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys")
+            raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys; set that itself")
         place = place[part]
     place[path[-1]] = value
 
@@ -371,7 +371,7 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
         known = list(ModelEntry.model_fields if loc[0] == "models" else fields)
         return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
     if item["type"] == "missing":
-        return f"{where}: missing"
+        return f"{where}: missing; add it to the file, or --set {where}=VALUE"
     message = item["msg"]
     return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}; change it with --set {where}=VALUE"
 

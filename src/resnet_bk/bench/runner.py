@@ -78,7 +78,7 @@ def bench(
         saved_tokenizer(protocol.tokenizer)  # before large texts are read
     corpus = open_corpus(protocol)
     if test and "test" not in corpus.splits:
-        raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}")
+        raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}; leave --test out")
     check_same_protocol(protocol, out, corpus.fingerprint)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     if test:

@@ -142,7 +142,9 @@ def check_parquet(path: Path) -> int:
             f"data: {path} has no column {COLUMN!r}, only {', '.join(schema.names)}; rename the text column"
         )
     if not _is_string(schema.field(COLUMN).type):
-        raise ValueError(f"data: column {COLUMN!r} of {path} holds {schema.field(COLUMN).type}, not strings")
+        raise ValueError(
+            f"data: column {COLUMN!r} of {path} holds {schema.field(COLUMN).type}, not strings; write the texts there"
+        )
     return rows
 
 

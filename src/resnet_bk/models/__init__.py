@@ -26,7 +26,11 @@ AutoConfig.register(PointerConfig.model_type, PointerConfig, exist_ok=True)
 AutoModelForCausalLM.register(PointerConfig, PointerForCausalLM, exist_ok=True)
 
 # By these names `Trainer` knows whose labels are to be shifted when it smooths them, and a pipeline what it can run.
-for _config, _model in ((ResNetBKConfig, ResNetBKForCausalLM), (ResNetBKSeedConfig, ResNetBKSeedForCausalLM)):
+for _config, _model in (
+    (ResNetBKConfig, ResNetBKForCausalLM),
+    (ResNetBKSeedConfig, ResNetBKSeedForCausalLM),
+    (PointerConfig, PointerForCausalLM),
+):
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_config.model_type] = _model.__name__
 
 __all__ = [
