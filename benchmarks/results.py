@@ -4,10 +4,9 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
-shares of rows that start from no state in results/carry-reset, the choices of the model in results/tuned-choices,
-associative recall in results/mqar. FILE may also be the lengths.json of `resnet-bk lengths`, by default
-results/lengths. Only what has a place on the page can be named; the choices, which have none yet, are not read by
-default.
+shares of rows that start from no state in results/carry-reset, the choices of the model in results/tuned-choices
+(first the protocol as it is, see benchmarks/choices.py), associative recall in results/mqar. FILE may also be the
+lengths.json of `resnet-bk lengths`, by default results/lengths. Only what has a place on the page can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks import choices
 from benchmarks.command import guarded
 from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
@@ -26,13 +26,20 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
+CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-norm", "real-part")
+CHANGED_SETTINGS = ("adamw",)
 RECALL = "mqar"
 LENGTHS = "lengths"
 # `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
 GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")), "small-grid")
 RESET_RUNS = (*(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)), f"{RESETS}/mamba2-25")
-FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, RECALL)
+CHOICE_RUNS = (
+    CHOICES,
+    *(f"{CHOICES}-patched/{name}" for name in CHANGED_CODE),
+    *(f"{CHOICES}-settings/{name}" for name in CHANGED_SETTINGS),
+)
+FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, *CHOICE_RUNS, RECALL)
 FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
@@ -193,21 +200,6 @@ def _with_share(run: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str,
     return {"environment": results["environment"], **run, "share": share}
 
 
-def choices(results: Mapping[str, Any]) -> str:
-    """A row a model, in the order of the protocol, beside the first one."""
-    models = by_model(results)
-    reached = {name: fmean(run[HELD_OUT] for run in runs) for name, runs in models.items()}
-    base = next(iter(reached))
-    lines = []
-    for name, value in reached.items():
-        alone = [run[WITHOUT] for run in models[name] if run[WITHOUT] is not None]
-        apart = fmt.perplexity(fmean(alone) if alone else None)
-        lines.append((f"`{name}`", fmt.perplexity(value), f"{value / reached[base]:.3f}", apart))
-    facts = "\n".join(f"- {line}" for line in machine(results))
-    columns = ("model", "held-out perplexity", f"relative to `{base}`", "state not carried")
-    return f"{table(columns, lines)}\n\n{facts}"
-
-
 def recall(results: Mapping[str, Any]) -> str:
     """A row a model, in the order of the protocol: what its layers carry, and the share of the questions it answers."""
     protocol = results["protocol"]
@@ -275,6 +267,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """
     searches: dict[str, list[Mapping[str, Any]]] = {}
     reset: list[Mapping[str, Any]] = []
+    chosen: list[Mapping[str, Any]] = []
     for found in results:
         if "places" in found:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
@@ -286,7 +279,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         if suite == RESETS:
             reset.append(found)
         elif suite == CHOICES:
-            page = replace_all(page, suite, {"table": choices(found)})
+            chosen.append(found)
         elif suite == RECALL:
             page = replace_all(page, suite, {"table": recall(found)})
         elif found["protocol"]["learning_rates"] is not None:
@@ -295,6 +288,8 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found)})
     for suite, of_suite in searches.items():
         page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
+    if chosen:
+        page = replace_all(page, CHOICES, choices.tables(chosen))
     if reset:
         page = replace_all(page, RESETS, {"table": resets(reset, searches.get(RESET_PROTOCOL, []))})
     return page

@@ -209,6 +209,33 @@ def test_choices_stand_beside_the_model_that_was_chosen():
     assert "- commit 0123456789ab" in lines
 
 
+def of_choices(*runs, **settings):
+    return RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None} | settings, "runs": list(runs)}
+
+
+def test_choices_of_changed_code_and_settings():
+    page = "".join(f"<!-- begin tuned-choices:{place} -->\nold\n<!-- end -->\n" for place in ("table", "settings"))
+    usual = {"optimizer": "muon", "tie_word_embeddings": True}
+    chosen = of_choices(run("resnet-bk", 40.0), run("llama", 60.0), **usual)
+    patched = of_choices(run("fixed-chain", 50.0, git_dirty=True), models={"fixed-chain": {}}, **usual)
+    apart = of_choices(run("llama", 63.0, learning_rate=0.002), **usual | {"tie_word_embeddings": False})
+    searched = of_choices(run("resnet-bk", 44.0), **usual | {"optimizer": "adamw", "learning_rates": [0.01]})
+    lines = results.fill(page, [chosen, patched, apart, searched]).splitlines()
+    assert [line for line in lines if line.startswith("| `")] == [
+        "| `resnet-bk` | 40.0 | 1.000 | – |",
+        "| `llama` | 60.0 | 1.500 | – |",
+        "| `fixed-chain` | 50.0 | 1.250 | – |",
+        "| `llama` | `tie_word_embeddings: false` | 63.0 | 1.050 | – | 0.002 |",
+        "| `resnet-bk` | `optimizer: adamw` | 44.0 | 1.100 | – | 0.01 |",
+    ]
+    assert [line for line in lines if "commit" in line] == [
+        "- commit 0123456789ab, with uncommitted changes",
+        "- commit 0123456789ab",
+    ]
+    with pytest.raises(ValueError, match=r"^llama with `tie_word_embeddings: false` has no run with the settings of"):
+        results.fill(page, [of_choices(run("resnet-bk", 40.0), **usual), apart])
+
+
 def test_recall_stands_beside_what_the_layers_carry():
     kinds = [{"length": 64, "pairs": 4, "examples": 10}, {"length": 1_024, "pairs": 256, "examples": 20}]
     chain = {
