@@ -210,7 +210,9 @@ def test_operations_are_counted(erase):
         assert backward == chain * (work.GREEN_BACKWARD + 20 * head + 20 * VALUES + 4)
     else:
         assert forward == chain * (work.GREEN_FORWARD + 5 * head + VALUES + 2)
-        assert backward == chain * (work.GREEN_BACKWARD + 14 * head + 6 * VALUES + 4)
+        # Four sites of a chunk are ten pairs j <= t.
+        pairs, sites = 10 * (6 * KEYS + 4 * VALUES + 9), 4 * (8 * head + 8 * KEYS + 4 * VALUES + 5)
+        assert backward == chain * work.GREEN_BACKWARD + 3 * 2 * (pairs + sites + 3 * head)
 
 
 @each_backend
@@ -250,6 +252,19 @@ def test_a_hopping_of_zero_cuts(backend, erase):
     for name in ("key", "value", "potential"):
         changed[name][:, :5] += 1
     assert torch.equal(run(tensors, backend)[0][:, 5:], run(changed, backend)[0][:, 5:])
+
+
+@each_rule
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+def test_gradients_where_chains_are_cut(backend, erase):
+    """That of the hopping at a cut included, which would make the chain whole; in two chunks, cut inside and between."""
+    cut = drawn(PROPAGATE_CHUNK + 9, erase=erase)
+    for place in (5, 6, PROPAGATE_CHUNK, PROPAGATE_CHUNK + 4):
+        cut["hopping"][:, place] = 0
+    cut = with_gradients(cut)
+    found, expected = (of(run(cut, name), cut) for name in (backend, "reference"))
+    for name, g, h in zip(cut, found, expected, strict=True):
+        assert relative_error(g, h) < TOLERANCE[torch.float64], name
 
 
 @each_backend

@@ -88,7 +88,7 @@ def carry_matrix_backward(
     *args: Any,
     **kwargs: Any,
 ) -> int:
-    return prod(query[:3]) * work.modulus_backward(query[3], value[3], erasing=prod(erase) > 0)
+    return work.modulus_backward(query, value[3], erasing=prod(erase) > 0)
 
 
 @register_flop_formula(OPS.propagate_tokens)

@@ -4,6 +4,10 @@ Counted as the kernels in `<operator>/cpu.py` do them: a sum, a product or a div
 change of sign 0. What a backward sweep computes again from checkpoints counts.
 """
 
+from collections.abc import Sequence
+
+from resnet_bk.ops.sizes import PROPAGATE_CHUNK
+
 # Per site of a chain. Every 1/d: b^2 1, x and y 4, x^2 + y^2 3, the division 1, two products 2 = 11.
 GREEN_FORWARD = 11
 GREEN_BACKWARD = 32  # L again 11, g + carry 2, conj(L)^2 5, its product 6, bbar 5, carry 3
@@ -49,11 +53,31 @@ def modulus_forward(keys: int, values: int, *, erasing: bool) -> int:
     return (7 if erasing else 5) * keys * values + (4 if erasing else 1) * values + 2
 
 
-def modulus_backward(keys: int, values: int, *, erasing: bool) -> int:
-    """Per site and head, behind L.
+def modulus_backward(query: Sequence[int], values: int, *, erasing: bool) -> int:
+    """Of all heads of a query [B, T, H, K], behind L."""
+    batch, sites, heads, keys = query
+    of_head = sites * _erasing_backward(keys, values) if erasing else _adding_backward(sites, keys, values)
+    return batch * heads * of_head
 
-    Each entry of the state: S again 3, Sbar 2, qbar 1 + 1, kbar 1 + 1, vbar 2, carry 1, C 2. Each column: gain v 1 and
-    1 again, vbar 1, gainbar 3; the chain: decay 4. Erasing: each entry 2 for what is met, 2 for kbar and 2 for the
-    carry; each column 3 and 3 again for u, 2 for its cotangent, 1 for the product, 2 for C, 3 for erasebar.
+
+def _erasing_backward(keys: int, values: int) -> int:
+    """Per site and head.
+
+    Each entry of the state: r 2, S again 3, Sbar 2, qbar 1 + 1, kbar 1 + 1 + 2, vbar 2, carry 1 + 2, C 2. Each column:
+    u 4 and 4 again, its cotangent 2, vbar 1, gainbar 3, r . ubar 1, C 2, erasebar 3; the chain: decay 4.
     """
-    return (20 if erasing else 14) * keys * values + (20 if erasing else 6) * values + 4
+    return 20 * keys * values + 20 * values + 4
+
+
+def _adding_backward(sites: int, keys: int, values: int) -> int:
+    """Per head. An entry of a product is 2 for each of its summands.
+
+    Each pair of sites of a chunk: A and D 2 K + 2 V, Qbar and Kbar 4 K, Ubar 2 V, P 2, three products with it 3, F 2 and
+    decaybar 2. Each site: four products with the state 8 K V; u, vbar and gainbar 4 V; scaling of rows 4 K, Z with the
+    state 4 K; p 1, F and decaybar of the state 4. Each chunk: sum(S * Sbar) and p_last Sbar 3 K V.
+    """
+    chunks, rest = divmod(sites, PROPAGATE_CHUNK)
+    pairs = (chunks * PROPAGATE_CHUNK * (PROPAGATE_CHUNK + 1) + rest * (rest + 1)) // 2
+    of_pairs = pairs * (6 * keys + 4 * values + 9)
+    of_sites = sites * (8 * keys * values + 8 * keys + 4 * values + 5)
+    return of_pairs + of_sites + (chunks + (rest > 0)) * 3 * keys * values

@@ -110,7 +110,7 @@ def forward(
 
 
 @kernel
-def backward(
+def backward_erasing(
     output_bar: Floats,
     has_output_bar: bool,
     memory_bar: Floats,
@@ -141,7 +141,6 @@ def backward(
     chunks = (sites + CHUNK - 1) // CHUNK
     groups = (heads + group - 1) // group
     size = keys * width
-    erasing = erase.size > 0
     rows = (keys + width - 1) // width * width
     for task in prange(batch * groups):
         row, base = task // groups, task % groups * group
@@ -193,13 +192,11 @@ def backward(
                     store(states, i, width, load(checkpoints, start + i, width))
                 for t in range(length):
                     site = (row * sites + first + t) * heads + base + h
-                    d, u = spread(steps, 3 * t + 1), spread(steps, 3 * t) * load(value, site * values + low, n)
-                    if erasing:
-                        r = zeros(query)
-                        for k in range(keys):
-                            r = r + spread(key, site * keys + k) * load(states, t * size + k * width, width)
-                        store(met, t * width, width, r)
-                        u = u - d * spread(erase, site) * r
+                    d, r = spread(steps, 3 * t + 1), zeros(query)
+                    for k in range(keys):
+                        r = r + spread(key, site * keys + k) * load(states, t * size + k * width, width)
+                    store(met, t * width, width, r)
+                    u = spread(steps, 3 * t) * load(value, site * values + low, n) - d * spread(erase, site) * r
                     for k in range(keys):
                         i = t * size + k * width
                         s = spread(key, site * keys + k) * u + d * load(states, i, width)
@@ -211,9 +208,9 @@ def backward(
                     y = zeros(query)
                     if has_output_bar:
                         y = load(output_bar, site * values + low, n)
-                    u, u_bar, c_low, c_high = g * v, zeros(query), wide.zeros(), wide.zeros()
-                    if erasing:
-                        u = u - spread(steps, 3 * t + 1) * spread(erase, site) * load(met, t * width, width)
+                    e, r = spread(erase, site), load(met, t * width, width)
+                    u, u_bar = g * v - spread(steps, 3 * t + 1) * e * r, zeros(query)
+                    c_low, c_high = wide.zeros(), wide.zeros()
                     for k in range(keys):
                         i, c = t * size + k * width, carry + k * width
                         store(q_rows, k * width, width, load(states, i + size, width) * y)
@@ -226,17 +223,15 @@ def backward(
                         c_low, c_high = c_low + s_low * b_low, c_high + s_high * b_high
                     store(value_bar, site * values + low, n, g * u_bar)
                     store(g_rows, t * width, width, load(g_rows, t * width, width) + v * u_bar)
-                    if erasing:
-                        e, r_u = spread(erase, site), load(met, t * width, width) * u_bar
-                        r_bar = d * e * u_bar  # with the other sign
-                        for k in range(keys):
-                            i, c, row_k = t * size + k * width, carry + k * width, k * width
-                            before = load(states, i, width)
-                            store(k_rows, row_k, width, load(k_rows, row_k, width) - before * r_bar)
-                            store(carries, c, width, load(carries, c, width) - spread(key, site * keys + k) * r_bar)
-                        e_low, e_high = wide.halves(query, e * r_u)
-                        c_low, c_high = c_low - e_low, c_high - e_high
-                        store(e_rows, t * width, width, load(e_rows, t * width, width) - d * r_u)
+                    r_bar = d * e * u_bar  # with the other sign
+                    for k in range(keys):
+                        i, c, row_k = t * size + k * width, carry + k * width, k * width
+                        before = load(states, i, width)
+                        store(k_rows, row_k, width, load(k_rows, row_k, width) - before * r_bar)
+                        store(carries, c, width, load(carries, c, width) - spread(key, site * keys + k) * r_bar)
+                    e_low, e_high = wide.halves(query, e * (r * u_bar))
+                    c_low, c_high = c_low - e_low, c_high - e_high
+                    store(e_rows, t * width, width, load(e_rows, t * width, width) - d * (r * u_bar))
                     i = t * wide.LANES
                     wide.store(c_rows, i, wide.LANES, wide.load(c_rows, i, wide.LANES) + c_low + c_high)
                     for k in range(0, keys, width):
@@ -253,9 +248,7 @@ def backward(
                 store(c_sums, i, wide.LANES, row_sums(c_rows, i * wide.LANES))
             for t in range(length):
                 site = (row * sites + first + t) * heads + base + h
-                gain_bar[site], decay_bar[site] = exact(g_sums, t), c_sums[t]
-                if erasing:
-                    erase_bar[site] = e_sums[t]
+                gain_bar[site], decay_bar[site], erase_bar[site] = exact(g_sums, t), c_sums[t], e_sums[t]
         for part in range(count * tiles):
             h, low = part // tiles, part % tiles * width
             for k in range(keys):

@@ -81,17 +81,21 @@ def carry_matrix_backward(
 ) -> Backward:
     """Cotangents of the seven inputs from those of y and the last S; None stands for zeros."""
     from resnet_bk.ops.kernels import flat, head_group, launch
-    from resnet_bk.ops.propagate_modulus import cpu
+    from resnet_bk.ops.propagate_modulus import cpu, cpu_adjoint
 
     checks.kept(checkpoints)
     bars = _empty_bars(query, value, gain, erase)
+    erasing = erase.numel() > 0
+    arguments = (query, key, value, gain, decay, erase, checkpoints, *bars)
+    if not erasing:
+        arguments = (*arguments[:5], checkpoints, *bars[:5], bars[6])
     launch(
-        cpu.backward,
-        gain.numel() * work.modulus_backward(query.shape[3], value.shape[3], erasing=erase.numel() > 0),
+        cpu.backward_erasing if erasing else cpu_adjoint.backward,
+        work.modulus_backward(query.shape, value.shape[3], erasing=erasing),
         flat(query if output_bar is None else output_bar),
         output_bar is not None,
         flat(torch.zeros_like(bars[-1]) if memory_bar is None else memory_bar),
-        *map(flat, (query, key, value, gain, decay, erase, checkpoints, *bars)),
+        *map(flat, arguments),
         *query.shape,
         value.shape[3],
         head_group(*gain.shape[::2]),

@@ -15,6 +15,7 @@ factor of seven. The functions here name the vector operations; LLVM splits them
     sum_lanes(x)                              the sum of the lanes, a number
     maximum(x, y)                             lane by lane; y where x is NaN
     exponential(x)                            e^x for x <= 0, relative error 2e-7; e^-87 below -87
+    transpose(out, io, so, array, i, s)       out[io + n so + m] = array[i + m s + n] for m, n < lanes(array)
 
 Arrays are one-dimensional. Vectors know +, - and * (fused to multiply-adds where the machine can) and /.
 
@@ -25,10 +26,11 @@ Tiles of matrix products, TILE_ROWS rows by TILE_COLUMNS vectors, summed in regi
         out[io + m so + n] = offsets[ib + m] + sum_{k < depth} left[il + m row + k step] right[ir + k sr + n]
 
     tile_zero, tile_onto                      the same without offsets, and added to what `out` holds
-    tile_onto_narrow                          the same, one vector wide
+    tile_zero_half, tile_onto_half            half as many vectors wide
+    tile_zero_narrow, tile_onto_narrow        one vector wide
 
-`out` is float32, `left` and `right` are float32, or int32 for pairs of bfloat16 [2 k, 2 k + 1], whose products are
-summed in float32 (needs AVX512-BF16). Such pairs are made and read by
+All three are of one precision, or `out` float32 and the others int32, for pairs of bfloat16 [2 k, 2 k + 1], whose
+products are summed in float32 (needs AVX512-BF16). Such pairs are made and read by
 
     store_halves(array, i, x)                 lanes 2 j and 2 j + 1, rounded, are the pair array[i + j]
     load_halves(array, i, like)               the reverse, a vector as `like` is
@@ -70,8 +72,12 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         sum_lanes,
         tile_from,
         tile_onto,
+        tile_onto_half,
         tile_onto_narrow,
         tile_zero,
+        tile_zero_half,
+        tile_zero_narrow,
+        transpose,
     )
 else:
     from resnet_bk.ops.simd.compiled import (
@@ -95,8 +101,12 @@ else:
         sum_lanes,
         tile_from,
         tile_onto,
+        tile_onto_half,
         tile_onto_narrow,
         tile_zero,
+        tile_zero_half,
+        tile_zero_narrow,
+        transpose,
     )
 
 __all__ = [
@@ -120,7 +130,11 @@ __all__ = [
     "sum_lanes",
     "tile_from",
     "tile_onto",
+    "tile_onto_half",
     "tile_onto_narrow",
     "tile_zero",
+    "tile_zero_half",
+    "tile_zero_narrow",
+    "transpose",
     "zeros",
 ]

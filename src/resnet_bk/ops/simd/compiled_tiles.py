@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from resnet_bk.ops.simd.compiled import INT32, _address, _broadcast, _constants, _vector
+from resnet_bk.ops.simd.compiled import INT32, _address, _broadcast, _constants, _indices, _vector
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
 
@@ -32,10 +32,15 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
+def _suffix(vector: ir.VectorType) -> str:
+    """How LLVM's functions name a vector."""
+    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
+
+
 def _multiply_add(builder: Any, pairs: bool, left: Any, right: Any, total: Any) -> Any:
     lanes = total.type.count
     if not pairs:
-        return _call(builder, f"llvm.fma.v{lanes}f32", total.type, [left, right, total])
+        return _call(builder, f"llvm.fma.{_suffix(total.type)}", total.type, [left, right, total])
     halves = ir.VectorType(BFLOAT, 2 * lanes)
     operands = [total, builder.bitcast(left, halves), builder.bitcast(right, halves)]
     return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total.type, operands)
@@ -43,13 +48,14 @@ def _multiply_add(builder: Any, pairs: bool, left: Any, right: Any, total: Any) 
 
 def _typing(out: Any, left: Any, right: Any) -> bool:
     """Whether the operands are pairs of bfloat16."""
-    if (
-        _vector(out).dtype != types.float32
-        or left.dtype != right.dtype
-        or left.dtype not in (types.float32, types.int32)
-    ):
-        raise TypeError(f"a tile is float32 and takes float32 or pairs of bfloat16 (int32), but got {left} and {right}")
-    return bool(left.dtype == types.int32)
+    dtype = _vector(out).dtype
+    pairs = left.dtype == types.int32 and dtype == types.float32
+    if left.dtype != right.dtype or (left.dtype != dtype and not pairs):
+        raise TypeError(
+            f"a tile takes operands of its own precision, one of float32 pairs of bfloat16 (int32) too, but {out} got "
+            f"{left} and {right}"
+        )
+    return bool(pairs)
 
 
 def _tile(start: str, vectors: int) -> Any:
@@ -136,7 +142,43 @@ def _tile(start: str, vectors: int) -> Any:
 tile_from = _tile("offsets", TILE_COLUMNS)
 tile_zero = _tile("zero", TILE_COLUMNS)
 tile_onto = _tile("out", TILE_COLUMNS)
+tile_zero_half = _tile("zero", TILE_COLUMNS // 2)
+tile_onto_half = _tile("out", TILE_COLUMNS // 2)
+tile_zero_narrow = _tile("zero", 1)
 tile_onto_narrow = _tile("out", 1)
+
+
+@intrinsic
+def transpose(typingctx: Any, out: Any, io: Any, so: Any, array: Any, i: Any, s: Any) -> Any:
+    vector = _vector(array)
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, io, so, _, i, s = args
+        kind, count = context.get_value_type(vector), vector.lanes
+
+        def row(argument: int, start: Any, stride: Any, m: int) -> Any:
+            place = builder.add(start, builder.mul(stride, ir.Constant(stride.type, m)))
+            address = _address(context, builder, sig.args[argument], args[argument], place)
+            return builder.bitcast(address, kind.as_pointer())
+
+        align = array.dtype.bitwidth // 8
+        rows = [builder.load(row(3, i, s, m), align=align) for m in range(count)]
+        # Blocks of `side` rows and columns beside the diagonal change places with one another, for each power of 2.
+        side = 1
+        while side < count:
+            firsts = [j if not j & side else count + j - side for j in range(count)]
+            seconds = [j + side if not j & side else count + j for j in range(count)]
+            for m in range(count):
+                if not m & side:
+                    a, b = rows[m], rows[m + side]
+                    rows[m] = builder.shuffle_vector(a, b, _indices(firsts))
+                    rows[m + side] = builder.shuffle_vector(a, b, _indices(seconds))
+            side *= 2
+        for m in range(count):
+            builder.store(rows[m], row(0, io, so, m), align=align)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp, array, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -152,7 +194,7 @@ def sum_lanes(typingctx: Any, x: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind, scalar = args[0].type, args[0].type.element
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(scalar, [scalar, kind]), f"llvm.vector.reduce.fadd.v{kind.count}f32"
+            builder.module, ir.FunctionType(scalar, [scalar, kind]), f"llvm.vector.reduce.fadd.{_suffix(kind)}"
         )
         # The order of a tree: lane by lane would take four times as long.
         return builder.call(function, [ir.Constant(scalar, 0.0), args[0]], fastmath=("reassoc",))

@@ -43,7 +43,15 @@ def _tile(start: str, vectors: int):  # type: ignore[no-untyped-def]
 tile_from = _tile("offsets", TILE_COLUMNS)
 tile_zero = _tile("zero", TILE_COLUMNS)
 tile_onto = _tile("out", TILE_COLUMNS)
+tile_zero_half = _tile("zero", TILE_COLUMNS // 2)
+tile_onto_half = _tile("out", TILE_COLUMNS // 2)
+tile_zero_narrow = _tile("zero", 1)
 tile_onto_narrow = _tile("out", 1)
+
+
+def transpose(out: Floats, io: int, so: int, array: Floats, i: int, s: int) -> None:
+    across = np.arange(lanes(array))
+    out[io + so * across[:, None] + across] = array[i + s * across + across[:, None]]
 
 
 def maximum(x: Floats, y: Floats) -> Floats:
