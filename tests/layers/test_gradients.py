@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from resnet_bk import ops
 from resnet_bk.layers.gradients import GRADIENTS, propagate, propagate_modulus, propagate_vector
-from resnet_bk.layers.unit_length import unit_length
+from resnet_bk.ops.unit_query_key import unit_length
 
 
 def propagate_delta(query, key, value, erase, *chain, **how):

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 
 from resnet_bk.layers import MIXERS, QueryKey, ShortConvolution, get_mixer
 from resnet_bk.layers.modulus_propagator import READ_EPS
-from resnet_bk.layers.unit_length import EPSILON, unit_length
 from resnet_bk.ops import propagate_modulus, surface_green
+from resnet_bk.ops.unit_query_key import unit_length
+from resnet_bk.ops.unit_query_key.sizes import EPSILON
 
 GATES = {"none": torch.ones_like, "silu": F.silu, "sigmoid": torch.sigmoid, "affine": lambda x: 1 + x}
 every_gate = pytest.mark.parametrize("gate", GATES)

@@ -99,10 +99,12 @@ def test_gradients(conv):
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("with_tail", [False, True])
-@pytest.mark.parametrize("at_once", [0, 2])
+@pytest.mark.parametrize("at_once", [None, 0, 2], ids=["compiled", "two rows at once", "two tokens at once"])
 def test_gradients_of_input_and_taps(conv, length, with_tail, at_once, monkeypatch):
-    """Rows shorter than the filter and longer; gradients of gradients; two rows at once, or two tokens."""
-    monkeypatch.setattr("resnet_bk.layers.causal_filter.AT_ONCE", at_once * 6 or 2 * length * 6)
+    """Rows shorter than the filter and longer; gradients of gradients; compiled and in plain PyTorch."""
+    if at_once is not None:
+        monkeypatch.setattr("resnet_bk.ops.tap_sums._HAS_NUMBA", False)
+        monkeypatch.setattr("resnet_bk.ops.tap_sums.AT_ONCE", at_once * 6 or 2 * length * 6)
     x = torch.randn(3, length, 6, dtype=torch.float64, requires_grad=True)
     before = torch.randn(3, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None
     weight = conv.weight.detach().requires_grad_()

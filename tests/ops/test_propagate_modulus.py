@@ -257,7 +257,7 @@ def test_a_hopping_of_zero_cuts(backend, erase):
 @each_rule
 @pytest.mark.parametrize("backend", ["numba", "chunked"])
 def test_gradients_where_chains_are_cut(backend, erase):
-    """That of the hopping at a cut included, which would make the chain whole; in two chunks, cut inside and between."""
+    """That of the hopping at a cut included, which would make the chain whole; two chunks, cut inside and between."""
     cut = drawn(PROPAGATE_CHUNK + 9, erase=erase)
     for place in (5, 6, PROPAGATE_CHUNK, PROPAGATE_CHUNK + 4):
         cut["hopping"][:, place] = 0

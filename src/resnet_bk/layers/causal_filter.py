@@ -6,12 +6,9 @@ With z the input behind P zeros, or behind the inputs that came before, y_t = su
 
     d z_s = sum over k of w_k dy_{s-k}          d w_k = sum over rows and t of dy_t z_{t+k}
 
-The first is the filter again, of dy with the taps turned round. The second PyTorch computes with a kernel for large
-filters, which on one thread takes up to 20 times as long as the filter itself (in bfloat16, 50 times); here it is K
-sums of products over so many tokens at a time that what is read K times is in cache.
+The first is the filter again, of dy with the taps turned round. For the second there is `resnet_bk.ops.tap_sums`.
 """
 
-from math import prod
 from typing import Any
 
 import torch
@@ -19,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from resnet_bk.ops import work
 from resnet_bk.ops.dispatch import autocast_enabled, full_precision
-
-AT_ONCE = 2**17  # numbers of dy that are multiplied while they are in cache
+from resnet_bk.ops.tap_sums import tap_sums
 
 
 def causal_filter(x: Tensor, weight: Tensor, *, length: int) -> Tensor:
@@ -89,23 +86,7 @@ def _of_input(grad: Tensor, weight: Tensor, inputs: int) -> Tensor:
 @torch.library.custom_op("resnet_bk::tap_gradient", mutates_args=(), device_types="cpu")
 def tap_gradient(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """d w [C, K] in float32 or wider, of d y [B, T, C] and x as in `causal_filter`."""
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    batch, length, channels = grad.shape
-    in_front = 0 if x.shape[1] > length else taps - 1  # zeros of z that x does not have
-    tokens = max(1, min(length, AT_ONCE // max(1, channels)))
-    rows = max(1, AT_ONCE // max(1, channels * tokens))
-    totals = [grad.new_zeros(channels, dtype=wide) for _ in range(taps)]
-    for row in range(0, batch, rows):
-        for start in range(0, length, tokens):
-            stop = min(start + tokens, length)
-            first = max(start - in_front, 0)
-            of_y = grad[row : row + rows, start:stop].to(wide)
-            z = x[row : row + rows, first : stop + taps - 1 - in_front].to(wide)
-            for k in range(taps):
-                place = start + k - in_front - first  # in z, of what tap k takes for the first token
-                missing = min(max(-place, 0), stop - start)
-                totals[k] += (of_y[:, missing:] * z[:, place + missing : place + stop - start]).sum((0, 1))
-    return torch.stack(totals, 1)
+    return tap_sums(grad, x, taps)
 
 
 @tap_gradient.register_fake
@@ -129,5 +110,4 @@ tap_gradient.register_autograd(_of_tap_gradient, setup_context=_keep)
 
 @register_flop_formula(torch.ops.resnet_bk.tap_gradient)
 def _work(gradient: tuple[int, ...], x: tuple[int, ...], taps: int, **kwargs: Any) -> int:
-    """Two for each tap and number of the gradient."""
-    return 2 * prod(gradient) * taps
+    return work.tap_sums(gradient, taps)

@@ -5,18 +5,19 @@ Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value siz
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
-from resnet_bk.layers.output_gate import get_gate
+from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.wide import WideRMSNorm
-from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.layers.wide import GatedRMSNorm
+from resnet_bk.ops.dispatch import autocast_enabled
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
@@ -90,7 +91,7 @@ class ModulusPropagator(Mixer):
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
-        self.read_norm = WideRMSNorm(value_dim, eps=READ_EPS)
+        self.read_norm = GatedRMSNorm(value_dim, eps=READ_EPS)
         self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
@@ -134,9 +135,11 @@ class ModulusPropagator(Mixer):
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""
         if readers is not None:
             y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
-        # In the precision of the state, whatever that of the model.
-        with full_precision(hidden.device):
-            y = self.read_norm(y).flatten(-2)
-        if self.gate is not None and self.gate_proj is not None:
-            y = self.gate(y, self.gate_proj(hidden))
+        gate = None if self.gate_proj is None else self.gate_proj(hidden)
+        if gate is None or self.gate is affine:
+            autocast = autocast_enabled(hidden.device)
+            dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
+            return self.out_proj(self.read_norm(y, gate, dtype))
+        assert self.gate is not None
+        y = self.gate(self.read_norm(y, None, y.dtype), gate)
         return self.out_proj(y.to(hidden.dtype))

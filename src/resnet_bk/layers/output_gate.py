@@ -19,14 +19,14 @@ def _sigmoid(y: Tensor, g: Tensor) -> Tensor:
     return y * torch.sigmoid(g)
 
 
-def _affine(y: Tensor, g: Tensor) -> Tensor:
+def affine(y: Tensor, g: Tensor) -> Tensor:
     """y (1 + g); the sum 1 + g would round a g in bfloat16 to two digits."""
     return y + y * g
 
 
 Gate = Callable[[Tensor, Tensor], Tensor]
 # Functions with a name: a mixer holds one, and models are pickled.
-GATES: dict[str, Gate] = {"silu": _silu, "sigmoid": _sigmoid, "affine": _affine}
+GATES: dict[str, Gate] = {"silu": _silu, "sigmoid": _sigmoid, "affine": affine}
 NO_GATE = "none"
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from resnet_bk.layers.unit_length import unit_length
+from resnet_bk.ops.unit_query_key import unit_query_key
 
 
 class QueryKey(nn.Module):
@@ -47,8 +47,4 @@ class QueryKey(nn.Module):
     def forward(self, query_key: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, 2 H K] to two of [B, T, H, K]; float32 for half precision input."""
         shape = (2, self.num_heads, self.key_dim)
-        both = unit_length(query_key.unflatten(-1, shape))
-        if self.bias is not None:
-            both = unit_length(both + self.bias.view(shape).to(both.dtype))
-        query, key = both.unbind(2)
-        return query, key
+        return unit_query_key(query_key.unflatten(-1, shape), self.bias)

@@ -4,7 +4,7 @@ float32.
 The layers are called as modules, never read for their weights: hooks on a module, as those that fetch a weight from
 where a `device_map` has put it, run when it is called.
 
-Shape legend: D hidden size, O outputs.
+Shape legend: D hidden size, O outputs, H heads, V value size.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from resnet_bk.ops.gated_norm import gated_norm
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -45,8 +47,23 @@ class WideLinear(nn.Linear):
         return F.linear(hidden, self.weight.to(hidden.dtype), bias)
 
 
-class WideRMSNorm(nn.RMSNorm):
-    """Division by the root mean square of the last dimension, [..., D] to [..., D]."""
+class GatedRMSNorm(nn.Module):
+    """Division of what heads have read by the root mean square of each, and an affine gate
+    (`resnet_bk.ops.gated_norm`).
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, tuple(self.normalized_shape), self.weight.to(hidden.dtype), self.eps)
+    Args:
+        value_dim: V.
+        eps: beside the mean square.
+    """
+
+    def __init__(self, value_dim: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(value_dim))
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps:g}"
+
+    def forward(self, y: Tensor, gate: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """[..., H, V] to [..., H V] in `dtype`, in the precision of y up to there; gate is [..., H V] or None."""
+        return gated_norm(y, self.weight, gate, eps=self.eps, dtype=dtype)

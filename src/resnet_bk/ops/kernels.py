@@ -120,6 +120,12 @@ def flat(tensor: Tensor) -> NDArray[Any]:
     return tensor.resolve_neg().contiguous().view(-1).numpy()
 
 
+def flat_as_bits(tensor: Tensor) -> NDArray[Any]:
+    """The same, with bfloat16, which NumPy does not know, as int16."""
+    tensor = tensor.detach()
+    return flat(tensor.contiguous().view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor)
+
+
 def channel_block(batch: int, chains: int) -> int:
     """Chains that one task sweeps side by side: four vectors of float32 hide the latency of a division, unless threads
     would then be idle. Each chain is computed alike in any block."""
@@ -135,3 +141,4 @@ def head_group(batch: int, heads: int) -> int:
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]  # pairs of bfloat16
+Array = NDArray[Any]  # floats, or bfloat16 as integers

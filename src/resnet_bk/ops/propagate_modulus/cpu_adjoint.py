@@ -17,8 +17,8 @@ the chunk, * entry by entry, with A = Q K^T, D = Ybar U^T, and w_j = P_last,j,
     Ubar = (A * P)^T Ybar + (w K) Sbar            vbar = gain ubar,  gainbar = v . ubar
     S receives p_last Sbar + (p Q)^T Ybar
 
-The triangle above the diagonal, where P is 0, is left out of the products, up to whole tiles. Every decay is a factor of
-entries of P, of p, w and p_last. Collected, with a row `out` for S' and a column `in` for S,
+The triangle above the diagonal, where P is 0, is left out of the products, up to whole tiles. Every decay is a factor
+of entries of P, of p, w and p_last. Collected, with a row `out` for S' and a column `in` for S,
 
     Z_tj = A_tj D_tj     Z_t,in = q_t . (Ybar S^T)_t     Z_out,j = k_j . (U Sbar^T)_j     Z_out,in = sum(S * Sbar)
 

@@ -86,7 +86,7 @@ def carry_matrix_backward(
     checks.kept(checkpoints)
     bars = _empty_bars(query, value, gain, erase)
     erasing = erase.numel() > 0
-    arguments = (query, key, value, gain, decay, erase, checkpoints, *bars)
+    arguments: tuple[Tensor, ...] = (query, key, value, gain, decay, erase, checkpoints, *bars)
     if not erasing:
         arguments = (*arguments[:5], checkpoints, *bars[:5], bars[6])
     launch(

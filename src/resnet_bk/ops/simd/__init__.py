@@ -17,6 +17,9 @@ factor of seven. The functions here name the vector operations; LLVM splits them
     exponential(x)                            e^x for x <= 0, relative error 2e-7; e^-87 below -87
     transpose(out, io, so, array, i, s)       out[io + n so + m] = array[i + m s + n] for m, n < lanes(array)
 
+    load_as(array, i, count, like)            as `load`, where `array` may hold bfloat16 (int16) beside a float32 `like`
+    store_as(array, i, count, x)              as `store`, where `array` may hold bfloat16 (int16), which x is rounded to
+
 Arrays are one-dimensional. Vectors know +, - and * (fused to multiply-adds where the machine can) and /.
 
 Tiles of matrix products, TILE_ROWS rows by TILE_COLUMNS vectors, summed in registers:
@@ -65,8 +68,10 @@ if TYPE_CHECKING or config.DISABLE_JIT:
     from resnet_bk.ops.simd.uncompiled_squares import squares_close, squares_onto, squares_open, squares_zero
     from resnet_bk.ops.simd.uncompiled_tiles import (
         exponential,
+        load_as,
         load_halves,
         maximum,
+        store_as,
         store_halves,
         store_joined,
         sum_lanes,
@@ -91,6 +96,7 @@ else:
         store_pairs,
         zeros,
     )
+    from resnet_bk.ops.simd.compiled_bfloats import load_as, store_as
     from resnet_bk.ops.simd.compiled_squares import squares_close, squares_onto, squares_open, squares_zero
     from resnet_bk.ops.simd.compiled_tiles import (
         exponential,
@@ -113,6 +119,7 @@ __all__ = [
     "exponential",
     "lanes",
     "load",
+    "load_as",
     "load_halves",
     "load_pairs",
     "maximum",
@@ -124,6 +131,7 @@ __all__ = [
     "squares_open",
     "squares_zero",
     "store",
+    "store_as",
     "store_halves",
     "store_joined",
     "store_pairs",

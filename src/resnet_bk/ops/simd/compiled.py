@@ -86,10 +86,16 @@ def _mask(builder: Any, count: Any, lanes: int) -> Any:
     return builder.icmp_signed("<", _indices(list(range(lanes))), counts)
 
 
+def _suffix(vector: ir.VectorType) -> str:
+    """How LLVM's functions name a vector."""
+    element = vector.element
+    kind = f"i{element.width}" if isinstance(element, ir.IntType) else "f64"
+    return f"v{vector.count}{'f32' if isinstance(element, ir.FloatType) else kind}"
+
+
 def _masked(builder: Any, action: str, vector: ir.VectorType, result: Any, arguments: list[Any]) -> Any:
-    width = 32 if isinstance(vector.element, ir.FloatType) else 64
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
-    name = f"llvm.masked.{action}.v{vector.count}f{width}.p0"
+    name = f"llvm.masked.{action}.{_suffix(vector)}.p0"
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 

@@ -7,7 +7,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from resnet_bk.ops.simd.compiled import INT32, _address, _broadcast, _constants, _indices, _vector
+from resnet_bk.ops.simd.compiled import INT32, _address, _broadcast, _constants, _indices, _suffix, _vector
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
 
@@ -30,11 +30,6 @@ BFLOAT = _BFloat()
 def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
-
-
-def _suffix(vector: ir.VectorType) -> str:
-    """How LLVM's functions name a vector."""
-    return f"v{vector.count}f{32 if isinstance(vector.element, ir.FloatType) else 64}"
 
 
 def _multiply_add(builder: Any, pairs: bool, left: Any, right: Any, total: Any) -> Any:

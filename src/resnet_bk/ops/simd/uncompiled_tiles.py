@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resnet_bk.ops.simd.uncompiled import Array, Floats, lanes
+from resnet_bk.ops.simd.uncompiled import Array, Floats, lanes, load, store, zeros
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
 
@@ -79,6 +79,21 @@ def store_joined(array: Array, i: int, low: Floats, high: Floats) -> None:
 
 def store_halves(array: Array, i: int, x: Floats) -> None:
     store_joined(array, i, x[::2].copy(), x[1::2].copy())
+
+
+def load_as(array: Array, i: int, count: int, like: Floats) -> Floats:
+    if array.dtype != np.int16:
+        return load(array, i, count)
+    x = zeros(like)
+    count = min(count, x.size)
+    x[:count] = np.left_shift(array[i : i + count].astype(np.int32), 16).view(np.float32)
+    return x
+
+
+def store_as(array: Array, i: int, count: int, x: Floats) -> None:
+    if array.dtype == np.int16:
+        x = _halves(x).astype(np.uint16).view(np.int16)
+    store(array, i, count, x)
 
 
 def load_halves(array: Array, i: int, like: Floats) -> Floats:

@@ -10,9 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from resnet_bk.ops.dispatch import full_precision
-
-# Squared: vectors much shorter than 1e-3 stay short in place of having their rounding errors blown up.
-EPSILON = 1e-6
+from resnet_bk.ops.unit_query_key.sizes import EPSILON
 
 
 class _UnitLength(torch.autograd.Function):

@@ -1,0 +1,40 @@
+"""Queries and keys of unit length."""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.ops.unit_query_key import library
+from resnet_bk.ops.unit_query_key.unit_length import unit_length
+
+__all__ = ["unit_length", "unit_query_key"]
+
+_HAS_NUMBA = find_spec("numba") is not None
+
+
+def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """q, k = unit(unit(x) + bias), or unit(x) without a bias; zero stays zero.
+
+    One compiled kernel on a CPU, which is differentiable once, and `unit_length` elsewhere.
+
+    Args:
+        x: [B, T, 2, H, K], queries before keys.
+        bias: [2 H K], or None.
+
+    Returns:
+        Query and key, [B, T, H, K]; float32 for half precision input.
+    """
+    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    if x.device.type == "cpu" and _HAS_NUMBA:
+        if x.dtype == torch.float16:
+            x = x.float()
+        inputs = torch.empty(0, dtype=dtype) if bias is None else bias.view(x.shape[2:]).to(dtype)
+        return library.unit_query_key(x, inputs)
+    both = unit_length(x)
+    if bias is not None:
+        with full_precision(x.device):
+            both = unit_length(both + bias.view(x.shape[2:]).to(dtype))
+    query, key = both.unbind(2)
+    return query, key

@@ -1,0 +1,52 @@
+"""The gradient of the taps of a filter: the kernel and plain PyTorch against the definition."""
+
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from resnet_bk.ops import kernels, tap_sums
+from resnet_bk.ops.tap_sums.cpu import PIECE
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def definition(grad, x, taps):
+    length = grad.shape[1]
+    z = x if x.shape[1] > length else torch.nn.functional.pad(x, (0, 0, taps - 1, 0))
+    return torch.stack([(grad * z[:, k : k + length]).sum((0, 1)) for k in range(taps)], 1)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize("with_tail", [False, True])
+@pytest.mark.parametrize(("length", "channels"), [(1, 3), (5, 16), (3, 65), (PIECE + 2, 9)])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_definition(compiled, length, channels, with_tail, taps, dtype, monkeypatch):
+    """Channels that fill vectors, blocks of them, and neither; a piece of the tokens and a few more."""
+    monkeypatch.setattr(tap_sums, "_HAS_NUMBA", compiled)
+    generator = torch.Generator().manual_seed(channels)
+    grad, x = (
+        torch.randn(2, length + more, channels, generator=generator, dtype=torch.float64).to(dtype)
+        for more in (0, (taps - 1) * with_tail)
+    )
+    found, expected = tap_sums.tap_sums(grad, x, taps), definition(grad.double(), x.double(), taps)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    # Sums over 2 x 66 products at most, of size 1.
+    assert_close(found.double(), expected, rtol=0, atol=100 * torch.finfo(found.dtype).eps)
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_threads_do_not_change_a_bit(monkeypatch):
+    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+    grad, x, threads = torch.randn(3, 70, 200), torch.randn(3, 73, 200), torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(tap_sums.tap_sums(grad, x, 4))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(result, results[0]) for result in results[1:])

@@ -1,0 +1,133 @@
+"""Queries and keys of unit length: the kernels against plain PyTorch, and what both promise."""
+
+import os
+from math import prod
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from resnet_bk.ops import kernels, unit_query_key
+from resnet_bk.ops.unit_query_key import library, unit_length
+from resnet_bk.ops.unit_query_key.sizes import EPSILON, TOKENS
+
+run = unit_query_key.unit_query_key
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5}
+each_bias = pytest.mark.parametrize("biased", [False, True], ids=["no bias", "bias"])
+
+
+def drawn(shape=(2, 9, 2, 3, 5), dtype=torch.float64, *, biased=True):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    bias = torch.randn(prod(shape[2:]), generator=generator)
+    return x.requires_grad_(), bias.to(wide).requires_grad_() if biased else None
+
+
+def definition(x, bias):
+    both = x / (x.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    if bias is not None:
+        both = both + bias.view(x.shape[2:])
+        both = both / (both.square().sum(-1, keepdim=True) + EPSILON).sqrt()
+    return both.unbind(2)
+
+
+def gradients(outputs, leaves):
+    generator = torch.Generator().manual_seed(1)
+    bars = [torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype) for y in outputs]
+    return torch.autograd.grad(outputs, [x for x in leaves if x is not None], bars)
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(unit_query_key, "_HAS_NUMBA", request.param == "compiled")
+
+
+@pytest.mark.kernels
+@each_bias
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("keys", [1, 7, 16, 33])
+@pytest.mark.usefixtures("way")
+def test_definition(dtype, keys, biased):
+    leaves = drawn((2, 9, 2, 3, keys), dtype, biased=biased)
+    exact = [None if x is None else x.detach().double().requires_grad_() for x in leaves]
+    outputs, expected = run(*leaves), definition(*exact)
+    for y, z in zip(outputs, expected, strict=True):
+        assert y.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        assert y.is_contiguous() or unit_query_key._HAS_NUMBA is False
+        assert_close(y.double(), z, rtol=0, atol=TOLERANCE[dtype])
+    for g, h, x in zip(gradients(outputs, leaves), gradients(expected, exact), leaves, strict=False):
+        assert g.dtype == x.dtype
+        size = max(1.0, float(h.abs().max()))  # of one number little is left: what makes it longer is taken out
+        rounded = 2**-8 if x.dtype == torch.bfloat16 else 0.0
+        assert_close(g.double(), h, rtol=0, atol=(rounded + 10 * TOLERANCE[dtype]) * size)
+
+
+@pytest.mark.kernels
+@each_bias
+@pytest.mark.usefixtures("way")
+def test_gradcheck(biased):
+    x, bias = drawn((1, 3, 2, 2, 3), biased=biased)
+    assert torch.autograd.gradcheck(lambda *leaves: run(*leaves, *([] if biased else [None])), [x] + [bias] * biased)
+
+
+@pytest.mark.kernels
+def test_parts_of_a_wider_tensor():
+    """As a mixer has them, beside its values, and in an order that is not that of the memory."""
+    wide = torch.randn(2, 9, 40, dtype=torch.float64)
+    part = wide[..., 3:33].unflatten(-1, (2, 3, 5))
+    for x in (part, part.transpose(0, 1), part[:, ::2], part.flip(-1), part.mT.contiguous().mT, part[:, :1], part[:1]):
+        for y, z in zip(run(x, None), definition(x, None), strict=True):
+            assert_close(y, z)
+
+
+@pytest.mark.kernels
+@pytest.mark.usefixtures("way")
+def test_zero_stays_zero_and_large_numbers_fit():
+    zero, large = torch.zeros(1, 1, 2, 1, 5), torch.full((1, 1, 2, 1, 5), 1e15)
+    assert all(torch.equal(y, torch.zeros(1, 1, 1, 5)) for y in run(zero, None))
+    assert all(torch.allclose(y, torch.full((1, 1, 1, 5), 5**-0.5)) for y in run(large, None))
+
+
+@pytest.mark.kernels
+@pytest.mark.usefixtures("way")
+def test_a_bias_that_nearly_cancels_keeps_its_digits():
+    """What is left of u + c is a thousandth of either."""
+    x = torch.randn(1, 4, 2, 1, 16, generator=torch.Generator().manual_seed(0))
+    unit = unit_length(x[0, 0])
+    bias = (-unit + 1e-3 * unit.roll(1, -1)).flatten()
+    expected = definition(x[:, :1].double(), bias.double())
+    for y, z in zip(run(x[:, :1], bias), expected, strict=True):
+        assert_close(y.double(), z, rtol=0, atol=1e-3)  # u and c are rounded to 6e-8, a part in 2e4 of the rest
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_threads_do_not_change_a_bit(monkeypatch):
+    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+    leaves, results, threads = drawn((3, TOKENS, 2, 2, 5), torch.float32), [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            outputs = run(*leaves)
+            results.append((*outputs, *gradients(outputs, leaves)))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+
+
+@each_bias
+def test_registration(biased):
+    x, bias = drawn(biased=biased)
+    beside = torch.empty(0, dtype=x.dtype) if bias is None else bias.detach().view(x.shape[2:]).requires_grad_()
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(library.unit_query_key, (x, beside), test_utils=tests)
+    bars = [torch.randn(2, 9, 3, 5, dtype=torch.float64) for _ in range(2)]
+    torch.library.opcheck(library.unit_query_key_backward, (*bars, x.detach(), beside.detach()), test_utils=tests[:2])
+
+
+def test_half_precision_is_computed_in_float32():
+    x, _ = drawn(dtype=torch.float16, biased=False)
+    for y, z in zip(run(x, None), run(x.float(), None), strict=True):
+        assert y.dtype == torch.float32
+        assert torch.equal(y, z)
