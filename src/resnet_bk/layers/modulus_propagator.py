@@ -137,9 +137,14 @@ class ModulusPropagator(Mixer):
             y, hidden = (x.flatten(0, 1).index_select(0, readers) for x in (y, hidden))
         gate = None if self.gate_proj is None else self.gate_proj(hidden)
         if gate is None or self.gate is affine:
-            autocast = autocast_enabled(hidden.device)
-            dtype = torch.get_autocast_dtype(hidden.device.type) if autocast else hidden.dtype
-            return self.out_proj(self.read_norm(y, gate, dtype))
+            return self.out_proj(self.read_norm(y, gate, _of_matmuls(hidden)))
         assert self.gate is not None
         y = self.gate(self.read_norm(y, None, y.dtype), gate)
         return self.out_proj(y.to(hidden.dtype))
+
+
+def _of_matmuls(hidden: Tensor) -> torch.dtype:
+    """The precision to which a linear map rounds `hidden`: that of autocast, which leaves float64 alone."""
+    if autocast_enabled(hidden.device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(hidden.device.type)
+    return hidden.dtype
