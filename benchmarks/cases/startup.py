@@ -19,6 +19,7 @@ OPERATORS = (
     "propagate_modulus",
     "propagate_tokens",
     "linear_cross_entropy",
+    "parts of a mixer",
 )
 COMPILE_LIMIT, IMPORT_LIMIT = 10.0, 1.0  # seconds
 
@@ -35,6 +36,13 @@ def real(*shape):
     return torch.rand(*shape).add(0.5).requires_grad_()
 chain = [real(1, 40, 4) for _ in range(3)]
 words = [torch.arange(40)[None] for _ in range(2)]
+def mixer():
+    from resnet_bk.ops.gated_norm import gated_norm
+    from resnet_bk.ops.tap_sums import tap_sums
+    from resnet_bk.ops.unit_query_key import unit_query_key
+    query, key = unit_query_key(real(1, 40, 2, 4, 16), real(128))
+    normed = gated_norm(query, real(16), real(1, 40, 64), eps=1e-5, dtype=torch.float32)
+    return normed + key.flatten(2) + tap_sums(normed.detach(), normed.detach(), 4).sum()
 calls = {
     "surface_green": lambda: ops.surface_green(*chain)[0],
     "resolvent_diagonal": lambda: ops.resolvent_diagonal(*chain),
@@ -43,6 +51,7 @@ calls = {
     "propagate_modulus": lambda: ops.propagate_modulus(*(real(1, 40, 4, 16) for _ in range(3)), *chain)[0],
     "propagate_tokens": lambda: ops.propagate_tokens(real(1, 40, 4, 16), real(1, 40, 4, 16), chain[0], *words)[1],
     "linear_cross_entropy": lambda: ops.linear_cross_entropy(real(8, 16), real(20, 16), torch.zeros(8).long()),
+    "parts of a mixer": mixer,
 }
 with ops.record_backends() as seen:
     for name in sys.argv[1].split(","):

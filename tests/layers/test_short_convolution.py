@@ -103,7 +103,7 @@ def test_gradients(conv):
 def test_gradients_of_input_and_taps(conv, length, with_tail, at_once, monkeypatch):
     """Rows shorter than the filter and longer; gradients of gradients; compiled and in plain PyTorch."""
     if at_once is not None:
-        monkeypatch.setattr("resnet_bk.ops.tap_sums._HAS_NUMBA", False)
+        monkeypatch.setattr("resnet_bk.ops.dispatch._HAS_NUMBA", False)
         monkeypatch.setattr("resnet_bk.ops.tap_sums.AT_ONCE", at_once * 6 or 2 * length * 6)
     x = torch.randn(3, length, 6, dtype=torch.float64, requires_grad=True)
     before = torch.randn(3, conv.kernel_size - 1, 6, dtype=torch.float64) if with_tail else None

@@ -3,6 +3,8 @@
 import os
 import platform
 import re
+import subprocess
+import sys
 
 import numba
 import pytest
@@ -87,3 +89,25 @@ def test_the_head_multiplies_pairs_of_bfloat16(unit, monkeypatch):
         assert len(re.findall(r"tdpbf16ps\s", machine_code(cpu_amx.sweep_amx))) >= 12
     else:
         assert len(re.findall(r"vdpbf16ps\s.*%zmm", machine_code(cpu_bfloat16.sweep_bfloat16))) >= 64
+
+
+WITHOUT_AVX512 = """
+import torch
+from resnet_bk.ops.unit_query_key import cpu, unit_query_key
+x = torch.randn(1, 3, 2, 2, 16).bfloat16().requires_grad_()
+unit_query_key(x, torch.ones(64))[0].sum().backward()
+(code,) = cpu.backward.serial.inspect_asm().values()
+print("zmm" in code, "ymm" in code, "truncsfbf2" in code)
+"""
+
+
+def test_bfloat16_is_written_without_the_c_library(tmp_path):
+    """Older ones have no conversion that LLVM could call for processors without one."""
+    features = "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-c", WITHOUT_AVX512], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "False"], done.stderr

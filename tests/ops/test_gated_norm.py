@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from resnet_bk.ops import gated_norm, kernels
+from resnet_bk.ops import dispatch, gated_norm, kernels
 from resnet_bk.ops.gated_norm import library
-from resnet_bk.ops.gated_norm.sizes import TOKENS
+from resnet_bk.ops.sizes import TASK_TOKENS as TOKENS
 
 EPS = 1e-5
 # Of the inputs y and g, and the result.
@@ -42,7 +42,7 @@ def definition(y, weight, gate=None):
 
 @pytest.fixture(params=["compiled", "plain"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(gated_norm, "_HAS_NUMBA", request.param == "compiled")
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", request.param == "compiled")
 
 
 @pytest.mark.kernels
@@ -96,6 +96,42 @@ def test_tokens_in_one_dimension_or_none():
     for rows in (y.flatten(0, 1), y.flatten(0, 1)[:0]):
         gates = gate.flatten(0, 1)[: len(rows)]
         assert_close(run(rows, weight, gates, dtype=torch.float64), definition(rows, weight, gates))
+
+
+@pytest.mark.usefixtures("way")
+def test_layouts_and_cotangents():
+    """Strided inputs, a cotangent of stride 0, and inputs that need no gradient."""
+    y, weight, gate = drawn(PRECISIONS[0])
+    strided = [y, weight, gate]
+    strided[::2] = (x.detach().mT.contiguous().mT.requires_grad_() for x in (y, gate))
+    assert not any(x.is_contiguous() for x in (strided[0], strided[2]))
+    found = torch.autograd.grad(run(*strided, dtype=torch.float64).sum(), strided)
+    for g, h in zip(found, torch.autograd.grad(definition(y, weight, gate).sum(), (y, weight, gate)), strict=True):
+        assert_close(g, h)
+    (alone,) = torch.autograd.grad(run(y.detach(), weight.detach(), gate, dtype=torch.float64).sum(), gate)
+    assert_close(alone, found[2])
+
+
+def test_derivatives_of_the_second_order_raise_and_those_forward_are_right():
+    y, weight, gate = drawn(PRECISIONS[0])
+    (first,) = torch.autograd.grad(run(y, weight, gate, dtype=torch.float64).square().sum(), y, create_graph=True)
+    with pytest.raises(RuntimeError):
+        first.sum().backward()
+    inputs = tuple(x.detach() for x in (y, weight, gate))
+    tangents = tuple(torch.randn_like(x) for x in inputs)
+    _, expected = torch.func.jvp(definition, inputs, tangents)
+    _, found = torch.func.jvp(lambda *x: run(*x, dtype=torch.float64), inputs, tangents)
+    assert_close(found, expected)
+
+
+def test_what_does_not_fit():
+    y, weight, gate = (x.detach() for x in drawn(PRECISIONS[0]))
+    with pytest.raises(ValueError, match=r"y must be float32 or float64, but is torch\.bfloat16"):
+        run(y.bfloat16(), weight, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="weight must have the 5 numbers of a head of y, but has"):
+        run(y, weight[:4], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"gate must be \[\.\.\., H V\] for y"):
+        run(y, weight, gate[..., :4], dtype=torch.float64)
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")

@@ -129,10 +129,11 @@ def test_oracle_in_a_few_sites(erase):
 @pytest.mark.parametrize("backend", [pytest.param("numba", marks=pytest.mark.kernels), "chunked"])
 @each_rule
 def test_key_and_value_sizes_match_reference(keys, values, backend, erase):
-    """Keys and columns of the state that fill vectors, tiles of vectors, and neither."""
-    tensors = drawn(4, dtype=torch.float32, state=False)
+    """Keys and columns of the state that fill vectors, tiles of vectors, and neither; two chunks, behind a state."""
+    tensors = drawn(PROPAGATE_CHUNK + 5, dtype=torch.float32)
     generator = torch.Generator().manual_seed(keys)
     grid = tensors["potential"].shape
+    tensors["memory_in"] = torch.randn(grid[0], grid[2], keys, values, generator=generator)
     for name, size in (("query", keys), ("key", keys), ("value", values)):
         tensors[name] = torch.randn(*grid, size, generator=generator)
     if erase:
@@ -211,7 +212,7 @@ def test_operations_are_counted(erase):
     else:
         assert forward == chain * (work.GREEN_FORWARD + 5 * head + VALUES + 2)
         # Four sites of a chunk are ten pairs j <= t.
-        pairs, sites = 10 * (6 * KEYS + 4 * VALUES + 9), 4 * (8 * head + 8 * KEYS + 4 * VALUES + 5)
+        pairs, sites = 10 * (6 * KEYS + 4 * VALUES + 12), 4 * (8 * head + 8 * KEYS + 4 * VALUES + 7)
         assert backward == chain * work.GREEN_BACKWARD + 3 * 2 * (pairs + sites + 3 * head)
 
 
@@ -252,6 +253,46 @@ def test_a_hopping_of_zero_cuts(backend, erase):
     for name in ("key", "value", "potential"):
         changed[name][:, :5] += 1
     assert torch.equal(run(tensors, backend)[0][:, 5:], run(changed, backend)[0][:, 5:])
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+@each_rule
+def test_gradients_of_chains_that_forget_at_once(backend, erase):
+    """What three sites pass on is taken for nothing."""
+    tensors = drawn(PROPAGATE_CHUNK + 9, erase=erase)
+    tensors["hopping"] = tensors["hopping"] * 1e-12
+    tensors = with_gradients(tensors)
+    found, expected = (of(run(tensors, name), tensors) for name in (backend, "reference"))
+    for name, g, h in zip(tensors, found, expected, strict=True):
+        assert relative_error(g, h) < TOLERANCE[torch.float64], name
+
+
+@pytest.mark.kernels
+@each_rule
+def test_decays_of_either_sign(erase):
+    """`propagate_modulus` has none below 0, but nothing looks while a graph is traced."""
+    tensors, generator = drawn(PROPAGATE_CHUNK + 3, erase=erase), torch.Generator().manual_seed(3)
+    gain, decay = (torch.randn(tensors["potential"].shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    leaves = [tensors[name] for name in NAMES[:3]] + [gain, decay, tensors["memory_in"]]
+    leaves = [x.clone().requires_grad_() for x in leaves]
+    query, key, value, gain, decay, memory = leaves
+    share = tensors["erase"] if erase else gain.detach().new_empty(0)
+    found = torch.ops.resnet_bk.carry_matrix(query, key, value, gain, decay, share, memory, True)[:2]
+    outputs = []
+    for t in range(PROPAGATE_CHUNK + 3):
+        k = key[:, t, :, :, None]
+        if erase:
+            memory = memory - share[:, t, :, None, None] * k * (k * memory).sum(-2, keepdim=True)
+        written = gain[:, t, :, None, None] * k * value[:, t, :, None]
+        memory = written + decay[:, t, :, None, None] * memory
+        outputs.append((query[:, t, :, :, None] * memory).sum(-2))
+    expected = (torch.stack(outputs, 1), memory)
+    for y, z in zip(found, expected, strict=True):
+        assert relative_error(y, z) < TOLERANCE[torch.float64]
+    bars = [torch.randn(y.shape, generator=generator, dtype=torch.float64) for y in expected]
+    of_found, of_expected = (torch.autograd.grad(outputs, leaves, bars) for outputs in (found, expected))
+    for g, h in zip(of_found, of_expected, strict=True):
+        assert relative_error(g, h) < TOLERANCE[torch.float64]
 
 
 @each_rule

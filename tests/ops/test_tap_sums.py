@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from resnet_bk.ops import kernels, tap_sums
+from resnet_bk.ops import dispatch, kernels, tap_sums
 from resnet_bk.ops.tap_sums.cpu import PIECE
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -26,7 +26,7 @@ def definition(grad, x, taps):
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 def test_definition(compiled, length, channels, with_tail, taps, dtype, monkeypatch):
     """Channels that fill vectors, blocks of them, and neither; a piece of the tokens and a few more."""
-    monkeypatch.setattr(tap_sums, "_HAS_NUMBA", compiled)
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", compiled)
     generator = torch.Generator().manual_seed(channels)
     grad, x = (
         torch.randn(2, length + more, channels, generator=generator, dtype=torch.float64).to(dtype)
@@ -50,3 +50,18 @@ def test_threads_do_not_change_a_bit(monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_layouts_and_precisions_that_differ():
+    grad, x = torch.randn(2, 9, 6), torch.randn(2, 9, 6)
+    expected = tap_sums.tap_sums(grad, x, 4)
+    assert_close(tap_sums.tap_sums(grad.mT.contiguous().mT, x.mT.contiguous().mT, 4), expected)
+    ones = torch.ones(1, 1, 1).expand(2, 9, 6)
+    assert_close(tap_sums.tap_sums(ones, x, 4), definition(ones, x, 4))
+    for other in (torch.bfloat16, torch.float16, torch.float64):
+        narrow = x.to(other)
+        for first, second in ((grad, narrow), (narrow, grad)):
+            found = tap_sums.tap_sums(first, second, 4)
+            assert found.dtype == torch.promote_types(other, torch.float32)
+            assert_close(found.double(), definition(first.double(), second.double(), 4), rtol=0, atol=1e-5)
+    assert torch.equal(tap_sums.tap_sums(grad[:0], x[:0], 4), torch.zeros(6, 4))

@@ -59,7 +59,12 @@ class GatedRMSNorm(nn.Module):
     def __init__(self, value_dim: int, *, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(value_dim))
+        self.weight = nn.Parameter(torch.empty(value_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of one."""
+        nn.init.ones_(self.weight)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps:g}"

@@ -178,16 +178,26 @@ def operands(
     return tuple(x if x.dtype in (torch.float32, torch.float64) else x.float() for x in tensors)
 
 
+def carry_tangents(*tensors: torch.Tensor | None) -> bool:
+    """Whether an input carries a tangent of forward-mode differentiation, which an operator with a gradient of its own
+    would drop in silence."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def compiles(*tensors: torch.Tensor | None) -> bool:
+    """Whether a compiled kernel without other backends takes these inputs: on a CPU with numba, and no tangents."""
+    return _HAS_NUMBA and tensors[0] is not None and tensors[0].device.type == "cpu" and not carry_tangents(*tensors)
+
+
 def no_tangents(what: str, way_out: str, *tensors: torch.Tensor | None) -> None:
-    """No input carries a tangent of forward-mode differentiation, which an operator with a gradient of its own would
-    drop in silence.
+    """No input carries a tangent of forward-mode differentiation.
 
     Raises:
         ValueError: one does.
     """
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    if carry_tangents(*tensors):
         raise ValueError(
             f"{what}: no forward-mode derivative, but an input carries a tangent (torch.func.jvp, jacfwd, "
             f"forward_ad); {way_out}, or differentiate backwards"

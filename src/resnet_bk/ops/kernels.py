@@ -42,6 +42,9 @@ _ONE_CALLER = threading.Lock()
 
 # Floating-point operations that one thread does in about the time that waking the others takes, 0.1 ms.
 SERIAL_BELOW = 10_000_000
+# As many as one thread does in the time in which a number comes from memory and a result goes there: what a kernel
+# counts of each number that it hardly computes with.
+OF_MEMORY = 40
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """Floating-point operations of the compiled kernels, counted by hand: for FlopCounterMode and to choose threads.
 
-Counted as the kernels in `<operator>/cpu.py` do them: a sum, a product or a division is 1, a fused multiply-add 2, a
+Counted as the kernels in `<operator>/cpu*.py` do them: a sum, a product or a division is 1, a fused multiply-add 2, a
 change of sign 0. What a backward sweep computes again from checkpoints counts.
 """
 
 from collections.abc import Sequence
-from math import prod
 
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK
 
@@ -30,32 +29,6 @@ def tokens_backward(keys: int) -> int:
     5, mbar 1, decays 5, the sum 1.
     """
     return 19 * keys + 12
-
-
-def unit_forward(shape: Sequence[int]) -> int:
-    """Of queries and keys [..., K]. Each number: two squares and their sums 4, two products 2, the bias 1."""
-    return 7 * prod(shape)
-
-
-def unit_backward(shape: Sequence[int]) -> int:
-    """Each number: both lengths again 7, two scalar products 4, two differences 4, two products 2, the bias's sum 1."""
-    return 18 * prod(shape)
-
-
-def norm_forward(shape: Sequence[int]) -> int:
-    """Of values [..., V]. Each: its square and their sum 2, the product with r and the weight 2, with the gate 2."""
-    return 6 * prod(shape)
-
-
-def norm_backward(shape: Sequence[int]) -> int:
-    """Each value: squares 2, the scalar product 4 and the gate 1; again r 1 and nbar 2, ybar 4, the weight's sum 2, the
-    gate's gradient 2."""
-    return 18 * prod(shape)
-
-
-def tap_sums(gradient: Sequence[int], taps: int) -> int:
-    """Two for each tap and number of the gradient."""
-    return 2 * prod(gradient) * taps
 
 
 def matrix_forward(keys: int, values: int) -> int:
@@ -97,14 +70,15 @@ def _erasing_backward(keys: int, values: int) -> int:
 
 
 def _adding_backward(sites: int, keys: int, values: int) -> int:
-    """Per head. An entry of a product is 2 for each of its summands.
+    """Per head. An entry of a product is 2 for each of its summands; what whole tiles compute beyond a triangle is left
+    out.
 
-    Each pair of sites of a chunk: A and D 2 K + 2 V, Qbar and Kbar 4 K, Ubar 2 V, P 2, Z and two products with P 3, F 2
+    Each pair of sites of a chunk: A and D 2 K + 2 V, Qbar and Kbar 4 K, Ubar 2 V, P 5, Z and two products with P 3, F 2
     and decaybar 2. Each site: four products with the state 8 K V; u, vbar and gainbar 4 V; scaling of rows 4 K, Z with
-    the state 4 K; p 1, F and decaybar of the state 4. Each chunk: sum(S * Sbar) and p_last Sbar 3 K V.
+    the state 4 K; p 3, F and decaybar of the state 4. Each chunk: sum(S * Sbar) and p_last Sbar 3 K V.
     """
     chunks, rest = divmod(sites, PROPAGATE_CHUNK)
     pairs = (chunks * PROPAGATE_CHUNK * (PROPAGATE_CHUNK + 1) + rest * (rest + 1)) // 2
-    of_pairs = pairs * (6 * keys + 4 * values + 9)
-    of_sites = sites * (8 * keys * values + 8 * keys + 4 * values + 5)
+    of_pairs = pairs * (6 * keys + 4 * values + 12)
+    of_sites = sites * (8 * keys * values + 8 * keys + 4 * values + 7)
     return of_pairs + of_sites + (chunks + (rest > 0)) * 3 * keys * values

@@ -16,9 +16,9 @@ from math import sqrt
 from numba import prange
 from numba.extending import register_jitable
 
-from resnet_bk.ops.gated_norm.sizes import TOKENS
 from resnet_bk.ops.kernels import Array, Floats, kernel
-from resnet_bk.ops.simd import lanes, load, load_as, scratch, spread, store, store_as, sum_lanes, zeros
+from resnet_bk.ops.simd import lanes, load, load_as, multiply_add, scratch, spread, store, store_as, sum_lanes, zeros
+from resnet_bk.ops.sizes import TASK_TOKENS as TOKENS
 
 
 @register_jitable
@@ -62,7 +62,7 @@ def backward(
     values: int,
     eps: float,
 ) -> None:
-    """weight_bar [tasks, V] has the sums of TOKENS tokens each."""
+    """weight_bar [tasks, V] has the sums of a task's tokens."""
     width = lanes(y)
     padded = (values + width - 1) // width * width
     for task in prange((tokens + TOKENS - 1) // TOKENS):
@@ -77,14 +77,15 @@ def backward(
                 squares = squares + part * part
                 along = along + part * load(weight, i, count) * bar * _passing(gate, place, count, ones)
             r = 1 / sqrt(sum_lanes(squares) / values + eps)
-            factor[0], factor[1] = r, r * r * sum_lanes(along) / values
+            factor[0], factor[1] = r, -r * r * sum_lanes(along) / values
             by_r, by_y = spread(factor, 0), spread(factor, 1)
             for i in range(0, values, width):
                 place, count = start + i, values - i
                 part, bar = load(y, place, count), load_as(output_bar, place, count, y)
                 unit, n_bar = by_r * part, bar * _passing(gate, place, count, ones)
                 w = load(weight, i, count)
-                store(y_bar, place, count, by_r * (w * n_bar - by_y * part))
+                # Two products: fused as it says, or one thread and several would round differently.
+                store(y_bar, place, count, by_r * multiply_add(by_y, part, w * n_bar))
                 store(sums, i, width, load(sums, i, width) + n_bar * unit)
                 if gate.size > 0:
                     store_as(gate_bar, place, count, bar * (unit * w))

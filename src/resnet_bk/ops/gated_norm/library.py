@@ -10,19 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import work
-from resnet_bk.ops.gated_norm.sizes import TOKENS
+from resnet_bk.ops.sizes import TASK_TOKENS
 
 
 @torch.library.custom_op("resnet_bk::gated_norm", mutates_args=(), device_types="cpu")
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """o [..., H, V] in `dtype`, which is that of y or bfloat16; gate is of the shape of y, in either, or empty."""
     from resnet_bk.ops.gated_norm import cpu
-    from resnet_bk.ops.kernels import flat_as_bits, launch
+    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
 
-    output = torch.empty(y.shape, dtype=dtype)
+    output = y.new_empty(y.shape, dtype=dtype)
     arguments = map(flat_as_bits, (y, weight, gate, output))
-    launch(cpu.forward, work.norm_forward(y.shape), *arguments, *_sizes(y), eps)
+    launch(cpu.forward, OF_MEMORY * y.numel(), *arguments, *_sizes(y), eps)
     return output
 
 
@@ -41,13 +40,13 @@ def gated_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cotangents of y, weight and gate."""
     from resnet_bk.ops.gated_norm import cpu
-    from resnet_bk.ops.kernels import flat_as_bits, launch
+    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
 
     tokens, heads, values = _sizes(y)
     y_bar, gate_bar = y.new_empty(y.shape), gate.new_empty(gate.shape)
-    partial = weight.new_empty((tokens + TOKENS - 1) // TOKENS, values)
+    partial = weight.new_empty((tokens + TASK_TOKENS - 1) // TASK_TOKENS, values)
     arguments = map(flat_as_bits, (output_bar, y, weight, gate, y_bar, partial, gate_bar))
-    launch(cpu.backward, work.norm_backward(y.shape), *arguments, tokens, heads, values, eps)
+    launch(cpu.backward, OF_MEMORY * y.numel(), *arguments, tokens, heads, values, eps)
     return y_bar, partial.sum(0), gate_bar
 
 

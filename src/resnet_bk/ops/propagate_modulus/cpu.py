@@ -1,4 +1,4 @@
-"""CPU kernels of a real matrix state whose gains and decays are known, and their adjoint.
+"""CPU kernels of a real matrix state whose gains and decays are known, and the adjoint where sites erase.
 
 Shape legend: B batch, T sites, H heads, K key size, V value size, N chunks of CHUNK sites, W numbers in a vector.
 Arrays are flat: query and key [B, T, H, K], value [B, T, H, V], gain and decay float64 [B, T, H], erase [B, T, H] or
@@ -21,7 +21,8 @@ Adjoint (bars are cotangents), from the last site to the first:
 
 For float32 states decays are rounded so that their products do not drift (`propagate/rounding.py`), from the left for
 S and from the right for Sbar. decaybar is summed in float64, since most of it may cancel in the gradient of a hopping.
-Order of the work, tiles and checkpoints are those of `propagate/cpu.py`.
+Order of the work, tiles and checkpoints are those of `propagate/cpu.py`. The adjoint where nothing is erased:
+`cpu_adjoint.py`.
 """
 
 from numba import prange
@@ -135,7 +136,7 @@ def backward_erasing(
     values: int,
     group: int,
 ) -> None:
-    """memory_bar [B, H, K, V] belongs to the final state."""
+    """memory_bar [B, H, K, V] belongs to the final state; erase is not empty here."""
     width, largest = lanes(query), wide.largest(query)
     tiles = (values + width - 1) // width
     chunks = (sites + CHUNK - 1) // CHUNK

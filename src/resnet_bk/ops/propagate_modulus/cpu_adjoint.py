@@ -4,8 +4,8 @@ Shape legend: B batch, T sites, H heads, K key size, V value size, N chunks of C
 Arrays are flat, with the shapes of `cpu.py`; inside, rows of a matrix are whole vectors, zeros behind: K' numbers for K
 and V' for V.
 
-`cpu.backward` goes from site to site and touches all of S and Sbar each time. Here a chunk that S enters, and behind
-which the cotangent of the state is Sbar, is done at once. With
+Going back from site to site, as `cpu.backward_erasing` does, touches all of S and Sbar each time. Here a chunk that S
+enters, and behind which the cotangent of the state is Sbar, is done at once. With
 
     P_tj = decay_t ... decay_{j+1}  for j <= t, 0 beyond      p_t = decay_t ... decay_first      u_j = gain_j v_j
 
@@ -18,17 +18,18 @@ the chunk, * entry by entry, with A = Q K^T, D = Ybar U^T, and w_j = P_last,j,
     S receives p_last Sbar + (p Q)^T Ybar
 
 The triangle above the diagonal, where P is 0, is left out of the products, up to whole tiles. Every decay is a factor
-of entries of P, of p, w and p_last. Collected, with a row `out` for S' and a column `in` for S,
+of entries of P, of p, w and p_last. These are one matrix with a column `in` before the others, for S, and a row `out`
+behind them, for S', as if decay_out were 1: P_t,in = p_t, P_out,j = w_j, P_out,in = p_last. With
 
     Z_tj = A_tj D_tj     Z_t,in = q_t . (Ybar S^T)_t     Z_out,j = k_j . (U Sbar^T)_j     Z_out,in = sum(S * Sbar)
 
 decaybar is the derivative of sum(Z * P), which needs no division by a decay (a chain is cut where it is 0):
 
-    F_tj = sum_{i >= t} P_it Z_ij = Z_tj + decay_{t+1} F_{t+1,j}        decaybar_t = sum_{j < t} F_tj P_{t-1,j}
+    F_tj = sum_{i >= t} P_it Z_ij = Z_tj + decay_{t+1} F_{t+1,j}      decaybar_t = sum_{j < t, in too} F_tj P_{t-1,j}
 
-P, p and F are float64, for most of decaybar may cancel in the gradient of a hopping; P and p are rounded once, for the
-products. What passes on less than 2^-100 is taken to pass on nothing: subnormal numbers are slow. From chunk to chunk
-p_last is rounded so that its products do not drift (`propagate/rounding.py`).
+P and p are computed, and F and decaybar summed, in float64, for most of decaybar may cancel in the gradient of a
+hopping; entries of P are rounded once. What passes on no more than 2^-100 is taken to pass on nothing: subnormal
+numbers are slow. From chunk to chunk p_last is rounded so that its products do not drift (`propagate/rounding.py`).
 """
 
 from numba import prange
@@ -130,24 +131,32 @@ def _add_upper(triangle: Floats, right: Floats, columns: int, rows: int, to: Flo
 
 @register_jitable
 def _passed_on(
-    decay: Floats, start: int, stride: int, length: int, rows: int, p: Floats, entering: Floats, work: Floats
+    decay: Floats, start: int, stride: int, length: int, rows: int, p: Floats, entering: Floats, row: Floats
 ) -> None:
-    """P [rows, C], and p_t as entering[t + 1], behind entering[0] = 1; zeros in the rows behind `length`."""
-    work.fill(0)
-    work[CHUNK], entering[0] = NOTHING, 1.0
-    nothing = spread(work, CHUNK)
+    """P [rows, C], and p_t as entering[t + 1], behind entering[0] = 1; zeros in the rows behind `length`.
+
+    `row` has room for C numbers and one that is to be spread over a vector.
+    """
+    row.fill(0)
+    row[CHUNK], entering[0] = NOTHING, 1.0
+    nothing = spread(row, CHUNK)
     for t in range(rows):
         site = start + min(t, length - 1) * stride
         d = spread(decay, site)
         for j in range(0, t, wide.LANES):
-            store(work, j, wide.LANES, maximum(d * load(work, j, wide.LANES) - nothing, wide.zeros()))
-        work[t] = 1.0
-        entering[t + 1] = max(decay[site] * entering[t] - NOTHING, 0.0)
+            x = d * load(row, j, wide.LANES)
+            # Towards 0 by 2^-100, of either sign; in this order a NaN stays.
+            above, below = maximum(wide.zeros(), x - nothing), maximum(wide.zeros(), wide.zeros() - x - nothing)
+            store(row, j, wide.LANES, above - below)
+        row[t] = 1.0
+        entering[t + 1] = decay[site] * entering[t]
+        if abs(entering[t + 1]) <= NOTHING:
+            entering[t + 1] = 0.0
         if t >= length:
-            work[:CHUNK].fill(0)
+            row[:CHUNK].fill(0)
             entering[t + 1] = 0.0
         for j in range(0, CHUNK, wide.LANES):
-            wide.store(p, t * CHUNK + j, wide.LANES, load(work, j, wide.LANES))
+            wide.store(p, t * CHUNK + j, wide.LANES, load(row, j, wide.LANES))
 
 
 @kernel
@@ -174,7 +183,7 @@ def backward(
     values: int,
     group: int,
 ) -> None:
-    """As `cpu.backward`; decays are not negative."""
+    """As `cpu.backward_erasing`, without what is erased."""
     width, largest = lanes(query), wide.largest(query)
     tiles = (values + width - 1) // width
     ks, vs = (keys + width - 1) // width * width, tiles * width  # K' and V'

@@ -13,6 +13,7 @@ factor of seven. The functions here name the vector operations; LLVM splits them
     store_pairs(array, i, count, re, im)      the reverse
     row_sums(array, i)                        lane r is the sum of row r of the `lanes` x `lanes` block at array[i]
     sum_lanes(x)                              the sum of the lanes, a number
+    multiply_add(x, y, z)                     x y + z, fused where the machine can, whatever z is made of
     maximum(x, y)                             lane by lane; y where x is NaN
     exponential(x)                            e^x for x <= 0, relative error 2e-7; e^-87 below -87
     transpose(out, io, so, array, i, s)       out[io + n so + m] = array[i + m s + n] for m, n < lanes(array)
@@ -32,8 +33,8 @@ Tiles of matrix products, TILE_ROWS rows by TILE_COLUMNS vectors, summed in regi
     tile_zero_half, tile_onto_half            half as many vectors wide
     tile_zero_narrow, tile_onto_narrow        one vector wide
 
-All three are of one precision, or `out` float32 and the others int32, for pairs of bfloat16 [2 k, 2 k + 1], whose
-products are summed in float32 (needs AVX512-BF16). Such pairs are made and read by
+`out`, `offsets`, `left` and `right` are of one precision, or the first two float32 and the others int32, for pairs of
+bfloat16 [2 k, 2 k + 1], whose products are summed in float32 (needs AVX512-BF16). Such pairs are made and read by
 
     store_halves(array, i, x)                 lanes 2 j and 2 j + 1, rounded, are the pair array[i + j]
     load_halves(array, i, like)               the reverse, a vector as `like` is
@@ -71,6 +72,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         load_as,
         load_halves,
         maximum,
+        multiply_add,
         store_as,
         store_halves,
         store_joined,
@@ -102,6 +104,7 @@ else:
         exponential,
         load_halves,
         maximum,
+        multiply_add,
         store_halves,
         store_joined,
         sum_lanes,
@@ -123,6 +126,7 @@ __all__ = [
     "load_halves",
     "load_pairs",
     "maximum",
+    "multiply_add",
     "row_sums",
     "scratch",
     "spread",

@@ -88,9 +88,8 @@ def _mask(builder: Any, count: Any, lanes: int) -> Any:
 
 def _suffix(vector: ir.VectorType) -> str:
     """How LLVM's functions name a vector."""
-    element = vector.element
-    kind = f"i{element.width}" if isinstance(element, ir.IntType) else "f64"
-    return f"v{vector.count}{'f32' if isinstance(element, ir.FloatType) else kind}"
+    names = {"float": "f32", "double": "f64", "i16": "i16"}
+    return f"v{vector.count}{names[str(vector.element)]}"
 
 
 def _masked(builder: Any, action: str, vector: ir.VectorType, result: Any, arguments: list[Any]) -> Any:

@@ -35,7 +35,7 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
 def _multiply_add(builder: Any, pairs: bool, left: Any, right: Any, total: Any) -> Any:
     lanes = total.type.count
     if not pairs:
-        return _call(builder, f"llvm.fma.{_suffix(total.type)}", total.type, [left, right, total])
+        return _call(builder, f"llvm.fmuladd.{_suffix(total.type)}", total.type, [left, right, total])
     halves = ir.VectorType(BFLOAT, 2 * lanes)
     operands = [total, builder.bitcast(left, halves), builder.bitcast(right, halves)]
     return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", total.type, operands)
@@ -182,6 +182,14 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *args), *args)
 
     return a(a, b), codegen
+
+
+@intrinsic
+def multiply_add(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _multiply_add(builder, False, *args)
+
+    return a(a, b, c), codegen
 
 
 @intrinsic

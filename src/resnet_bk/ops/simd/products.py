@@ -2,6 +2,7 @@
 
 from numba.extending import register_jitable
 
+from resnet_bk.ops.dispatch import cpu_has
 from resnet_bk.ops.simd import (
     lanes,
     tile_onto,
@@ -13,6 +14,9 @@ from resnet_bk.ops.simd import (
 )
 from resnet_bk.ops.simd.uncompiled import Floats
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
+
+# Without the registers of AVX-512 the sums of a tile more than one vector wide would not stay in registers.
+WIDEST = TILE_COLUMNS if cpu_has("avx512f") else 1
 
 
 @register_jitable
@@ -38,8 +42,8 @@ def multiply(
     and what those give is not to be read. At least one product: depth >= 1.
     """
     wide = lanes(out)
-    for n in range(0, columns, TILE_COLUMNS * wide):
-        vectors = (columns - n + wide - 1) // wide
+    for n in range(0, columns, WIDEST * wide):
+        vectors = min((columns - n + wide - 1) // wide, WIDEST)
         for m in range(0, rows, TILE_ROWS):
             o, i, r = io + m * so + n, il + m * row, ir + n
             if vectors >= TILE_COLUMNS:

@@ -58,6 +58,10 @@ def maximum(x: Floats, y: Floats) -> Floats:
     return np.where(x > y, x, y)
 
 
+def multiply_add(a: Floats, b: Floats, c: Floats) -> Floats:
+    return a * b + c
+
+
 def sum_lanes(x: Floats) -> np.floating:
     return x.sum()
 

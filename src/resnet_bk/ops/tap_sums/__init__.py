@@ -6,14 +6,11 @@ PyTorch computes it with a kernel for large filters, which on one thread takes u
 itself (in bfloat16, 50 times).
 """
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import work
+from resnet_bk.ops import dispatch
 
-_HAS_NUMBA = find_spec("numba") is not None
 AT_ONCE = 2**17  # numbers of dy that plain PyTorch multiplies while they are in cache
 
 
@@ -22,21 +19,22 @@ def tap_sums(grad: Tensor, x: Tensor, taps: int) -> Tensor:
 
     Args:
         grad: dy, [B, T, C].
-        x: [B, T, C], or [B, P + T, C] with the inputs before, of the dtype of `grad`.
+        x: [B, T, C], or [B, P + T, C] with the inputs before.
         taps: K.
     """
-    return _compiled(grad, x, taps) if _HAS_NUMBA else in_pieces(grad, x, taps)
+    return _compiled(grad, x, taps) if dispatch.compiles(grad, x) else in_pieces(grad, x, taps)
 
 
 def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
-    from resnet_bk.ops.kernels import flat_as_bits, launch
+    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
     from resnet_bk.ops.tap_sums import cpu
 
-    if grad.dtype == torch.float16:
-        grad, x = grad.float(), x.float()
+    dtype = torch.promote_types(torch.promote_types(grad.dtype, x.dtype), torch.float32)
+    bits = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)  # what the kernel reads
+    grad, x = (tensor if tensor.dtype in bits else tensor.to(dtype) for tensor in (grad, x))
     batch, length, channels = grad.shape
-    sums = grad.new_empty((channels, taps), dtype=torch.promote_types(grad.dtype, torch.float32))
-    operations = work.tap_sums(grad.shape, taps)
+    sums = grad.new_empty((channels, taps), dtype=dtype)
+    operations = OF_MEMORY * grad.numel()
     launch(cpu.sums, operations, *map(flat_as_bits, (grad, x, sums)), batch, length, x.shape[1], channels, taps)
     return sums
 
@@ -44,7 +42,7 @@ def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
 def in_pieces(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """The same in plain PyTorch: K sums of products, over so many tokens at a time that what is read K times is in
     cache."""
-    wide = torch.promote_types(grad.dtype, torch.float32)
+    wide = torch.promote_types(torch.promote_types(grad.dtype, x.dtype), torch.float32)
     batch, length, channels = grad.shape
     in_front = 0 if x.shape[1] > length else taps - 1  # zeros of z that x does not have
     tokens = max(1, min(length, AT_ONCE // max(1, channels)))

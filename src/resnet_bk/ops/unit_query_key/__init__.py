@@ -1,23 +1,20 @@
 """Queries and keys of unit length."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
-from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.ops.dispatch import compiles, full_precision
 from resnet_bk.ops.unit_query_key import library
 from resnet_bk.ops.unit_query_key.unit_length import unit_length
 
 __all__ = ["unit_length", "unit_query_key"]
 
-_HAS_NUMBA = find_spec("numba") is not None
-
 
 def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """q, k = unit(unit(x) + bias), or unit(x) without a bias; zero stays zero.
 
-    One compiled kernel on a CPU, which is differentiable once, and `unit_length` elsewhere.
+    Differentiable once. One compiled kernel on a CPU; `unit_length` elsewhere and for forward-mode derivatives, which
+    it has where no gradient is recorded.
 
     Args:
         x: [B, T, 2, H, K], queries before keys.
@@ -27,11 +24,11 @@ def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         Query and key, [B, T, H, K]; float32 for half precision input.
     """
     dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-    if x.device.type == "cpu" and _HAS_NUMBA:
+    if compiles(x, bias):
         if x.dtype == torch.float16:
             x = x.float()
-        inputs = torch.empty(0, dtype=dtype) if bias is None else bias.view(x.shape[2:]).to(dtype)
-        return library.unit_query_key(x, inputs)
+        beside = x.new_empty(0, dtype=dtype) if bias is None else bias.view(x.shape[2:]).to(dtype)
+        return library.unit_query_key(x, beside)
     both = unit_length(x)
     if bias is not None:
         with full_precision(x.device):

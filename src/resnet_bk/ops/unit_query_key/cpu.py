@@ -10,10 +10,12 @@ With c the bias of a head and eps of `sizes.py`, both lengths follow from scalar
 
 and y = u without a bias. From dr = -r^3 (x . dx) one has du = r (dx - u (u . dx)), a symmetric map, and so
 
-    cbar = wbar = s ybar - a w,    a = s^3 (w . ybar),    w . ybar = r x . ybar + c . ybar
-    xbar = r (wbar - u (u . wbar)),    u . wbar = r (s x . ybar - a (r x . x + x . c))
+    cbar = wbar = s (ybar - a w),    a = s^2 (w . ybar),    w . ybar = r x . ybar + c . ybar
+    xbar = r (wbar - u (u . wbar)),    u . wbar = r s (x . ybar - a (r x . x + x . c))
 
-The scalar products are summed in float64: where u and c nearly cancel, w . w is a small difference.
+The scalar products are summed in float64: where u and c nearly cancel, w . w is a small difference. No two products of
+vectors are added to each other: which of them is fused with the sum would be the compiler's choice, and not the same
+for one thread and for several.
 """
 
 from math import sqrt
@@ -23,7 +25,8 @@ from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Array, Floats, kernel
 from resnet_bk.ops.simd import lanes, load, load_as, scratch, spread, store, store_as, sum_lanes, wide, zeros
-from resnet_bk.ops.unit_query_key.sizes import EPSILON, TOKENS
+from resnet_bk.ops.sizes import TASK_TOKENS as TOKENS
+from resnet_bk.ops.unit_query_key.sizes import EPSILON
 
 
 @register_jitable
@@ -55,12 +58,12 @@ def forward(
                 r, s = 1 / sqrt(sum_lanes(xx) + EPSILON), 1.0
                 if bias.size > 0:
                     s = 1 / sqrt(r * (r * sum_lanes(xx) + 2 * sum_lanes(xc)) + sum_lanes(cc) + EPSILON)
-                factors[0], factors[1] = s * r, s
+                factors[0], factors[1] = r, s
                 out, place = (query if part < heads else key), (t * heads + part % heads) * keys
-                of_x_part, of_c_part = spread(factors, 0), spread(factors, 1)
+                by_r, by_s = spread(factors, 0), spread(factors, 1)
                 for i in range(0, keys, width):
                     of_x, c = load_as(x, row + i, keys - i, query), _bias(bias, own + i, keys - i)
-                    store(out, place + i, keys - i, of_x_part * of_x + of_c_part * c)
+                    store(out, place + i, keys - i, by_s * (by_r * of_x + c))
 
 
 @kernel
@@ -76,11 +79,11 @@ def backward(
     heads: int,
     keys: int,
 ) -> None:
-    """x_bar is [N, 2 H K] in the precision of x; bias_bar [tasks, 2, H, K] has the sums of TOKENS tokens each."""
+    """x_bar is [N, 2 H K] in the precision of x; bias_bar [tasks, 2, H, K] has the sums of a task's tokens."""
     width = lanes(query_bar)
     padded = (keys + width - 1) // width * width
     for task in prange((tokens + TOKENS - 1) // TOKENS):
-        factors, total = scratch(query_bar, 5), scratch(query_bar, 2 * heads * padded)
+        factors, total = scratch(query_bar, 4), scratch(query_bar, 2 * heads * padded)
         total.fill(0)
         for t in range(task * TOKENS, min((task + 1) * TOKENS, tokens)):
             for part in range(2 * heads):
@@ -100,18 +103,17 @@ def backward(
                 r, s, a = 1 / sqrt(of_xx + EPSILON), 1.0, 0.0
                 if bias.size > 0:
                     s = 1 / sqrt(r * (r * of_xx + 2 * of_xc) + sum_lanes(cc) + EPSILON)
-                    a = s * s * s * float(r * of_x_bar + sum_lanes(c_bars))
-                along = r * (s * of_x_bar - a * (r * of_xx + of_xc))  # u . wbar
-                factors[0], factors[1], factors[2], factors[3], factors[4] = s, -a * r, -a, r, -r * r * along
-                for_bar, for_x, for_c = spread(factors, 0), spread(factors, 1), spread(factors, 2)
-                again, along_x = spread(factors, 3), spread(factors, 4)
+                    a = s * s * float(r * of_x_bar + sum_lanes(c_bars))
+                along = r * s * (of_x_bar - a * (r * of_xx + of_xc))  # u . wbar
+                factors[0], factors[1], factors[2], factors[3] = r, s, -a, -r * along
+                by_r, by_s, by_w, by_x = spread(factors, 0), spread(factors, 1), spread(factors, 2), spread(factors, 3)
                 for i in range(0, keys, width):
                     of_x, c = load_as(x, row + i, keys - i, query_bar), _bias(bias, own + i, keys - i)
-                    w_bar = for_bar * load(bar, place + i, keys - i) + for_x * of_x + for_c * c
+                    w_bar = by_s * (load(bar, place + i, keys - i) + by_w * (by_r * of_x + c))
                     sums = part * padded + i
                     store(total, sums, width, load(total, sums, width) + w_bar)
                     of_x_out = (t * 2 * heads + part) * keys + i
-                    store_as(x_bar, of_x_out, keys - i, again * w_bar + along_x * of_x)
+                    store_as(x_bar, of_x_out, keys - i, by_r * (w_bar + by_x * of_x))
         if bias.size > 0:
             for part in range(2 * heads):
                 for i in range(keys):

@@ -3,21 +3,21 @@
 Shape legend: B batch, T tokens, H heads, K key size. The registered functions expect checked inputs.
 """
 
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import work
-from resnet_bk.ops.unit_query_key.sizes import TOKENS
+from resnet_bk.ops.sizes import TASK_TOKENS
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
     """The memory of x [B, T, 2, H, K] from its first number to its last, and the numbers from token to token."""
-    stride, row = x.stride(1), x[0, 0].numel()
+    stride, row = x.stride(1), prod(x.shape[2:])
     as_rows = x.stride()[2:] == (row // 2, x.shape[4], 1) and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * stride)
-    if not as_rows or stride < row:
-        return x.contiguous().view(-1), row
+    if not as_rows or stride < row or not x.numel():
+        return x.reshape(-1), row
     return x.as_strided(((x.shape[0] * x.shape[1] - 1) * stride + row,), (1,)), stride
 
 
@@ -25,14 +25,14 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
 def unit_query_key(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Query and key [B, T, H, K] of x [B, T, 2, H, K]; bias is [2, H, K], or empty where there is none, in the
     precision of the results: that of x, or float32 where x is bfloat16."""
-    from resnet_bk.ops.kernels import flat_as_bits, launch
+    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
     from resnet_bk.ops.unit_query_key import cpu
 
     batch, length, _, heads, keys = x.shape
     query, key = _empty_outputs(x, bias)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (rows, bias, query, key))
-    launch(cpu.forward, work.unit_forward(x.shape), *arguments, batch * length, stride, heads, keys)
+    launch(cpu.forward, OF_MEMORY * x.numel(), *arguments, batch * length, stride, heads, keys)
     return query, key
 
 
@@ -49,21 +49,21 @@ def _(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("resnet_bk::unit_query_key_backward", mutates_args=(), device_types="cpu")
 def unit_query_key_backward(query_bar: Tensor, key_bar: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the bias."""
-    from resnet_bk.ops.kernels import flat_as_bits, launch
+    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
     from resnet_bk.ops.unit_query_key import cpu
 
     batch, length, _, heads, keys = x.shape
     x_bar = x.new_empty(x.shape)
-    partial = bias.new_empty((batch * length + TOKENS - 1) // TOKENS, *bias.shape)
+    partial = bias.new_empty((batch * length + TASK_TOKENS - 1) // TASK_TOKENS, *bias.shape)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (query_bar, key_bar, rows, bias, x_bar, partial))
-    launch(cpu.backward, work.unit_backward(x.shape), *arguments, batch * length, stride, heads, keys)
+    launch(cpu.backward, OF_MEMORY * x.numel(), *arguments, batch * length, stride, heads, keys)
     return x_bar, partial.sum(0)
 
 
 @unit_query_key_backward.register_fake
 def _(query_bar: Tensor, key_bar: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), torch.empty_like(bias)
+    return x.new_empty(x.shape), bias.new_empty(bias.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
