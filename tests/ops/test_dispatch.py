@@ -175,3 +175,14 @@ def test_other_devices_take_plain_pytorch(operator):
         outputs = operator.run(tensors, "auto")
     assert seen == {operator.name: {"chunked"}}
     assert {y.device.type for y in outputs} == {"meta"}
+
+
+def test_when_a_kernel_without_backends_runs(monkeypatch):
+    few, many = torch.zeros(2), torch.zeros(dispatch.FEW)
+    assert dispatch.compiles(few)
+    assert dispatch.compiles(many, None, few=False)
+    assert not dispatch.compiles(few, None, few=False)
+    assert dispatch.compiles(few, torch.zeros(1, requires_grad=True), few=False)
+    assert not dispatch.compiles(torch.zeros(2, device="meta"))
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
+    assert not dispatch.compiles(many)

@@ -186,9 +186,21 @@ def carry_tangents(*tensors: torch.Tensor | None) -> bool:
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def compiles(*tensors: torch.Tensor | None) -> bool:
-    """Whether a compiled kernel without other backends takes these inputs: on a CPU with numba, and no tangents."""
-    return _HAS_NUMBA and tensors[0] is not None and tensors[0].device.type == "cpu" and not carry_tangents(*tensors)
+# Numbers for which plain PyTorch, without a gradient, takes as long as the call of a kernel beside its work, 50 us.
+FEW = 2**15
+
+
+def compiles(first: torch.Tensor, *others: torch.Tensor | None, few: bool = True) -> bool:
+    """Whether a compiled kernel without other backends takes these inputs: on a CPU with numba, and no tangents.
+
+    Args:
+        first: the largest.
+        others: further inputs.
+        few: also inputs of few numbers that need no gradient, as those of generation.
+    """
+    if not _HAS_NUMBA or first.device.type != "cpu" or carry_tangents(first, *others):
+        return False
+    return few or first.numel() >= FEW or wants_gradient(first, *others)
 
 
 def no_tangents(what: str, way_out: str, *tensors: torch.Tensor | None) -> None:

@@ -14,7 +14,7 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, *, eps: float, dt
     """o = n (1 + gate) with n = weight y / (mean of y^2 + eps)^(1/2), or n without a gate.
 
     The sum 1 + g of a g in bfloat16 is not rounded to that. One compiled kernel on a CPU, which is differentiable once;
-    plain PyTorch elsewhere and for forward-mode derivatives.
+    plain PyTorch elsewhere, for a few tokens without a gradient and for forward-mode derivatives.
 
     Args:
         y: float32 or float64, [..., H, V].
@@ -36,7 +36,7 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, *, eps: float, dt
     if gate is not None and gate.shape != (*y.shape[:-2], y.shape[-2] * y.shape[-1]):
         raise ValueError(f"gate must be [..., H V] for y [..., H, V] = {tuple(y.shape)}, but is {tuple(gate.shape)}")
     weight = weight.to(y.dtype)
-    if not compiles(y, weight, gate):
+    if not compiles(y, weight, gate, few=False):
         with full_precision(y.device):
             normed = F.rms_norm(y, weight.shape, weight, eps).flatten(-2)
             return (normed if gate is None else normed + normed * gate).to(dtype)

@@ -13,8 +13,8 @@ __all__ = ["unit_length", "unit_query_key"]
 def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """q, k = unit(unit(x) + bias), or unit(x) without a bias; zero stays zero.
 
-    Differentiable once. One compiled kernel on a CPU; `unit_length` elsewhere and for forward-mode derivatives, which
-    it has where no gradient is recorded.
+    Differentiable once. One compiled kernel on a CPU; `unit_length` elsewhere, for a few tokens without a gradient and
+    for forward-mode derivatives, which it has where no gradient is recorded.
 
     Args:
         x: [B, T, 2, H, K], queries before keys.
@@ -24,7 +24,7 @@ def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         Query and key, [B, T, H, K]; float32 for half precision input.
     """
     dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
-    if compiles(x, bias):
+    if compiles(x, bias, few=False):
         if x.dtype == torch.float16:
             x = x.float()
         beside = x.new_empty(0, dtype=dtype) if bias is None else bias.view(x.shape[2:]).to(dtype)
