@@ -27,10 +27,11 @@ def propagate(
     query and key are real [B, T, H, K], value [B, T, H, V], the chain [B, T, H]; the states are complex.
     """
     green, memory, outputs = initial_green, initial_memory, []
-    for t in range(query.shape[1]):
-        b = hopping[:, t]
-        green = 1 / (torch.complex(potential[:, t], -absorption[:, t]) - b * b * green)
-        write = key[:, t, :, :, None] * value[:, t, :, None, :]
+    # Not x[:, t]: the backward pass of an index is as long as all of x.
+    sites = zip(*(x.unbind(1) for x in (query, key, value, potential, hopping, absorption)), strict=True)
+    for q, k, v, a, b, eta in sites:
+        green = 1 / (torch.complex(a, -eta) - b * b * green)
+        write = k[..., :, None] * v[..., None, :]
         memory = green[..., None, None] * (write + b[..., None, None] * memory)
-        outputs.append((query[:, t, :, :, None] * memory).sum(-2))
+        outputs.append((q[..., :, None] * memory).sum(-2))
     return torch.stack(outputs, 1), green, memory

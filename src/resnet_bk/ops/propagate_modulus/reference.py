@@ -25,13 +25,15 @@ def propagate_modulus(
     query and key are real [B, T, H, K], value [B, T, H, V], the chain and erase [B, T, H].
     """
     green, memory, outputs = initial_green, initial_memory, []
-    for t in range(query.shape[1]):
-        b = hopping[:, t]
-        green = 1 / (torch.complex(potential[:, t], -absorption[:, t]) - b * b * green)
-        k = key[:, t, :, :, None]
-        write = k * value[:, t, :, None, :]
-        if erase is not None:
-            memory = memory - erase[:, t, :, None, None] * k * (k * memory).sum(-2, keepdim=True)
+    # Not x[:, t]: the backward pass of an index is as long as all of x.
+    erased = [None] * query.shape[1] if erase is None else erase.unbind(1)
+    sites = zip(*(x.unbind(1) for x in (query, key, value, potential, hopping, absorption)), erased, strict=True)
+    for q, k, v, a, b, eta, e in sites:
+        green = 1 / (torch.complex(a, -eta) - b * b * green)
+        k = k[..., :, None]
+        write = k * v[..., None, :]
+        if e is not None:
+            memory = memory - e[..., None, None] * k * (k * memory).sum(-2, keepdim=True)
         memory = green.abs()[..., None, None] * (write + b[..., None, None] * memory)
-        outputs.append((query[:, t, :, :, None] * memory).sum(-2))
+        outputs.append((q[..., :, None] * memory).sum(-2))
     return torch.stack(outputs, 1), green, memory

@@ -18,9 +18,9 @@ def propagate_vector(
 ) -> tuple[Tensor, Tensor]:
     """psi [B, T, H] and the last L [B, H], complex, from real [B, T, H] and the complex states [B, H]."""
     green, psi, sites = initial_green, initial_psi, []
-    for t in range(source.shape[1]):
-        b = hopping[:, t]
-        green = 1 / (torch.complex(potential[:, t], -absorption[:, t]) - b * b * green)
-        psi = green * (source[:, t] + b * psi)
+    # Not x[:, t]: the backward pass of an index is as long as all of x.
+    for u, a, b, eta in zip(*(x.unbind(1) for x in (source, potential, hopping, absorption)), strict=True):
+        green = 1 / (torch.complex(a, -eta) - b * b * green)
+        psi = green * (u + b * psi)
         sites.append(psi)
     return torch.stack(sites, 1), green
