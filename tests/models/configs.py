@@ -12,11 +12,13 @@ VOCAB_SIZE = 61
 
 
 def _grid() -> dict[str, dict[str, Any]]:
-    """State x convolution x gate x feed-forward, with tied and untied embeddings in turn."""
+    """Every state with every pair of convolution, gate and feed-forward, with tied and untied embeddings in turn."""
     grid = {}
-    choices = product(("vector", "matrix"), (0, 4), ("none", "silu"), (0, 4))
-    for index, (state, conv, gate, experts) in enumerate(choices):
-        tied = index % 3 == 0
+    choices = product(("vector", "matrix"), (0, 4), ("none", "silu"))
+    for index, (state, conv, gate) in enumerate(choices):
+        # Of each state half of all triples, which have every pair once.
+        experts = 4 if (bool(conv) == (gate == "silu")) == (state == "vector") else 0
+        tied = index % 3 == 2
         name = "-".join(
             [
                 state,

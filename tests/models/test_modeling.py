@@ -202,7 +202,7 @@ def test_registered_with_the_auto_classes():
     assert type(AutoModelForCausalLM.from_config(config)) is ResNetBKForCausalLM
 
 
-@pytest.mark.parametrize("name", [PLAIN, "matrix-conv-nogate-dense-tied"])
+@pytest.mark.parametrize("name", [PLAIN, "vector-conv-nogate-dense-tied"])
 def test_vocabulary_can_grow(name):
     assert name in GRID
     model = build(name)

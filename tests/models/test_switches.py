@@ -249,11 +249,11 @@ def test_mixed_precision_of_the_configuration_is_autocast():
 @pytest.mark.parametrize(("gradient", "ran"), [("exact", "numba"), ("diagonal", "diagonal"), ("autograd", "reference")])
 def test_gradient_of_the_configuration(gradient, ran):
     ids = tokens(2, 12)
-    model = build("vector-conv-gate-dense-tied", gradient=gradient)
+    model = build("vector-conv-nogate-dense-tied", gradient=gradient)
     with record_backends() as seen:
         logits = model(ids).logits
     assert seen["propagate_vector"] == {ran}
-    assert_close(logits, build("vector-conv-gate-dense-tied")(ids).logits, rtol=1e-4, atol=1e-5)
+    assert_close(logits, build("vector-conv-nogate-dense-tied")(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-matrix", "scales-matrix", "all-matrix"])
