@@ -192,10 +192,11 @@ def test_choices_are_changed_one_at_a_time():
     ours = {name: config for name, config in configs.items() if config.model_type == "resnet_bk"}
     base = ours.pop("resnet-bk").to_dict()
     chains = {"state", "potential_init", "absorption_init", "query_key_bias"}  # a vector state has no queries
+    follows = {"intermediate_size", "induction_heads"}  # from the size of the others, and from heads and convolution
     parts = [chains, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
     choices = {}
     for name, config in ours.items():
-        changed = {key for key, value in config.to_dict().items() if value != base[key]} - {"intermediate_size"}
+        changed = {key for key, value in config.to_dict().items() if value != base[key]} - follows
         entry, usual = protocol.models[name], protocol.models["resnet-bk"]
         carried = (entry.carry_state, entry.carry_reset) == (usual.carry_state, usual.carry_reset)
         choices[name] = changed if carried else {*changed, "carry"}

@@ -38,7 +38,7 @@ def definition(layer, hidden, ids):
     key = (previous @ layer.key.weight.T).view(kinds).softmax(-1)
     write = layer.write_proj(hidden).sigmoid()
     gates = layer.gate_proj(hidden).softmax(-1)
-    sites = F.linear(hidden, layer.chain.weight, layer.chain.bias)
+    sites = F.linear(hidden, hidden.shape[-1] ** -0.5 * layer.chain.weight, layer.chain.bias)
     a, b, eta = sites.chunk(3, dim=-1)
     b, eta = F.softplus(b), F.softplus(eta) + layer.chain.absorption_min
     smoothing = layer.log_smoothing.exp()

@@ -22,6 +22,7 @@ WRONG = {
     "conv_size": [-1, 1, 2.0, None],
     "output_gate": [True, "relu"],
     "query_key_bias": [-1, float("inf"), True],
+    "induction_heads": [-1, 0.5, True, 5],
     "hopping_phase": [None, "yes", 2],
     "num_experts": [-1, 1, 0.5],
     "router_aux_loss_coef": [-0.1, float("nan"), "small"],
@@ -236,6 +237,9 @@ def test_a_state_that_is_set_later_finds_the_start_of_the_first():
     with pytest.raises(ValueError, match=r"query_key_bias=1.0 has no effect .*, or set it to 0\)"):
         config.check()
     config.query_key_bias = 0
+    with pytest.raises(ValueError, match=r"induction_heads=2 has no effect .*, or set it to 0\)"):
+        config.check()
+    config.induction_heads = 0
     config.check()
 
 

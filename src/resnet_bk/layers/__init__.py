@@ -5,6 +5,7 @@ from resnet_bk.layers.block import BlockOutput, ResNetBKBlock
 from resnet_bk.layers.boundaries import Boundaries, find_boundaries
 from resnet_bk.layers.chain import Chain, ChainProjection
 from resnet_bk.layers.feed_forward import SwiGLU
+from resnet_bk.layers.induction import QueryKeyValue
 from resnet_bk.layers.mixer import Mixer, MixerState
 from resnet_bk.layers.moe import SparseMoE, load_balancing_loss
 from resnet_bk.layers.multi_scale import ScaleState, Shortening
@@ -29,6 +30,7 @@ __all__ = [
     "PointerState",
     "Pondering",
     "QueryKey",
+    "QueryKeyValue",
     "Readout",
     "ResNetBKBlock",
     "ScaleState",

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from resnet_bk.layers import induction
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.wide import KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision
@@ -32,14 +33,21 @@ class Chain(NamedTuple):
 
 
 class ChainProjection(KeepsFloat32):
-    """Projects a token to its site of H chains:
+    """Projects a token to its site of H chains. With x the hidden state over sqrt(D), of length 1 where it is normed:
 
         potential  a = w_a x + c_a
         hopping    b = softplus(w_b x + c_b)                       > 0
         absorption eta = absorption_min + softplus(w_eta x + c_eta)  > absorption_min
 
-    The learned biases c hold what a chain is like on average, the projections how a token bends it; at the start
-    (weights N(0, 0.02)) the biases dominate and every token passes a nearly periodic chain. They start at:
+    The learned biases c hold what a chain is like on average, the projections how a token bends it. At the start
+    (weights N(0, 0.02)) tokens differ by 0.02 and pass a nearly periodic chain. They must not differ by much: where the
+    energies of sites are random, with a standard deviation s, a chain in its band lets through exp(-s^2 / (8 b^2
+    sin^2 theta)) a site, whatever its absorption. That is Anderson localisation (Thouless, J. Phys. C 5, 77, 1972), and
+    random hoppings do the same. At s = 0.3 little is left after 100 sites, at s = 0.02 after 20,000. It is why x has
+    length 1: of one as long as sqrt(D) a step of an optimizer would move energies sqrt(D) times as far, and a few
+    steps would localise every chain.
+
+    The biases start at:
 
     - c_b: b = hopping_init.
     - c_a: energies spread evenly over potential_init, counted in half band widths 2 b. Inside the band, a = 2 b
@@ -69,6 +77,8 @@ class ChainProjection(KeepsFloat32):
         absorption_init: (low, high) of the absorptions at the start, above absorption_min.
         hopping_init: hopping at the start.
         hopping_phase: learn phases.
+        induction_heads: how many of the chains, the last ones, start with a long memory instead
+            (`resnet_bk.layers.induction`).
     """
 
     def __init__(
@@ -81,9 +91,12 @@ class ChainProjection(KeepsFloat32):
         absorption_init: tuple[float, float],
         hopping_init: float,
         hopping_phase: bool = False,
+        induction_heads: int = 0,
     ) -> None:
         super().__init__()
         self.chains = chains
+        self.induction_heads = induction_heads
+        self.scale = hidden_size**-0.5
         self.potential_init = potential_init
         self.absorption_min = absorption_min
         self.absorption_init = absorption_init
@@ -109,26 +122,31 @@ class ChainProjection(KeepsFloat32):
 
     def _energies(self) -> Tensor:
         """a / 2b at the start, float64 [H]: from one bound to the other; a single chain stands in the middle."""
-        index = torch.arange(self.chains, dtype=torch.float64)
-        place = index / (self.chains - 1) if self.chains > 1 else index + 0.5
+        others = self.chains - self.induction_heads
+        index = torch.arange(others, dtype=torch.float64)
+        place = index / (others - 1) if others > 1 else index + 0.5
         lowest, highest = self.potential_init
-        return lowest + (highest - lowest) * place
+        energies = lowest + (highest - lowest) * place
+        return torch.cat([energies, energies.new_full((self.induction_heads,), induction.POTENTIAL)])
+
+    def _absorptions(self) -> Tensor:
+        """Those at the start, float64 [H]; what is too little for the floor is twice that."""
+        low, high = (max(bound, 2 * self.absorption_min) for bound in induction.ABSORPTION)
+        others = _log_uniform(*self.absorption_init, self.chains - self.induction_heads)
+        return torch.cat([others, _log_uniform(low, high, self.induction_heads)])
 
     def initial_bias(self) -> Tensor:
         """(c_a, c_b, c_eta) at the start, float32 [3 H]; deterministic."""
-        index = torch.arange(self.chains, dtype=torch.float64)
         potential = 2 * self.hopping_init * self._energies()
-        golden = ((index + 0.5) * (math.sqrt(5) - 1) / 2) % 1.0
-        low, high = (math.log(bound) for bound in self.absorption_init)
-        absorption = torch.exp(low + (high - low) * golden) - self.absorption_min
-        hopping = torch.full_like(index, self.hopping_init)
+        hopping = torch.full_like(potential, self.hopping_init)
+        absorption = self._absorptions() - self.absorption_min
         return torch.cat([potential, _inverse_softplus(hopping), _inverse_softplus(absorption)]).float()
 
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
         """Sites of the chains of tokens [B, T, D]; the hopping is 0 where `boundaries` cuts the chain."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with full_precision(hidden.device):
-            sites = F.linear(hidden.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
+            sites = F.linear(hidden.to(dtype), self.scale * self.weight.to(dtype), self.bias.to(dtype))
             potential, rest = sites.split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)
             absorption = absorption + self.absorption_min
@@ -151,6 +169,12 @@ def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:
     )
     phase = None if chain.phase is None else chain.phase * boundaries.tokens_only(chain.phase)
     return Chain(potential, hopping, absorption, phase)
+
+
+def _log_uniform(low: float, high: float, count: int) -> Tensor:
+    """`count` numbers between the bounds, float64: spread evenly, in an order that rises with nothing else."""
+    golden = ((torch.arange(count, dtype=torch.float64) + 0.5) * (math.sqrt(5) - 1) / 2) % 1.0
+    return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * golden)
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:

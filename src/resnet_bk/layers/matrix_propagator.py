@@ -5,11 +5,12 @@ Shape legend: B batch, T tokens, D hidden size, H heads, K key size, V value siz
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
+from resnet_bk.layers.induction import QueryKeyValue, taps
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
@@ -34,6 +35,8 @@ class MatrixPropagator(Mixer):
         conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
         output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
         query_key_bias: of queries and keys at the start; see `QueryKey`.
+        induction_heads: how many heads start as induction heads (`resnet_bk.layers.induction`); above 0 it takes a
+            convolution.
         backend: of `resnet_bk.ops.propagate`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
@@ -56,6 +59,7 @@ class MatrixPropagator(Mixer):
         conv_size: int,
         output_gate: str,
         query_key_bias: float,
+        induction_heads: int,
         potential_init: tuple[float, float],
         absorption_min: float,
         absorption_init: tuple[float, float],
@@ -68,7 +72,8 @@ class MatrixPropagator(Mixer):
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
         self.backend, self.gradient = backend, gradient
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
-        self.in_proj = nn.Linear(hidden_size, sum(self.widths), bias=False)
+        heads = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "induction_heads": induction_heads}
+        self.in_proj = QueryKeyValue(hidden_size, **heads)
         self.chain = ChainProjection(
             hidden_size,
             num_heads,
@@ -77,9 +82,10 @@ class MatrixPropagator(Mixer):
             absorption_init=absorption_init,
             hopping_init=hopping_init,
             hopping_phase=hopping_phase,
+            induction_heads=induction_heads,
         )
-        self.conv = ShortConvolution(sum(self.widths), conv_size) if conv_size else None
-        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
+        self.conv = ShortConvolution(sum(self.widths), conv_size, start=taps(**heads)) if conv_size else None
+        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias, induction_heads=induction_heads)
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
 
     def state_shape(self) -> StateShape:

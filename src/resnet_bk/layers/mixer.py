@@ -96,12 +96,15 @@ class Mixer(nn.Module):
         causal: the output at t depends on no input after t.
         stateful: `forward` takes the state of the tokens before and returns the state after, in constant size.
         start: what fields of a configuration are for this mixer where they are left out.
+        induces: half of its heads start as induction heads unless a configuration says otherwise
+            (`resnet_bk.layers.induction`).
     """
 
     name: ClassVar[str]
     causal: ClassVar[bool]
     stateful: ClassVar[bool]
     start: ClassVar[Start]
+    induces: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Any) -> Self:

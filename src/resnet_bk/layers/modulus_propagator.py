@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_modulus
+from resnet_bk.layers.induction import QueryKeyValue, taps
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.query_key import QueryKey
@@ -45,6 +46,8 @@ class ModulusPropagator(Mixer):
         conv_size: taps of the short convolution on query, key and value; 0 leaves it out.
         output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
         query_key_bias: of queries and keys at the start; see `QueryKey`.
+        induction_heads: how many heads start as induction heads (`resnet_bk.layers.induction`); above 0 it takes a
+            convolution.
         backend: of `resnet_bk.ops.propagate_modulus`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
@@ -56,6 +59,7 @@ class ModulusPropagator(Mixer):
     start: ClassVar[Start] = Start(
         output_gate="affine", query_key_bias=1.0, potential_init=(0.3, 1.2), absorption_init=(0.05, 1.0)
     )
+    induces: ClassVar[bool] = True
     erases: ClassVar[bool] = False  # whether a site takes out what it meets along its key, as much as it writes
 
     def __init__(
@@ -68,6 +72,7 @@ class ModulusPropagator(Mixer):
         conv_size: int,
         output_gate: str,
         query_key_bias: float,
+        induction_heads: int,
         potential_init: tuple[float, float],
         absorption_min: float,
         absorption_init: tuple[float, float],
@@ -79,7 +84,9 @@ class ModulusPropagator(Mixer):
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
         self.backend, self.gradient = backend, gradient
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
-        self.in_proj = nn.Linear(hidden_size, sum(self.widths), bias=False)
+        heads = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "induction_heads": induction_heads}
+        self.in_proj = QueryKeyValue(hidden_size, **heads)
+        self.scale = hidden_size**-0.5  # of the write gate, for the reason that `ChainProjection` gives
         self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.chain = ChainProjection(
             hidden_size,
@@ -88,9 +95,12 @@ class ModulusPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
+            induction_heads=induction_heads,
         )
-        self.conv = ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD) if conv_size else None
-        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias)
+        self.conv = (
+            ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD, start=taps(**heads)) if conv_size else None
+        )
+        self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias, induction_heads=induction_heads)
         self.read_norm = GatedRMSNorm(value_dim, eps=READ_EPS)
         self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
@@ -114,7 +124,7 @@ class ModulusPropagator(Mixer):
         query_key, value = mixed.split(self.widths, dim=-1)
         query, key = self.query_key(query_key)
         value = value.view(batch, length, self.num_heads, self.value_dim)
-        write = self.write_proj(hidden).sigmoid()
+        write = (self.scale * self.write_proj(hidden)).sigmoid()
         if boundaries is not None and boundaries.filling is not None:
             write = write * boundaries.tokens_only(write)
         output, chain_state = propagate_modulus(

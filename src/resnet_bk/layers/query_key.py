@@ -26,20 +26,24 @@ class QueryKey(nn.Module):
         num_heads: H.
         key_dim: K.
         bias: length of the biases at the start; 0 leaves them out.
+        induction_heads: how many of the heads, the last ones, start with a bias of 0 (`resnet_bk.layers.induction`).
     """
 
-    def __init__(self, num_heads: int, key_dim: int, *, bias: float) -> None:
+    def __init__(self, num_heads: int, key_dim: int, *, bias: float, induction_heads: int = 0) -> None:
         super().__init__()
         self.num_heads, self.key_dim, self.start = num_heads, key_dim, bias
+        self.induction_heads = induction_heads
         # Flat, as biases are, so that it is not decayed.
         self.bias = nn.Parameter(torch.empty(2 * num_heads * key_dim)) if bias else None
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Biases as `bias` says."""
+        """Biases as `bias` and `induction_heads` say."""
         if self.bias is not None:
-            init.constant_(self.bias, self.start * self.key_dim**-0.5)
+            bias = torch.full((2, self.num_heads, self.key_dim), self.start * self.key_dim**-0.5)
+            bias[:, self.num_heads - self.induction_heads :] = 0
+            init.copy_(self.bias, bias.flatten())
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, key_dim={self.key_dim}, bias={self.start:g}"

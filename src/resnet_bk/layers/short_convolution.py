@@ -10,6 +10,7 @@ from transformers import initialization as init
 
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.causal_filter import causal_filter
+from resnet_bk.layers.induction import TAP, Tap
 from resnet_bk.ops.dispatch import autocast_enabled
 
 
@@ -24,22 +25,33 @@ class ShortConvolution(nn.Module):
         kernel_size: K, at least 2 (one tap mixes nothing).
         std: standard deviation of the taps at the start; None for uniform ones in +-1/sqrt(K), as `nn.Conv1d` starts a
             depthwise filter.
+        start: the channels in order, where some start with one tap alone (`resnet_bk.layers.induction`).
     """
 
-    def __init__(self, channels: int, kernel_size: int, *, std: float | None = None) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, *, std: float | None = None, start: tuple[Tap, ...] = ()
+    ) -> None:
         super().__init__()
-        self.kernel_size, self.std = kernel_size, std
+        self.kernel_size, self.std, self.start = kernel_size, std, start
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Taps as `std` says."""
+        """Taps as `std` and `start` say."""
         bound = self.kernel_size**-0.5
+        weight = torch.empty_like(self.weight)
         if self.std is None:
-            init.uniform_(self.weight, -bound, bound)
+            weight.uniform_(-bound, bound)
         else:
-            init.normal_(self.weight, std=self.std)
+            weight.normal_(std=self.std)
+        first = 0
+        for channels, lag in self.start:
+            if lag is not None:
+                weight[first : first + channels] = 0
+                weight[first : first + channels, self.kernel_size - 1 - lag] = TAP
+            first += channels
+        init.copy_(self.weight, weight)
 
     def extra_repr(self) -> str:
         std = "" if self.std is None else f", std={self.std:g}"

@@ -32,6 +32,9 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             projection of the token; "none" leaves the gate out.
         query_key_bias (`float`, *optional*): length at the start of a learned bias on the unit queries and keys of a
             modulus, delta or matrix state (`resnet_bk.layers.QueryKey`); 0 leaves it out.
+        induction_heads (`int`, *optional*): heads of a modulus, delta or matrix state that start as induction heads
+            (`resnet_bk.layers.induction`). By default half of them, but none of a matrix state or without a
+            convolution.
         num_experts (`int`): experts of the feed-forward network; 0 is a dense one.
         num_experts_per_tok (`int`): experts that a token passes through.
         router_aux_loss_coef (`float`): weight of the load-balancing loss in the loss.
@@ -68,7 +71,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         pad_token_id, bos_token_id, eos_token_id (`int`, *optional*): special tokens.
 
     Left out, output_gate, query_key_bias, potential_init and absorption_init are those of the state (`start` of its
-    mixer). That is settled at construction: a state that is set later finds them as they are.
+    mixer). That, and how many heads induce, is settled at construction: a state that is set later finds them as they
+    are.
 
     Raises:
         ValueError: naming every field that is wrong, its value, the rule and the way out.
@@ -89,6 +93,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     conv_size: int = 4
     output_gate: str | None = None
     query_key_bias: float | None = None
+    induction_heads: int | None = None
     num_experts: int = 0
     num_experts_per_tok: int = 2
     router_aux_loss_coef: float = 0.01
@@ -124,6 +129,9 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         for name, size in self._default_sizes().items():
             if getattr(self, name) is None:
                 setattr(self, name, size)
+        if self.induction_heads is None:
+            induces = MIXERS[self.state].induces and self.conv_size > 0
+            self.induction_heads = self.num_heads // 2 if induces else 0
         if self.intermediate_size is None:
             self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
         for name in ("potential_init", "absorption_init"):
@@ -211,6 +219,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
         rules.choice("output_gate", (*GATES, NO_GATE), "affine and silu are usual")
         rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
+        if rules.whole("induction_heads", 0, "leave it out for the default", optional=True) and self.induction_heads:
+            problems += self._induction_problems(self.induction_heads)
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
@@ -229,6 +239,19 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
                 "keys (leave query_key_bias out where the configuration is built, or set it to 0)"
             )
         return problems + switch_problems(self)
+
+    def _induction_problems(self, heads: int) -> list[str]:
+        found = f"induction_heads={heads}"
+        if self.state == "vector":
+            return [
+                f"{found} has no effect with state='vector', which has no heads (leave induction_heads out where the "
+                "configuration is built, or set it to 0)"
+            ]
+        if isinstance(self.conv_size, int) and self.conv_size < 2:
+            return [f"{found} takes a short convolution, not conv_size={self.conv_size} (set that to 4, or this to 0)"]
+        if isinstance(self.num_heads, int) and heads > self.num_heads:
+            return [f"{found} must be at most num_heads={self.num_heads} (lower it, or have more heads)"]
+        return []
 
     def _unread_sizes(self) -> list[str]:
         """Sizes that the state does not have, with another value than they get by default."""
