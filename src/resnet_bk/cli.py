@@ -252,6 +252,39 @@ def lengths(
 
 @app.command()
 @plain_errors
+def repeats(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
+    data: Data = None,
+    split: Annotated[
+        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
+    ] = "validation",
+    window: Annotated[
+        int | None, typer.Option("--window", metavar="W", help="Tokens of a window. [a segment of the first run]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/repeats.json as well.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
+    from resnet_bk.bench.inspect_model import run_folder
+    from resnet_bk.bench.repeats import repeat_losses, write_repeats
+    from resnet_bk.bench.repeats_table import repeats_table
+    from resnet_bk.bench.run_folder import check_writable
+    from resnet_bk.bench.runner import standard_output
+
+    if out is not None:
+        check_writable(out)  # before the work
+    found = repeat_losses([run_folder(run) for run in runs], data, split, window, device)
+    if as_json:
+        _print_json(found)
+    else:
+        standard_output().print(repeats_table(found))
+    if out is not None:
+        write_repeats(found, out)
+
+
+@app.command()
+@plain_errors
 def generate(
     run: RunArgument,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],

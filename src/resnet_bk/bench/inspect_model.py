@@ -1,6 +1,7 @@
 """Models by whatever name the command line gives: for `eval`, `generate`, `flops`, `inspect` and `audit`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,29 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
         tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
     audit, head = result["audit"], result["head"]
     return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
+
+
+def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str | None = None) -> list[OpenedRun]:
+    """Finished runs whose losses on one text are to be compared token by token; arguments as of `open_run`.
+
+    Raises:
+        ValueError: as `open_run`; different tokenizers, a model that leaks, text that one was trained on.
+    """
+    runs = [open_run(folder, split, data, device) for folder in folders]
+    first = runs[0]
+    for run in runs:
+        if run.record["data"]["fingerprints"]["tokenizer"] != first.record["data"]["fingerprints"]["tokenizer"]:
+            raise ValueError(
+                f"{run.folder} reads other tokens than {first.folder}, so that places are not comparable; give runs of "
+                "one protocol, or call the command once for each"
+            )
+        if run.audit != "causal":
+            raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
+        if split == "train" and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
+            raise ValueError(
+                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
+            )
+    return runs
 
 
 def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split: str) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_run
+from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_runs
 from resnet_bk.bench.peers import may_carry
 from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
@@ -77,20 +77,8 @@ def length_profiles(
         ValueError: no finished run, a model that leaks, different tokenizers, no document that is long enough, text
             that the models were trained on, windows that are odd or no shorter than the documents.
     """
-    runs = [open_run(folder, split, data, device) for folder in folders]
+    runs = open_runs(folders, split, data, device)
     first = runs[0]
-    for run in runs:
-        if run.record["data"]["fingerprints"]["tokenizer"] != first.record["data"]["fingerprints"]["tokenizer"]:
-            raise ValueError(
-                f"{run.folder} reads other tokens than {first.folder}, so that places are not comparable; give runs of "
-                "one protocol, or call the command once for each"
-            )
-        if run.audit != "causal":
-            raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
-        if split == "train" and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
-            raise ValueError(
-                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
-            )
     texts = long_documents(first.tokens.tokens, first.end, tokens, documents)
     if not texts:
         longest = max(len(text) for text in split_documents(first.tokens.tokens, first.end)) - 1
