@@ -6,7 +6,8 @@ FILE is the results.json of `resnet-bk bench` on one of the protocols of the pag
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
 shares of rows that start from no state in results/carry-reset, the choices of the model in results/tuned-choices
 (first the protocol as it is, see benchmarks/choices.py), associative recall in results/mqar. FILE may also be the
-lengths.json of `resnet-bk lengths`, by default results/lengths. Only what has a place on the page can be named.
+lengths.json of `resnet-bk lengths`, by default results/lengths, or the repeats.json of `resnet-bk repeats`, by default
+results/repeats. Only what has a place on the page can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -29,7 +30,7 @@ CHOICES = "tuned-choices"  # one model, with one part after the other changed
 CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-norm", "real-part")
 CHANGED_SETTINGS = ("adamw",)
 RECALL = "mqar"
-LENGTHS = "lengths"
+LENGTHS, REPEATS = "lengths", "repeats"
 # `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
 GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")), "small-grid")
@@ -40,7 +41,10 @@ CHOICE_RUNS = (
     *(f"{CHOICES}-settings/{name}" for name in CHANGED_SETTINGS),
 )
 FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, *CHOICE_RUNS, RECALL)
-FILES = [*(ROOT / "results" / folder / "results.json" for folder in FOLDERS), ROOT / "results/lengths/lengths.json"]
+FILES = [
+    *(ROOT / "results" / folder / "results.json" for folder in FOLDERS),
+    *(ROOT / "results" / name / f"{name}.json" for name in (LENGTHS, REPEATS)),
+]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 OURS = "resnet-bk"
@@ -242,21 +246,42 @@ def lengths(result: Mapping[str, Any]) -> str:
         )
         for place, (start, stop) in enumerate(result["places"])
     ]
-    trained = dict.fromkeys(
-        commit[:12] for model in result["models"] for commit in (model["trained_at_commit"] or "unknown").split(", ")
-    )
-    seeds: dict[str, list[str]] = {}
-    for model in result["models"]:
-        seeds.setdefault(model["model_name"], []).append(str(model["seed"]))
-    by_name = "; ".join(f"{name} {', '.join(of)}" for name, of in seeds.items())
     facts = [
         f"{result['documents']} documents of {result['dataset_name']}, {result['split']}; "
         f"{result['unk_rate']:.2%} `<unk>`",
-        f"trained at commit {', '.join(trained)}",
-        f"seeds: {by_name}",
-        *machine(result),
+        *_trained(result),
     ]
     return f"{table(('tokens', *columns), lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
+def repeats(result: Mapping[str, Any]) -> str:
+    """A row a kind of token, a column a model: nats a token, the mean over its seeds."""
+    models = by_model({**result, "runs": result["models"]})
+    lines = []
+    for place, kind in enumerate(result["kinds"]):
+        losses = ([run["losses"][place] for run in runs] for runs in models.values())
+        cells = (fmt.decimal(None if None in found else fmean(found), 3) for found in losses)
+        lines.append((kind["name"], f"{kind['share']:.1%}", *cells))
+    whole = (fmt.decimal(fmean(run["loss"] for run in runs), 3) for runs in models.values())
+    lines.append(("all", fmt.MISSING, *whole))
+    facts = [
+        f"{result['tokens']:,} tokens of {result['dataset_name']}, {result['split']}, windows of {result['window']:,}",
+        *_trained(result),
+    ]
+    columns = ("token", "share", *(f"`{name}`" for name in models))
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
+def _trained(result: Mapping[str, Any]) -> list[str]:
+    """Where the models of such a file were trained and read."""
+    commits = dict.fromkeys(
+        commit[:12] for model in result["models"] for commit in (model["trained_at_commit"] or "unknown").split(", ")
+    )
+    seeds = "; ".join(
+        f"{name} {', '.join(str(run['seed']) for run in runs)}"
+        for name, runs in by_model({**result, "runs": result["models"]}).items()
+    )
+    return [f"trained at commit {', '.join(commits)}", f"seeds: {seeds}", *machine(result)]
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -271,6 +296,9 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     for found in results:
         if "places" in found:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
+            continue
+        if "kinds" in found:
+            page = replace_all(page, REPEATS, {"table": repeats(found)})
             continue
         suite = found["protocol"]["name"]
         if suite not in (*COMPARISONS, CHOICES, RECALL, RESETS):

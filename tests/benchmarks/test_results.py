@@ -317,6 +317,41 @@ def test_lengths_are_means_over_seeds():
     assert "- commit fedcba987654" in lines
 
 
+def test_repeats_are_means_over_seeds():
+    def model(name, seed, loss, losses):
+        return {
+            "model_name": name,
+            "seed": seed,
+            "trained_at_commit": "0123456789abcdef",
+            "loss": loss,
+            "losses": losses,
+        }
+
+    found = {
+        "dataset_name": "a text",
+        "split": "validation",
+        "window": 64,
+        "tokens": 3_200,
+        "kinds": [{"name": "new word", "share": 0.75}, {"name": "repeated, 1 to 15 tokens ago", "share": 0.25}],
+        "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
+        "models": [
+            model("resnet-bk", 42, 4.0, [5.0, 1.0]),
+            model("resnet-bk", 43, 5.0, [6.0, 2.0]),
+            model("gpt2", 42, 4.0, [4.0, None]),
+        ],
+    }
+    lines = results.fill("<!-- begin repeats:table -->\nold\n<!-- end -->\n", [found]).splitlines()
+    assert lines[2:7] == [
+        "| token | share | `resnet-bk` | `gpt2` |",
+        "|---|---|---|---|",
+        "| new word | 75.0% | 5.500 | 4.000 |",
+        "| repeated, 1 to 15 tokens ago | 25.0% | 1.500 | – |",
+        "| all | – | 4.500 | 4.000 |",
+    ]
+    assert "- 3,200 tokens of a text, validation, windows of 64" in lines
+    assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])

@@ -16,7 +16,7 @@ WORDS = 40
 
 def fresh(**fields):
     torch.manual_seed(0)
-    shape = {"vocab_size": 200, "hidden_size": 128, "num_hidden_layers": 1, "num_heads": 4}
+    shape = {"vocab_size": 200, "hidden_size": 128, "num_hidden_layers": 1, "num_heads": 4, "induction_heads": 2}
     return ResNetBKForCausalLM(ResNetBKConfig(**{**shape, **fields})).eval()
 
 
@@ -75,12 +75,16 @@ def test_how_many_they_are(heads):
     assert [bool((bias[:, n] == 0).all()) for n in range(4)] == [n >= 4 - heads for n in range(4)]
 
 
-def test_they_are_half_of_the_heads_where_there_is_a_convolution():
-    assert ResNetBKConfig(num_heads=4).induction_heads == 2
-    assert ResNetBKConfig(num_heads=1, state="delta").induction_heads == 0
-    assert ResNetBKConfig(num_heads=4, conv_size=0).induction_heads == 0
+def test_they_are_half_of_the_heads_where_keys_are_large_and_there_is_a_convolution():
+    shape = {"hidden_size": 256, "num_heads": 4}
+    for state in ("modulus", "delta"):
+        assert ResNetBKConfig(**shape, state=state).induction_heads == 2
+    assert ResNetBKConfig(hidden_size=252, num_heads=4).induction_heads == 0
+    assert ResNetBKConfig(hidden_size=252, num_heads=4, key_dim=64).induction_heads == 2
+    assert ResNetBKConfig(hidden_size=64, num_heads=1).induction_heads == 0
+    assert ResNetBKConfig(**shape, conv_size=0).induction_heads == 0
     for state in ("matrix", "vector"):
-        assert ResNetBKConfig(num_heads=4, state=state).induction_heads == 0
+        assert ResNetBKConfig(**shape, state=state).induction_heads == 0
     with pytest.raises(ValueError, match=r"induction_heads=1 has no effect with state='vector', .*, or set it to 0\)"):
         ResNetBKConfig(num_heads=4, state="vector", induction_heads=1)
     with pytest.raises(ValueError, match=r"induction_heads=1 takes a short convolution, not conv_size=0 \(set that to"):

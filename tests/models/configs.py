@@ -48,10 +48,16 @@ def _grid() -> dict[str, dict[str, Any]]:
         "tie_word_embeddings": True,
     }
     grid["modulus-as-it-is"] = {"state": "modulus"}
-    grid["matrix-bias-affine"] = {"state": "matrix", "query_key_bias": 1.0, "output_gate": "affine"}
+    grid["modulus-induction"] = {"state": "modulus", "induction_heads": 1}
+    grid["matrix-bias-affine"] = {
+        "state": "matrix",
+        "query_key_bias": 1.0,
+        "output_gate": "affine",
+        "induction_heads": 1,
+    }
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
-    grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0}
+    grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0, "induction_heads": 2}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
     grid["diagonal-delta"] = {"state": "delta", "gradient": "diagonal"}

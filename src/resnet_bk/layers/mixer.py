@@ -96,8 +96,8 @@ class Mixer(nn.Module):
         causal: the output at t depends on no input after t.
         stateful: `forward` takes the state of the tokens before and returns the state after, in constant size.
         start: what fields of a configuration are for this mixer where they are left out.
-        induces: half of its heads start as induction heads unless a configuration says otherwise
-            (`resnet_bk.layers.induction`).
+        induces: half of its heads start as induction heads, where keys are large enough and a configuration does not
+            say otherwise (`resnet_bk.layers.induction`).
     """
 
     name: ClassVar[str]

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
+from resnet_bk.layers.induction import KEY_DIM
 from resnet_bk.layers.output_gate import GATES, NO_GATE
 from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models.rules import Checked, Rules
@@ -33,8 +34,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         query_key_bias (`float`, *optional*): length at the start of a learned bias on the unit queries and keys of a
             modulus, delta or matrix state (`resnet_bk.layers.QueryKey`); 0 leaves it out.
         induction_heads (`int`, *optional*): heads of a modulus, delta or matrix state that start as induction heads
-            (`resnet_bk.layers.induction`). By default half of them, but none of a matrix state or without a
-            convolution.
+            (`resnet_bk.layers.induction`). By default half of them where keys have 64 numbers or more, but none of a
+            matrix state or without a convolution.
         num_experts (`int`): experts of the feed-forward network; 0 is a dense one.
         num_experts_per_tok (`int`): experts that a token passes through.
         router_aux_loss_coef (`float`): weight of the load-balancing loss in the loss.
@@ -130,8 +131,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             if getattr(self, name) is None:
                 setattr(self, name, size)
         if self.induction_heads is None:
-            induces = MIXERS[self.state].induces and self.conv_size > 0
-            self.induction_heads = self.num_heads // 2 if induces else 0
+            able = MIXERS[self.state].induces and self.conv_size > 0
+            self.induction_heads = self.num_heads // 2 if able and (self.key_dim or 0) >= KEY_DIM else 0
         if self.intermediate_size is None:
             self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
         for name in ("potential_init", "absorption_init"):
