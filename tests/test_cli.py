@@ -161,7 +161,7 @@ def adaptive(home):
     """A finished run of a model whose tokens may halt after the first of two blocks."""
     fields = (
         "num_layers=2",
-        "models.resnet-bk.learning_rate=0.05",
+        "models.resnet-bk.learning_rate=0.02",
         "models.resnet-bk.config.adaptive_computation=true",
     )
     sets = [part for field in fields for part in ("--set", field)]
