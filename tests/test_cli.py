@@ -125,6 +125,16 @@ def test_eval_on_text_that_has_changed(finished, home):
         text.write_text(before)
 
 
+def test_weights_of_another_model_of_the_same_name(finished, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(finished / "resnet-bk" / "seed-42", run)
+    config = json.loads((run / "model" / "config.json").read_text())
+    del config["induction_heads"]  # as models of before have it
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    done = call("eval", run)
+    assert_bad_call(done, "was trained before chains were scaled", "with the code of its commit", "train it again")
+
+
 @pytest.mark.parametrize("model", ["resnet-bk", "gpt2"])
 def test_generate_continues_the_prompt(finished, model):
     arguments = ("generate", finished / model / "seed-42", "--prompt", "w2 nonsense w2", "--max-new-tokens", 8)

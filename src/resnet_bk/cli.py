@@ -233,9 +233,9 @@ def lengths(
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
     from resnet_bk.bench.inspect_model import run_folder
-    from resnet_bk.bench.lengths import length_profiles, parse_windows, write_lengths
+    from resnet_bk.bench.lengths import FILE, length_profiles, parse_windows
     from resnet_bk.bench.lengths_table import lengths_table
-    from resnet_bk.bench.run_folder import check_writable
+    from resnet_bk.bench.run_folder import check_writable, write_found
     from resnet_bk.bench.runner import standard_output
 
     sizes = parse_windows(windows)
@@ -247,7 +247,7 @@ def lengths(
     else:
         standard_output().print(lengths_table(found))
     if out is not None:
-        write_lengths(found, out)
+        write_found(found, out, FILE)
 
 
 @app.command()
@@ -267,9 +267,9 @@ def repeats(
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
     from resnet_bk.bench.inspect_model import run_folder
-    from resnet_bk.bench.repeats import repeat_losses, write_repeats
+    from resnet_bk.bench.repeats import FILE, repeat_losses
     from resnet_bk.bench.repeats_table import repeats_table
-    from resnet_bk.bench.run_folder import check_writable
+    from resnet_bk.bench.run_folder import check_writable, write_found
     from resnet_bk.bench.runner import standard_output
 
     if out is not None:
@@ -280,7 +280,7 @@ def repeats(
     else:
         standard_output().print(repeats_table(found))
     if out is not None:
-        write_repeats(found, out)
+        write_found(found, out, FILE)
 
 
 @app.command()

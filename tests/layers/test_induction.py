@@ -119,7 +119,7 @@ def test_a_large_floor_of_the_absorption_is_kept():
 
 @pytest.mark.parametrize("theta", [math.pi / 2.5, math.pi / 3.3])
 def test_random_energies_localise(theta):
-    """The memory that the head of `resnet_bk.layers.chain` gives for a chain of random energies."""
+    """The decay that `ChainProjection` gives for a chain of random energies."""
     spread, sites, chains = 0.3, 4000, 64
     generator = torch.Generator().manual_seed(3)
     potential = 2 * math.cos(theta) + spread * torch.randn(1, sites, chains, dtype=torch.float64, generator=generator)

@@ -27,7 +27,6 @@ from torch import Tensor
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_runs
 from resnet_bk.bench.peers import may_carry
-from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, causal_lm_loss
@@ -257,15 +256,3 @@ def _stream(model: Any, words: Tensor, segment: int, head: Head, dtype: str) -> 
         state = found.state
         losses.append(found.value.flatten().double().cpu())
     return torch.cat(losses)
-
-
-def write_lengths(result: dict[str, Any], out: Path) -> Path:
-    """OUT/lengths.json.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
-    check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / FILE, result)
-    return out / FILE

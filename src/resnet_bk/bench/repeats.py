@@ -24,7 +24,6 @@ from torch import Tensor
 
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.inspect_model import OpenedRun, open_runs
-from resnet_bk.bench.run_folder import check_writable, write_json
 from resnet_bk.training.loss import causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
@@ -138,15 +137,3 @@ def _losses(run: OpenedRun, rows: Tensor) -> Tensor:
                 reached = causal_lm_loss(model, batch[:, :-1], batch[:, 1:], run.head, reduction="none")
             found.append(reached.value.double().cpu())
     return torch.cat(found)
-
-
-def write_repeats(result: dict[str, Any], out: Path) -> Path:
-    """OUT/repeats.json.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
-    check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / FILE, result)
-    return out / FILE

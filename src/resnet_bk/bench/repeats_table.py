@@ -27,5 +27,5 @@ def repeats_table(result: dict[str, Any]) -> Table:
     for place, kind in enumerate(result["kinds"]):
         losses = (model["losses"][place] for model in result["models"])
         table.add_row(kind["name"], f"{kind['share']:.1%}", *(fmt.decimal(loss, 3) for loss in losses))
-    table.add_row("all", "", *(fmt.decimal(model["loss"], 3) for model in result["models"]))
+    table.add_row("all", fmt.MISSING, *(fmt.decimal(model["loss"], 3) for model in result["models"]))
     return table

@@ -274,6 +274,12 @@ def load_model(folder: Path) -> Any:
                 "takes it as finished; train it again with another --out"
             )
         raise ValueError(f"{folder} holds no model; is the run finished? `resnet-bk bench` again resumes it")
+    config = read_json(folder / "config.json")
+    if config.get("model_type") == "resnet_bk" and "induction_heads" not in config:
+        raise ValueError(
+            f"{folder} was trained before chains were scaled (commit 2e60230), and computes something else with this "
+            "code; read it with the code of its commit (run.json names it), or train it again with another --out"
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(folder)
     except (OSError, SafetensorError) as error:

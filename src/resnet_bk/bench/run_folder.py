@@ -300,6 +300,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, text.encode())
 
 
+def write_found(result: dict[str, Any], out: Path, name: str) -> None:
+    """OUT/name of a command that was asked to keep what it printed.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    check_writable(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / name, result)
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Written under another name and renamed: a reader sees the old file or the new one, never a part."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")

@@ -42,8 +42,8 @@ class ChainProjection(KeepsFloat32):
     The learned biases c hold what a chain is like on average, the projections how a token bends it. At the start
     (weights N(0, 0.02)) tokens differ by 0.02 and pass a nearly periodic chain. They must not differ by much: where the
     energies of sites are random, with a standard deviation s, a chain in its band lets through exp(-s^2 / (8 b^2
-    sin^2 theta)) a site, whatever its absorption. That is Anderson localisation (Thouless, J. Phys. C 5, 77, 1972), and
-    random hoppings do the same. At s = 0.3 little is left after 100 sites, at s = 0.02 after 20,000. It is why x has
+    sin^2 theta)) a site, even without absorption. That is Anderson localisation (Thouless, J. Phys. C 5, 77, 1972), and
+    random hoppings do the same. At s = 0.3 1/e is left after 90 sites, at s = 0.02 after 20,000. It is why x has
     length 1: of one as long as sqrt(D) a step of an optimizer would move energies sqrt(D) times as far, and a few
     steps would localise every chain.
 
@@ -130,7 +130,7 @@ class ChainProjection(KeepsFloat32):
         return torch.cat([energies, energies.new_full((self.induction_heads,), induction.POTENTIAL)])
 
     def _absorptions(self) -> Tensor:
-        """Those at the start, float64 [H]; what is too little for the floor is twice that."""
+        """Those at the start, float64 [H]; of induction heads, bounds below twice the floor are raised to that."""
         low, high = (max(bound, 2 * self.absorption_min) for bound in induction.ABSORPTION)
         others = _log_uniform(*self.absorption_init, self.chains - self.induction_heads)
         return torch.cat([others, _log_uniform(low, high, self.induction_heads)])
@@ -172,7 +172,7 @@ def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:
 
 
 def _log_uniform(low: float, high: float, count: int) -> Tensor:
-    """`count` numbers between the bounds, float64: spread evenly, in an order that rises with nothing else."""
+    """`count` numbers between the bounds, float64, in the order of the golden ratio: they do not rise with an index."""
     golden = ((torch.arange(count, dtype=torch.float64) + 0.5) * (math.sqrt(5) - 1) / 2) % 1.0
     return torch.exp(math.log(low) + (math.log(high) - math.log(low)) * golden)
 

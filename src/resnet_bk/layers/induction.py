@@ -12,8 +12,8 @@ noise of all that it holds, so that there is little to follow until the match is
 
   Then q_t . k_j is 1 where the word at j - 1 is the one at t and about 0 elsewhere, and y_t = q_t^T S_t holds the word
   that followed. The delay is the second-last tap of the short convolution.
-- no bias is on their queries and keys, for a bias is what all of them have in common.
-- their chains start in the band, with little absorption, and remember hundreds of tokens.
+- the bias on their queries and keys starts at 0, for a bias is what all of them have in common.
+- their chains start in the band, with little absorption, and remember 100 to 400 tokens.
 
 All of it is where training starts, and nothing holds it there. Two keys of K numbers that have nothing to do with each
 other meet with a product of about 1 / sqrt(K), so that a match stands out the more the larger K is: with 64 such heads
@@ -27,8 +27,8 @@ from torch import nn
 from transformers import initialization as init
 
 KEY_DIM = 64  # from which on heads start so by default; nothing between 16 and 64 was tried
-POTENTIAL = 0.3  # in units of 2 hopping: within the band, from which the modulus of a propagator fades least
-ABSORPTION = (0.005, 0.02)  # log-uniform over the heads: memories of hundreds of tokens
+POTENTIAL = 0.3  # in units of 2 hopping: near the middle of the band, where the modulus of a propagator fades slowly
+ABSORPTION = (0.005, 0.02)  # log-uniform over the heads
 # The one tap of a filter. SiLU behind it is nearly linear for inputs as small as those of a fresh model times this.
 TAP = 0.1
 

@@ -34,8 +34,9 @@ class ModulusPropagator(Mixer):
         S_t = |L_t| (w_t k_t v_t^T + b_t S_{t-1}),   y_t = q_t^T S_t = sum over j of (q_t . k_j) |Gamma_tj| w_j v_j
 
     with L the surface Green's function and Gamma the propagator of the head's chain
-    (`resnet_bk.ops.propagate_modulus`). Query and key have unit length. The write gate w = sigmoid(W x) says how much
-    of a token is kept at all: potential, hopping and absorption of its site act on what came before as much as on it.
+    (`resnet_bk.ops.propagate_modulus`). Query and key have unit length. The write gate w = sigmoid(W x / sqrt(D)) says
+    how much of a token is kept at all: potential, hopping and absorption of its site act on what came before as much
+    as on it.
     What is read, y, is divided by its root mean square, since it grows with the number of tokens that are remembered.
 
     Args:
@@ -86,7 +87,7 @@ class ModulusPropagator(Mixer):
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
         heads = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "induction_heads": induction_heads}
         self.in_proj = QueryKeyValue(hidden_size, **heads)
-        self.scale = hidden_size**-0.5  # of the write gate, for the reason that `ChainProjection` gives
+        self.scale = hidden_size**-0.5  # of the write gate, so that a step of the optimizer moves it by little
         self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.chain = ChainProjection(
             hidden_size,

@@ -15,8 +15,8 @@ class QueryKey(nn.Module):
 
         q = unit(unit(x_q) + c_q),   k = unit(unit(x_k) + c_k)
 
-    At the start c_q = c_k has length `bias` and the same number everywhere, so that q . k is about
-    bias^2 / (1 + bias^2) for any two tokens, and a head starts as an average of the past that fades with the
+    At the start c_q = c_k has length `bias` and the same number everywhere (but 0 in induction heads), so that q . k is
+    about bias^2 / (1 + bias^2) for any two tokens, and a head starts as an average of the past that fades with the
     propagator. That is worth something from the first step on, and training sharpens it. Without the bias q . k has
     either sign by chance: what is read is noise until query and key have found each other, which no step of the
     optimizer finds easy. A bias on the normalised input and output maps of a state-space model is from Mamba-3 (arXiv
