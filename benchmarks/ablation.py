@@ -37,32 +37,37 @@ CURVES = "ablation-price"  # also has the course of the training
 NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which FlopCounterMode sees the matmuls alone
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
 SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
+QUALITY = ("held-out perplexity", "work done")
 TENTHS = range(1, 11)
 
 
 def rows(trained: Mapping[str, Any], timed: Mapping[str, Any] | None, compared: Sequence[str]) -> str:
-    """A row a model: its time and memory, where it was timed, and what the trained one does.
+    """A row a model: its time and memory, where they were taken, and what the trained one does. A model that was only
+    timed has the operations of its first step, and no quality.
 
     Raises:
-        ValueError: times of several machines, or other models timed than trained.
+        ValueError: times of several machines, or a model trained and not timed.
     """
-    models, found = by_model(trained), _times(timed, compared) if timed is not None else {}
-    if timed is not None and set(found) != set(models):
+    models, runs_timed = by_model(trained), by_model(timed) if timed is not None else {}
+    times = _times(timed, compared) if timed is not None else {}
+    if timed is not None and not set(models) <= set(times):
         raise ValueError(
-            f"the models trained ({', '.join(models)}) are not those timed ({', '.join(found)}); run the rest of either"
+            f"of the models trained ({', '.join(models)}) only {', '.join(times)} were timed; run the rest"
         )
 
-    def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
-        counted = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
-        in_part = runs[0]["config"].get("gradient") in NOT_COUNTED
+    def cells(name: str) -> dict[str, str]:
+        runs = models.get(name, [])
+        counting = runs or runs_timed[name]
+        counted = f"{fmean(run['total_flops_per_step'] for run in counting) / 1e9:.2f}"
+        in_part = counting[0]["config"].get("gradient") in NOT_COUNTED
         return {
             "model": f"`{name}`",
-            **found.get(name, {}),
+            **times.get(name, {}),
             "GFLOPs a step": f"above {counted}" if in_part else counted,
-            **_quality(runs),
+            **(_quality(runs) if runs else dict.fromkeys(QUALITY, fmt.MISSING)),
         }
 
-    filled = [cells(name, runs) for name, runs in models.items()]
+    filled = [cells(name) for name in times or models]
     facts = [*machine(trained), f"data {trained['data']['name']}"]
     if timed is not None:
         facts = ["times and memory: " + "; ".join(machine(timed)), "trainings: " + "; ".join(facts)]
@@ -114,10 +119,9 @@ def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
         for key, text in SKIPS.items()
         if key in measures
     ]
-    return {
-        "held-out perplexity": fmt.perplexity(fmean(perplexities)) + spread,
-        "work done": ", ".join(skips) or fmt.MISSING,
-    }
+    return dict(
+        zip(QUALITY, (fmt.perplexity(fmean(perplexities)) + spread, ", ".join(skips) or fmt.MISSING), strict=True)
+    )
 
 
 def _blocks(config: Mapping[str, Any]) -> dict[str, int]:

@@ -42,7 +42,11 @@ RESULTS = {
 }
 TIMED = RESULTS | {
     "protocol": {"name": "ablation-times"},
-    "runs": [run("exact", 0, 0.1, 900.0), run("plain", 0, 0.8, 900.0), run("adaptive", 0, 0.1, 900.0)],
+    "runs": [
+        run("exact", 0, 0.1, 900.0),
+        run("plain", 0, 0.8, 900.0, config={"num_hidden_layers": 4, "gradient": "autograd"}),
+        run("adaptive", 0, 0.1, 900.0),
+    ],
 }
 PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
 
@@ -64,6 +68,12 @@ def test_a_page_is_filled():
     machine = "A chip, 2 threads of 2 cores; Python 3.11.7, torch 2.13.0, numba 0.68; commit 0123456789ab"
     assert f"- times and memory: {machine}" in lines
     assert f"- trainings: {machine}; data a text" in lines
+
+
+def test_a_model_that_was_only_timed_has_no_quality():
+    trained = RESULTS | {"runs": [run for run in RESULTS["runs"] if run["model_name"] != "plain"]}
+    lines = ablation.fill(PAGE, [trained, TIMED]).splitlines()
+    assert "| `plain` | 0.800 | 0.12 | 1.00 | 700 | above 25.00 | – | – |" in lines
 
 
 def test_the_time_is_the_median_of_the_stretches_behind_the_first():
@@ -130,7 +140,7 @@ def test_curves_are_means_over_tenths_of_the_training():
     ("trained", "timed", "says"),
     [
         ({}, {"runs": TIMED["runs"][:1]}, "no run of plain"),
-        ({}, {"runs": TIMED["runs"][:2]}, "are not those timed (exact, plain); run the rest of either"),
+        ({}, {"runs": TIMED["runs"][:2]}, "(exact, plain, adaptive) only exact, plain were timed; run the rest"),
         ({}, {"protocol": {"name": "ablation"}}, "no results of ablation-times"),
         ({"protocol": {"name": "quick"}}, {}, "are of protocol quick"),
         ({"protocol": {"name": "ablation-price-times"}}, {}, "are of protocol ablation-price-times"),

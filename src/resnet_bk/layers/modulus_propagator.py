@@ -17,8 +17,9 @@ from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.wide import GatedRMSNorm
+from resnet_bk.layers.wide import GatedRMSNorm, hooked
 from resnet_bk.ops.dispatch import autocast_enabled
+from resnet_bk.ops.modulus_step import modulus_step, steps
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
@@ -118,6 +119,9 @@ class ModulusPropagator(Mixer):
         state: MixerState | None = None,
         readers: Tensor | None = None,
     ) -> tuple[Tensor, MixerState]:
+        if boundaries is None and readers is None and self._steps(hidden, state):
+            assert state is not None
+            return self._step(hidden, state)
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
         if self.conv is not None:
@@ -141,6 +145,36 @@ class ModulusPropagator(Mixer):
         # A filling turns the sign of what a chain carries, and not its modulus.
         after = MixerState(tail, chain_state).behind(boundaries, state, signed=False)
         return self._read(output, hidden, readers), after
+
+    def _steps(self, hidden: Tensor, state: MixerState | None) -> bool:
+        """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
+        if hidden.shape[1] != 1 or state is None or self.conv is None:
+            return False
+        known = (self.gate is None or self.gate is affine) and self.gradient == "exact"
+        parts = (self.conv, self.query_key, self.chain, self.read_norm)
+        parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight, state.convolution, state.chain[1])
+        return known and self.backend in ("auto", "numba") and not hooked(*parts) and steps(hidden, *parameters)
+
+    def _step(self, hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """The same as `forward` of one token behind a state, without a gradient."""
+        assert self.conv is not None
+        assert state.convolution is not None
+        token = hidden.squeeze(1)
+        output, tail, chain = modulus_step(
+            self.in_proj(token),
+            state.convolution,
+            self.conv.weight,
+            self.query_key.bias,
+            self.scale * self.write_proj(token),
+            self.chain.project(token),
+            *state.chain,
+            self.read_norm.weight,
+            None if self.gate_proj is None else self.gate_proj(token),
+            absorption_min=self.chain.absorption_min,
+            eps=self.read_norm.eps,
+            erases=self.erases,
+        )
+        return self.out_proj(output).unsqueeze(1), MixerState(tail, chain)
 
     def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""

@@ -19,6 +19,11 @@ from resnet_bk.ops.gated_norm import gated_norm
 HALF = (torch.bfloat16, torch.float16)
 
 
+def hooked(*modules: nn.Module) -> bool:
+    """Whether a module has hooks, or another forward than that of its class, which run where it is called alone."""
+    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in modules)
+
+
 class KeepsFloat32(nn.Module):
     """A module whose parameters, and those of its parts, are never of half precision: neither by `model.bfloat16()`,
     `.half()` or `.to(dtype)`, nor because the model is built with such a default dtype.

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 # Formulas are attached to operators, so these must be registered first.
 import resnet_bk.ops.linear_cross_entropy.library
+import resnet_bk.ops.modulus_step.library
 import resnet_bk.ops.propagate.library
 import resnet_bk.ops.propagate_modulus.library
 import resnet_bk.ops.propagate_tokens.library
@@ -89,6 +90,13 @@ def carry_matrix_backward(
     **kwargs: Any,
 ) -> int:
     return work.modulus_backward(query, value[3], erasing=prod(erase) > 0)
+
+
+@register_flop_formula(OPS.modulus_step)
+def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwargs: Any) -> int:
+    """`args` are those of the operator from the bias on."""
+    _, heads, keys, values = args[4]
+    return projected[0] * heads * work.modulus_step(keys, values, taps[1], erasing=args[-1])
 
 
 @register_flop_formula(OPS.propagate_tokens)

@@ -53,6 +53,17 @@ def modulus_forward(keys: int, values: int, *, erasing: bool) -> int:
     return (7 if erasing else 5) * keys * values + (4 if erasing else 1) * values + 2
 
 
+def modulus_step(keys: int, values: int, taps: int, *, erasing: bool) -> int:
+    """Per head, of one token.
+
+    Each channel: filter 2 W, SiLU 4; each key: two unit lengths of query and key and a bias 14; L and its site 30; the
+    state; each value: norm and gate 6.
+    """
+    channels = 2 * keys + values
+    state = modulus_forward(keys, values, erasing=erasing)
+    return channels * (2 * taps + 4) + 14 * keys + 30 + state + 6 * values
+
+
 def modulus_backward(query: Sequence[int], values: int, *, erasing: bool) -> int:
     """Of all heads of a query [B, T, H, K], behind L."""
     batch, sites, heads, keys = query

@@ -1,0 +1,77 @@
+"""One token of a modulus mixer, from its linear maps to its linear map, for generation.
+
+Generation takes a token at a time, and each of the thirty operators between the maps of a mixer then costs more to call
+than to compute. Here they are one kernel.
+"""
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops.dispatch import autocast_enabled, compiles, wants_gradient
+from resnet_bk.ops.modulus_step import library
+
+__all__ = ["modulus_step", "steps"]
+
+
+def steps(hidden: Tensor, *parameters: Tensor | None) -> bool:
+    """Whether `modulus_step` takes a token like `hidden`, in whose precision and place the parameters must be: on a CPU
+    with numba, in float32 or float64, without a gradient, a tangent, autocast or a graph that is traced."""
+    return (
+        not torch.compiler.is_compiling()
+        and hidden.dtype in (torch.float32, torch.float64)
+        and compiles(hidden, *parameters)
+        and not wants_gradient(hidden, *parameters)
+        and not autocast_enabled(hidden.device)
+        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in parameters)
+    )
+
+
+def modulus_step(
+    projected: Tensor,
+    tail: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    write: Tensor,
+    sites: Tensor,
+    green: Tensor,
+    memory: Tensor,
+    weight: Tensor,
+    gate: Tensor | None,
+    *,
+    absorption_min: float,
+    eps: float,
+    erases: bool,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What a token reads, and the state behind it; without a derivative. With x_j its projections and those before,
+
+        (q, k, v) = SiLU(sum over j of taps_j x_j)       q, k = unit(unit(q) + bias_q), unit(unit(k) + bias_k)
+        a, b, eta = sites_a, softplus(sites_b), softplus(sites_eta) + absorption_min       w = sigmoid(write)
+        L' = 1 / (a - i eta - b^2 L)
+        S' = |L'| (w k v^T + b (1 - e k k^T) S)          e = w if `erases`, else 0
+        y = q^T S'          output = weight y / (mean of y^2 + eps)^(1/2) (1 + gate)
+
+    as `unit_query_key`, `propagate_modulus` and `gated_norm` have it, with L in float64 and all else in the precision
+    of the inputs, float32 or float64, which they must all have.
+
+    Args:
+        projected: x of the token, [B, C] with the channels (q, k, v), C = 2 H K + H V.
+        tail: x of the W - 1 tokens before, [B, W - 1, C].
+        taps: [C, W].
+        bias: [2 H K], or None; then q = unit(q), k = unit(k).
+        write: [B, H].
+        sites: [B, 3 H], potentials before hoppings before absorptions.
+        green: L, complex [B, H].
+        memory: S, [B, H, K, V].
+        weight: [V].
+        gate: [B, H V], or None.
+        absorption_min, eps, erases: as above.
+
+    Returns:
+        output [B, H V], the tail behind the token, and (L', S').
+    """
+    nothing = projected.new_empty(0)
+    beside = (nothing if bias is None else bias, nothing if gate is None else gate)
+    output, tail, green, memory = library.modulus_step(
+        projected, tail, taps, beside[0], write, sites, green, memory, weight, beside[1], absorption_min, eps, erases
+    )
+    return output, tail, (green, memory)

@@ -1,0 +1,173 @@
+"""A token of generation in one kernel: against the operators that it stands for, and where it is not taken."""
+
+import os
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from resnet_bk.ops import dispatch, kernels, propagate_modulus, record_backends
+from resnet_bk.ops.gated_norm import gated_norm
+from resnet_bk.ops.modulus_step import library, modulus_step, steps
+from resnet_bk.ops.unit_query_key import unit_query_key
+
+FLOOR, EPS = 1e-3, 1e-5
+SETTINGS = {"absorption_min": FLOOR, "eps": EPS}
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+each_rule = pytest.mark.parametrize("erases", [False, True], ids=["adding", "erasing"])
+
+
+class Inputs(NamedTuple):
+    projected: Tensor
+    tail: Tensor
+    taps: Tensor
+    bias: Tensor | None
+    write: Tensor
+    sites: Tensor
+    green: Tensor
+    memory: Tensor
+    weight: Tensor
+    gate: Tensor | None
+
+    def to(self, dtype):
+        def one(x):
+            return x if x is None else x.to(dtype.to_complex() if x.is_complex() else dtype)
+
+        return Inputs(*map(one, self))
+
+
+def drawn(batch=3, heads=2, keys=5, values=7, width=4, *, bias=True, gate=True):
+    generator = torch.Generator().manual_seed(keys)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    channels = heads * (2 * keys + values)
+    sites = normal(batch, 3 * heads)
+    sites[0] *= 100  # a softplus of either end
+    return Inputs(
+        projected=normal(batch, channels),
+        tail=normal(batch, width - 1, channels),
+        taps=normal(channels, width),
+        bias=normal(2 * heads * keys) if bias else None,
+        write=normal(batch, heads),
+        sites=sites,
+        green=torch.complex(normal(batch, heads), normal(batch, heads).abs()),
+        memory=normal(batch, heads, keys, values),
+        weight=normal(values),
+        gate=normal(batch, heads * values) if gate else None,
+    )
+
+
+def definition(x, *, erases):
+    _, heads, keys, values = x.memory.shape
+    inputs = torch.cat([x.tail, x.projected.unsqueeze(1)], 1)
+    mixed = F.silu((inputs * x.taps.t()).sum(1, keepdim=True))
+    query_key, value = mixed.split([2 * heads * keys, heads * values], -1)
+    query, key = unit_query_key(query_key.unflatten(-1, (2, heads, keys)), x.bias)
+    potential, hopping, absorption = x.sites.unsqueeze(1).chunk(3, -1)
+    write = x.write.sigmoid().unsqueeze(1)
+    output, state = propagate_modulus(
+        query,
+        key,
+        value.unflatten(-1, (heads, values)) * write.unsqueeze(-1),
+        potential,
+        F.softplus(hopping),
+        F.softplus(absorption) + FLOOR,
+        erase=write if erases else None,
+        initial_state=(x.green, x.memory),
+        backend="reference",
+    )
+    gate = None if x.gate is None else x.gate.unsqueeze(1)
+    read = gated_norm(output, x.weight, gate, eps=EPS, dtype=output.dtype)
+    return read.squeeze(1), inputs[:, 1:], state
+
+
+def flattened(found):
+    output, tail, state = found
+    return output, tail, *state
+
+
+@pytest.mark.kernels
+@each_rule
+@each_dtype
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"bias": False, "gate": False},
+        {"batch": 1, "heads": 1, "keys": 1, "values": 1, "width": 2},
+        {"keys": 16, "values": 33, "width": 3},
+    ],
+    ids=["odd", "bare", "ones", "vectors"],
+)
+def test_definition(sizes, dtype, erases):
+    exact = drawn(**sizes)
+    before = [None if x is None else x.clone() for x in exact]
+    found = flattened(modulus_step(*exact.to(dtype), erases=erases, **SETTINGS))
+    # Errors are those of sums of up to K numbers of order 1, which may cancel.
+    tolerance = 200 * torch.finfo(dtype).eps
+    for y, z in zip(found, flattened(definition(exact, erases=erases)), strict=True):
+        assert y.dtype == (dtype.to_complex() if z.is_complex() else dtype)
+        assert_close(y.to(z.dtype), z, rtol=tolerance, atol=tolerance * max(1.0, float(z.abs().max())))
+    assert all(x is y or torch.equal(x, y) for x, y in zip(exact, before, strict=True))
+
+
+def test_strides():
+    exact = drawn()
+    strided = exact._replace(
+        projected=torch.stack([exact.projected] * 2, -1)[..., 0],
+        memory=exact.memory.mT.contiguous().mT,
+        green=exact.green.conj().resolve_conj().conj(),
+    )
+    assert not strided.projected.is_contiguous()
+    pairs = zip(*(flattened(modulus_step(*x, erases=True, **SETTINGS)) for x in (exact, strided)), strict=True)
+    assert all(torch.equal(y, z) for y, z in pairs)
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+def test_threads_do_not_change_a_bit(monkeypatch):
+    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+    inputs, results, threads = drawn(batch=9), [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(flattened(modulus_step(*inputs, erases=True, **SETTINGS)))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+
+
+@each_rule
+def test_registration(erases):
+    inputs = [torch.empty(0, dtype=torch.float64) if x is None else x for x in drawn(gate=False)]
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(library.modulus_step, (*inputs, FLOOR, EPS, erases), test_utils=tests)
+    with FlopCounterMode(display=False) as counter, record_backends() as seen:
+        modulus_step(*drawn(batch=2), erases=erases, **SETTINGS)
+    assert seen == {"surface_green": {"numba"}, "propagate_modulus": {"numba"}}
+    keys, values, taps, heads = 5, 7, 4, 2
+    state = (7 * keys + 4) * values + 2 if erases else (5 * keys + 1) * values + 2
+    of_head = (2 * keys + values) * (2 * taps + 4) + 14 * keys + 30 + state + 6 * values
+    assert counter.get_total_flops() == 2 * heads * of_head
+
+
+def test_where_it_is_not_taken(monkeypatch):
+    token, weight = torch.zeros(1, 1, 4), torch.zeros(4, requires_grad=True)
+    assert not steps(token, weight)
+    with torch.no_grad():
+        assert steps(token, weight, None)
+        assert not steps(token.bfloat16(), weight.bfloat16())
+        assert not steps(token.double(), weight)
+        assert not steps(token, weight.to("meta"))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not steps(token, weight)
+        with torch.autograd.forward_ad.dual_level():
+            assert not steps(torch.autograd.forward_ad.make_dual(token, token), weight)
+        monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
+        assert not steps(token, weight)
