@@ -2,17 +2,17 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols, by default those in results/.
-`ablation-times` and `ablation-wide-times` are short runs of `ablation` and `ablation-wide`, for the time alone, on a
-machine without other work, as the page says: a table has its perplexities from the trainings and its times from these.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` and `ablation-times`
+are runs of `ablation`; `ablation-wide-times`, `ablation-wide-plain` and `ablation-wide-loop` are runs of
+`ablation-wide`, as the page says), by default those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
@@ -24,89 +24,66 @@ PAGE = ROOT / "docs" / "switches.md"
 # protocol -> the models whose speed the others are compared with; none where no time was taken.
 SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
-    "ablation-wide": ("exact", "plain"),
+    "ablation-amx": ("exact", "plain"),
+    "ablation-times": ("exact", "plain"),
+    "ablation-wide": ("exact",),
+    "ablation-wide-times": ("exact",),
+    "ablation-wide-plain": ("exact", "plain"),
+    "ablation-wide-loop": (),
     "ablation-price": (),
 }
-TIMES = "-times"  # behind the name of the protocol: the runs that were made for their times
-FILES = [
-    ROOT / "results" / name / "results.json"
-    for suite, compared in SUITES.items()
-    for name in ((suite, suite + TIMES) if compared else (suite,))
-]
+FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
+TIMES = ("ablation-times", "ablation-wide-times")  # of so few steps that their perplexities say nothing
 CURVES = "ablation-price"  # also has the course of the training
 NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which FlopCounterMode sees the matmuls alone
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
 SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
-QUALITY = ("held-out perplexity", "work done")
 TENTHS = range(1, 11)
 
 
-def rows(trained: Mapping[str, Any], timed: Mapping[str, Any] | None, compared: Sequence[str]) -> str:
-    """A row a model: its time and memory, where they were taken, and what the trained one does. A model that was only
-    timed has the operations of its first step, and no quality.
-
-    Raises:
-        ValueError: times of several machines, or a model trained and not timed.
-    """
-    models, runs_timed = by_model(trained), by_model(timed) if timed is not None else {}
-    times = _times(timed, compared) if timed is not None else {}
-    if timed is not None and not set(models) <= set(times):
-        raise ValueError(
-            f"of the models trained ({', '.join(models)}) only {', '.join(times)} were timed; run the rest"
-        )
-
-    def cells(name: str) -> dict[str, str]:
-        runs = models.get(name, [])
-        counting = runs or runs_timed[name]
-        counted = f"{fmean(run['total_flops_per_step'] for run in counting) / 1e9:.2f}"
-        in_part = counting[0]["config"].get("gradient") in NOT_COUNTED
-        return {
-            "model": f"`{name}`",
-            **times.get(name, {}),
-            "GFLOPs a step": f"above {counted}" if in_part else counted,
-            **(_quality(runs) if runs else dict.fromkeys(QUALITY, fmt.MISSING)),
-        }
-
-    filled = [cells(name) for name in times or models]
-    facts = [*machine(trained), f"data {trained['data']['name']}"]
-    if timed is not None:
-        facts = ["times and memory: " + "; ".join(machine(timed)), "trainings: " + "; ".join(facts)]
-    lines = "\n".join(f"- {line}" for line in facts)
-    return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{lines}"
-
-
-def _times(results: Mapping[str, Any], compared: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Cells of the columns that are about time and memory, by model."""
-    one_machine(results)
+def rows(results: Mapping[str, Any], compared: Sequence[str], quality: bool = True) -> str:
+    """A row a model; with `quality` its perplexity and the work that it did."""
+    if compared:
+        one_machine(results)
     models = by_model(results)
     for name in compared:
         if name not in models:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
-    seconds = {name: seconds_a_step(runs) for name, runs in models.items()}
-    return {
-        name: {
-            "s/step": fmt.decimal(seconds[name], 3),
-            **{f"times as fast as `{other}`": f"{seconds[other] / seconds[name]:.2f}" for other in compared},
-            "peak MiB": fmt.count(round(fmean(run["peak_memory_mb"] for run in runs))),
-        }
-        for name, runs in models.items()
-    }
+    if compared and len({len(runs) for runs in models.values()}) > 1:
+        counts = ", ".join(f"{name}: {len(runs)}" for name, runs in models.items())
+        raise ValueError(
+            f"the times are of the quickest seeds, and the models have not as many of them ({counts}); run the rest"
+        )
+    seconds = {name: seconds_a_step(runs) for name, runs in models.items()} if compared else {}
+
+    def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+        found = {"model": f"`{name}`"}
+        if compared:
+            found["s/step"] = fmt.decimal(seconds[name], 3)
+            for other in compared:
+                found[f"times as fast as `{other}`"] = f"{seconds[other] / seconds[name]:.2f}"
+            found["peak MiB"] = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
+        counted = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
+        in_part = runs[0]["config"].get("gradient") in NOT_COUNTED
+        found["GFLOPs a step"] = f"above {counted}" if in_part else counted
+        return found | _quality(runs) if quality else found
+
+    filled = [cells(name, runs) for name, runs in models.items()]
+    facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
+    return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{facts}"
 
 
 def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> float:
-    """The median over the stretches between two log lines; the one before the first line holds the start as well.
-
-    Raises:
-        ValueError: no two lines.
-    """
-    stretches = [
-        (last["seconds"] - first["seconds"]) / (last["step"] - first["step"])
-        for run in runs
-        for first, last in pairwise(run["log"])
-    ]
-    if not stretches:
-        raise ValueError(f"a run of {runs[0]['model_name']} has logged no two steps; --set log_interval=1")
-    return median(stretches)
+    """The mean over the training of the quickest seed's time in each stretch between two log lines: other work on the
+    machine only adds, and seldom at the same place in the training of every seed."""
+    stretches: dict[tuple[int, int], float] = {}
+    for run in runs:
+        step, seconds = 0, 0.0
+        for line in run["log"]:
+            stretch = (step, line["step"])
+            stretches[stretch] = min(stretches.get(stretch, math.inf), line["seconds"] - seconds)
+            step, seconds = line["step"], line["seconds"]
+    return sum(stretches.values()) / sum(last - first for first, last in stretches)
 
 
 def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
@@ -119,9 +96,10 @@ def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
         for key, text in SKIPS.items()
         if key in measures
     ]
-    return dict(
-        zip(QUALITY, (fmt.perplexity(fmean(perplexities)) + spread, ", ".join(skips) or fmt.MISSING), strict=True)
-    )
+    return {
+        "held-out perplexity": fmt.perplexity(fmean(perplexities)) + spread,
+        "work done": ", ".join(skips) or fmt.MISSING,
+    }
 
 
 def _blocks(config: Mapping[str, Any]) -> dict[str, int]:
@@ -153,18 +131,13 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: results of another protocol, or without the runs that are compared with.
     """
-    by_name = {found["protocol"]["name"]: found for found in results}
-    for name in by_name:
-        suite = name.removesuffix(TIMES)
-        if suite not in SUITES or (name != suite and not SUITES[suite]):
-            raise ValueError(f"the results are of protocol {name}, not of {' or '.join(SUITES)}; name other files")
-    for suite in dict.fromkeys(name.removesuffix(TIMES) for name in by_name):
-        for needed in (suite, suite + TIMES) if SUITES[suite] else (suite,):
-            if needed not in by_name:
-                raise ValueError(f"there are no results of {needed}, with which a table is made; name its file too")
-        texts = {"table": rows(by_name[suite], by_name.get(suite + TIMES), SUITES[suite])}
+    for found in results:
+        suite = found["protocol"]["name"]
+        if suite not in SUITES:
+            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
+        texts = {"table": rows(found, SUITES[suite], quality=suite not in TIMES)}
         if suite == CURVES:
-            texts |= {measure: curves(by_name[suite], measure) for measure in SKIPS}
+            texts |= {measure: curves(found, measure) for measure in SKIPS}
         page = replace_all(page, suite, texts)
     return page
 

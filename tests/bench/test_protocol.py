@@ -98,6 +98,7 @@ def test_ablations_compare_switches_of_one_model(name):
     }
     assert switches["exact"] == set()
     exact = configs["exact"].to_dict()
+    assert exact["state"] == "matrix"
     for model, config in configs.items():
         others = {key for key, value in config.to_dict().items() if value != exact[key]} - {"intermediate_size"}
         assert others <= switches[model], model

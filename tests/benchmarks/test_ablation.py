@@ -34,18 +34,10 @@ RESULTS = {
     },
     "data": {"name": "a text"},
     "runs": [
-        run("exact", 0, 9.0, 100.0),
-        run("exact", 1, 9.0, 102.0),
-        *(run("plain", seed, 9.0, 101.0, config={"num_hidden_layers": 4, "gradient": "autograd"}) for seed in (0, 1)),
-        *(run("adaptive", seed, 9.0, 99.0, held_out_measures={"depth": 2.5, "ponder": 3.0}) for seed in (0, 1)),
-    ],
-}
-TIMED = RESULTS | {
-    "protocol": {"name": "ablation-times"},
-    "runs": [
-        run("exact", 0, 0.1, 900.0),
-        run("plain", 0, 0.8, 900.0, config={"num_hidden_layers": 4, "gradient": "autograd"}),
-        run("adaptive", 0, 0.1, 900.0),
+        run("exact", 0, 0.1, 100.0),
+        run("exact", 1, 0.3, 102.0),
+        *(run("plain", seed, 0.8, 101.0, config={"num_hidden_layers": 4, "gradient": "autograd"}) for seed in (0, 1)),
+        *(run("adaptive", seed, 0.1, 99.0, held_out_measures={"depth": 2.5, "ponder": 3.0}) for seed in (0, 1)),
     ],
 }
 PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
@@ -58,32 +50,28 @@ def call(*arguments):
 
 
 def test_a_page_is_filled():
-    lines = ablation.fill(PAGE, [RESULTS, TIMED]).splitlines()
+    lines = ablation.fill(PAGE, [RESULTS]).splitlines()
     for line in (
         "| `exact` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 101.0 ± 1.4 | – |",
         "| `plain` | 0.800 | 0.12 | 1.00 | 700 | above 25.00 | 101.0 ± 0.0 | – |",
         "| `adaptive` | 0.100 | 1.00 | 8.00 | 700 | 25.00 | 99.0 ± 0.0 | 2.50 of 4 blocks a token |",
+        "- commit 0123456789ab",
     ):
         assert line in lines, line
-    machine = "A chip, 2 threads of 2 cores; Python 3.11.7, torch 2.13.0, numba 0.68; commit 0123456789ab"
-    assert f"- times and memory: {machine}" in lines
-    assert f"- trainings: {machine}; data a text" in lines
 
 
-def test_a_model_that_was_only_timed_has_no_quality():
-    trained = RESULTS | {"runs": [run for run in RESULTS["runs"] if run["model_name"] != "plain"]}
-    lines = ablation.fill(PAGE, [trained, TIMED]).splitlines()
-    assert "| `plain` | 0.800 | 0.12 | 1.00 | 700 | above 25.00 | – | – |" in lines
+def test_a_table_of_times_has_no_figures_of_quality():
+    lines = ablation.fill(
+        PAGE.replace("ablation:", "ablation-times:"), [RESULTS | {"protocol": {"name": "ablation-times"}}]
+    ).splitlines()
+    assert "| `plain` | 0.800 | 0.12 | 1.00 | 700 | above 25.00 |" in lines
 
 
-def test_the_time_is_the_median_of_the_stretches_behind_the_first():
-    seconds = [(7.0, 8.0, 12.0), (9.0, 11.0, 12.0)]  # at steps 2, 4 and 6 of two seeds
-    runs = [
-        {"model_name": "a", "log": [{"step": 2 * n + 2, "seconds": x} for n, x in enumerate(run)]} for run in seconds
-    ]
-    assert ablation.seconds_a_step(runs) == pytest.approx((0.5 + 1.0) / 2)
-    with pytest.raises(ValueError, match=r"a run of a has logged no two steps; --set log_interval=1"):
-        ablation.seconds_a_step([{"model_name": "a", "log": runs[0]["log"][:1]}])
+def test_the_time_is_that_of_the_quickest_seed_in_each_stretch():
+    seconds = [(1.0, 5.0), (3.0, 4.0)]  # at steps 2 and 6 of two seeds
+    runs = [{"log": [{"step": 2, "seconds": a}, {"step": 6, "seconds": b}]} for a, b in seconds]
+    assert ablation.seconds_a_step(runs) == pytest.approx((1.0 + 1.0) / 6)
+    assert ablation.seconds_a_step(runs[:1]) == pytest.approx(5.0 / 6)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +86,7 @@ def test_measures_are_of_the_blocks_that_have_them(config, depth, kept):
     measures = {"depth": 1.5, "kept": 0.5}
     runs = [run(name, 0, 0.1, 100.0) for name in ("exact", "plain")]
     runs.append(run("all", 0, 0.1, 99.0, held_out_measures=measures, config={"num_hidden_layers": 4} | config))
-    page = ablation.fill(PAGE, [RESULTS | {"runs": runs}, TIMED | {"runs": runs}])
+    page = ablation.fill(PAGE, [RESULTS | {"runs": runs}])
     assert f"| 1.50 of {depth} blocks a token, 50% of the sites of {kept} blocks |" in page
 
 
@@ -106,7 +94,7 @@ def test_times_of_several_machines_are_refused():
     other = run("plain", 1, 0.4, 101.0, environment=RESULTS["environment"] | {"cpu": "Another"})
     says = r"several machines \(A chip, 2 threads of 2 cores; Another, 2 threads of 2 cores\), .* run all on one"
     with pytest.raises(ValueError, match=says):
-        ablation.fill(PAGE, [RESULTS, TIMED | {"runs": [*TIMED["runs"], other]}])
+        ablation.fill(PAGE, [RESULTS | {"runs": [*RESULTS["runs"], other]}])
 
 
 def test_the_commits_are_those_of_the_runs():
@@ -115,8 +103,8 @@ def test_the_commits_are_those_of_the_runs():
         for run, letter in zip(RESULTS["runs"], "aabbab", strict=True)
     ]
     environment = RESULTS["environment"] | {"git_dirty": True}
-    page = ablation.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}, TIMED])
-    assert f"commit {'a' * 12}, {'b' * 12}; data a text\n" in page
+    lines = ablation.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}]).splitlines()
+    assert f"- commit {'a' * 12}, {'b' * 12}" in lines
 
 
 def test_curves_are_means_over_tenths_of_the_training():
@@ -137,27 +125,18 @@ def test_curves_are_means_over_tenths_of_the_training():
 
 
 @pytest.mark.parametrize(
-    ("trained", "timed", "says"),
+    ("change", "says"),
     [
-        ({}, {"runs": TIMED["runs"][:1]}, "no run of plain"),
-        ({}, {"runs": TIMED["runs"][:2]}, "(exact, plain, adaptive) only exact, plain were timed; run the rest"),
-        ({}, {"protocol": {"name": "ablation"}}, "no results of ablation-times"),
-        ({"protocol": {"name": "quick"}}, {}, "are of protocol quick"),
-        ({"protocol": {"name": "ablation-price-times"}}, {}, "are of protocol ablation-price-times"),
-        ({"protocol": {"name": "ablation-wide"}}, {}, "no results of ablation-wide-times"),
-        (
-            {"protocol": {"name": "ablation-wide"}},
-            {"protocol": {"name": "ablation-wide-times"}},
-            "has the places none of ablation-wide",
-        ),
+        ({"runs": RESULTS["runs"][:2]}, "no run of plain"),
+        ({"runs": RESULTS["runs"][:3]}, "have not as many of them (exact: 2, plain: 1); run the rest"),
+        ({"protocol": {"name": "quick"}}, "are of protocol quick"),
+        ({"protocol": {"name": "ablation-wide"}}, "has the places none of ablation-wide"),
     ],
 )
-def test_what_does_not_fit(trained, timed, says, tmp_path, capsys):
+def test_what_does_not_fit(change, says, tmp_path, capsys):
     (tmp_path / "page.md").write_text(PAGE)
-    files = (tmp_path / "trained.json", tmp_path / "timed.json")
-    for file, results in zip(files, (RESULTS | trained, TIMED | timed), strict=True):
-        file.write_text(json.dumps(results))
-    assert call(*files, "--page", tmp_path / "page.md") == 2
+    (tmp_path / "results.json").write_text(json.dumps(RESULTS | change))
+    assert call(tmp_path / "results.json", "--page", tmp_path / "page.md") == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1
@@ -165,13 +144,12 @@ def test_what_does_not_fit(trained, timed, says, tmp_path, capsys):
 
 
 def test_the_command(tmp_path):
-    page, *files = (tmp_path / name for name in ("page.md", "trained.json", "timed.json"))
+    page, file = tmp_path / "page.md", tmp_path / "results.json"
     page.write_text(PAGE)
-    for file, results in zip(files, (RESULTS, TIMED), strict=True):
-        file.write_text(json.dumps(results))
-    assert call(*files, "--page", page, "--check") == 1
-    assert call(*files, "--page", page) == 0
-    assert call(*files, "--page", page, "--check") == 0
+    file.write_text(json.dumps(RESULTS))
+    assert call(file, "--page", page, "--check") == 1
+    assert call(file, "--page", page) == 0
+    assert call(file, "--page", page, "--check") == 0
 
 
 def test_the_page_of_the_repository():
