@@ -75,14 +75,59 @@ def test_which_calls_take_the_kernel(calls):
     assert not calls
 
 
+def hook(mixer, part, seen):
+    getattr(mixer, part).register_forward_hook(lambda *_: seen.append(part))
+
+
+def hook_before(mixer, part, seen):
+    getattr(mixer, part).register_forward_pre_hook(lambda *_: seen.append(part))
+
+
+def replace_forward(mixer, part, seen):
+    module = getattr(mixer, part)
+    forward = module.forward
+    module.forward = lambda *arguments: seen.append(part) or forward(*arguments)
+
+
+def derive(mixer, part, seen):
+    module = getattr(mixer, part)
+
+    class Derived(type(module)):
+        def forward(self, *arguments):
+            seen.append(part)
+            return super().forward(*arguments)
+
+    module.__class__ = Derived
+
+
+@pytest.mark.parametrize("change", [hook, hook_before, replace_forward, derive])
 @pytest.mark.parametrize("part", ["conv", "query_key", "chain", "read_norm"])
 @torch.no_grad()
-def test_hooks_on_its_parts_run(part, calls):
+def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):
     mixer, hidden, state = built()
     seen = []
-    hook = getattr(mixer, part).register_forward_hook(lambda *_: seen.append(part))
     mixer(hidden[:, 5:], None, state)
-    assert (seen, calls) == ([part], [])
-    hook.remove()
+    assert (seen, calls) == ([], [None])
+    change(mixer, part, seen)
     mixer(hidden[:, 5:], None, state)
     assert (seen, calls) == ([part], [None])
+
+
+@torch.no_grad()
+def test_states_that_do_not_fit_are_refused_as_ever(calls):
+    mixer, hidden, state = built()
+    green, memory = state.chain
+    narrow = green.to(torch.complex64)
+    for chain in ((green[:2], memory[:2]), (green[:, :1], memory), (green, memory[..., :1]), (narrow, memory)):
+        with pytest.raises(ValueError, match="initial_state"):
+            mixer(hidden[:, 5:], None, state._replace(chain=chain))
+    assert not calls
+
+
+def test_frozen_parts_do_not_hide_a_gradient(calls):
+    mixer, hidden, state = built()
+    mixer.requires_grad_(False)
+    mixer.chain.weight.requires_grad_(True)
+    output, _ = mixer(hidden[:, 5:], None, state)
+    assert output.requires_grad
+    assert not calls

@@ -26,6 +26,7 @@ STEPWISE = (
     "vector-conv-gate-moe-untied",
     "matrix-conv-gate-dense-untied",
     "modulus-as-it-is",
+    "delta-as-it-is",
     "delta-silu",
     "scales-jump",
     "all-modulus",

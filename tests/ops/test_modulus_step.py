@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.ops import dispatch, kernels, propagate_modulus, record_backends
 from resnet_bk.ops.gated_norm import gated_norm
-from resnet_bk.ops.modulus_step import library, modulus_step, steps
+from resnet_bk.ops.modulus_step import library, modulus_step, takes_token
 from resnet_bk.ops.unit_query_key import unit_query_key
 
 FLOOR, EPS = 1e-3, 1e-5
@@ -106,15 +106,16 @@ def flattened(found):
     ids=["odd", "bare", "ones", "vectors"],
 )
 def test_definition(sizes, dtype, erases):
-    exact = drawn(**sizes)
-    before = [None if x is None else x.clone() for x in exact]
-    found = flattened(modulus_step(*exact.to(dtype), erases=erases, **SETTINGS))
+    inputs = drawn(**sizes).to(dtype)
+    before = [None if x is None else x.clone() for x in inputs]
+    found = flattened(modulus_step(*inputs, erases=erases, **SETTINGS))
+    exact = inputs.to(torch.float64)
     # Errors are those of sums of up to K numbers of order 1, which may cancel.
     tolerance = 200 * torch.finfo(dtype).eps
     for y, z in zip(found, flattened(definition(exact, erases=erases)), strict=True):
         assert y.dtype == (dtype.to_complex() if z.is_complex() else dtype)
         assert_close(y.to(z.dtype), z, rtol=tolerance, atol=tolerance * max(1.0, float(z.abs().max())))
-    assert all(x is y or torch.equal(x, y) for x, y in zip(exact, before, strict=True))
+    assert all(x is y or torch.equal(x, y) for x, y in zip(inputs, before, strict=True))
 
 
 def test_strides():
@@ -130,13 +131,15 @@ def test_strides():
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
+@each_rule
+@each_dtype
+def test_threads_do_not_change_a_bit(dtype, erases, monkeypatch):
     monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    inputs, results, threads = drawn(batch=9), [], torch.get_num_threads()
+    inputs, results, threads = drawn(batch=9).to(dtype), [], torch.get_num_threads()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            results.append(flattened(modulus_step(*inputs, erases=True, **SETTINGS)))
+            results.append(flattened(modulus_step(*inputs, erases=erases, **SETTINGS)))
     finally:
         torch.set_num_threads(threads)
     for result in results[1:]:
@@ -157,17 +160,40 @@ def test_registration(erases):
     assert counter.get_total_flops() == 2 * heads * of_head
 
 
+def test_a_softplus_is_that_of_pytorch():
+    """Which leaves numbers above 20 as they are."""
+    inputs = drawn(batch=1)
+    inputs.sites[:] = torch.tensor([0.5, 0.5, 21.0, 25.0, 20.5, -30.0], dtype=torch.float64)
+    found = flattened(modulus_step(*inputs, erases=False, **SETTINGS))
+    for y, z in zip(found, flattened(definition(inputs, erases=False)), strict=True):
+        assert_close(y, z, rtol=1e-13, atol=1e-15)
+
+
+def test_gates_far_from_zero():
+    """No overflow, which uncompiled kernels would raise."""
+    inputs = drawn(batch=2)
+    inputs.write[:] = torch.tensor([[-1e3, 1e3], [1e3, -1e3]], dtype=torch.float64)
+    inputs.projected[:] = -1e4
+    found = flattened(modulus_step(*inputs, erases=True, **SETTINGS))
+    for y, z in zip(found, flattened(definition(inputs, erases=True)), strict=True):
+        assert_close(y, z, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
 def test_where_it_is_not_taken(monkeypatch):
-    token, weight = torch.zeros(1, 1, 4), torch.zeros(4, requires_grad=True)
-    assert not steps(token, weight)
-    with torch.no_grad():
-        assert steps(token, weight, None)
-        assert not steps(token.bfloat16(), weight.bfloat16())
-        assert not steps(token.double(), weight)
-        assert not steps(token, weight.to("meta"))
-        with torch.autocast("cpu", torch.bfloat16):
-            assert not steps(token, weight)
-        with torch.autograd.forward_ad.dual_level():
-            assert not steps(torch.autograd.forward_ad.make_dual(token, token), weight)
-        monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
-        assert not steps(token, weight)
+    token, weight = torch.zeros(1, 1, 4), torch.zeros(4)
+    assert takes_token(token, weight, None)
+    with torch.enable_grad():
+        assert not takes_token(token, weight)
+    assert not takes_token(token.bfloat16(), weight.bfloat16())
+    assert not takes_token(token.double(), weight)
+    assert not takes_token(token, weight, weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not takes_token(token, weight)
+    with torch.autograd.forward_ad.dual_level():
+        assert not takes_token(token, weight)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not takes_token(token, weight)
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
+    assert not takes_token(token, weight)

@@ -145,7 +145,8 @@ class ChainProjection(KeepsFloat32):
     def project(self, hidden: Tensor) -> Tensor:
         """(a, the argument of the softplus of b, that of eta), [..., 3 H] of tokens [..., D], in float32 or wider."""
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-        return F.linear(hidden.to(dtype), self.scale * self.weight.to(dtype), self.bias.to(dtype))
+        with full_precision(hidden.device):
+            return F.linear(hidden.to(dtype), self.scale * self.weight.to(dtype), self.bias.to(dtype))
 
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
         """Sites of the chains of tokens [B, T, D]; the hopping is 0 where `boundaries` cuts the chain."""

@@ -17,9 +17,9 @@ from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.wide import GatedRMSNorm, hooked
+from resnet_bk.layers.wide import GatedRMSNorm, is_plain
 from resnet_bk.ops.dispatch import autocast_enabled
-from resnet_bk.ops.modulus_step import modulus_step, steps
+from resnet_bk.ops.modulus_step import modulus_step, takes_token
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.
@@ -50,7 +50,8 @@ class ModulusPropagator(Mixer):
         query_key_bias: of queries and keys at the start; see `QueryKey`.
         induction_heads: how many heads start as induction heads (`resnet_bk.layers.induction`); above 0 it takes a
             convolution.
-        backend: of `resnet_bk.ops.propagate_modulus`.
+        backend: of `resnet_bk.ops.propagate_modulus`; with "auto" and "numba" a token of generation takes
+            `resnet_bk.ops.modulus_step` where it can.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
     """
@@ -119,9 +120,8 @@ class ModulusPropagator(Mixer):
         state: MixerState | None = None,
         readers: Tensor | None = None,
     ) -> tuple[Tensor, MixerState]:
-        if boundaries is None and readers is None and self._steps(hidden, state):
-            assert state is not None
-            return self._step(hidden, state)
+        if boundaries is None and readers is None and state is not None and self._is_one_token(hidden, state):
+            return self._one_token(hidden, state)
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
         if self.conv is not None:
@@ -146,35 +146,46 @@ class ModulusPropagator(Mixer):
         after = MixerState(tail, chain_state).behind(boundaries, state, signed=False)
         return self._read(output, hidden, readers), after
 
-    def _steps(self, hidden: Tensor, state: MixerState | None) -> bool:
+    def _is_one_token(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
-        if hidden.shape[1] != 1 or state is None or self.conv is None:
+        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or self.conv is None or state.convolution is None:
             return False
-        known = (self.gate is None or self.gate is affine) and self.gradient == "exact"
-        parts = (self.conv, self.query_key, self.chain, self.read_norm)
-        parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight, state.convolution, state.chain[1])
-        return known and self.backend in ("auto", "numba") and not hooked(*parts) and steps(hidden, *parameters)
+        if not (self.gate is None or self.gate is affine) or self.gradient != "exact":
+            return False
+        if self.backend not in ("auto", "numba"):
+            return False
+        # Their weights are read beside them, which is right for these modules and no others.
+        parts = {ShortConvolution: self.conv, QueryKey: self.query_key, ChainProjection: self.chain}
+        if not all(is_plain(part, kind) for kind, part in (*parts.items(), (GatedRMSNorm, self.read_norm))):
+            return False
+        shape, (green, memory) = self.state_shape(), state.chain
+        found = (state.convolution.shape[1:], green.shape[1:], memory.shape[1:])
+        if found != (shape.convolution, shape.carried[:1], shape.carried) or green.dtype != hidden.dtype.to_complex():
+            return False
+        if {state.convolution.shape[0], green.shape[0], memory.shape[0]} != {hidden.shape[0]}:
+            return False
+        parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
+        return takes_token(hidden, *parameters, state.convolution, memory)
 
-    def _step(self, hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The same as `forward` of one token behind a state, without a gradient."""
+    def _one_token(self, hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+        """The same as `forward` of a token behind a state, without a gradient."""
         assert self.conv is not None
         assert state.convolution is not None
-        token = hidden.squeeze(1)
         output, tail, chain = modulus_step(
-            self.in_proj(token),
+            self.in_proj(hidden).squeeze(1),
             state.convolution,
             self.conv.weight,
             self.query_key.bias,
-            self.scale * self.write_proj(token),
-            self.chain.project(token),
+            self.scale * self.write_proj(hidden).squeeze(1),
+            self.chain.project(hidden).squeeze(1),
             *state.chain,
             self.read_norm.weight,
-            None if self.gate_proj is None else self.gate_proj(token),
+            None if self.gate_proj is None else self.gate_proj(hidden).squeeze(1),
             absorption_min=self.chain.absorption_min,
             eps=self.read_norm.eps,
             erases=self.erases,
         )
-        return self.out_proj(output).unsqueeze(1), MixerState(tail, chain)
+        return self.out_proj(output.unsqueeze(1)), MixerState(tail, chain)
 
     def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""

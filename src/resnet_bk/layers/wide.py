@@ -2,7 +2,8 @@
 float32.
 
 The layers are called as modules, never read for their weights: hooks on a module, as those that fetch a weight from
-where a `device_map` has put it, run when it is called.
+where a `device_map` has put it, run when it is called. Where weights are read all the same, `is_plain` says that there
+are none.
 
 Shape legend: D hidden size, O outputs, H heads, V value size.
 """
@@ -19,9 +20,11 @@ from resnet_bk.ops.gated_norm import gated_norm
 HALF = (torch.bfloat16, torch.float16)
 
 
-def hooked(*modules: nn.Module) -> bool:
-    """Whether a module has hooks, or another forward than that of its class, which run where it is called alone."""
-    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__ for module in modules)
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module is of that class and nothing else runs when it is called: no hook of its own, no forward that
+    was put in the place of its class's (as by a `device_map`), no wrapper and no parametrisation."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return type(module) is kind and not hooks and "forward" not in module.__dict__
 
 
 class KeepsFloat32(nn.Module):

@@ -56,8 +56,9 @@ def modulus_forward(keys: int, values: int, *, erasing: bool) -> int:
 def modulus_step(keys: int, values: int, taps: int, *, erasing: bool) -> int:
     """Per head, of one token.
 
-    Each channel: filter 2 W, SiLU 4; each key: two unit lengths of query and key and a bias 14; L and its site 30; the
-    state; each value: norm and gate 6.
+    Each channel: filter 2 W, SiLU 4; each key, of query and key: two unit lengths 6 and a bias 1; the site with L 30
+    (an exponential, logarithm or root is 1); the state; each value: norm and gate 6. A bias or a gate that is not there
+    counts as well.
     """
     channels = 2 * keys + values
     state = modulus_forward(keys, values, erasing=erasing)

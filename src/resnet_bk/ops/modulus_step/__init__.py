@@ -6,23 +6,26 @@ than to compute. Here they are one kernel.
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from resnet_bk.ops.dispatch import autocast_enabled, compiles, wants_gradient
+from resnet_bk.ops.dispatch import autocast_enabled, compiles
 from resnet_bk.ops.modulus_step import library
 
-__all__ = ["modulus_step", "steps"]
+__all__ = ["modulus_step", "takes_token"]
 
 
-def steps(hidden: Tensor, *parameters: Tensor | None) -> bool:
-    """Whether `modulus_step` takes a token like `hidden`, in whose precision and place the parameters must be: on a CPU
-    with numba, in float32 or float64, without a gradient, a tangent, autocast or a graph that is traced."""
+def takes_token(hidden: Tensor, *others: Tensor | None) -> bool:
+    """Whether `modulus_step` is for tokens like `hidden`, in whose precision and place the real tensors beside it must
+    be: on a CPU with numba, in float32 or float64, where no gradient, tangent or graph is recorded and nothing is
+    autocast."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and forward_ad._current_level < 0
         and hidden.dtype in (torch.float32, torch.float64)
-        and compiles(hidden, *parameters)
-        and not wants_gradient(hidden, *parameters)
+        and compiles(hidden)
         and not autocast_enabled(hidden.device)
-        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in parameters)
+        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in others)
     )
 
 
@@ -42,7 +45,8 @@ def modulus_step(
     eps: float,
     erases: bool,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """What a token reads, and the state behind it; without a derivative. With x_j its projections and those before,
+    """What a token reads, and the state behind it; without a derivative. With x_j its projection and those before it,
+    unit vectors as in `unit_query_key`, and L', S' the state L, S behind the token,
 
         (q, k, v) = SiLU(sum over j of taps_j x_j)       q, k = unit(unit(q) + bias_q), unit(unit(k) + bias_k)
         a, b, eta = sites_a, softplus(sites_b), softplus(sites_eta) + absorption_min       w = sigmoid(write)
@@ -50,13 +54,14 @@ def modulus_step(
         S' = |L'| (w k v^T + b (1 - e k k^T) S)          e = w if `erases`, else 0
         y = q^T S'          output = weight y / (mean of y^2 + eps)^(1/2) (1 + gate)
 
-    as `unit_query_key`, `propagate_modulus` and `gated_norm` have it, with L in float64 and all else in the precision
-    of the inputs, float32 or float64, which they must all have.
+    as `propagate_modulus` and `gated_norm` have it. L is computed in float64; results differ from those of the single
+    operators by the rounding of the rest. All inputs must be float32 or all float64 (L complex of that precision) and
+    of the shapes below: they are not checked again.
 
     Args:
         projected: x of the token, [B, C] with the channels (q, k, v), C = 2 H K + H V.
-        tail: x of the W - 1 tokens before, [B, W - 1, C].
-        taps: [C, W].
+        tail: x of the W - 1 tokens before, the oldest first, [B, W - 1, C].
+        taps: [C, W], that of the token itself last.
         bias: [2 H K], or None; then q = unit(q), k = unit(k).
         write: [B, H].
         sites: [B, 3 H], potentials before hoppings before absorptions.
@@ -67,7 +72,8 @@ def modulus_step(
         absorption_min, eps, erases: as above.
 
     Returns:
-        output [B, H V], the tail behind the token, and (L', S').
+        output [B, H V], the tail behind the token, and (L', S'), in the precision of the inputs; they share no memory
+        with the state before.
     """
     nothing = projected.new_empty(0)
     beside = (nothing if bias is None else bias, nothing if gate is None else gate)

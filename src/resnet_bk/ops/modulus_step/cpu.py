@@ -17,6 +17,21 @@ from resnet_bk.ops.unit_query_key.sizes import EPSILON
 
 
 @register_jitable
+def _softplus(x: float) -> float:
+    """PyTorch's, which is x itself from 20 on."""
+    return x if x > 20 else log1p(exp(x))
+
+
+@register_jitable
+def _sigmoid(x: float) -> float:
+    """Without an exp that overflows, at which uncompiled kernels would stop."""
+    if x < 0:
+        part = exp(x)
+        return part / (1 + part)
+    return 1 / (1 + exp(-x))
+
+
+@register_jitable
 def _filtered(
     projected: Floats,
     tail: Floats,
@@ -41,7 +56,7 @@ def _filtered(
             if lag > 0:
                 after[old + (lag - 1) * channels + c] = before
         after[old + (width - 2) * channels + c] = new
-        y[i] = total / (1 + exp(-total))
+        y[i] = total * _sigmoid(total)
 
 
 @register_jitable
@@ -52,11 +67,6 @@ def _to_unit_length(x: Floats, count: int) -> None:
     r = 1 / sqrt(total + EPSILON)
     for i in range(count):
         x[i] *= r
-
-
-@register_jitable
-def _softplus(x: float) -> float:
-    return x + log1p(exp(-x)) if x > 0 else log1p(exp(x))
 
 
 @kernel
@@ -105,17 +115,19 @@ def forward(
             _to_unit_length(q, keys)
             _to_unit_length(k, keys)
 
-        # L = 1 / (a - i eta - b^2 L of the site before), in float64 as everywhere.
+        # As everywhere, a site in the precision of the arrays and L = 1 / (a - i eta - b^2 L of the site before) in
+        # float64.
         place = row * 3 * heads + head
-        potential, hopping = float(sites[place]), _softplus(float(sites[place + heads]))
-        absorption = _softplus(float(sites[place + 2 * heads])) + absorption_min
+        factor[0] = _softplus(float(sites[place + heads]))
+        factor[1] = _softplus(float(sites[place + 2 * heads])) + absorption_min
+        potential, hopping, absorption = float(sites[place]), float(factor[0]), float(factor[1])
         real = potential - hopping * hopping * green[2 * task]
         imaginary = -absorption - hopping * hopping * green[2 * task + 1]
         size = 1 / hypot(real, imaginary)
         green_after[2 * task] = real * size * size
         green_after[2 * task + 1] = -imaginary * size * size
 
-        kept = 1 / (1 + exp(-float(write[task])))
+        kept = _sigmoid(float(write[task]))
         # In the precision of the arrays, or every product below would be one in float64.
         factor[0], factor[1], factor[2], factor[3] = size * hopping, size * kept, size * hopping * kept, 0
         decay, gain, take = factor[0], factor[1], factor[2]
