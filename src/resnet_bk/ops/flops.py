@@ -94,7 +94,7 @@ def carry_matrix_backward(
 
 @register_flop_formula(OPS.modulus_step)
 def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwargs: Any) -> int:
-    """`args` are those of the operator from the bias on."""
+    """Filter, norm and gate count here, and do not where they are plain PyTorch. `args` begin with the bias."""
     _, heads, keys, values = args[4]
     return projected[0] * heads * work.modulus_step(keys, values, taps[1], erasing=args[-1])
 
