@@ -155,8 +155,13 @@ class ModulusPropagator(Mixer):
         if self.backend not in ("auto", "numba"):
             return False
         # Their weights are read beside them, which is right for these modules and no others.
-        parts = {ShortConvolution: self.conv, QueryKey: self.query_key, ChainProjection: self.chain}
-        if not all(is_plain(part, kind) for kind, part in (*parts.items(), (GatedRMSNorm, self.read_norm))):
+        parts = (
+            (self.conv, ShortConvolution),
+            (self.query_key, QueryKey),
+            (self.chain, ChainProjection),
+            (self.read_norm, GatedRMSNorm),
+        )
+        if not all(is_plain(part, kind) for part, kind in parts):
             return False
         shape, (green, memory) = self.state_shape(), state.chain
         found = (state.convolution.shape[1:], green.shape[1:], memory.shape[1:])
