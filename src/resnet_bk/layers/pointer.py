@@ -37,8 +37,11 @@ from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
-from resnet_bk.layers.wide import KeepsFloat32, WideLinear
+from resnet_bk.layers.wide import KeepsFloat32, WideLinear, is_plain
 from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.ops.modulus_step import takes_token
+from resnet_bk.ops.pointer_step import pointer_step
+from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
 from resnet_bk.ops.propagate_tokens.pairs import PairWeights, wide
 
 # Inside the band, with memories of a few to a few hundred words.
@@ -50,9 +53,6 @@ KINDS_STD = 0.2
 VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
-# S is kept divided by exp(scale), and multiplied out before either leaves the range of float32.
-LARGEST_SCALE = 60.0
-SMALLEST = 1e-30  # probability or transmission under a logarithm
 
 
 class PointerState(NamedTuple):
@@ -211,6 +211,8 @@ class Pointer(KeepsFloat32):
             held = targets is None and torch.is_grad_enabled()
             frozen = state.words.is_inference() and not torch.is_inference_mode_enabled()
             reuse = keep_state and not held and not frozen
+            if reuse and boundaries is None and targets is None and self._is_one_token(hidden, state, at):
+                return self._one_token(hidden, input_ids, state)
             sites = self._sites(hidden, boundaries, state)
             length = hidden.shape[1]
             piece = length if torch.is_grad_enabled() else PIECE
@@ -236,6 +238,42 @@ class Pointer(KeepsFloat32):
             # A copy: a view would keep the hidden states of the whole call in memory.
             state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach().clone())
             return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)
+
+    def _is_one_token(self, hidden: Tensor, state: PointerState, at: Tensor | None) -> bool:
+        """Whether this call, whose state's words may be written to, is one that `resnet_bk.ops.pointer_step` can take
+        over."""
+        if hidden.shape[1] != 1 or (at is not None and at.numel() != 1) or not state.words.is_contiguous():
+            return False
+        # The weights of the chain are read beside it, which is right for this module and no other.
+        if not is_plain(self.chain, ChainProjection):
+            return False
+        batch, _, width = hidden.shape
+        heads, keys = self.num_heads, self.key_dim
+        # Nothing has been written yet where there are no words.
+        wanted = ((batch, heads), (batch, *self.state_shape), (batch, heads), (batch, heads, keys), (batch, width))
+        if tuple(tuple(part.shape) for part in state) != wanted or state.green.dtype != hidden.dtype.to_complex():
+            return False
+        return takes_token(hidden, self.log_smoothing, *state[1:])
+
+    def _one_token(self, hidden: Tensor, input_ids: Tensor, state: PointerState) -> Pointed:
+        """The same as `forward` of a token behind a state, without a gradient; writes into `state.words`."""
+        last = hidden.squeeze(1)
+        copied, rest, (green, scale, total) = pointer_step(
+            self.query(last),
+            self.key(state.hidden),
+            self.write_proj(last),
+            self.gate_proj(last),
+            self.chain.project(last),
+            self.log_smoothing,
+            state.green,
+            state.words,
+            state.scale,
+            state.total,
+            input_ids.squeeze(1),
+            absorption_min=self.chain.absorption_min,
+        )
+        after = PointerState(green, state.words, scale, total, last.clone())
+        return Pointed(copied.unsqueeze(1), rest.unsqueeze(1), after)
 
     def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":
         previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 # Formulas are attached to operators, so these must be registered first.
 import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.modulus_step.library
+import resnet_bk.ops.pointer_step.library
 import resnet_bk.ops.propagate.library
 import resnet_bk.ops.propagate_modulus.library
 import resnet_bk.ops.propagate_tokens.library
@@ -97,6 +98,12 @@ def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwarg
     """Filter, norm and gate count here, and do not where they are plain PyTorch. `args` begin with the bias."""
     _, heads, keys, values = args[4]
     return projected[0] * heads * work.modulus_step(keys, values, taps[1], erasing=args[-1])
+
+
+@register_flop_formula(OPS.pointer_step)
+def pointer_step(query: Shape, *args: Any, **kwargs: Any) -> int:
+    """Softmaxes, gates and state count here, and do not where they are plain PyTorch. `args[8]` is n."""
+    return query[0] * work.pointer_step(*args[8][1:])
 
 
 @register_flop_formula(OPS.propagate_tokens)

@@ -21,7 +21,7 @@ from torch import Tensor
 _HERE = Path(__file__).parent
 _SHARED = sorted(
     [
-        *(_HERE / name for name in ("kernels.py", "propagate/rounding.py")),
+        *(_HERE / name for name in ("kernels.py", "one_token.py", "propagate/rounding.py")),
         *(_HERE / "linear_cross_entropy" / name for name in ("pairs.py", "steps.py")),
         *_HERE.rglob("sizes.py"),
         *(_HERE / "simd").glob("*.py"),

@@ -6,29 +6,15 @@ Arrays are flat: projected [B, C], tail and tail_after [B, W - 1, C], taps [C, W
 [B, H, V] or empty, output [B, H, V].
 """
 
-from math import exp, hypot, log1p, sqrt
+from math import sqrt
 
 from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, kernel
+from resnet_bk.ops.one_token import next_green, sigmoid, softplus
 from resnet_bk.ops.simd import scratch
 from resnet_bk.ops.unit_query_key.sizes import EPSILON
-
-
-@register_jitable
-def _softplus(x: float) -> float:
-    """PyTorch's, which is x itself from 20 on."""
-    return x if x > 20 else log1p(exp(x))
-
-
-@register_jitable
-def _sigmoid(x: float) -> float:
-    """Without an exp that overflows, at which uncompiled kernels would stop."""
-    if x < 0:
-        part = exp(x)
-        return part / (1 + part)
-    return 1 / (1 + exp(-x))
 
 
 @register_jitable
@@ -56,7 +42,7 @@ def _filtered(
             if lag > 0:
                 after[old + (lag - 1) * channels + c] = before
         after[old + (width - 2) * channels + c] = new
-        y[i] = total * _sigmoid(total)
+        y[i] = total * sigmoid(total)
 
 
 @register_jitable
@@ -118,16 +104,14 @@ def forward(
         # As everywhere, a site in the precision of the arrays and L = 1 / (a - i eta - b^2 L of the site before) in
         # float64.
         place = row * 3 * heads + head
-        factor[0] = _softplus(float(sites[place + heads]))
-        factor[1] = _softplus(float(sites[place + 2 * heads])) + absorption_min
+        factor[0] = softplus(float(sites[place + heads]))
+        factor[1] = softplus(float(sites[place + 2 * heads])) + absorption_min
         potential, hopping, absorption = float(sites[place]), float(factor[0]), float(factor[1])
-        real = potential - hopping * hopping * green[2 * task]
-        imaginary = -absorption - hopping * hopping * green[2 * task + 1]
-        size = 1 / hypot(real, imaginary)
-        green_after[2 * task] = real * size * size
-        green_after[2 * task + 1] = -imaginary * size * size
+        before = float(green[2 * task]), float(green[2 * task + 1])
+        real, imaginary, size = next_green(potential, hopping, absorption, *before)
+        green_after[2 * task], green_after[2 * task + 1] = real, imaginary
 
-        kept = _sigmoid(float(write[task]))
+        kept = sigmoid(float(write[task]))
         # In the precision of the arrays, or every product below would be one in float64.
         factor[0], factor[1], factor[2], factor[3] = size * hopping, size * kept, size * hopping * kept, 0
         decay, gain, take = factor[0], factor[1], factor[2]

@@ -1,0 +1,69 @@
+"""One token of a pointer, from its linear maps to the probabilities that it proposes, for generation.
+
+As with `resnet_bk.ops.modulus_step`, the many operators that a token needs cost more to call than to compute.
+"""
+
+import torch
+from torch import Tensor
+
+from resnet_bk.ops.pointer_step import library
+
+__all__ = ["pointer_step"]
+
+
+def pointer_step(
+    query: Tensor,
+    key: Tensor,
+    write: Tensor,
+    gates: Tensor,
+    sites: Tensor,
+    log_smoothing: Tensor,
+    green: Tensor,
+    words: Tensor,
+    scale: Tensor,
+    total: Tensor,
+    tokens: Tensor,
+    *,
+    absorption_min: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """What a token of a pointer's heads proposes, and the state behind it; without a derivative. With L', S', n' the
+    state L, S and n = sum over words of S behind the token x,
+
+        q, k = softmax(query), softmax(key), of each head       g = softmax(gates)
+        a, b, eta = sites_a, softplus(sites_b), softplus(sites_eta) + absorption_min       w = sigmoid(write)
+        L' = 1 / (a - i eta - b^2 L)
+        S' = |L'| (w k e(x)^T + b S)          n' = |L'| (w k + b n)
+        weight_h = g_h / (q . n' + s)         s = exp(log_smoothing)
+        copied_v = sum over heads of weight_h (q^T S')_v          rest = g_0 + sum over heads of weight_h s
+
+    as `resnet_bk.layers.pointer` has it. S is kept divided by exp(scale), `words` = S / exp(scale), so that a token
+    touches a single column; where |scale| would pass `sizes.LARGEST_SCALE`, all columns of the row are multiplied out.
+    L is computed in float64. All inputs must be float32 or all float64 (L complex of that precision), `words`
+    contiguous, and of the shapes below: but for the tokens they are not checked again.
+
+    Shape legend: B batch, H heads, K kinds of context, V words.
+
+    Args:
+        query, key: logarithms up to a constant, [B, H K].
+        write: [B, H].
+        gates: [B, 1 + H].
+        sites: [B, 3 H], potentials before hoppings before absorptions.
+        log_smoothing: [H].
+        green: L, complex [B, H].
+        words: S / exp(scale), [B, V, H K]; written to.
+        scale: [B, H].
+        total: n, [B, H, K].
+        tokens: int64 [B].
+        absorption_min: as above.
+
+    Returns:
+        copied [B, V], rest [B], and (L', scale', n'), in the precision of the inputs.
+
+    Raises:
+        ValueError: a token outside of the vocabulary; nothing is written.
+    """
+    on_words, rest, green, scale, total = library.pointer_step(
+        query, key, write, gates, sites, log_smoothing, green, words, scale, total, tokens, absorption_min
+    )
+    copied = torch.matmul(words, on_words.unsqueeze(2)).squeeze(2)
+    return copied, rest, (green, scale, total)

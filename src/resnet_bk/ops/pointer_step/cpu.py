@@ -1,0 +1,107 @@
+"""CPU kernel of one token of a pointer, for generation.
+
+Shape legend: B batch, H heads, K kinds of context, V words. Arrays are flat: query, key and on_words [B, H, K], write
+and scale and scale_after [B, H], gates [B, 1 + H], sites [B, 3, H], log_smoothing [H], green and green_after [B, H] as
+pairs, words [B, V, H, K], total and total_after [B, H, K], tokens and rest [B].
+"""
+
+from math import exp, log
+
+from numba import prange
+from numba.extending import register_jitable
+
+from resnet_bk.ops.kernels import Floats, Integers, kernel
+from resnet_bk.ops.one_token import next_green, sigmoid, softplus
+from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
+from resnet_bk.ops.simd import scratch
+
+
+@register_jitable
+def _softmax(x: Floats, first: int, count: int, y: Floats) -> None:
+    """Of x[first : first + count] into y."""
+    largest = x[first]
+    for i in range(1, count):
+        largest = max(largest, x[first + i])
+    total = 0.0
+    for i in range(count):
+        y[i] = exp(x[first + i] - largest)
+        total += y[i]
+    for i in range(count):
+        y[i] /= total
+
+
+@kernel
+def forward(
+    query: Floats,
+    key: Floats,
+    write: Floats,
+    gates: Floats,
+    sites: Floats,
+    log_smoothing: Floats,
+    green: Floats,
+    words: Floats,
+    scale: Floats,
+    total: Floats,
+    tokens: Integers,
+    on_words: Floats,
+    rest: Floats,
+    green_after: Floats,
+    scale_after: Floats,
+    total_after: Floats,
+    batch: int,
+    vocab: int,
+    heads: int,
+    keys: int,
+    absorption_min: float,
+) -> None:
+    for row in prange(batch):
+        q, k, g, decay, size = (
+            scratch(words, keys),
+            scratch(words, keys),
+            scratch(words, 1 + heads),
+            scratch(words, heads),
+            scratch(words, heads),
+        )
+        due = False
+        for head in range(heads):
+            task, place = row * heads + head, row * 3 * heads + head
+            hopping = softplus(float(sites[place + heads]))
+            absorption = softplus(float(sites[place + 2 * heads])) + absorption_min
+            before = float(green[2 * task]), float(green[2 * task + 1])
+            real, imaginary, modulus = next_green(float(sites[place]), hopping, absorption, *before)
+            green_after[2 * task], green_after[2 * task + 1] = real, imaginary
+            size[head], decay[head] = modulus, max(modulus * hopping, SMALLEST)
+            scale_after[task] = scale[task] + log(float(decay[head]))
+            due = due or abs(scale_after[task]) > LARGEST_SCALE
+        columns = heads * keys
+        start = row * vocab * columns
+        if due:
+            for head in range(heads):
+                size_of_all = exp(float(scale_after[row * heads + head]))
+                scale_after[row * heads + head] = 0
+                for v in range(vocab):
+                    for i in range(keys):
+                        words[start + v * columns + head * keys + i] *= size_of_all
+
+        _softmax(gates, row * (1 + heads), 1 + heads, g)
+        left = float(g[0])
+        for head in range(heads):
+            task = row * heads + head
+            first = task * keys
+            _softmax(query, first, keys, q)
+            _softmax(key, first, keys, k)
+            gain = float(size[head]) * sigmoid(float(write[task]))
+            shrunk = exp(-float(scale_after[task]))
+            column = start + tokens[row] * columns + head * keys
+            found = 0.0
+            for i in range(keys):
+                arriving = gain * k[i]
+                words[column + i] += shrunk * arriving
+                total_after[first + i] = decay[head] * total[first + i] + arriving
+                found += q[i] * total_after[first + i]
+            smoothing = exp(float(log_smoothing[head]))
+            weight = g[1 + head] / (found + smoothing)
+            left += weight * smoothing
+            for i in range(keys):
+                on_words[first + i] = weight / shrunk * q[i]
+        rest[row] = left
