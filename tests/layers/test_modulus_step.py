@@ -114,6 +114,19 @@ def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):
 
 
 @torch.no_grad()
+def test_a_hook_of_all_modules_runs_for_the_parts(calls):
+    mixer, hidden, state = built()
+    seen = set()
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda part, *_: seen.add(part))
+    try:
+        mixer(hidden[:, 5:], None, state)
+    finally:
+        handle.remove()
+    assert not calls
+    assert {mixer.conv, mixer.query_key, mixer.chain, mixer.read_norm} <= seen
+
+
+@torch.no_grad()
 def test_states_that_do_not_fit_are_refused_as_ever(calls):
     mixer, hidden, state = built()
     green, memory = state.chain

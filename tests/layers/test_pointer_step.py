@@ -64,11 +64,14 @@ def test_it_gives_what_the_operators_give(dtype, at, calls, monkeypatch):
 @torch.no_grad()
 def test_a_model_in_half_precision_takes_it(calls):
     layer, hidden, ids, _ = built(torch.float32)
-    state = layer(hidden[:, :5].bfloat16(), ids[:, :5]).state
+    state, last = layer(hidden[:, :5].bfloat16(), ids[:, :5]).state, hidden[:, 5:].bfloat16()
+    expected = layer(last.float(), ids[:, 5:], None, copied(state))
     layer.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        layer(hidden[:, 5:].bfloat16(), ids[:, 5:], None, state)
-    assert calls == [None]
+        found = layer(last, ids[:, 5:], None, state)
+    assert calls == [None, None]
+    assert torch.equal(found.copied, expected.copied)
+    assert torch.equal(found.rest, expected.rest)
 
 
 def test_which_calls_take_the_kernel(calls):
@@ -80,6 +83,10 @@ def test_which_calls_take_the_kernel(calls):
         layer(hidden[:, 4:], ids[:, 4:], None, copied(state))
         layer(last, word, None, copied(state), targets=word)
         layer(last, word, None, copied(state), at=torch.empty(0, dtype=torch.int64))
+        with pytest.raises(RuntimeError, match="out of DATA bounds"):
+            layer(last, word, None, copied(state), at=torch.tensor([1]))
+        with pytest.raises(RuntimeError, match="Number of indices"):
+            layer(last, word[:1], None, copied(state))
         layer(last, word, None, state, keep_state=False)
         mask = torch.tensor([[1], [0], [1]])
         layer(last, word, find_boundaries(mask, None, shape=(3, 1), past_length=0, last_document=None), copied(state))
@@ -103,10 +110,38 @@ def test_what_runs_at_a_call_of_a_part_runs(calls):
     layer, hidden, ids, state = built()
     seen = []
     for name in ("query", "key", "write_proj", "gate_proj", "chain"):
-        getattr(layer, name).register_forward_hook(lambda *_, name=name: seen.append(name))
+        part = getattr(layer, name)
+        part.register_forward_hook(lambda _, inputs, __, name=name: seen.append((name, *inputs[0].shape)))
         layer(hidden[:, 5:], ids[:, 5:], None, copied(state))
-    assert sorted(seen) == sorted(["query"] * 5 + ["key"] * 4 + ["write_proj"] * 3 + ["gate_proj"] * 2 + ["chain"])
-    assert len(calls) == 4  # not where the chain, whose weights it reads, has a hook
+        assert len(calls) == (4 if name == "chain" else len({part for part, *_ in seen}))
+    # As ever: one token is a dimension. The chain's weights are read, and not where it has a hook.
+    assert sorted(seen) == [
+        (name, 3, 1, D)
+        for name, times in {"chain": 1, "gate_proj": 2, "key": 4, "query": 5, "write_proj": 3}.items()
+        for _ in range(times)
+    ]
+
+
+@torch.no_grad()
+def test_kernel_and_operators_go_on_from_each_other(calls):
+    layer, hidden, ids, _ = built()
+    whole, state, copied_there = layer(hidden, ids), None, []
+    for start, stop in ((0, 2), (2, 3), (3, 5), (5, 6)):
+        found = layer(hidden[:, start:stop], ids[:, start:stop], None, state)
+        state = found.state
+        copied_there.append(found.copied)
+    assert len(calls) == 2
+    assert_close(torch.cat(copied_there, 1), whole.copied, rtol=1e-10, atol=1e-12)
+
+
+@torch.no_grad()
+def test_a_graph_is_captured_with_the_operators(calls):
+    layer, hidden, ids, state = built()
+    expected = layer(hidden[:, 5:], ids[:, 5:], None, copied(state))
+    compiled = torch.compile(layer, backend="eager")
+    found = compiled(hidden[:, 5:], ids[:, 5:], None, copied(state))
+    assert len(calls) == 1
+    assert_close(found.copied, expected.copied, rtol=1e-10, atol=1e-12)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
 
+from resnet_bk.layers import modulus_propagator, pointer
 from resnet_bk.models import ResNetBKCache
 from tests.models.configs import GRID, VOCAB_SIZE, build, tokens
 
@@ -27,6 +28,25 @@ def test_cached_greedy_generation_is_uncached_greedy_generation(name):
     # And it is the arg max, token by token.
     logits = model(cached).logits
     assert torch.equal(logits[:, 8:-1].argmax(-1), cached[:, 9:])
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True}], ids=str)
+@pytest.mark.parametrize("padding", [0, 3])
+def test_a_token_takes_the_kernels_of_one_token(options, padding, monkeypatch):
+    """Behind the prompt, in every block and in the pointer, where rows have no padding."""
+    model, calls = build("pointer-modulus", pad_token_id=0), []
+
+    def counted(name, kernel):
+        return lambda *arguments, **settings: calls.append(name) or kernel(*arguments, **settings)
+
+    for module, name in ((modulus_propagator, "modulus_step"), (pointer, "pointer_step")):
+        monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
+    mask = torch.ones(2, 9, dtype=torch.int64)
+    mask[0, :padding] = 0
+    ids = tokens(2, 9).clamp(min=1)
+    model.generate(ids, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, **{"do_sample": False, **options})
+    assert calls.count("pointer_step") == 5
+    assert calls.count("modulus_step") == 5 * model.config.num_hidden_layers
 
 
 @every_config

@@ -186,3 +186,23 @@ def test_when_a_kernel_without_backends_runs(monkeypatch):
     assert not dispatch.compiles(torch.zeros(2, device="meta"))
     monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
     assert not dispatch.compiles(many)
+
+
+@torch.no_grad()
+def test_where_kernels_of_one_token_are_not_taken(monkeypatch):
+    token, weight = torch.zeros(1, 1, 4), torch.zeros(4)
+    assert dispatch.takes_token(token, weight, None)
+    with torch.enable_grad():
+        assert not dispatch.takes_token(token, weight)
+    assert not dispatch.takes_token(token.bfloat16(), weight.bfloat16())
+    assert not dispatch.takes_token(token.double(), weight)
+    assert not dispatch.takes_token(token, weight, weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not dispatch.takes_token(token, weight)
+    with torch.autograd.forward_ad.dual_level():
+        assert not dispatch.takes_token(token, weight)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not dispatch.takes_token(token, weight)
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
+    assert not dispatch.takes_token(token, weight)

@@ -47,7 +47,7 @@ def drawn(batch=3, heads=2, keys=5, words=7):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     sites = normal(batch, 3 * heads)
-    sites[0] *= 100  # a softplus of either end, a chain that lets nothing through
+    sites[:1] *= 100  # a softplus of either end, a chain that lets nothing through
     scale = 3 * normal(batch, heads)
     kept = normal(batch, words, heads, keys).abs()
     return Inputs(
@@ -113,9 +113,10 @@ def test_definition(sizes, dtype):
     assert_close(found[0].sum(1) + found[1], torch.ones(len(before.write), dtype=dtype))
     untouched = [i for i, name in enumerate(Inputs._fields) if name != "words"]
     assert all(torch.equal(inputs[i], before[i]) for i in untouched)
-    # One column a row, for none was multiplied out but in the first one, which lets nothing through.
-    changed = (inputs.words != before.words).any(2).sum(1)
-    assert (changed[1:] <= 1).all()
+    # Nothing but the column of the token. In row 0 the chain lets nothing through, and all is multiplied out.
+    for row in range(1, len(before.tokens)):
+        others = torch.arange(before.words.shape[1]) != before.tokens[row]
+        assert torch.equal(inputs.words[row, others], before.words[row, others])
 
 
 @pytest.mark.kernels
@@ -123,9 +124,8 @@ def test_definition(sizes, dtype):
 @pytest.mark.parametrize("scale", [LARGEST_SCALE, -LARGEST_SCALE])
 def test_a_scale_that_grows_too_large_is_multiplied_out(scale, dtype):
     inputs = drawn()
-    inputs.sites[:, :2] = scale / abs(scale) * 1.0  # a little above or below the largest
-    inputs.scale[1, 0] = scale * 0.999
-    inputs.scale[1, 1] = 0.5
+    # In row 1 the logarithm of the decay, 5.6 or -7.7, takes one head beyond, and the other is multiplied out with it.
+    inputs.scale[1] = torch.tensor([scale * 0.999, 0.5])
     inputs.sites[1] = torch.tensor([0.0, 0.0, 2.0, 2.0, -5.0, -5.0])
     inputs.green[1] = 0 if scale > 0 else 1e3j
     inputs.words[1, :, :5] *= torch.tensor(-scale).exp()
@@ -167,8 +167,41 @@ def test_registration():
     with FlopCounterMode(display=False) as counter, record_backends() as seen:
         pointer_step(*drawn(batch=2), absorption_min=FLOOR)
     assert seen == {"surface_green": {"numba"}}
-    of_row = 2 * (14 * 5 + 48) + 3 + 2 * 7 * 10  # the last is the product with the words
+    of_row = 2 * (16 * 5 + 49) + 4 + 2 * 7 * 10  # the last is the product with the words
     assert counter.get_total_flops() == 2 * of_row
+
+
+@pytest.mark.kernels
+def test_a_resonance_is_computed_in_float64():
+    """Where a and b^2 L cancel to a thousandth of either, as the absorption alone is left."""
+    inputs = drawn(batch=1).to(torch.float32)
+    inputs.sites[:] = torch.tensor([3.3, 1.7, 25.0, 30.0, -30.0, -30.0])  # softplus is exact
+    inputs.green[:] = torch.tensor([3.3 / 25**2 + 1e-9j, 1.7 / 30**2 + 1e-9j])
+    exact = definition(inputs.to(torch.float64))[2]
+    _, _, (green, _, _) = pointer_step(*inputs, absorption_min=FLOOR)
+    assert (exact.abs() > 0.9 / FLOOR).all()
+    assert_close(green.to(exact.dtype), exact, rtol=3e-7, atol=0)
+
+
+def test_a_graph_that_holds_the_words_does_not_go_on_with_others():
+    inputs = drawn()
+    weight = torch.ones(3, 1, 10, dtype=torch.float64, requires_grad=True)
+    read = weight @ inputs.words.mT
+    pointer_step(*inputs, absorption_min=FLOOR)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        read.sum().backward()
+
+
+def test_no_rows():
+    copied, rest, state = pointer_step(*drawn(batch=0), absorption_min=FLOOR)
+    assert (copied.shape, rest.shape, state[0].shape) == ((0, 7), (0,), (0, 2))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_another_number_of_tokens_is_refused(count):
+    inputs = drawn()._replace(tokens=torch.zeros(count, dtype=torch.int64))
+    with pytest.raises(ValueError, match=rf"tokens must be \[3\], one for each row, but got \({count},\);"):
+        pointer_step(*inputs, absorption_min=FLOOR)
 
 
 @pytest.mark.parametrize("token", [-1, 7])

@@ -18,8 +18,8 @@ from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
 from resnet_bk.layers.wide import GatedRMSNorm, is_plain
-from resnet_bk.ops.dispatch import autocast_enabled
-from resnet_bk.ops.modulus_step import modulus_step, takes_token
+from resnet_bk.ops.dispatch import autocast_enabled, takes_token
+from resnet_bk.ops.modulus_step import modulus_step
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
 # scaled up, so that small taps cost little; large random ones mix the last tokens in a way that training must undo.

@@ -23,7 +23,8 @@ touches one column of S; what all columns lose is kept as one number a head.
 The states are read and written as numbers: no gradient goes into tokens before the call. Within a call it is exact.
 Where the probability of one target a token is wanted, as in training, `resnet_bk.ops.propagate_tokens` takes time and
 memory linear in T on a CPU. Elsewhere, and where all words are wanted under autograd, a call forms all pairs of its
-tokens, T^2 numbers a head; without autograd it goes piece by piece, so that its time is linear in T again.
+tokens, T^2 numbers a head; without autograd it goes piece by piece, so that its time is linear in T again. A token of
+generation, behind a state that may be written to, is `resnet_bk.ops.pointer_step` on a CPU.
 """
 
 import math
@@ -38,8 +39,7 @@ from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.wide import KeepsFloat32, WideLinear, is_plain
-from resnet_bk.ops.dispatch import full_precision
-from resnet_bk.ops.modulus_step import takes_token
+from resnet_bk.ops.dispatch import full_precision, takes_token
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
 from resnet_bk.ops.propagate_tokens.pairs import PairWeights, wide
@@ -200,7 +200,8 @@ class Pointer(KeepsFloat32):
             targets: the words whose probability is wanted, int64 [B, T], any number where none is; None for all words.
             at: places of the N tokens after which all words are wanted, int64 [N], rising; None for all T.
             keep_state: whether the state after the last token is wanted. It takes the memory of `state.words`, so that
-                `state` is of no use afterwards; if not, `state` is left as it is.
+                `state` is of no use afterwards; if not, `state` is left as it is. What is proposed after one token may
+                then differ by the rounding of sums.
         """
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         with full_precision(hidden.device):
@@ -211,7 +212,8 @@ class Pointer(KeepsFloat32):
             held = targets is None and torch.is_grad_enabled()
             frozen = state.words.is_inference() and not torch.is_inference_mode_enabled()
             reuse = keep_state and not held and not frozen
-            if reuse and boundaries is None and targets is None and self._is_one_token(hidden, state, at):
+            all_words = boundaries is None and targets is None
+            if reuse and all_words and self._is_one_token(hidden, input_ids, state, at):
                 return self._one_token(hidden, input_ids, state)
             sites = self._sites(hidden, boundaries, state)
             length = hidden.shape[1]
@@ -239,13 +241,15 @@ class Pointer(KeepsFloat32):
             state = state._replace(green=sites.last_green, hidden=hidden[:, -1].detach().clone())
             return Pointed(torch.cat(copied, 1), torch.cat(rest, 1), state)
 
-    def _is_one_token(self, hidden: Tensor, state: PointerState, at: Tensor | None) -> bool:
-        """Whether this call, whose state's words may be written to, is one that `resnet_bk.ops.pointer_step` can take
-        over."""
-        if hidden.shape[1] != 1 or (at is not None and at.numel() != 1) or not state.words.is_contiguous():
+    def _is_one_token(self, hidden: Tensor, input_ids: Tensor, state: PointerState, at: Tensor | None) -> bool:
+        """Whether this call, which asks for all words and whose state's words may be written to, is one that
+        `resnet_bk.ops.pointer_step` can take over."""
+        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or input_ids.shape != hidden.shape[:2]:
+            return False
+        if at is not None and (at.numel() != 1 or int(at) != 0):
             return False
         # The weights of the chain are read beside it, which is right for this module and no other.
-        if not is_plain(self.chain, ChainProjection):
+        if not is_plain(self.chain, ChainProjection) or not state.words.is_contiguous():
             return False
         batch, _, width = hidden.shape
         heads, keys = self.num_heads, self.key_dim
@@ -253,17 +257,16 @@ class Pointer(KeepsFloat32):
         wanted = ((batch, heads), (batch, *self.state_shape), (batch, heads), (batch, heads, keys), (batch, width))
         if tuple(tuple(part.shape) for part in state) != wanted or state.green.dtype != hidden.dtype.to_complex():
             return False
-        return takes_token(hidden, self.log_smoothing, *state[1:])
+        return takes_token(hidden, self.log_smoothing, *state[1:])  # `forward` has turned autocast off
 
     def _one_token(self, hidden: Tensor, input_ids: Tensor, state: PointerState) -> Pointed:
         """The same as `forward` of a token behind a state, without a gradient; writes into `state.words`."""
-        last = hidden.squeeze(1)
         copied, rest, (green, scale, total) = pointer_step(
-            self.query(last),
-            self.key(state.hidden),
-            self.write_proj(last),
-            self.gate_proj(last),
-            self.chain.project(last),
+            self.query(hidden).squeeze(1),
+            self.key(state.hidden.unsqueeze(1)).squeeze(1),
+            self.write_proj(hidden).squeeze(1),
+            self.gate_proj(hidden).squeeze(1),
+            self.chain.project(hidden).squeeze(1),
             self.log_smoothing,
             state.green,
             state.words,
@@ -272,7 +275,7 @@ class Pointer(KeepsFloat32):
             input_ids.squeeze(1),
             absorption_min=self.chain.absorption_min,
         )
-        after = PointerState(green, state.words, scale, total, last.clone())
+        after = PointerState(green, state.words, scale, total, hidden.squeeze(1).clone())
         return Pointed(copied.unsqueeze(1), rest.unsqueeze(1), after)
 
     def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":

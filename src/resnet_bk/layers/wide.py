@@ -14,6 +14,7 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as registry
 
 from resnet_bk.ops.gated_norm import gated_norm
 
@@ -21,9 +22,10 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that class and nothing else runs when it is called: no hook of its own, no forward that
-    was put in the place of its class's (as by a `device_map`), no wrapper and no parametrisation."""
+    """Whether a module is of that class and nothing else runs when it is called: no hook, of its own or of all modules,
+    no forward that was put in the place of its class's (as by a `device_map`), no wrapper and no parametrisation."""
     hooks = module._forward_hooks or module._forward_pre_hooks
+    hooks = hooks or registry._global_forward_hooks or registry._global_forward_pre_hooks
     return type(module) is kind and not hooks and "forward" not in module.__dict__
 
 

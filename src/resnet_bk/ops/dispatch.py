@@ -229,3 +229,18 @@ def autocast_enabled(device: torch.device) -> bool:
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Keeps autocast out: it would round the operands of matmuls."""
     return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
+
+
+def takes_token(hidden: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether a kernel of one token, `modulus_step` or `pointer_step`, is for tokens like `hidden`, in whose precision
+    and place the real tensors beside it must be: on a CPU with numba, in float32 or float64, where no gradient, tangent
+    or graph is recorded and nothing is autocast."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
+        and forward_ad._current_level < 0
+        and hidden.dtype in (torch.float32, torch.float64)
+        and compiles(hidden)
+        and not autocast_enabled(hidden.device)
+        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in others)
+    )

@@ -1,7 +1,8 @@
-"""What the kernels of one token compute of single numbers, as PyTorch has it for tensors."""
+"""Functions of single numbers that the kernels of one token share."""
 
 from math import exp, hypot, log1p
 
+import numpy as np
 from numba.extending import register_jitable
 
 
@@ -24,12 +25,14 @@ def sigmoid(x: float) -> float:
 def next_green(
     potential: float, hopping: float, absorption: float, real: float, imaginary: float
 ) -> tuple[float, float, float]:
-    """L = 1 / (a - i eta - b^2 L of the site before), of which `real` and `imaginary` are the parts.
+    """L = 1 / (a - i eta - b^2 L of the site before), of which `real` and `imaginary` are the parts; in float64, for
+    near a resonance a and b^2 L cancel. (`float` of a float32 is one in compiled code.)
 
     Returns:
         Its parts and its modulus.
     """
-    real = potential - hopping * hopping * real
-    imaginary = -absorption - hopping * hopping * imaginary
-    size = 1 / hypot(real, imaginary)
-    return real * size * size, -imaginary * size * size, size
+    squared = np.float64(hopping) * np.float64(hopping)
+    real = np.float64(potential) - squared * np.float64(real)
+    imaginary = -np.float64(absorption) - squared * np.float64(imaginary)
+    modulus = 1 / hypot(real, imaginary)
+    return real * modulus * modulus, -imaginary * modulus * modulus, modulus

@@ -68,11 +68,11 @@ def modulus_step(keys: int, values: int, taps: int, *, erasing: bool) -> int:
 def pointer_step(heads: int, keys: int) -> int:
     """Per row, of one token, but for the product with the words, a matmul.
 
-    Each kind of each head: two softmaxes 6, w k 1, its column 2, n 2, q . n 2, weight q 1; each head: the site with L
-    30 (an exponential, logarithm or root is 1), decay, scale and w 9, its gate 3, weight and smoothing 6; the gate of
-    the vocabulary 3.
+    Each kind of each head: two softmaxes 8, w k 1, its column 2, n 2, q . n 2, weight q 1; each head: the site with L
+    30 (an exponential, logarithm or root is 1), decay, scale and w 9, its gate 4, weight and smoothing 6; the gate of
+    the vocabulary 4. Multiplying out, of one token in hundreds, does not count.
     """
-    return heads * (14 * keys + 48) + 3
+    return heads * (16 * keys + 49) + 4
 
 
 def modulus_backward(query: Sequence[int], values: int, *, erasing: bool) -> int:

@@ -4,29 +4,11 @@ Generation takes a token at a time, and each of the thirty operators between the
 than to compute. Here they are one kernel.
 """
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from resnet_bk.ops.dispatch import autocast_enabled, compiles
 from resnet_bk.ops.modulus_step import library
 
-__all__ = ["modulus_step", "takes_token"]
-
-
-def takes_token(hidden: Tensor, *others: Tensor | None) -> bool:
-    """Whether `modulus_step` is for tokens like `hidden`, in whose precision and place the real tensors beside it must
-    be: on a CPU with numba, in float32 or float64, where no gradient, tangent or graph is recorded and nothing is
-    autocast."""
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.is_grad_enabled()
-        and forward_ad._current_level < 0
-        and hidden.dtype in (torch.float32, torch.float64)
-        and compiles(hidden)
-        and not autocast_enabled(hidden.device)
-        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in others)
-    )
+__all__ = ["modulus_step"]
 
 
 def modulus_step(

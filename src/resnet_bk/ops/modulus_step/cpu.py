@@ -106,9 +106,8 @@ def forward(
         place = row * 3 * heads + head
         factor[0] = softplus(float(sites[place + heads]))
         factor[1] = softplus(float(sites[place + 2 * heads])) + absorption_min
-        potential, hopping, absorption = float(sites[place]), float(factor[0]), float(factor[1])
-        before = float(green[2 * task]), float(green[2 * task + 1])
-        real, imaginary, size = next_green(potential, hopping, absorption, *before)
+        hopping = factor[0]
+        real, imaginary, size = next_green(sites[place], hopping, factor[1], green[2 * task], green[2 * task + 1])
         green_after[2 * task], green_after[2 * task + 1] = real, imaginary
 
         kept = sigmoid(float(write[task]))

@@ -26,8 +26,8 @@ def pointer_step(
     *,
     absorption_min: float,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """What a token of a pointer's heads proposes, and the state behind it; without a derivative. With L', S', n' the
-    state L, S and n = sum over words of S behind the token x,
+    """What a pointer's heads propose after a token x, and the state behind it; without a derivative. Before x the state
+    is L, S and n, the sum of S over words, behind it L', S' and n':
 
         q, k = softmax(query), softmax(key), of each head       g = softmax(gates)
         a, b, eta = sites_a, softplus(sites_b), softplus(sites_eta) + absorption_min       w = sigmoid(write)
@@ -37,9 +37,9 @@ def pointer_step(
         copied_v = sum over heads of weight_h (q^T S')_v          rest = g_0 + sum over heads of weight_h s
 
     as `resnet_bk.layers.pointer` has it. S is kept divided by exp(scale), `words` = S / exp(scale), so that a token
-    touches a single column; where |scale| would pass `sizes.LARGEST_SCALE`, all columns of the row are multiplied out.
-    L is computed in float64. All inputs must be float32 or all float64 (L complex of that precision), `words`
-    contiguous, and of the shapes below: but for the tokens they are not checked again.
+    writes a single column (the product that follows reads all); where |scale| would pass `sizes.LARGEST_SCALE`, all
+    columns of the row are multiplied out. L is computed in float64. Inputs must all be float32 or all float64 (L
+    complex of that precision), `words` contiguous, and of the shapes below: only the tokens are checked.
 
     Shape legend: B batch, H heads, K kinds of context, V words.
 
@@ -60,7 +60,7 @@ def pointer_step(
         copied [B, V], rest [B], and (L', scale', n'), in the precision of the inputs.
 
     Raises:
-        ValueError: a token outside of the vocabulary; nothing is written.
+        ValueError: another number of tokens, or one outside of the vocabulary; nothing is written.
     """
     on_words, rest, green, scale, total = library.pointer_step(
         query, key, write, gates, sites, log_smoothing, green, words, scale, total, tokens, absorption_min

@@ -54,45 +54,47 @@ def forward(
     keys: int,
     absorption_min: float,
 ) -> None:
+    """`on_words` is what multiplies a row of `words`: weight q exp(scale')."""
     for row in prange(batch):
-        q, k, g, decay, size = (
+        q, k, g, decay, modulus, factor = (
             scratch(words, keys),
             scratch(words, keys),
             scratch(words, 1 + heads),
             scratch(words, heads),
             scratch(words, heads),
+            scratch(words, heads * keys),
         )
-        due = False
+        due = False  # whether a head's scale is too large: all heads of the row are multiplied out
         for head in range(heads):
             task, place = row * heads + head, row * 3 * heads + head
             hopping = softplus(float(sites[place + heads]))
             absorption = softplus(float(sites[place + 2 * heads])) + absorption_min
-            before = float(green[2 * task]), float(green[2 * task + 1])
-            real, imaginary, modulus = next_green(float(sites[place]), hopping, absorption, *before)
+            real, imaginary, size = next_green(sites[place], hopping, absorption, green[2 * task], green[2 * task + 1])
             green_after[2 * task], green_after[2 * task + 1] = real, imaginary
-            size[head], decay[head] = modulus, max(modulus * hopping, SMALLEST)
+            modulus[head], decay[head] = size, max(size * hopping, SMALLEST)
             scale_after[task] = scale[task] + log(float(decay[head]))
             due = due or abs(scale_after[task]) > LARGEST_SCALE
-        columns = heads * keys
-        start = row * vocab * columns
+        width = heads * keys
+        start = row * vocab * width
         if due:
             for head in range(heads):
-                size_of_all = exp(float(scale_after[row * heads + head]))
+                for i in range(keys):
+                    factor[head * keys + i] = exp(float(scale_after[row * heads + head]))
                 scale_after[row * heads + head] = 0
-                for v in range(vocab):
-                    for i in range(keys):
-                        words[start + v * columns + head * keys + i] *= size_of_all
+            for v in range(vocab):
+                for i in range(width):
+                    words[start + v * width + i] *= factor[i]
 
         _softmax(gates, row * (1 + heads), 1 + heads, g)
-        left = float(g[0])
+        unclaimed = float(g[0])
         for head in range(heads):
             task = row * heads + head
             first = task * keys
             _softmax(query, first, keys, q)
             _softmax(key, first, keys, k)
-            gain = float(size[head]) * sigmoid(float(write[task]))
+            gain = float(modulus[head]) * sigmoid(float(write[task]))
             shrunk = exp(-float(scale_after[task]))
-            column = start + tokens[row] * columns + head * keys
+            column = start + tokens[row] * width + head * keys
             found = 0.0
             for i in range(keys):
                 arriving = gain * k[i]
@@ -101,7 +103,7 @@ def forward(
                 found += q[i] * total_after[first + i]
             smoothing = exp(float(log_smoothing[head]))
             weight = g[1 + head] / (found + smoothing)
-            left += weight * smoothing
+            unclaimed += weight * smoothing
             for i in range(keys):
                 on_words[first + i] = weight / shrunk * q[i]
-        rest[row] = left
+        rest[row] = unclaimed

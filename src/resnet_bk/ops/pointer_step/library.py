@@ -33,8 +33,12 @@ def _pointer_step(
 
     batch, vocab, _ = words.shape
     numbers = flat(tokens)
-    low, high = numbers.min(), numbers.max()
-    if low < 0 or high >= vocab:
+    if numbers.size != batch:
+        raise ValueError(
+            f"tokens must be [{batch}], one for each row, but got {tuple(tokens.shape)}; pass the last of each row"
+        )
+    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    if batch and (low < 0 or high >= vocab):
         raise ValueError(
             f"tokens must be from 0 to {vocab - 1}, the words of the pointer's state, but got "
             f"{low if low < 0 else high}; encode the text with the model's tokenizer"
@@ -46,6 +50,7 @@ def _pointer_step(
     inputs = (query, key, write, gates, sites, log_smoothing, green, words, scale, total)
     sizes = (batch, vocab, heads, keys)
     launch(cpu.forward, operations, *map(flat, inputs), numbers, *map(flat, outputs), *sizes, absorption_min)
+    torch.autograd.graph.increment_version(words)  # so that a graph that holds them does not go on with others
     return outputs
 
 
