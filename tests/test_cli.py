@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from resnet_bk.bench import inspect_model, run_folder
+from resnet_bk.data.saved_tokenizer import read_tokenizer
 from tests.bench.tiny_bench import write_text
 from tests.command_line import assert_bad_call, call, tiny_home
 
@@ -149,6 +150,29 @@ def test_generate_continues_the_prompt(finished, model):
     assert greedy.stdout == call(*arguments, "--temperature", 0, "--seed", 5).stdout
     assert greedy.stdout == call(*arguments, "--top-k", 1, "--seed", 5).stdout
     assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
+
+
+def test_generate_from_a_model_that_was_not_trained_here(finished, tmp_path):
+    """A folder as `save_pretrained` of a model and of its tokenizer leaves it."""
+    run = finished / "resnet-bk" / "seed-42"
+    folder = tmp_path / "saved"
+    shutil.copytree(run / "model", folder)
+    arguments = ("--prompt", "w2 w3", "--max-new-tokens", 8, "--temperature", 0)
+    assert call("generate", folder, *arguments).stdout == call("generate", run, *arguments).stdout
+
+    tokenizer = read_tokenizer(folder)
+    words = tokenizer.add_tokens(["one", "more"])
+    tokenizer.save_pretrained(folder)
+    known = len(tokenizer) - words
+    assert_bad_call(
+        call("generate", folder, *arguments), f"tokenizer has {known + 2} words and its model embeddings of {known}"
+    )
+    shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+    assert_bad_call(call("generate", folder, "--prompt", ""), "--prompt ''", "give a text to continue")
+    (folder / "tokenizer.json").unlink()
+    assert_bad_call(call("generate", folder, *arguments), f"{folder} holds a model and no tokenizer.json")
 
 
 def test_generate_and_inspect_a_model_of_linear_attention(home):

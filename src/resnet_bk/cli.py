@@ -286,7 +286,9 @@ def repeats(
 @app.command()
 @plain_errors
 def generate(
-    run: RunArgument,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or one with a model and its tokenizer.json.")
+    ],
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most.")] = 100,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest word.")] = 0.8,
@@ -297,9 +299,9 @@ def generate(
 ) -> None:
     """Continue a text, word by word as it is produced."""
     from resnet_bk.bench.generation import stream_text
-    from resnet_bk.bench.inspect_model import run_folder
+    from resnet_bk.bench.inspect_model import model_folder
 
-    stream_text(run_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
+    stream_text(model_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
 
 
 @app.command()

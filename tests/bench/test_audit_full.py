@@ -14,6 +14,7 @@ from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedCo
 from tests.bench.leaky_models import WIDTH, WORDS, Attention, ByPosition, Convolution, Function, Leaky, OverTime
 from tests.models.configs import VOCAB_SIZE, build
 
+pytestmark = pytest.mark.sweep
 LENGTHS = (2, 17)
 
 

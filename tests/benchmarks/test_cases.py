@@ -30,6 +30,8 @@ from benchmarks.cases import (
 from benchmarks.memory import peaks
 from benchmarks.row import OURS
 
+pytestmark = pytest.mark.sweep
+
 
 @pytest.fixture(scope="module")
 def found():

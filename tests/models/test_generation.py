@@ -12,6 +12,7 @@ from resnet_bk.layers import modulus_propagator, pointer
 from resnet_bk.models import ResNetBKCache
 from tests.models.configs import GRID, VOCAB_SIZE, build, tokens
 
+pytestmark = pytest.mark.sweep
 every_config = pytest.mark.parametrize("name", GRID)
 ONE_OF_EACH = ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"]
 one_of_each = pytest.mark.parametrize("name", [*ONE_OF_EACH, "pointer-modulus"])

@@ -17,6 +17,7 @@ from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM
 from tests.models.configs import BITWISE, GRID, POINTING, SKIPPING, VOCAB_SIZE, build, of_embeddings, tokens
 from tests.models.test_mixed_precision import off
 
+pytestmark = pytest.mark.sweep
 EXACT = {"rtol": 0.0, "atol": 0.0}
 ROUNDING_64 = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -14,6 +14,7 @@ from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models import ResNetBKCache
 from tests.models.configs import GRID, VOCAB_SIZE, build, of_embeddings, tokens
 
+pytestmark = pytest.mark.sweep
 NAMES = (
     *(
         "matrix-conv-gate-dense-untied",

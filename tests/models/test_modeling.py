@@ -231,6 +231,7 @@ def test_chunked_and_reference_backend_agree_and_are_recorded():
         build(PLAIN, backend="abacus")(ids)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [PLAIN, EXPERTS, "modulus-conv-silu", "matrix-phase", *SPLIT])
 def test_compiled_is_the_same(name):
     model = build(name).train()

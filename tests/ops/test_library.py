@@ -75,6 +75,7 @@ def test_no_gradient_without_checkpoints(operator):
         output.abs().sum().backward()
 
 
+@pytest.mark.sweep
 @each_fast_backend
 def test_compile(operator, backend):
     """One graph, gradients included, the same numbers as without it."""

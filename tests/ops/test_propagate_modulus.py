@@ -316,6 +316,7 @@ def test_the_record_names_what_ran():
         assert seen == {"propagate_modulus": {backend}}
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("backend", ["numba", "chunked"])
 @each_rule

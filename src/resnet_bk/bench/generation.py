@@ -28,7 +28,7 @@ def stream_text(
     Words of the prompt that the model does not know show as `<unk>`; it writes none itself. `<eos>` ends a document.
 
     Args:
-        folder: run folder.
+        folder: of a model and its tokenizer.
         prompt: the text to continue; empty for a new document.
         max_new_tokens: at most; the end of the document ends it sooner.
         temperature: 0 takes the likeliest word.
@@ -38,13 +38,24 @@ def stream_text(
         device: auto, cpu or cuda.
 
     Raises:
-        ValueError: no finished run, no such device, more tokens than the model has positions for, or no model that
-            exits early.
+        ValueError: no finished run, no such device, a tokenizer of another model, nothing to begin with, more tokens
+            than the model has positions for, or no model that exits early.
     """
-    model = load_model(folder / "model").to(training_device(device)).eval()
+    model = load_model(folder).to(training_device(device)).eval()
     exit_early(model, early_exit)
-    tokenizer = read_tokenizer(folder / "model")
+    tokenizer = read_tokenizer(folder)
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ValueError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
+            "tokenizer that the model was trained with there"
+        )
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
+    if ids == [None]:
+        raise ValueError(
+            f"--prompt {prompt!r}: a new document begins with the eos_token, which the tokenizer in {folder} does not "
+            "have; give a text to continue"
+        )
     longest = longest_text(model)
     if longest is not None and len(ids) + max_new_tokens > longest:
         room = longest - len(ids)

@@ -17,7 +17,7 @@ from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.data.corpus import WHOLE
-from resnet_bk.data.saved_tokenizer import read_tokenizer
+from resnet_bk.data.saved_tokenizer import FILE, read_tokenizer
 from resnet_bk.training import Evaluation, evaluate, training_device
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import counter
@@ -47,6 +47,23 @@ def run_folder(path: Path) -> Path:
     below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
     hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
     raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
+
+
+def model_folder(path: Path) -> Path:
+    """Where the model and the tokenizer are that `path` stands for: those of a run folder, or its own, as
+    `save_pretrained` of both wrote them.
+
+    Raises:
+        ValueError: it is no run folder, and not a folder of both.
+    """
+    if (path / "run.json").exists() or not (path / "config.json").exists():
+        return run_folder(path) / "model"
+    if not (path / FILE).exists():
+        raise ValueError(
+            f"{path} holds a model and no {FILE}, and text is read and written with both; save the model's tokenizer "
+            "there with save_pretrained"
+        )
+    return path
 
 
 def protocol_config(protocol: Protocol, name: str) -> Any:
