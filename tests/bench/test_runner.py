@@ -1,6 +1,7 @@
 """A benchmark from a protocol to results.json."""
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -262,6 +263,26 @@ def test_no_rate_is_left(run, monkeypatch):
         ValueError, match=r"gpt2: no rate of the grid \[0.003, 0.01\] could be trained. gpt2  lr 0.003 "
     ):
         run("grid", only=["gpt2"], learning_rates=[3e-3, 1e-2])
+
+
+def test_a_rate_at_which_the_model_leaks_is_not_taken_before_one_at_which_it_does_not(run, monkeypatch):
+    """Its training loss is in nats, and less than any perplexity."""
+    verdicts = iter([Audit("causal", None, ""), Audit("leaks", 3, ""), *[Audit("causal", None, "")] * 2])
+    monkeypatch.setattr(run_module, "audit_causality", lambda *arguments, **options: next(verdicts))
+    ours = {"learning_rate": 1e-2, "config": {"sparse_bk": 0.5}}
+    results, _ = run("grid", models={"resnet-bk": ours}, learning_rates=[3e-3, 1e-2])
+    (found,) = results["runs"]
+    assert (found["learning_rate"], found["audit"]) == (1e-2, "causal")
+
+
+def test_a_held_out_loss_that_is_no_number(run, monkeypatch):
+    def poisoned(*arguments, **options):
+        return dataclasses.replace(evaluate(*arguments, **options), nll=math.nan)
+
+    evaluate = run_module.evaluate
+    monkeypatch.setattr(run_module, "evaluate", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"gpt2  lr 0.003  seed 42: the held-out loss is nan, .*smaller clip"):
+        run(only=["gpt2"])
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -13,6 +13,17 @@ NAMED = ("ablation-wide", "adaptive", 42)
 RECORDS = sorted((RESULTS / NAMED[0]).glob("*/seed-*/run.json"))
 
 
+def test_folders_of_runs_are_those_of_the_results_beside_them():
+    """From which a comparison is finished elsewhere."""
+    folders = sorted(RESULTS.glob("*/*/seed-*/result.json"))
+    assert len(folders) > 10
+    for file in folders:
+        result = read_json(file)
+        named = ("model_name", "seed", "git_commit", "learning_rate", "held_out_perplexity")
+        published = read_json(file.parents[2] / "results.json")["runs"]
+        assert [result[key] for key in named] in [[run[key] for key in named] for run in published], file
+
+
 def opened(file):
     """The run whose run.json this is, without its model."""
     return SimpleNamespace(folder=file.parent, record=read_json(file), protocol=load_protocol(NAMED[0]))

@@ -58,7 +58,11 @@ def test_a_special_token_in_the_text_of_pieces_of_words_is_text(tmp_path: Path) 
     assert np.flatnonzero(found.tokens <= 2).tolist() == [len(found.tokens) - 2 - last, len(found.tokens) - 1]
     assert found.unknown == 0
     words = train_tokenizer(made.documents("train"), pre_tokenizer="whitespace")
-    assert token_cache(made, "train", words, cache_dir=tmp_path).unknown == 1
+    found = token_cache(made, "train", words, cache_dir=tmp_path)
+    assert (found.unknown, found.documents) == (3, 2)
+    # Only what ends a document is <eos>.
+    assert np.flatnonzero(found.tokens == words.eos_token_id).tolist() == [5, 7]
+    assert words.pad_token_id not in found.tokens
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:

@@ -54,6 +54,16 @@ def test_split_folders_hold_one_document_a_file_in_order_of_names(tmp_path: Path
     assert documents(tmp_path)["validation"] == ["valid a/z.txt", "valid b.txt", "valid c.txt"]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    corpus, elsewhere = tmp_path / "corpus", tmp_path / "elsewhere"
+    for folder, name in ((corpus / "train", "one"), (corpus / "valid", "held"), (elsewhere, "two")):
+        folder.mkdir(parents=True)
+        (folder / f"{name}.txt").write_text(name)
+    (corpus / "train" / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(corpus / "train")
+    assert documents(corpus) == {"train": ["two", "one"], "validation": ["held"]}
+
+
 def test_the_whole_of_a_set_without_splits(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("\n".join(f"line {number}" for number in range(300)))
     whole = (tmp_path / "one.txt").read_text()

@@ -135,3 +135,14 @@ def test_windows_that_cannot_overlap():
         overlapping_batches(tokens(10), 2, 1)
     with pytest.raises(ValueError, match="data has 1 held-out tokens; 2 are the least"):
         overlapping_batches(tokens(1), 2, 4)
+
+
+@pytest.mark.parametrize("place", [0, 60])
+def test_a_state_of_another_text_is_an_error(place: int) -> None:
+    other = tokens(61)
+    other[place] += 1
+    state = TokenStream(tokens(61), 3, 4).state_dict()
+    with pytest.raises(ValueError, match=r"saved token stream is of shape .*'text': .*start a new run"):
+        TokenStream(other, 3, 4).load_state_dict(state)
+    del state["text"]  # as older versions have it
+    TokenStream(other, 3, 4).load_state_dict(state)

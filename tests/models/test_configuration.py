@@ -1,5 +1,6 @@
 """Validation of the configuration: each rule, several at once, and what may be left out."""
 
+import logging
 import re
 
 import pytest
@@ -47,7 +48,7 @@ WRONG = {
     "sparsity_loss_coef": [-1, 0, None],
     "sparsity_schedule": [-0.1, 1.1, None],
     "use_cache": [None],
-    "pad_token_id": [-1, 30000, "<pad>"],
+    "pad_token_id": [-1, "<pad>"],
     "bos_token_id": [1.5],
     "eos_token_id": [[0, 99999], "</s>"],
 }
@@ -197,10 +198,11 @@ def test_unknown_fields_are_errors():
 
 def test_defaults_that_depend_on_the_width():
     config = ResNetBKConfig(hidden_size=96, num_heads=6)
-    assert (config.key_dim, config.value_dim, config.state_channels, config.intermediate_size) == (16, 16, 96, 256)
+    assert (config.key_dim, config.value_dim, config.state_channels, config.intermediate_size) == (16, 16, None, 256)
     assert ResNetBKConfig().intermediate_size == 176
     # The vector state has no heads.
-    assert ResNetBKConfig(state="vector", hidden_size=66).state_channels == 66
+    config = ResNetBKConfig(state="vector", hidden_size=66)
+    assert (config.key_dim, config.value_dim, config.state_channels) == (None, None, 66)
 
 
 STARTED = ("output_gate", "query_key_bias", "potential_init", "absorption_init")
@@ -265,3 +267,41 @@ def test_saved_and_loaded(tmp_path):
     assert loaded.absorption_init == (0.1, 0.2)
     assert loaded.to_dict() | {"_name_or_path": None} == config.to_dict() | {"_name_or_path": None}
     assert ResNetBKConfig(**loaded.to_dict()).to_dict() == loaded.to_dict()
+
+
+@pytest.mark.parametrize("state", MIXERS)
+def test_a_width_that_is_set_later_is_saved_and_loaded(state, tmp_path):
+    """A size that the state does not have was filled in from the width of before."""
+    config = ResNetBKConfig(state=state, hidden_size=64)
+    config.hidden_size = 128
+    config.check()
+    config.save_pretrained(tmp_path)
+    loaded = ResNetBKConfig.from_pretrained(tmp_path, hidden_size=256)
+    assert loaded.hidden_size == 256
+    loaded.check()
+    assert ResNetBKConfig(**loaded.to_dict() | {"hidden_size": 96}).hidden_size == 96
+
+
+def test_more_heads_than_chains_of_the_vector_state():
+    ResNetBKConfig(state="vector", hidden_size=2).check()
+
+
+def test_a_size_that_has_no_effect_is_named_when_it_is_set_later():
+    config = ResNetBKConfig()
+    config.state_channels = 48
+    with pytest.raises(ValueError, match="state_channels=48 has no effect with state='modulus'"):
+        config.check()
+
+
+def test_padding_beyond_the_vocabulary_is_told(tmp_path, caplog):
+    """`Trainer` writes down the tokenizer's, which where rows are full is never read: the model must load again."""
+    config = ResNetBKConfig(vocab_size=50)
+    config.pad_token_id = 50
+    config.save_pretrained(tmp_path)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert ResNetBKConfig.from_pretrained(tmp_path).pad_token_id == 50
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "pad_token_id=50 lies beyond the vocabulary, which ends at 49" in caplog.text

@@ -173,3 +173,10 @@ def test_what_generation_refuses():
     llama = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=VOCAB_SIZE, **sizes))
     with pytest.raises(ValueError, match=r"assistant_model must be able to take tokens back.*draft with another model"):
         llama.generate(prompt[:1], assistant_model=model, max_new_tokens=2)
+
+
+def test_a_cache_that_holds_a_text_and_is_not_to_be_used():
+    model = build("modulus-as-it-is")
+    cache = model(tokens(1, 5), use_cache=True).cache
+    with pytest.raises(ValueError, match=r"use_cache=False with a cache of 5 tokens: .*leave use_cache out, or the"):
+        model.generate(tokens(1, 3), cache=cache, use_cache=False, max_new_tokens=2)

@@ -237,8 +237,7 @@ def test_compiled_is_the_same(name):
     model = build(name).train()
     ids = tokens(2, 9)
     expected = model(ids, labels=ids).loss
-    # Without a code generator, which would take a minute: what is tested is that the graph can be captured, for a dense
-    # model in one piece (grouped matmuls run outside).
+    # Without a code generator, which would take a minute: the graph is captured, of a dense model in one piece.
     compiled = torch.compile(model.model, backend="eager", fullgraph=name != EXPERTS and name not in SPLIT)
     hidden = compiled(input_ids=ids).last_hidden_state
     loss = ops.linear_cross_entropy(hidden, model.lm_head.weight, F.pad(ids[:, 1:], (0, 1), value=-100))

@@ -240,3 +240,18 @@ def test_the_trainer_smooths_the_labels_that_come_next(tmp_path):
     found = Trainer(model=model, args=arguments).compute_loss(model, {"input_ids": words, "labels": words})
     logits = model(words).logits[:, :-1].flatten(0, 1)
     assert_close(found, F.cross_entropy(logits, words[:, 1:].flatten(), label_smoothing=0.1), rtol=1e-5, atol=0)
+
+
+def test_what_the_trainer_saves_is_loaded(tmp_path):
+    """It writes `use_cache` into every configuration, and the special tokens of a tokenizer."""
+    model, words = build().float(), ids(4, 12)
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Trainer(model=model, args=arguments)
+    for name, token in (("pad_token_id", 0), ("bos_token_id", 1), ("eos_token_id", [1, 2])):
+        setattr(model.config, name, token)
+    trainer.save_model()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert (loaded.config.pad_token_id, loaded.config.eos_token_id) == (0, [1, 2])
+    assert torch.equal(loaded(words).logits, model(words).logits)
+    with pytest.raises(ValueError, match=f"bos_token_id={V} must lie in the vocabulary"):
+        PointerConfig(**model.config.to_dict() | {"bos_token_id": V})

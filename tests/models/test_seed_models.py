@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from resnet_bk import ops
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM, ResNetBKSeedModel
@@ -311,7 +311,7 @@ WRONG = {
     "initializer_range": [-0.02],
     "tie_word_embeddings": ["true"],
     "backend": ["", 3],
-    "pad_token_id": [-1, 30000],
+    "pad_token_id": [-1],
     "bos_token_id": [1.5],
     "eos_token_id": [[0, 99999]],
 }
@@ -331,3 +331,11 @@ def test_every_field_has_a_rule_and_unknown_ones_are_errors():
         ResNetBKSeedConfig(gren="surface", num_experts=1)
     with pytest.raises(ValueError, match="causal=False must be what green='surface' is"):
         ResNetBKSeedConfig(green="surface", causal=False)
+
+
+def test_what_the_trainer_saves_is_loaded(tmp_path):
+    """It writes `use_cache` into every configuration."""
+    model = build("surface")
+    Trainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)).save_model()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits)

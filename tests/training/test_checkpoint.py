@@ -1,8 +1,10 @@
 """A run that was killed ends, resumed, with bitwise the weights and losses of one that was not."""
 
+import dataclasses
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +97,31 @@ def test_a_checkpoint_of_another_version(tmp_path):
     torch.save(saved, file)
     with pytest.raises(ValueError, match=r"cannot be read .*another version of resnet_bk and lacks tokens.*; remove"):
         train(build(), Tokens(), SPEC(settings), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", 0.5), ("steps", 6), ("betas", (0.5, 0.5)), ("dtype", "bfloat16")]
+)
+def test_a_checkpoint_of_other_settings(name, value, tmp_path):
+    build, settings = CASES["gpt2"]
+    train(build(), Tokens(), SPEC(settings), tmp_path)
+    other = dataclasses.replace(SPEC(settings), **{name: value})
+    was = re.escape(f"{name} was {getattr(SPEC(settings), name)!r} and is {value!r}")
+    with pytest.raises(ValueError, match=rf"other settings: {was}; train in another folder.*remove"):
+        train(build(), Tokens(), other, tmp_path)
+    free = dataclasses.replace(SPEC(settings), name="other", log_interval=5, checkpoint_seconds=1e9)
+    assert train(build(), Tokens(), free, tmp_path).resumed_from == 12
+
+
+def test_a_checkpoint_that_does_not_say_its_settings(tmp_path):
+    """Of an older version."""
+    build, settings = CASES["gpt2"]
+    train(build(), Tokens(), SPEC(settings), tmp_path)
+    (file,) = (tmp_path / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
+    saved = torch.load(file, weights_only=False)
+    del saved["settings"]
+    torch.save(saved, file)
+    assert train(build(), Tokens(), SPEC(settings), tmp_path).resumed_from == 12
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path):

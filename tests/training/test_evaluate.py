@@ -110,3 +110,4 @@ def test_nothing_to_predict():
 
 def test_a_hopeless_model_has_infinite_perplexity():
     assert Evaluation(nll=1e6, tokens=10).perplexity == math.inf
+    assert math.isnan(Evaluation(nll=math.nan, tokens=10).perplexity)

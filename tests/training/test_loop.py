@@ -147,6 +147,17 @@ def test_bfloat16_is_mixed_precision(tmp_path):
     assert half_loss == pytest.approx(full_loss, rel=0.02)  # bfloat16 holds 3 digits
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_afterwards_the_model_computes_as_before(dtype, tmp_path):
+    """What it was trained in is of the training: an audit of the trained model looks at the model."""
+    model = tiny_gpt2()
+    train(model, Tokens(), spec(dtype=dtype, steps=2), tmp_path)
+    fresh = tiny_gpt2()
+    fresh.load_state_dict(model.state_dict())
+    ids = Tokens().next_batch()[0]
+    assert torch.equal(model.eval()(ids).logits, fresh.eval()(ids).logits)
+
+
 class Poisoned(Tokens):
     """From the step `after` on, calls `spoil`."""
 

@@ -118,6 +118,12 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
             batch, length = words.shape
             flops = step_flops(model, batch, length, words, optimizer=protocol.optimizer)
 
+    diverged = None
+    if full is not None and not math.isfinite(full.loss):
+        diverged = (
+            f"{run.title}: the held-out loss is {full.loss}, though all training losses were numbers; try a smaller "
+            "learning rate, a smaller clip or a longer warm-up"
+        )
     disable_progress_bar()  # of transformers, which would draw into ours
     if model.can_generate():
         model.generation_config.suppress_tokens = never_written(prepared.tokenizer) or None
@@ -130,7 +136,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         | {"flops_counted_on": "trained model, first batch" if by_text else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
         | _held_out_part(prepared, full, views, course)
-        | {"leaking_perplexity": leaking, "diverged": None}
+        | {"leaking_perplexity": leaking, "diverged": diverged}
         | _audit_part(audit)
     )
     write_json(run.folder / "result.json", result)

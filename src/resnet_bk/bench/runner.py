@@ -183,17 +183,20 @@ def _run(
 
 
 def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
-    """The rate with the lowest held-out perplexity at the first seed; of a model that leaks, the lowest training loss.
+    """The rate with the lowest held-out perplexity at the first seed.
 
-    None if no rate has a finished run; a rate that diverged comes last.
+    Where the text decides what a model skips, it may leak at one rate and not at another: those at which it leaks come
+    after, by training loss, and those that diverged last. None if no rate has a finished run.
     """
     tried = {}
     for rate in protocol.rates(model):
         run = run_of(protocol, out, model, rate, protocol.seeds[0])
         if run.finished:
             result = run.result()
-            reached = result.get("final_loss") if result["audit"] == "leaks" else result["held_out_perplexity"]
-            tried[rate] = math.inf if reached is None else reached  # JSON has no infinity
+            leaks = result["audit"] == "leaks"
+            reached = result.get("final_loss") if leaks else result["held_out_perplexity"]
+            diverged = result.get("diverged") is not None
+            tried[rate] = diverged, leaks, math.inf if reached is None else reached  # JSON has no infinity
     return min(tried, key=lambda rate: tried[rate], default=None)
 
 

@@ -74,13 +74,19 @@ def token_cache(
         raise ValueError("tokenizer has no eos_token, which ends each document; set tokenizer.eos_token")
     # A missing split is named before anything is written.
     pieces = corpus.pieces(split) if reads_pieces(tokenizer) else corpus.whole_documents(split)
-    key = json.dumps(["tokens-2", corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
+    # The second number: of words, since the name of a control token in a text is an unknown word.
+    version = "tokens-3" if _is_of_words(tokenizer) else "tokens-2"
+    key = json.dumps([version, corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
 
     def build(folder: Path) -> None:
         _build(folder, pieces, tokenizer, limit, progress or (lambda tokens: None))
 
     name = f"tokens-{split}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     return cached_folder(Path(cache_dir) / name, _load, build)
+
+
+def _is_of_words(tokenizer: PreTrainedTokenizerFast) -> bool:
+    return isinstance(tokenizer.backend_tokenizer.model, WordLevel)
 
 
 def _build(
@@ -94,16 +100,18 @@ def _build(
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
-    # Pieces of words can spell "<eos>" out, where it is text. Words cannot: there "<unk>" stands for a word.
-    backend.encode_special_tokens = not isinstance(backend.model, WordLevel)
+    # Pieces of words can spell "<eos>" out, where it is text. Words cannot: there "<unk>" stands for a word, and so it
+    # does for "<eos>" and the like in a text, or documents would end where they do not.
+    backend.encode_special_tokens = not _is_of_words(tokenizer)
     end, unknown = tokenizer.eos_token_id, unknown_id(tokenizer)
+    unwritten = {*tokenizer.all_special_ids} if _is_of_words(tokenizer) and unknown is not None else set()
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
     digest = hashlib.sha256()
     totals = {"tokens": 0, "characters": 0, "unknown": 0, "documents": 0}
     with (folder / _TOKENS).open("wb") as file:
         for batch in _batches(pieces):
             room = None if limit is None else limit - totals["tokens"]
-            ids, characters, documents = _encode(backend, batch, end, room)
+            ids, characters, documents = _encode(backend, batch, end, room, dict.fromkeys(unwritten, unknown))
             data = ids.astype(dtype).tobytes()
             file.write(data)
             digest.update(data)
@@ -131,13 +139,16 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def _encode(backend: Any, batch: list[Piece], end: int, room: int | None) -> tuple[np.ndarray, int, int]:
-    """Ids [n] of a batch of pieces, at most `room` of them; the characters they stand for; documents begun or ended."""
+def _encode(
+    backend: Any, batch: list[Piece], end: int, room: int | None, instead: dict[int, int | None]
+) -> tuple[np.ndarray, int, int]:
+    """Ids [n] of a batch of pieces, at most `room` of them, some with another `instead`; the characters they stand for;
+    documents begun or ended."""
     parts: list[np.ndarray] = []
     count = characters = documents = 0
     encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
     for (text, last), encoding in zip(batch, encodings, strict=True):
-        ids = np.array([*encoding.ids, end] if last else encoding.ids, dtype=np.int64)
+        ids = np.array([*(instead.get(word, word) for word in encoding.ids), *([end] if last else [])], dtype=np.int64)
         if room is not None and count + len(ids) >= room:
             kept = room - count
             parts.append(ids[:kept])

@@ -88,11 +88,18 @@ def load_local(path: Path) -> Corpus:
 
 
 def _find(folder: Path) -> list[Path]:
-    """Files of a known format under a folder, in the order of their paths."""
+    """Files of a known format under a folder, in the order of their paths. Links to folders are followed, each folder
+    once, so that one that contains itself is no trap."""
     found: list[Path] = []
+    seen: set[str] = set()
     try:
-        for parent, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+        for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            real = os.path.realpath(parent)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
             paths = [Path(parent, name) for name in names if not name.startswith(".")]
             found += [path for path in paths if path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_TEXT]
     except OSError as error:

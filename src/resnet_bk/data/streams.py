@@ -1,11 +1,13 @@
 """Batches of contiguous tokens. Shapes: B batch_size, T sequence_length, N tokens."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
+DIGESTED = 2**16  # tokens at each end by which a text is told from another
 IGNORED = -100  # target that counts nowhere, as in torch.nn.functional.cross_entropy
 
 
@@ -37,6 +39,9 @@ class TokenStream:
         self.steps_per_epoch = row // sequence_length
         self._row_starts = row * np.arange(batch_size)
         self._batches = 0
+        # Texts cut to one length differ at an end, and a text may be larger than memory.
+        ends = (np.asarray(part, dtype=np.int64) for part in (tokens[:DIGESTED], tokens[-DIGESTED:]))
+        self._digest = hashlib.sha256(b"".join(part.tobytes() for part in ends)).hexdigest()[:16]
 
     @property
     def starts_epoch(self) -> bool:
@@ -50,24 +55,24 @@ class TokenStream:
         window = _windows(self.tokens, self._row_starts + place, self.sequence_length + 1)
         return window[:, :-1].contiguous(), window[:, 1:].contiguous()
 
-    def state_dict(self) -> dict[str, int]:
-        """Place in the stream, and the shape that it belongs to."""
+    def state_dict(self) -> dict[str, Any]:
+        """Place in the stream, and the shape and text that it belongs to."""
         return {**self._shape(), "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises ValueError where the stream had another shape."""
-        shape = {key: state.get(key) for key in self._shape()}
-        if shape != self._shape():
-            raise ValueError(
-                f"the saved token stream is of shape {shape}, this one of {self._shape()}; start a new run"
-            )
+        """Go on where `state_dict` was taken. Raises ValueError where the stream had another shape or text."""
+        here = self._shape()
+        there = {key: state.get(key) for key in here} | {"text": state.get("text", here["text"])}
+        if there != here:
+            raise ValueError(f"the saved token stream is of shape {there}, this one of {here}; start a new run")
         self._batches = int(state["batches"])
 
-    def _shape(self) -> dict[str, int]:
+    def _shape(self) -> dict[str, Any]:
         return {
             "tokens": len(self.tokens),
             "batch_size": self.batch_size,
             "sequence_length": self.sequence_length,
+            "text": self._digest,
         }
 
 

@@ -15,7 +15,8 @@ class PointerConfig(Checked, PreTrainedConfig):
     Args:
         language_model (`PreTrainedConfig` or `dict`): of a causal LM of `transformers` whose logits are a linear map of
             its last hidden state; a dictionary says with `model_type` of which.
-        pointer_heads, pointer_key_dim, absorption_min: as in `ResNetBKConfig`.
+        pointer_heads, pointer_key_dim, absorption_min, pad_token_id, bos_token_id, eos_token_id: as in
+            `ResNetBKConfig`.
 
     Raises:
         ValueError: naming every field that is wrong, its value, the rule and the way out.
@@ -29,6 +30,9 @@ class PointerConfig(Checked, PreTrainedConfig):
     pointer_heads: int = 4
     pointer_key_dim: int = 16
     absorption_min: float = 1e-3
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         inner = self.language_model
@@ -45,6 +49,8 @@ class PointerConfig(Checked, PreTrainedConfig):
                 f"language_model={self.language_model!r} must be the configuration of a causal LM (for example "
                 "{'model_type': 'llama'})"
             )
+        else:
+            rules.tokens("pad_token_id", "bos_token_id", "eos_token_id")
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")

@@ -127,9 +127,9 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self._start()
         self._refuse(self._unknown(kwargs) + self._problems() + self._unread_sizes())
-        for name, size in self._default_sizes().items():
-            if getattr(self, name) is None:
-                setattr(self, name, size)
+        for name in self._sizes_of_others():
+            setattr(self, name, None)  # if it was said, then as what it is by default
+        self._fill_sizes()
         if self.induction_heads is None:
             able = MIXERS[self.state].induces and self.conv_size > 0
             self.induction_heads = self.num_heads // 2 if able and (self.key_dim or 0) >= KEY_DIM else 0
@@ -143,6 +143,21 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         if isinstance(self.sparse_bk, list):
             self.sparse_bk = tuple(self.sparse_bk)
         super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """Checks every field again, for one that was set after construction, and fills in sizes of a state that was.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        self._refuse(self._problems() + self._unread_sizes())
+        self._fill_sizes()
+
+    def _fill_sizes(self) -> None:
+        """Those that the state has; another may be left from a width of before."""
+        for name, size in self._default_sizes().items():
+            if getattr(self, name) is None and name not in self._sizes_of_others():
+                setattr(self, name, size)
 
     def _start(self) -> None:
         """Fills in what the mixer of the state starts from."""
@@ -256,13 +271,15 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
 
     def _unread_sizes(self) -> list[str]:
         """Sizes that the state does not have, with another value than they get by default."""
-        names = ("key_dim", "value_dim") if self.state == "vector" else ("state_channels",)
         defaults = self._default_sizes()
         return [
             f"{name}={getattr(self, name)!r} has no effect with state={self.state!r} (leave {name} out)"
-            for name in names
+            for name in self._sizes_of_others()
             if getattr(self, name) is not None and getattr(self, name) != defaults.get(name)
         ]
+
+    def _sizes_of_others(self) -> tuple[str, ...]:
+        return ("key_dim", "value_dim") if self.state == "vector" else ("state_channels",)
 
     def _default_sizes(self) -> dict[str, int]:
         """What `key_dim`, `value_dim` and `state_channels` are where left out; empty where other sizes are wrong."""

@@ -81,6 +81,11 @@ class ResNetBKGenerationMixin(GenerationMixin):
                 "constant size; leave the argument out"
             )
         cache = model_kwargs.get("cache")
+        if cache is not None and generation_config.use_cache is False and cache.get_seq_length():
+            raise ValueError(
+                f"use_cache=False with a cache of {cache.get_seq_length()} tokens: without one the whole text is read "
+                "for every new token, and those would be read again; leave use_cache out, or the cache"
+            )
         if cache is not None:
             check_cache(cache, None, self.config, self.model.layers[0].mixer)
             cache._is_user_defined = True

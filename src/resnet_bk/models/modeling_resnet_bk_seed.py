@@ -218,7 +218,8 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
         if document_ids is not None:
             missing = input_ids.shape[1] - document_ids.shape[1]
-            inputs["document_ids"] = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
+            whole = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
+            inputs["document_ids"] = whole.to(input_ids.device)
         return inputs
 
 

@@ -5,6 +5,10 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
 OF_TRANSFORMERS = {
     "_attn_implementation_internal",
@@ -25,6 +29,7 @@ OF_TRANSFORMERS = {
     "tie_last_hidden_states",
     "torch_dtype",
     "transformers_weights",
+    "use_cache",  # `Trainer` sets it on every configuration
 }
 
 
@@ -123,13 +128,22 @@ class Rules:
         return self._check("backend", *fits, "'auto' takes the fastest", False)
 
     def tokens(self, *names: str) -> None:
-        """Words of the vocabulary or None, or several words; `vocab_size` is a number by then."""
+        """Words of the vocabulary or None, or several words; `vocab_size` is a number by then.
+
+        Padding may lie beyond it: `Trainer` writes down that of the tokenizer, which is never read where rows are full.
+        """
         last = self.config.vocab_size - 1
         for name in names:
             value = getattr(self.config, name)
             for token in value if isinstance(value, tuple | list) and name == "eos_token_id" else [value]:
                 whole = isinstance(token, int) and not isinstance(token, bool)
-                if token is not None and not (whole and 0 <= token <= last):
+                if name == "pad_token_id" and whole and token > last:
+                    logger.warning(
+                        "pad_token_id=%d lies beyond the vocabulary, which ends at %d: rows with padding cannot be "
+                        "read (resize_token_embeddings makes room, or pad with eos_token)",
+                        *(token, last),
+                    )
+                elif token is not None and not (whole and 0 <= token <= last):
                     self.problems.append(
                         f"{name}={value!r} must lie in the vocabulary, from 0 to vocab_size - 1 = {last} (take it from "
                         "the tokenizer, or leave it out)"

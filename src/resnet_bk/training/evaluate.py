@@ -16,7 +16,9 @@ from resnet_bk.training.mode import evaluation_mode
 
 
 def perplexity(loss: float) -> float:
-    """exp of a loss in nats a token; infinite where a float cannot hold it."""
+    """exp of a loss in nats a token; infinite where a float cannot hold it, NaN of NaN."""
+    if math.isnan(loss):
+        return math.nan
     return math.exp(loss) if loss < 709 else math.inf
 
 

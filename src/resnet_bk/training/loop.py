@@ -57,13 +57,13 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss is not a number; the checkpoint before it is kept.
-        ValueError: a checkpoint that cannot be read.
+        ValueError: a checkpoint that cannot be read, or of other settings or another text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(spec, folder)
     device = accelerator.device
     model.to(device).train()
-    state = TrainState(stream)
+    state = TrainState(stream, settings=spec.fixed())
     checkpoints = Checkpoints(folder / "checkpoint", accelerator)
 
     batch = _peek(stream, device)
@@ -114,7 +114,7 @@ def train(
 
                 if set_progress is not None:
                     set_progress(state.step / spec.steps)
-                with accelerator.autocast():
+                with _autocast(spec, device):
                     loss, auxiliary, carried, measures = causal_lm_loss(
                         model, input_ids, targets, head, carry_state=spec.carry_state, state=state.carried
                     )
@@ -192,7 +192,8 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
         cpu=training_device(spec.device).type == "cpu",
-        mixed_precision="bf16" if spec.dtype == "bfloat16" else "no",
+        # Its mixed precision would stay in `model.forward` after the training; the loop has `_autocast`.
+        mixed_precision="no",
         log_with="tensorboard",
         project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
     )
@@ -202,6 +203,11 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
             "call resnet-bk without `accelerate launch`"
         )
     return accelerator
+
+
+def _autocast(spec: RunSpec, device: torch.device) -> torch.autocast:
+    """bfloat16 where `spec` asks for it; as in `evaluate`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=spec.dtype == "bfloat16")
 
 
 def _peek(stream: Stream, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -223,7 +229,7 @@ def _warm_up(model: Any, batch: tuple[Tensor, Tensor], head: Head, spec: RunSpec
         optimizer = build_optimizer(twin, spec)
         carried = None
         for _ in range(2):
-            with accelerator.autocast():
+            with _autocast(spec, device):
                 loss, auxiliary, carried, _ = causal_lm_loss(
                     twin, *batch, head, carry_state=spec.carry_state, state=carried
                 )

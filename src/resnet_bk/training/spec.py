@@ -1,6 +1,6 @@
 """What a training run is given and what it gives back."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -64,6 +64,11 @@ class RunSpec:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"RunSpec: {name}={value!r} must be one of {', '.join(known)} (change {name})")
+
+    def fixed(self) -> dict[str, Any]:
+        """What a run cannot change when it is resumed: everything that its result depends on."""
+        free = ("name", "device", "log_interval", "checkpoint_seconds")
+        return {name: value for name, value in asdict(self).items() if name not in free}
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class TrainState:
 
     Attributes:
         stream: the tokens; its position is saved, not the tokens.
+        settings: of the run, which a checkpoint must have been written under; empty in one of an older version.
         step, tokens: done so far.
         calls: one dict a call that trained: `from_step`, and what `train` was told of it.
         seconds: time of training so far.
@@ -44,6 +45,7 @@ class TrainState:
     """
 
     stream: Stream
+    settings: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     tokens: int = 0
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -67,13 +69,18 @@ class TrainState:
         return kept | {"stream": self.stream.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for a state that another version wrote."""
-        missing = self.state_dict().keys() - state.keys()
+        """Raises ValueError for a state that another version wrote, or a run of other settings or another text."""
+        missing = self.state_dict().keys() - state.keys() - {"settings"}
+        there = state.get("settings") or self.settings
+        different = [name for name, value in self.settings.items() if there.get(name) != value]
+        if different:
+            changed = ", ".join(f"{name} was {there.get(name)!r} and is {self.settings[name]!r}" for name in different)
+            raise ValueError(f"it is of a run with other settings: {changed}; train in another folder, or as before")
         if missing:
             raise ValueError(f"it was written by another version of resnet_bk and lacks {', '.join(sorted(missing))}")
         self.stream.load_state_dict(state["stream"])
         for name, value in state.items():
-            if name != "stream":
+            if name not in ("stream", "settings"):
                 setattr(self, name, value)
 
     def begin_call(self, about: dict[str, Any]) -> None:
