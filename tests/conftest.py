@@ -50,15 +50,19 @@ def collected_once() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
-    """No coverage of a `sweep`: until Python 3.12 tracing makes Python code take up to twice as long."""
-    measured = coverage.Coverage.current() if item.get_closest_marker("sweep") else None
-    if measured is None:
-        return (yield)
-    measured.stop()
+    """No coverage of a `sweep`: until Python 3.12 tracing makes Python code take up to twice as long.
+
+    A worker of pytest-xdist has two, one as a subprocess of a measured process and that of pytest-cov.
+    """
+    stopped: list[coverage.Coverage] = []
+    while item.get_closest_marker("sweep") and (measured := coverage.Coverage.current()) is not None:
+        measured.stop()
+        stopped.append(measured)
     try:
         return (yield)
     finally:
-        measured.start()
+        for measured in reversed(stopped):
+            measured.start()
 
 
 def pytest_unconfigure() -> None:

@@ -161,6 +161,11 @@ def test_generate_from_a_model_that_was_not_trained_here(finished, tmp_path):
     assert call("generate", folder, *arguments).stdout == call("generate", run, *arguments).stdout
 
     tokenizer = read_tokenizer(folder)
+    tokenizer.add_special_tokens({"sep_token": "<sep>"})  # beyond the model's embeddings, and in no text
+    tokenizer.save_pretrained(folder)
+    assert call("generate", folder, *arguments).stdout == call("generate", run, *arguments).stdout
+    shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+    tokenizer = read_tokenizer(folder)
     words = tokenizer.add_tokens(["one", "more"])
     tokenizer.save_pretrained(folder)
     known = len(tokenizer) - words

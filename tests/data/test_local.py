@@ -61,6 +61,7 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
         (folder / f"{name}.txt").write_text(name)
     (corpus / "train" / "linked").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(corpus / "train")
+    (corpus / "all").symlink_to(corpus / "train")  # before it in the order of names
     assert documents(corpus) == {"train": ["two", "one"], "validation": ["held"]}
 
 

@@ -1,6 +1,5 @@
 """Validation of the configuration: each rule, several at once, and what may be left out."""
 
-import logging
 import re
 
 import pytest
@@ -95,7 +94,7 @@ def test_sizes_that_a_state_does_not_have():
         "key_dim": {"state": "vector"},
         "value_dim": {"state": "vector"},
     }.items():
-        says = rf"{name}=24 has no effect with state='{fields['state']}' \(leave {name} out\)"
+        says = rf"{name}=24 has no effect with state='{fields['state']}' \(leave {name} out where .* None\)"
         with pytest.raises(ValueError, match=says):
             ResNetBKConfig(**fields, **{name: 24})
         config = ResNetBKConfig(**fields)
@@ -298,10 +297,5 @@ def test_padding_beyond_the_vocabulary_is_told(tmp_path, caplog):
     config = ResNetBKConfig(vocab_size=50)
     config.pad_token_id = 50
     config.save_pretrained(tmp_path)
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
-        assert ResNetBKConfig.from_pretrained(tmp_path).pad_token_id == 50
-    finally:
-        logger.removeHandler(caplog.handler)
+    assert ResNetBKConfig.from_pretrained(tmp_path).pad_token_id == 50
     assert "pad_token_id=50 lies beyond the vocabulary, which ends at 49" in caplog.text

@@ -185,6 +185,8 @@ def test_what_is_refused():
         PointerConfig(language_model=GPT2Config(), pointer_head=8)
     with pytest.raises(ValueError, match=r"language_model=\{'model_type': 'llamma'\} must be the configuration"):
         PointerConfig(language_model={"model_type": "llamma"})
+    with pytest.raises(ValueError, match="language_model='vit' must be the configuration of a causal LM"):
+        PointerConfig(language_model={"model_type": "vit"})
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
     state = build()(ids(1, 3), targets=ids(1, 3), use_cache=True).cache

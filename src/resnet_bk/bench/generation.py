@@ -45,10 +45,11 @@ def stream_text(
     exit_early(model, early_exit)
     tokenizer = read_tokenizer(folder)
     known = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
+    unwritten = never_written(tokenizer)
+    if max({*range(len(tokenizer))} - {*unwritten}, default=0) >= known:
         raise ValueError(
             f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
-            "tokenizer that the model was trained with there"
+            "tokenizer that the model was trained with there, or make room with resize_token_embeddings and train"
         )
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     if ids == [None]:
@@ -71,7 +72,7 @@ def stream_text(
         torch.tensor([ids], device=model.device),
         attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
         max_new_tokens=max_new_tokens,
-        suppress_tokens=never_written(tokenizer) or None,
+        suppress_tokens=[word for word in unwritten if word < known] or None,
         streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
         # Some models ask their cache how long it is, which without a layer of attention it cannot say.
         **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),

@@ -55,7 +55,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         config: configuration of the model.
         say: prints a line.
 
-    A run whose loss or gradient is no number has a result too: without figures, with the reason as `diverged`.
+    A run whose loss or gradient is no number has a result too, with the reason as `diverged`: without figures if that
+    was in the training, with those of the training if it was in the held-out text.
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
 
@@ -140,7 +141,9 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         | _audit_part(audit)
     )
     write_json(run.folder / "result.json", result)
-    if full is not None:
+    if diverged is not None:
+        reached = "no perplexity (its held-out loss is no number)"
+    elif full is not None:
         reached = f"held-out perplexity {full.perplexity:.2f}"
     else:
         reached = f"no perplexity (leaks; {leaking:.2f} with the answer in sight)"

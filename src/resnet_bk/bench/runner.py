@@ -171,7 +171,7 @@ def _run_model(
 def _run(
     run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None], again: bool = False
 ) -> str | None:
-    """Carry out a run that is not finished; returns why it has no figures, None if it has."""
+    """Carry out a run that is not finished; returns why it has no perplexity (`diverged`), None otherwise."""
     if not run.finished:
         execute(run, protocol, prepared, config, say)
     else:

@@ -89,24 +89,33 @@ def load_local(path: Path) -> Corpus:
 
 def _find(folder: Path) -> list[Path]:
     """Files of a known format under a folder, in the order of their paths. Links to folders are followed, each folder
-    once, so that one that contains itself is no trap."""
+    once, after all that are there themselves: their own names may tell the split."""
     found: list[Path] = []
     seen: set[str] = set()
+    starts = [folder]
     try:
-        for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-            real = os.path.realpath(parent)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            paths = [Path(parent, name) for name in names if not name.startswith(".")]
-            found += [path for path in paths if path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_TEXT]
+        while starts:
+            links: list[Path] = []
+            for start in starts:
+                for parent, folders, names in os.walk(start, onerror=_raise):
+                    real = os.path.realpath(parent)
+                    shown = [Path(parent, name) for name in folders if not name.startswith(".") and real not in seen]
+                    links += [path for path in shown if path.is_symlink()]
+                    folders[:] = [path.name for path in shown if not path.is_symlink()]
+                    if real not in seen:
+                        found += [Path(parent, name) for name in names if _is_text(name)]
+                    seen.add(real)
+            starts = sorted(links)
     except OSError as error:
         raise ValueError(f"data: {error.filename} cannot be read ({error.strerror})") from error
     if not found:
         raise ValueError(f"data: the folder {folder} holds no text; it needs {LAYOUT}")
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_text(name: str) -> bool:
+    path = Path(name)
+    return not name.startswith(".") and path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_TEXT
 
 
 def _raise(error: OSError) -> None:

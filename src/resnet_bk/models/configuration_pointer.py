@@ -44,9 +44,10 @@ class PointerConfig(Checked, PreTrainedConfig):
     def _problems(self) -> list[str]:
         """Every rule that a value breaks."""
         rules = Rules(self)
-        if not isinstance(self.language_model, PreTrainedConfig):
+        if not isinstance(getattr(self.language_model, "vocab_size", None), int):
+            shown = getattr(self.language_model, "model_type", self.language_model)
             rules.problems.append(
-                f"language_model={self.language_model!r} must be the configuration of a causal LM (for example "
+                f"language_model={shown!r} must be the configuration of a causal LM (for example "
                 "{'model_type': 'llama'})"
             )
         else:

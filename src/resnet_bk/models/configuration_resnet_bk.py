@@ -273,7 +273,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         """Sizes that the state does not have, with another value than they get by default."""
         defaults = self._default_sizes()
         return [
-            f"{name}={getattr(self, name)!r} has no effect with state={self.state!r} (leave {name} out)"
+            f"{name}={getattr(self, name)!r} has no effect with state={self.state!r} (leave {name} out "
+            "where the configuration is built, or set it to None)"
             for name in self._sizes_of_others()
             if getattr(self, name) is not None and getattr(self, name) != defaults.get(name)
         ]

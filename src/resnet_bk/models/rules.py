@@ -1,13 +1,12 @@
 """Rules of the fields of a configuration, and the problems found: `field=value must be ... (way out)`."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from transformers.utils import logging
-
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
 OF_TRANSFORMERS = {
@@ -141,7 +140,8 @@ class Rules:
                     logger.warning(
                         "pad_token_id=%d lies beyond the vocabulary, which ends at %d: rows with padding cannot be "
                         "read (resize_token_embeddings makes room, or pad with eos_token)",
-                        *(token, last),
+                        token,
+                        last,
                     )
                 elif token is not None and not (whole and 0 <= token <= last):
                     self.problems.append(

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +44,20 @@ class Checkpoints:
         for other in self.folder.glob("step-*"):
             if other != target:
                 shutil.rmtree(other)
+
+    def settings(self) -> dict[str, Any]:
+        """Those under which the newest checkpoint was written; empty where it does not say or there is none.
+
+        Read before anything is put back: another optimizer could not take what is there.
+        """
+        latest = self.latest()
+        if latest is None:
+            return {}
+        try:
+            state = torch.load(latest / "custom_checkpoint_0.pkl", map_location="cpu", weights_only=False)
+            return dict(state.get("settings") or {})
+        except Exception:  # a damaged file is named by `load_latest`
+            return {}
 
     def load_latest(self) -> bool:
         """Put the newest checkpoint back, if there is one.

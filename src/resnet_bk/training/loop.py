@@ -77,6 +77,7 @@ def train(
     model, optimizer, schedule = accelerator.prepare(model, optimizer, build_schedule(optimizer, spec))
     accelerator.register_for_checkpointing(state)
     set_seed(spec.seed)
+    state.check_settings(checkpoints.settings(), folder)
     resumed_from = state.step if checkpoints.load_latest() else None
     if state.step < spec.steps:
         state.begin_call(about or {})

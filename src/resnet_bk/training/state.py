@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -69,19 +70,28 @@ class TrainState:
         return kept | {"stream": self.stream.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises ValueError for a state that another version wrote, or a run of other settings or another text."""
+        """Raises ValueError for a state that another version wrote, or of another text."""
         missing = self.state_dict().keys() - state.keys() - {"settings"}
-        there = state.get("settings") or self.settings
-        different = [name for name, value in self.settings.items() if there.get(name) != value]
-        if different:
-            changed = ", ".join(f"{name} was {there.get(name)!r} and is {self.settings[name]!r}" for name in different)
-            raise ValueError(f"it is of a run with other settings: {changed}; train in another folder, or as before")
         if missing:
             raise ValueError(f"it was written by another version of resnet_bk and lacks {', '.join(sorted(missing))}")
         self.stream.load_state_dict(state["stream"])
         for name, value in state.items():
             if name not in ("stream", "settings"):
                 setattr(self, name, value)
+
+    def check_settings(self, there: dict[str, Any], folder: Path) -> None:
+        """Whether a checkpoint of these settings is of this run.
+
+        Raises:
+            ValueError: naming those that differ.
+        """
+        different = [name for name, value in self.settings.items() if there and there.get(name) != value]
+        if different:
+            changed = ", ".join(f"{name} was {there.get(name)!r} and is {self.settings[name]!r}" for name in different)
+            raise ValueError(
+                f"{folder} holds a checkpoint of a run with other settings: {changed}; train in another folder, with "
+                "the settings as they were, or remove that one"
+            )
 
     def begin_call(self, about: dict[str, Any]) -> None:
         """Note a call that goes on from here; calls whose steps are lost are forgotten."""
