@@ -12,6 +12,7 @@ from resnet_bk import cli
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import load_protocol, parse_yaml, read_raw, select_models, shipped_protocols
+from resnet_bk.bench.run_folder import OF_ONE_STATE
 from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
 from resnet_bk.models import ResNetBKConfig
@@ -196,7 +197,9 @@ def test_choices_are_changed_one_at_a_time():
     parts = [chains, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
     choices = {}
     for name, config in ours.items():
-        changed = {key for key, value in config.to_dict().items() if value != base[key]} - follows
+        own = config.to_dict()
+        states = {key for key in OF_ONE_STATE if None in (own[key], base[key])}  # that another state has or has not
+        changed = {key for key, value in own.items() if value != base[key]} - follows - states
         entry, usual = protocol.models[name], protocol.models["resnet-bk"]
         carried = (entry.carry_state, entry.carry_reset) == (usual.carry_state, usual.carry_reset)
         choices[name] = changed if carried else {*changed, "carry"}
