@@ -2,9 +2,12 @@
 
 import gc
 from collections.abc import Generator
+from typing import Any
 
-import coverage
 import pytest
+from numba.core.dispatcher import Dispatcher
+
+from tests.tracing import untraced
 
 # Files that take long, longest first, so that no worker is left with one of them at the end. The first two compile
 # nearly all kernels between them.
@@ -50,21 +53,27 @@ def collected_once() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
-    """No coverage of a `sweep`: until Python 3.12 tracing makes Python code take up to twice as long.
-
-    A worker of pytest-xdist has two, one as a subprocess of a measured process and that of pytest-cov.
-    """
-    stopped: list[coverage.Coverage] = []
-    while item.get_closest_marker("sweep") and (measured := coverage.Coverage.current()) is not None:
-        measured.stop()
-        stopped.append(measured)
-    try:
+    """Tests marked `sweep` are untraced."""
+    if not item.get_closest_marker("sweep"):
         return (yield)
-    finally:
-        for measured in reversed(stopped):
-            measured.start()
+    with untraced():
+        return (yield)
+
+
+_compile = Dispatcher.compile
+
+
+def _compile_untraced(dispatcher: Dispatcher, signature: Any) -> Any:
+    with untraced():
+        return _compile(dispatcher, signature)
+
+
+def pytest_configure() -> None:
+    """Numba compiles in Python, and nothing of that is ours."""
+    Dispatcher.compile = _compile_untraced
 
 
 def pytest_unconfigure() -> None:
     """At the end everything goes, or libraries complain of what they leave."""
+    Dispatcher.compile = _compile
     gc.unfreeze()

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from resnet_bk import cli
 from tests.bench.tiny_bench import write_text
 
+pytestmark = pytest.mark.sweep
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A comparison that takes minutes is cut to a few steps of narrow models; otherwise the command is run as printed.

@@ -9,6 +9,8 @@ import pytest
 from resnet_bk.ops import available_backends
 from tests.ops.cases import WITH_MODULUS
 
+pytestmark = pytest.mark.sweep
+
 # Three threads also where the process may use fewer cores: numba would else start one a core.
 CODE = """
 import hashlib, torch

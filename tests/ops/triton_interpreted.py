@@ -80,6 +80,7 @@ def test_oracle(operator, sites):
     check(operator, draw(operator, sites, dtype=torch.float32, state=bool(operator.states), **size(operator, sites)))
 
 
+@pytest.mark.sweep
 @each_operator
 def test_the_default_dtype_is_not_read(operator):
     tensors = draw(operator, CHUNK + 1, dtype=torch.float32, **size(operator))
@@ -103,6 +104,7 @@ def test_oracle_without_a_state(operator):
     assert (gradients(operator.run(leaves, "triton"), leaves)[list(leaves).index("hopping")][:, 0] == 0).all()
 
 
+@pytest.mark.sweep
 @each_operator
 def test_more_lanes_than_a_program_has(operator):
     """70 chains in 3 pieces fill several programs and leave a rest."""
@@ -110,6 +112,7 @@ def test_more_lanes_than_a_program_has(operator):
     check(operator, draw(operator, sites, chains=chains, dtype=torch.float32))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("keys", "values"), [(1, 1), (5, 9)])
 def test_key_and_value_sizes(keys, values):
     """Sizes below a tile, and of several with a rest."""
@@ -121,12 +124,14 @@ def test_key_and_value_sizes(keys, values):
     check(operator, tensors)
 
 
+@pytest.mark.sweep
 def test_matrix_state_with_the_sizes_of_a_gpu(monkeypatch):
     monkeypatch.undo()
     assert matrix.CONSTANTS["C"] == matrix.CHUNK == matrix_library.CHUNK == 32
     check(OPERATORS[-1], draw(OPERATORS[-1], 33, batch=1, chains=1, dtype=torch.float32))
 
 
+@pytest.mark.sweep
 @each_operator
 def test_near_singular(operator):
     """eta = 1e-3 with the energy on an eigenvalue, over several pieces: a condition number of 4,000, at which float32
@@ -140,6 +145,7 @@ def test_near_singular(operator):
     check(operator, tensors, tolerance=1e-5)
 
 
+@pytest.mark.sweep
 @each_operator
 def test_hopping_of_zero_cuts_exactly(operator):
     cut = PIECE + 1
@@ -153,6 +159,7 @@ def test_hopping_of_zero_cuts_exactly(operator):
     assert torch.equal(behind, operator.run(changed, "triton")[0][:, cut:])
 
 
+@pytest.mark.sweep
 @each_causal
 def test_causal_bitwise(operator):
     changed = PIECE + 1
@@ -166,6 +173,7 @@ def test_causal_bitwise(operator):
     assert not torch.equal(before[:, changed], after[:, changed])
 
 
+@pytest.mark.sweep
 @each_causal
 def test_parts_with_state_equal_the_whole(operator):
     """Also between a chain that is cut into pieces and parts that are not."""
@@ -185,6 +193,7 @@ def test_parts_with_state_equal_the_whole(operator):
         assert relative_error(actual, expected) < FLOAT
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("operator", "dtype"),
     [(operator, torch.bfloat16) for operator in OPERATORS] + [(OPERATORS[-1], torch.float16)],
@@ -227,6 +236,7 @@ def test_empty_batch(operator):
         assert bar.shape == tensor.shape
 
 
+@pytest.mark.sweep
 @each_causal
 def test_unused_outputs(operator):
     """The gradient of one output alone, be it the last state."""
@@ -240,6 +250,7 @@ def test_unused_outputs(operator):
             assert (actual == 0).all() if (expected == 0).all() else relative_error(actual, expected) < FLOAT
 
 
+@pytest.mark.sweep
 @each_operator
 def test_sizes_from_1e_6_to_1e6_stay_finite(operator):
     """Random mixtures of sizes over several pieces, results and gradients."""
@@ -354,6 +365,7 @@ def test_the_modulus_takes_the_kernel_for_its_green_function(state, erases):
         assert relative_error(actual, expected) < FLOAT
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("operator", OPERATORS[2:], ids=lambda operator: operator.name)
 def test_hoppings_with_a_phase(operator):
     drawn = draw(operator, 5, batch=1, chains=1, dtype=torch.float32, state=True)
