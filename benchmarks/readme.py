@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, read_json, replace_all, table, timed
+from benchmarks.page import by_model, fill_page, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.statistics import Interval, paired_bootstrap
 
@@ -33,7 +33,10 @@ NAMES = {
 
 
 def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last."""
+    """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last.
+
+    No times: runs of one table may have shared the machine with other work.
+    """
     models = by_model(results)
 
     def bits(runs: list[dict[str, Any]]) -> str:
@@ -50,7 +53,6 @@ def rows(results: Mapping[str, Any]) -> str:
     def order(item: tuple[str, list[dict[str, Any]]]) -> float:
         return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
 
-    comparable = timed(results)
     windows = "held_out_perplexity_overlapping"
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(models.items(), key=order):
@@ -63,7 +65,6 @@ def rows(results: Mapping[str, Any]) -> str:
                 reached(runs, windows) if runs[0]["audit"] == "causal" else fmt.MISSING,
                 bits(runs),
                 fmt.count(runs[0]["parameters"]),
-                seconds_a_step([run for run in comparable if run["model_name"] == name]),
                 fmt.count(len(runs)),
             )
         )
@@ -71,11 +72,9 @@ def rows(results: Mapping[str, Any]) -> str:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
             of_order = fmt.decimal(entry["bits_per_character"], 3)
-            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, of_order, *[fmt.MISSING] * 3))
-    columns = (
-        *("", "held-out perplexity", "state not carried", "overlapping windows", "bits a character", "parameters"),
-        *("s/step", "seeds"),
-    )
+            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, of_order, *[fmt.MISSING] * 2))
+    held_out = ("held-out perplexity", "state not carried", "overlapping windows", "bits a character")
+    columns = ("", *held_out, "parameters", "seeds")
     unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
     return f"{table(columns, lines)}\n\n{unknown}{ratios(models, results['data'].get('document_tokens', []))}"
 
@@ -106,11 +105,6 @@ def ratios(models: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence
     )
     over = "of the seeds that both have, 95% over the held-out documents"
     return f" Held-out perplexity of ResNet-BK over that of the others, {over}: {listed}."
-
-
-def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The mean over the runs."""
-    return fmt.decimal(fmean(run["seconds_per_step"] for run in runs), 3) if runs else fmt.MISSING
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
