@@ -3,8 +3,7 @@
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` and `ablation-times`
-are runs of `ablation`; `ablation-wide-times`, `ablation-wide-plain` and `ablation-wide-loop` are runs of
-`ablation-wide`, as the page says), by default those in results/.
+are runs of `ablation`, `ablation-wide-times` of `ablation-wide`, as the page says), by default those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
@@ -21,15 +20,13 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-# protocol -> the models whose speed the others are compared with; none where no time was taken.
+# protocol -> the models whose speed the others are compared with; none where no time is shown.
 SUITES: dict[str, tuple[str, ...]] = {
     "ablation": ("exact", "plain"),
     "ablation-amx": ("exact", "plain"),
     "ablation-times": ("exact", "plain"),
-    "ablation-wide": ("exact",),
+    "ablation-wide": ("exact", "plain"),
     "ablation-wide-times": ("exact",),
-    "ablation-wide-plain": ("exact", "plain"),
-    "ablation-wide-loop": (),
     "ablation-price": (),
 }
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
