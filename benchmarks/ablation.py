@@ -2,14 +2,13 @@
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-amx` and `ablation-times`
-are runs of `ablation`, `ablation-wide-times` of `ablation-wide`, as the page says), by default those in results/.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-times` is of `ablation`,
+`ablation-wide-times` of `ablation-wide`, for the times alone, as the page says), by default those in results/.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -20,17 +19,10 @@ from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-# protocol -> the models whose speed the others are compared with; none where no time is shown.
-SUITES: dict[str, tuple[str, ...]] = {
-    "ablation": ("exact", "plain"),
-    "ablation-amx": ("exact", "plain"),
-    "ablation-times": ("exact", "plain"),
-    "ablation-wide": ("exact", "plain"),
-    "ablation-wide-times": ("exact",),
-    "ablation-price": (),
-}
-FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
+QUALITY = ("ablation", "ablation-wide", "ablation-price")  # beside other work: their times say nothing
 TIMES = ("ablation-times", "ablation-wide-times")  # of so few steps that their perplexities say nothing
+COMPARED = ("exact", "plain")  # whose times the others are divided into
+FILES = [ROOT / "results" / suite / "results.json" for suite in (*QUALITY, *TIMES)]
 CURVES = "ablation-price"  # also has the course of the training
 NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which FlopCounterMode sees the matmuls alone
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
@@ -38,52 +30,51 @@ SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%}
 TENTHS = range(1, 11)
 
 
-def rows(results: Mapping[str, Any], compared: Sequence[str], quality: bool = True) -> str:
-    """A row a model; with `quality` its perplexity and the work that it did."""
-    if compared:
-        one_machine(results)
-    models = by_model(results)
-    for name in compared:
-        if name not in models:
+def quality(results: Mapping[str, Any]) -> str:
+    """A row a model: operations, perplexity and the work that it did."""
+    return _rows(results, lambda _, runs: _counted(runs) | _reached(runs))
+
+
+def times(results: Mapping[str, Any]) -> str:
+    """A row a model: time, memory and operations of a step.
+
+    Raises:
+        ValueError: runs of several machines, or none of a model that the others are compared with.
+    """
+    one_machine(results)
+    seconds = {name: fmean(map(seconds_a_step, runs)) for name, runs in by_model(results).items()}
+    for name in COMPARED:
+        if name not in seconds:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
-    if compared and len({len(runs) for runs in models.values()}) > 1:
-        counts = ", ".join(f"{name}: {len(runs)}" for name, runs in models.items())
-        raise ValueError(
-            f"the times are of the quickest seeds, and the models have not as many of them ({counts}); run the rest"
-        )
-    seconds = {name: seconds_a_step(runs) for name, runs in models.items()} if compared else {}
 
     def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
-        found = {"model": f"`{name}`"}
-        if compared:
-            found["s/step"] = fmt.decimal(seconds[name], 3)
-            for other in compared:
-                found[f"times as fast as `{other}`"] = f"{seconds[other] / seconds[name]:.2f}"
-            found["peak MiB"] = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
-        counted = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
-        in_part = runs[0]["config"].get("gradient") in NOT_COUNTED
-        found["GFLOPs a step"] = f"above {counted}" if in_part else counted
-        return found | _quality(runs) if quality else found
+        ratios = {f"times as fast as `{other}`": f"{seconds[other] / seconds[name]:.2f}" for other in COMPARED}
+        peak = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
+        return {"s/step": fmt.decimal(seconds[name], 3)} | ratios | {"peak MiB": peak} | _counted(runs)
 
-    filled = [cells(name, runs) for name, runs in models.items()]
+    return _rows(results, cells)
+
+
+def seconds_a_step(run: Mapping[str, Any]) -> float:
+    """The mean over a training but its first stretch between log lines, in which kernels are loaded and memory is
+    touched for the first time."""
+    first, last = run["log"][0], run["log"][-1]
+    return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
+
+
+def _rows(results: Mapping[str, Any], cells: Callable[[str, list[dict[str, Any]]], dict[str, str]]) -> str:
+    filled = [{"model": f"`{name}`"} | cells(name, runs) for name, runs in by_model(results).items()]
     facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
     return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{facts}"
 
 
-def seconds_a_step(runs: Sequence[Mapping[str, Any]]) -> float:
-    """The mean over the training of the quickest seed's time in each stretch between two log lines: other work on the
-    machine only adds, and seldom at the same place in the training of every seed."""
-    stretches: dict[tuple[int, int], float] = {}
-    for run in runs:
-        step, seconds = 0, 0.0
-        for line in run["log"]:
-            stretch = (step, line["step"])
-            stretches[stretch] = min(stretches.get(stretch, math.inf), line["seconds"] - seconds)
-            step, seconds = line["step"], line["seconds"]
-    return sum(stretches.values()) / sum(last - first for first, last in stretches)
+def _counted(runs: list[dict[str, Any]]) -> dict[str, str]:
+    counted = f"{fmean(run['total_flops_per_step'] for run in runs) / 1e9:.2f}"
+    in_part = runs[0]["config"].get("gradient") in NOT_COUNTED
+    return {"GFLOPs a step": f"above {counted}" if in_part else counted}
 
 
-def _quality(runs: list[dict[str, Any]]) -> dict[str, str]:
+def _reached(runs: list[dict[str, Any]]) -> dict[str, str]:
     perplexities = [run["held_out_perplexity"] for run in runs]
     spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
     measures = runs[0].get("held_out_measures") or {}
@@ -130,9 +121,10 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """
     for found in results:
         suite = found["protocol"]["name"]
-        if suite not in SUITES:
-            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(SUITES)}; name other files")
-        texts = {"table": rows(found, SUITES[suite], quality=suite not in TIMES)}
+        if suite not in (*QUALITY, *TIMES):
+            known = " or ".join((*QUALITY, *TIMES))
+            raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
+        texts = {"table": times(found) if suite in TIMES else quality(found)}
         if suite == CURVES:
             texts |= {measure: curves(found, measure) for measure in SKIPS}
         page = replace_all(page, suite, texts)
