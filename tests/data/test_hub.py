@@ -143,6 +143,18 @@ def test_a_column_of_something_else_than_strings(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
+def test_a_text_that_is_not_utf8_names_the_data_set(tmp_path: Path) -> None:
+    folder = tmp_path / "owner/name"
+    folder.mkdir(parents=True)
+    wrong = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"text": wrong}), folder / "train.parquet")
+    corpus = hub.load_hub("owner/name", "owner/name", None)
+    assert corpus.whole is not None
+    with pytest.raises(ValueError, match="the hub's data set 'owner/name' holds a text that is not UTF-8 at byte 0"):
+        list(corpus.whole())
+
+
+@pytest.mark.usefixtures("server")
 def test_a_data_set_that_the_hub_does_not_have() -> None:
     with pytest.raises(ValueError, match=r"no such local path, and the hub has no data set 'owner/other' that you may"):
         load_corpus("owner/other")

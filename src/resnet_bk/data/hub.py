@@ -91,7 +91,7 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
             f"data {name!r}: the splits {', '.join(several)} of {repository!r} are of one use; save the "
             f"one that is meant and give its folder, with {LAYOUT}"
         )
-    sets: dict[str, Reader] = {use: partial(_read, part) for use, part in zip(uses, loaded.values(), strict=True)}
+    sets: dict[str, Reader] = {use: partial(_read, name, part) for use, part in zip(uses, loaded.values(), strict=True)}
     divided = len(sets) == 1  # `datasets` calls the only set "train", whatever its publisher meant
     whole = next(iter(sets.values())) if divided else None
     if whole is not None:
@@ -112,13 +112,13 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
     )
 
 
-def _read(part: Any) -> Iterator[Piece]:
-    return readers.row_pieces(_rows(part))
+def _read(name: str, part: Any) -> Iterator[Piece]:
+    return readers.row_pieces(_rows(name, part))
 
 
-def _rows(part: Any) -> Iterator[str]:
+def _rows(name: str, part: Any) -> Iterator[str]:
     for table in part.select_columns([readers.COLUMN]).with_format("arrow").iter(batch_size=readers.ROWS):
-        yield from readers.arrow_texts(table.column(0), "the hub's data set")
+        yield from readers.arrow_texts(table.column(0), f"the hub's data set {name!r}")
 
 
 def answer_within(seconds: float, ask: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
-from resnet_bk.models.modeling_pointer import PointerForCausalLM
+from resnet_bk.models.modeling_pointer import PointerCache, PointerForCausalLM, PointerOutput
 from resnet_bk.models.modeling_resnet_bk import ResNetBKForCausalLM, ResNetBKModel, ResNetBKPreTrainedModel
 from resnet_bk.models.modeling_resnet_bk_seed import (
     ResNetBKSeedForCausalLM,
@@ -34,8 +34,10 @@ for _config, _model in (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_config.model_type] = _model.__name__
 
 __all__ = [
+    "PointerCache",
     "PointerConfig",
     "PointerForCausalLM",
+    "PointerOutput",
     "ResNetBKCache",
     "ResNetBKCausalLMOutput",
     "ResNetBKConfig",
