@@ -232,26 +232,20 @@ def recall(results: Mapping[str, Any]) -> str:
 
 
 def lengths(result: Mapping[str, Any]) -> str:
-    """A row a stretch of the documents, a column a reading of a model: perplexity, the mean over its seeds."""
-    columns: dict[str, list[Sequence[float]]] = {}
+    """A row a reading of a model, a column a stretch of the documents: perplexity, the mean over the seeds."""
+    found: dict[tuple[str, str], list[Sequence[float]]] = {}
     for model in result["models"]:
         for reading in model["readings"]:
             if reading["problem"] is None:
-                title = f"`{model['model_name']}`, {reading['name']}"
-                columns.setdefault(title, []).append(reading["perplexity"])
-    lines = [
-        (
-            f"{start:,} to {stop:,}",
-            *(fmt.perplexity(fmean(run[place] for run in runs)) for runs in columns.values()),
-        )
-        for place, (start, stop) in enumerate(result["places"])
-    ]
+                found.setdefault((f"`{model['model_name']}`", reading["name"]), []).append(reading["perplexity"])
+    lines = [(*names, *(fmt.perplexity(fmean(of)) for of in zip(*runs, strict=True))) for names, runs in found.items()]
     facts = [
         f"{result['documents']} documents of {result['dataset_name']}, {result['split']}; "
         f"{result['unk_rate']:.2%} `<unk>`",
         *_trained(result),
     ]
-    return f"{table(('tokens', *columns), lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+    places = (f"{start:,} to {stop:,}" for start, stop in result["places"])
+    return f"{table(('model', 'read', *places), lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
 
 def repeats(result: Mapping[str, Any]) -> str:

@@ -252,7 +252,10 @@ def test_the_command_writes_what_it_prints(home):
     assert ours["trained_at_commit"] == (environment()["git_commit"] or "unknown")
     again = json.loads(call("lengths", *runs, *options, "--json").stdout)
     assert again["models"][0]["readings"][0]["perplexity"] == carried["perplexity"]
-    assert "128 to 200" in done.stdout
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "up to token 16 32 64 128 200" in lines
+    shown = [f"{value:.1f}" for value in carried["perplexity"]]
+    assert lines.index(f"carried {' '.join(shown)}") > lines.index("resnet-bk, seed 42")
 
 
 def test_every_commit_that_trained_is_told(home, tmp_path):

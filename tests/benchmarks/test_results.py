@@ -305,11 +305,12 @@ def test_lengths_are_means_over_seeds():
         ],
     }
     lines = results.fill("<!-- begin lengths:table -->\nold\n<!-- end -->\n", [found]).splitlines()
-    assert lines[2:6] == [
-        "| tokens | `resnet-bk`, carried | `resnet-bk`, window 64 | `gpt2`, window 64 |",
+    assert lines[2:7] == [
+        "| model | read | 0 to 512 | 512 to 1,024 |",
         "|---|---|---|---|",
-        "| 0 to 512 | 51.0 | 51.0 | 60.0 |",
-        "| 512 to 1,024 | 41.0 | 46.0 | 55.0 |",
+        "| `resnet-bk` | carried | 51.0 | 41.0 |",
+        "| `resnet-bk` | window 64 | 51.0 | 46.0 |",
+        "| `gpt2` | window 64 | 60.0 | 55.0 |",
     ]
     assert "- 3 documents of books, train; 0.12% `<unk>`" in lines
     assert "- trained at commit 0123456789ab" in lines

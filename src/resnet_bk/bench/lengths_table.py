@@ -10,7 +10,7 @@ from resnet_bk.bench import formatting as fmt
 
 
 def lengths_table(result: dict[str, Any]) -> Table:
-    """A row a stretch, a column a reading of a model."""
+    """A row a reading of a model, a column a stretch, which begins where the one before ends."""
     count = result["documents"]
     table = Table(
         title=Text(
@@ -20,14 +20,18 @@ def lengths_table(result: dict[str, Any]) -> Table:
         caption=Text("\n".join(_notes(result))),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
     )
-    columns = [(model, reading) for model in result["models"] for reading in model["readings"]]
-    table.add_column("tokens", justify="right")
-    for model, reading in columns:
-        table.add_column(f"{model['model_name']}\n{reading['name']}", justify="right")
-    for place, (start, stop) in enumerate(result["places"]):
-        values = (None if reading["problem"] else reading["perplexity"][place] for _, reading in columns)
-        table.add_row(f"{start:,} to {stop:,}", *(fmt.perplexity(value) for value in values))
+    table.add_column("up to token", no_wrap=True)
+    for _, stop in result["places"]:
+        table.add_column(f"{stop:,}", justify="right", no_wrap=True)
+    for model in result["models"]:
+        table.add_row(Text(f"{model['model_name']}, seed {model['seed']}", style="bold"))
+        for reading in model["readings"]:
+            values = [None] * len(result["places"]) if reading["problem"] else reading["perplexity"]
+            table.add_row(reading["name"], *map(fmt.perplexity, values))
+        table.add_section()
     return table
 
 
