@@ -429,6 +429,13 @@ def test_gradient_checkpointing_changes_nothing(name):
         assert torch.equal(parameter.grad, expected.grad), key
 
 
+def test_checkpointing_that_loses_what_a_block_returns_is_refused():
+    model, ids = build(next(iter(GRID))).train(), tokens(2, 5)
+    model.activation_checkpointing_enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match="use_reentrant must be false in activation_checkpointing_kwargs"):
+        model(ids, labels=ids)
+
+
 @every_config
 def test_a_cache_is_moved_whole(name):
     cache = build(name)(tokens(1, 5), use_cache=True).past_key_values.to("meta")

@@ -32,7 +32,6 @@ from tests.models.configs import GRID, POINTING, VOCAB_SIZE, build, tokens
 
 every_config = pytest.mark.parametrize("name", GRID)
 PLAIN, EXPERTS = "matrix-conv-gate-dense-untied", "vector-conv-gate-moe-untied"
-SPLIT = ("adaptive-matrix", "sparse-matrix")  # their number of rows depends on the text
 
 
 @every_config
@@ -105,17 +104,13 @@ def test_what_a_switch_adds_has_the_weight_of_the_tokens_in_a_loss_over_several_
 def test_logits_are_computed_where_something_reads_them():
     model = build(PLAIN)
     ids = tokens(2, 7)
-    logits = model(ids).logits
-    assert logits.shape == (2, 7, VOCAB_SIZE)
+    assert model(ids).logits.shape == (2, 7, VOCAB_SIZE)
     assert model(ids, labels=ids).logits is not None
     assert model(ids, return_logits=False).logits is None
     model.train()
     assert model(ids).logits is not None
     assert model(ids, labels=ids).logits is None
     assert model(ids, labels=ids, return_logits=True).logits is not None
-    # 1e-6: the head sums over the same hidden states in another order.
-    assert_close(model(ids, logits_to_keep=2).logits, logits[:, -2:], rtol=1e-6, atol=1e-6)
-    assert_close(model(ids, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]], rtol=1e-6, atol=1e-6)
 
 
 def test_cache_is_returned_where_it_is_asked_for():
@@ -229,21 +224,6 @@ def test_chunked_and_reference_backend_agree_and_are_recorded():
         assert_close(logits, results["reference"], rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="backend must be"):
         build(PLAIN, backend="abacus")(ids)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", [PLAIN, EXPERTS, "modulus-conv-silu", "matrix-phase", *SPLIT])
-def test_compiled_is_the_same(name):
-    model = build(name).train()
-    ids = tokens(2, 9)
-    expected = model(ids, labels=ids).loss
-    # Without a code generator, which would take a minute: the graph is captured, of a dense model in one piece.
-    compiled = torch.compile(model.model, backend="eager", fullgraph=name != EXPERTS and name not in SPLIT)
-    hidden = compiled(input_ids=ids).last_hidden_state
-    loss = ops.linear_cross_entropy(hidden, model.lm_head.weight, F.pad(ids[:, 1:], (0, 1), value=-100))
-    if name == EXPERTS or name in SPLIT:
-        loss = loss + model.model(ids).aux_loss
-    assert_close(loss, expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])

@@ -108,6 +108,34 @@ def check_targets(
     _check_words("targets", targets, config)
 
 
+def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
+    """A number of last tokens, or places among the `length` tokens of a call: indices or a mask.
+
+    Raises:
+        ValueError: a negative number, places of another shape or type, or beyond the call.
+    """
+    if not isinstance(kept, Tensor):
+        if kept < 0:
+            raise ValueError(
+                f"logits_to_keep must be 0 or above, but got {kept}; it counts from the end: 1 is the last token, 0 all"
+            )
+        return
+    mask = kept.dtype == torch.bool
+    if kept.ndim != 1 or kept.is_floating_point() or kept.is_complex() or (mask and len(kept) != length):
+        raise ValueError(
+            f"logits_to_keep must be a number, a list of places or a mask of [{length}], but got {kept.dtype} "
+            f"{tuple(kept.shape)}; the same places are taken of every row"
+        )
+    if mask or kept.device.type != "cpu" or not kept.numel() or torch.compiler.is_compiling():  # as for input_ids
+        return
+    low, high = int(kept.min()), int(kept.max())
+    if low < -length or high >= length:
+        raise ValueError(
+            f"logits_to_keep must lie in [{-length}, {length}), but got {low if low < -length else high}; places are "
+            "counted from the first token of this call, without those of the cache"
+        )
+
+
 def _check_words(name: str, words: Tensor, config: Any) -> None:
     """Raises ValueError for one that is neither in the vocabulary nor `IGNORED`."""
     if words.device.type != "cpu" or not words.numel() or torch.compiler.is_compiling():  # as for input_ids

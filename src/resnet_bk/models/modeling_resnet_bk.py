@@ -31,6 +31,7 @@ from resnet_bk.models.checks import (
     IGNORED,
     check_cache,
     check_config,
+    check_logits_to_keep,
     check_outputs,
     check_targets,
     check_tokens,
@@ -262,7 +263,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
         past_length = 0 if cache is None else cache.get_seq_length()
         document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
         check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
-        check_targets(labels, targets, reduction, shape, self.config)  # before the call brings the cache up to date
+        # Before the call brings the cache up to date.
+        check_targets(labels, targets, reduction, shape, self.config)
+        check_logits_to_keep(logits_to_keep, shape[1])
         if targets is not None and num_items_in_batch is not None:
             raise ValueError(
                 f"num_items_in_batch={num_items_in_batch} is of labels, but targets were given; pass reduction='sum' "

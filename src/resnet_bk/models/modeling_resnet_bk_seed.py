@@ -18,7 +18,14 @@ from resnet_bk.layers import Boundaries, find_boundaries
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
-from resnet_bk.models.checks import IGNORED, check_config, check_labels, check_outputs, check_tokens
+from resnet_bk.models.checks import (
+    IGNORED,
+    check_config,
+    check_labels,
+    check_logits_to_keep,
+    check_outputs,
+    check_tokens,
+)
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.targets import labels_a_target, shifted_targets
@@ -175,6 +182,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
                 loss = loss * labels_a_target(labels, targets) / num_items_in_batch
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
+            check_logits_to_keep(logits_to_keep, hidden.shape[1])
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept])
         result = CausalLMOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)

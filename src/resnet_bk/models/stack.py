@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from resnet_bk.layers import Boundaries, MixerState
 from resnet_bk.layers.adaptive import HaltingUnit, Pondering
+from resnet_bk.layers.block import BlockOutput
 from resnet_bk.layers.boundaries import without_tokens
 from resnet_bk.layers.multi_scale import ScaleState, Shortened, Shortening
 from resnet_bk.layers.sparse import sparsity_loss, target_share
@@ -81,6 +82,11 @@ class BlockStack(nn.Module):
                 continue
             halts = pondering if scale == 1 else None
             output = block(level.hidden, level.boundaries, state, None if halts is None else halts.active)
+            if not isinstance(output, BlockOutput):  # the other kind of checkpointing makes it a plain tuple
+                raise ValueError(
+                    "use_reentrant must be false in activation_checkpointing_kwargs, as it is by default: with true "
+                    "PyTorch loses what a block returns beside its tokens; leave it out"
+                )
             level.hidden = output.hidden
             passed.states.append(output.state)
             if output.balance is not None:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 PRECISE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
-LARGEST = torch.finfo(torch.float32).max
 
 
 def _saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    largest = torch.finfo(torch.float32).max  # no global: torch.compile(dynamic=True) would make it a symbol
     if x.is_complex():
         parts = torch.view_as_real(x.resolve_conj())
-        return torch.view_as_complex(parts.clamp(-LARGEST, LARGEST)).to(dtype)
-    return x.clamp(-LARGEST, LARGEST).to(dtype)
+        return torch.view_as_complex(parts.clamp(-largest, largest)).to(dtype)
+    return x.clamp(-largest, largest).to(dtype)
 
 
 class _Widen(torch.autograd.Function):
