@@ -273,7 +273,8 @@ def test_audit_of_everything_that_has_a_name(finished, home):
         (finished / "gpt2" / "seed-42" / "model" / "config.json", "--quick"),
         ("mistral", "--quick"),
     ):
-        done = call("audit", name, kind, *short)
+        of_run = name == finished / "resnet-bk" / "seed-42"  # has a protocol of its own
+        done = call("audit", name, kind, *short[2 if of_run else 0 :])
         assert done.exit_code == 0, done.output
         assert f"{name}: causal. " in done.stdout
         assert "leaks" not in done.stdout
@@ -307,12 +308,24 @@ def test_audit_with_the_cost_of_the_leak(finished, home):
     cost = json.loads(done.stdout)["leak_cost"]
     assert [row["steps"] for row in cost["rows"]] == [3, 3]
     assert cost["bought_in_training"] == cost["rows"][1]["whole"] - cost["rows"][0]["whole"]
-    done = call("audit", finished / "resnet-bk" / "seed-42", *short)
+    run, short = finished / "resnet-bk" / "seed-42", short[2:]
+    done = call("audit", run, *short, "--set", "device=cpu")
     assert done.exit_code == 0, done.output
     assert "as saved" in done.stdout
     assert "later tokens of the segment buy" in done.stdout
-    done = call("audit", finished / "resnet-bk" / "seed-42", *short, "--steps", 3)
+    done = call("audit", run, *short, "--steps", 3)
     assert_bad_call(done, "--steps 3", "has its weights and no causal twin", "leave it out")
+
+
+def test_audit_of_a_run_reads_no_other_settings(finished):
+    run = finished / "gpt2" / "seed-42"
+    for options, message in [
+        (("--set", "sequence_length=7"), "--set sequence_length=7: "),
+        (("--protocol", "seed"), "--protocol seed: "),
+    ]:
+        done = call("audit", run, "--quick", *options)
+        assert_bad_call(done, message, "is a finished run with", "of its own")
+    assert_bad_call(call("audit", run, "--quick", "--set", "device=tpu"), "device='tpu'")
 
 
 def test_report_from_results(finished):

@@ -399,17 +399,16 @@ def audit(
     segments: Annotated[
         int | None, typer.Option("--segments", help="With --leak-cost: held-out segments to look at. [32]")
     ] = None,
-    protocol: Annotated[str, typer.Option("--protocol", help="Where names are looked up.")] = "quick",
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Where names are looked up. [quick]")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Does a model see the answer? Exit code 1 if a logit depends on a later token."""
     from resnet_bk.bench.audit.command import AuditOptions, run_audit
-    from resnet_bk.bench.protocol import load_protocol
     from resnet_bk.bench.runner import standard_output
 
     options = AuditOptions(full=full, lengths=lengths, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
-    found = run_audit(model, load_protocol(protocol, settings or ()), options)
+    found = run_audit(model, options, protocol, settings or ())
     if as_json:
         _print_json(found.as_dict())
     else:

@@ -70,6 +70,17 @@ def test_shipped_protocols_are_right(name):
     assert within_tolerance(counts)
 
 
+def test_a_rate_that_is_set_was_not_found_by_the_search_of_the_file():
+    def source(*settings):
+        return load_protocol("quick", settings).models["llama"].learning_rate_source
+
+    searched = source()
+    assert searched is not None
+    assert source("models.llama.learning_rate=1e-4") is None
+    assert source(f"models.llama.learning_rate={load_protocol('quick').models['llama'].learning_rate}") == searched
+    assert source("models.llama.learning_rate=1e-4", "models.llama.learning_rate_source=a guess") == "a guess"
+
+
 STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init")
 
 

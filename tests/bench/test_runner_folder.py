@@ -197,6 +197,15 @@ def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
+def test_files_of_others_are_left_alone(run, tmp_path):
+    cache = tmp_path / "out" / ".triton" / "cache" / "abc"
+    cache.mkdir(parents=True)
+    for name in ("run.json", "result.json"):
+        (cache / name).write_text('{"num_warps": 4}')
+    results, _ = run(models={"gpt2": {"learning_rate": 3e-3}})
+    assert len(results["runs"]) == 1
+
+
 def test_what_changes_no_run_may_change(run):
     models = {"gpt2": {"learning_rate": 3e-3}}
     run(models=models)

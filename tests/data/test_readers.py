@@ -104,6 +104,8 @@ def test_lines_keep_their_line_feeds_across_chunks(tmp_path: Path, monkeypatch: 
     path = tmp_path / "lines.txt"
     path.write_text("one\n\ntwo three\nfour")
     assert list(readers.read_lines(path)) == ["one\n", "\n", "two three\n", "four"]
+    path.write_text("a long line of many chunks\n")
+    assert list(readers.read_lines(path)) == ["a long line of many chunks\n"]
 
 
 def test_parquet_rows_cross_batches_and_null_reads_as_empty(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
 
     Args:
         name: as in `audit_target`.
-        protocol: where names are looked up; text, batch size, length and optimizer of all but run folders.
+        protocol: where names are looked up; text, batch size, length and optimizer of all but run folders; the device.
         data: text that takes the place of the protocol's, or of the run's.
 
     Raises:
@@ -61,7 +61,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     path = Path(name)
     if (path / "run.json").exists():
         record = read_run(path)
-        changes = {} if data is None else {"dataset": data}
+        changes = {"device": protocol.device} | ({} if data is None else {"dataset": data})
         protocol = check_protocol(record["protocol"] | changes, name)
         model = load_model(path / "model")
         tokenizer = read_tokenizer(path / "model")

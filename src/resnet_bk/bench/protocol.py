@@ -5,6 +5,7 @@ A protocol is the name of a shipped one (a file in `protocols/`) or a path to a 
 field here.
 """
 
+import copy
 import difflib
 import math
 import re
@@ -251,15 +252,28 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
         ValueError: the file cannot be read, or a setting cannot be applied.
     """
     raw = _read(name_or_path)
+    before = copy.deepcopy(raw)
     for setting in settings:
         _apply(raw, setting)
     named = {setting.partition("=")[0].strip() for setting in settings}
+    _forget_sources(before, raw, named)
     if "epochs" in named and raw.get("steps") is not None:
         raise ValueError(
             f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
             "it out, or add --set steps=null"
         )
     return raw
+
+
+def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]) -> None:
+    """A rate that is set otherwise was not found by the command that the file names."""
+    models = raw.get("models")
+    for name, entry in models.items() if isinstance(models, dict) else ():
+        key = f"models.{name}.learning_rate"
+        if isinstance(entry, dict) and key in named and f"{key}_source" not in named:
+            file = (before.get("models") or {}).get(name) or {}
+            if entry["learning_rate"] != file.get("learning_rate"):
+                entry.pop("learning_rate_source", None)
 
 
 def check_protocol(raw: dict[str, Any], where: str) -> Protocol:

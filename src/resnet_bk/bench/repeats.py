@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.inspect_model import OpenedRun, open_runs
+from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_runs
 from resnet_bk.training.loss import causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
@@ -50,8 +50,8 @@ def repeat_losses(
         where the text has none of a kind) and `loss`, that of all.
 
     Raises:
-        ValueError: no finished run, a model that leaks, different tokenizers, a window that is odd or longer than the
-            text, text that the models were trained on.
+        ValueError: no finished run, a model that leaks, different tokenizers, a window that is odd, longer than the
+            text or than a model has positions for, text that the models were trained on.
     """
     runs = open_runs(folders, split, data, device)
     first = runs[0]
@@ -62,6 +62,13 @@ def repeat_losses(
             f"--window {width}: must be an even number below the {len(tokens):,} tokens of {first.corpus.name}, "
             f"{split}; leave it out for the segment of the first run, or give more text"
         )
+    for run in runs:
+        longest = longest_text(run.model)
+        if longest is not None and width > longest:
+            raise ValueError(
+                f"--window {width}: {run.folder} has learned positions for {longest} tokens; give --window "
+                f"{longest // 2 * 2}, or leave that run out"
+            )
     rows = windows(tokens, width)
     kinds = kinds_of(rows)
     names = kind_names(width)

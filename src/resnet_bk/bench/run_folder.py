@@ -61,6 +61,12 @@ def run_of(protocol: Protocol, out: Path, model: str, learning_rate: float, seed
     return Run(model, learning_rate, seed, out / model / rate / f"seed-{seed}")
 
 
+def files_of_runs(out: Path, *names: str) -> list[Path]:
+    """What is called so in the folders of runs; what else lies in `out` may be somebody else's."""
+    folders = ("*/seed-*", "*/lr-*/seed-*")
+    return sorted(path for folder in folders for name in names for path in out.glob(f"{folder}/{name}"))
+
+
 def check_writable(out: Path) -> None:
     """Nothing is written.
 
@@ -96,7 +102,7 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
     Raises:
         ValueError: naming the keys that differ.
     """
-    for file in sorted(out.glob("*/**/run.json")):
+    for file in files_of_runs(out, "run.json"):
         record = read_json(file)
         if "task" in record:
             raise ValueError(
@@ -134,7 +140,7 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str], vocab_size: int) 
     Raises:
         ValueError: naming what differs.
     """
-    for file in sorted(out.glob("*/**/run.json")):
+    for file in files_of_runs(out, "run.json"):
         data = read_json(file)["data"]
         there = data["fingerprints"] | {"vocab_size": data.get("vocab_size", vocab_size)}
         here = fingerprints | {"vocab_size": vocab_size}
@@ -160,7 +166,7 @@ def check_results(out: Path) -> None:
         return
     runs = read_json(file).get("runs") or ()
     unnamed = any("run_folder" not in run for run in runs)  # as in associative recall, and of before it was noted
-    there = {_identity(read_json(result)) for result in out.glob("*/**/result.json")} if unnamed else set()
+    there = {_identity(read_json(result)) for result in files_of_runs(out, "result.json")} if unnamed else set()
 
     def has_folder(run: dict[str, Any]) -> bool:
         if "run_folder" in run:
@@ -195,7 +201,7 @@ def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str
     Raises:
         ValueError: naming what differs, or a checkpoint or a result without its run.json.
     """
-    for path in sorted((*out.glob("*/**/checkpoint"), *out.glob("*/**/result.json"))):
+    for path in files_of_runs(out, "checkpoint", "result.json"):
         folder = path.parent
         if not (folder / "run.json").exists():
             what = "result" if path.name == "result.json" else "checkpoint"

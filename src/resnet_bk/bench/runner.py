@@ -17,6 +17,7 @@ from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment, other_code
+from resnet_bk.bench.model_check import check_model
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
@@ -91,6 +92,9 @@ def bench(
     check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
+    for name in chosen:
+        if not _finished(protocol, out, name):
+            check_model(name, configs[name], protocol, len(prepared.tokenizer))
 
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
@@ -135,6 +139,14 @@ def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
                 f"protocol {protocol.name}: models.{name}: carry_state=true: {problem} ({config.model_type}, "
                 f"transformers {transformers.__version__}); set it to false"
             )
+
+
+def _finished(protocol: Protocol, out: Path, model: str) -> bool:
+    """Whether nothing of a model is left to train."""
+    runs = [run_of(protocol, out, model, rate, protocol.seeds[0]) for rate in protocol.rates(model)]
+    best = best_rate(protocol, out, model)
+    runs += [run_of(protocol, out, model, best, seed) for seed in protocol.seeds if best is not None]
+    return all(run.finished for run in runs)
 
 
 def _run_model(

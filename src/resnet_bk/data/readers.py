@@ -83,12 +83,14 @@ def sha256_of_text(path: Path) -> str:
 
 def read_lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 file, each with its line feed."""
-    rest = ""
+    begun: list[str] = []  # parts of a line that may be long: joined once, at its end
     for text in read_text(path):
-        lines = (rest + text).split("\n")
-        rest = lines.pop()
-        for line in lines:
-            yield line + "\n"
+        first, *others = text.split("\n")
+        begun.append(first)
+        for line in others:
+            yield "".join(begun) + "\n"
+            begun = [line]
+    rest = "".join(begun)
     if rest:
         yield rest
 

@@ -231,6 +231,8 @@ def test_a_folder_of_a_text_is_refused_and_the_other_way_round(tmp_path):
         (["seeds=[1,1]"], "seeds=[1, 1]: holds a value twice"),
         (["models.llama.carry_state=true"], "models.llama.carry_state: has no meaning for recall; leave it out"),
         (["models.llama.learning_rate=1e-3"], "models.llama.learning_rate: has no meaning for recall"),
+        (["models.modulus.config.pointer_heads=2"], "models.modulus: cannot read 32 tokens (pointer_heads=2: recall"),
+        (["models.llama.transformers=opt"], "models.llama: cannot read 32 tokens (opt: none of its layers has"),
         (["epochs=0"], "epochs=0: input should be greater than or equal to 1"),
     ],
 )

@@ -1,8 +1,9 @@
 """What `resnet-bk audit` does: find the model, audit it, and measure what a leak buys where that is asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
@@ -14,8 +15,11 @@ from resnet_bk.bench.audit.show import audit_table, leak_cost_table
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, parse_lengths, vocabulary
 from resnet_bk.bench.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
 from resnet_bk.bench.leak_setup import leak_setup
-from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
+from resnet_bk.bench.run_folder import read_run
 from resnet_bk.training import training_device
+
+DEFAULT_PROTOCOL = "quick"
 
 
 @dataclass(frozen=True)
@@ -90,28 +94,31 @@ class Audited:
                 _line(console, sentence)
 
 
-def run_audit(name: str, protocol: Protocol, options: AuditOptions) -> Audited:
+def run_audit(name: str, options: AuditOptions, protocol: str | None = None, settings: Sequence[str] = ()) -> Audited:
     """Audit a model by name.
 
     Args:
         name: as in `audit_target`.
-        protocol: where names are looked up.
         options: of the command.
+        protocol: where names are looked up, by default quick; a run folder has its own.
+        settings: "key=value" each, for the protocol; of a run folder's own the device alone can be set.
 
     Raises:
-        ValueError: no such model, a bad option, a model that cannot be audited, or text that cannot be read.
+        ValueError: no such model or protocol, a bad option or setting, a model that cannot be audited, or text that
+            cannot be read.
     """
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     lengths = None if options.lengths is None else parse_lengths(options.lengths)
-    setup = leak_setup(name, protocol, options.data) if options.leak_cost else None
+    loaded = _protocol(name, protocol, settings)
+    setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
     if options.steps is not None and not trains:
         raise ValueError(
             f"--steps {options.steps}: {name} has its weights and no causal twin, so nothing is trained; leave it out"
         )
-    device = training_device(protocol.device)
-    model = audit_target(name, protocol).to(device)
+    device = training_device(loaded.device)
+    model = audit_target(name, loaded).to(device)
     fitting = fitting_lengths(model, lengths or (FULL_LENGTHS if options.full else LENGTHS))
     audit: FullAudit | Audit
     if options.full:
@@ -128,6 +135,24 @@ def run_audit(name: str, protocol: Protocol, options: AuditOptions) -> Audited:
             setup, steps=STEPS if steps is None else steps, segments=SEGMENTS if segments is None else segments
         )
     return Audited(name, parameters, str(device), audit, cost)
+
+
+def _protocol(name: str, protocol: str | None, settings: Sequence[str]) -> Protocol:
+    """The protocol of a run folder, else the one that is named."""
+    folder = Path(name)
+    if not (folder / "run.json").exists():
+        return load_protocol(protocol or DEFAULT_PROTOCOL, settings)
+    if protocol is not None:
+        raise ValueError(f"--protocol {protocol}: {name} is a finished run with a protocol of its own; leave it out")
+    of_run = check_protocol(read_run(folder)["protocol"], name)
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key.strip() != "device":
+            raise ValueError(
+                f"--set {setting}: {name} is a finished run with settings of its own; the device alone can be set"
+            )
+        of_run = check_protocol(of_run.model_dump() | {"device": value.strip()}, name)
+    return of_run
 
 
 @contextmanager

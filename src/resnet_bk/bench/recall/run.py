@@ -7,6 +7,7 @@ OUT/results.json                             of the models that have finished th
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment, other_code
+from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
@@ -28,6 +30,7 @@ from resnet_bk.bench.run_folder import (
     check_checkpoints,
     check_results,
     check_writable,
+    files_of_runs,
     finite,
     locked,
     read_json,
@@ -66,6 +69,9 @@ def bench_recall(
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
     check_results(out)
+    for name, config in to_train.items():
+        build = functools.partial(without_feed_forward, config, 0)
+        check_mixer(name, build, protocol.name, protocol.device, _longest(protocol), protocol.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
         _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since
@@ -73,8 +79,8 @@ def bench_recall(
         lost: list[str] = []
         for model, config in to_train.items():
             lost += _run_model(protocol, out, model, config, say)
-        results = _collect(protocol, out)
-        write_json(out / "results.json", results)
+            results = _collect(protocol, out)  # after each model, whatever ends the call later
+            write_json(out / "results.json", results)
     console.print(recall_table(results))
     if lost:
         raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")
@@ -116,9 +122,8 @@ def _carry_out(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[s
 def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
     """Train, measure, write the result. A run whose loss is no number has one too, with the reason as `diverged`."""
     model = without_feed_forward(config, run.seed).to(training_device(protocol.device))
-    longest = max(kind.length for kind in (*protocol.train, *protocol.test))
     with same_threads():
-        audit = audit_causality(model, protocol.vocab_size, lengths=audit_lengths(longest))
+        audit = audit_causality(model, protocol.vocab_size, lengths=audit_lengths(_longest(protocol)))
     kinds = [kind.recall() for kind in protocol.train]
     stream = RecallStream(kinds, protocol.batch_tokens, protocol.vocab_size, run.seed)
     steps = protocol.epochs * stream.steps_per_epoch
@@ -167,6 +172,11 @@ def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str
     say(f"{run.title}: {cells}, {trained.seconds:.0f} s")
 
 
+def _longest(protocol: RecallProtocol) -> int:
+    """Tokens of the longest example."""
+    return max(kind.length for kind in (*protocol.train, *protocol.test))
+
+
 def _about(run: Run, protocol: RecallProtocol, model: Any, config: Any, audit: Audit) -> dict[str, Any]:
     """Which model was trained."""
     count = count_parameters(model)
@@ -210,7 +220,7 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
 def _check_same(protocol: RecallProtocol, out: Path, configs: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder holds runs under other settings, of another task, or of unknown settings, or
     stopped runs of other models than `configs`."""
-    for file in sorted(out.glob("*/**/run.json")):
+    for file in files_of_runs(out, "run.json"):
         record = read_json(file)
         if record.get("task") != TASK:
             raise ValueError(f"--out {out}: holds runs on a text ({file.parent.relative_to(out)}); name another folder")
