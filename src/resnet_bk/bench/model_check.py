@@ -18,13 +18,13 @@ ROWS = 2
 
 
 def check_model(name: str, config: Any, protocol: Protocol, vocab_size: int) -> None:
-    """Build a model of a protocol, and compute the loss of a batch as its training will.
+    """Build a model of a protocol, and compute the loss of two segments by the path that its training takes.
 
     Raises:
         ValueError: naming the model, where one of the two fails.
     """
     length = protocol.sequence_length
-    with refused(f"protocol {protocol.name}: models.{name}: cannot be trained on segments of {length} tokens", name):
+    with _refused(f"protocol {protocol.name}: models.{name}: cannot be trained on segments of {length} tokens", name):
         model, words = _ready(lambda: build_model(config, seed=0), protocol.device, length, vocab_size)
         head = "model" if protocol.models[name].head == "model" else choose_head(model, words)
         with torch.no_grad():
@@ -37,14 +37,14 @@ def check_mixer(name: str, build: Callable[[], Any], title: str, device: str, le
     Raises:
         ValueError: naming protocol (`title`) and model, where one of the two fails.
     """
-    with refused(f"protocol {title}: models.{name}: cannot read {length} tokens", name):
+    with _refused(f"protocol {title}: models.{name}: cannot read {length} tokens", name):
         model, words = _ready(build, device, length, vocab_size)
         with torch.no_grad():
             model(input_ids=words)
 
 
 @contextmanager
-def refused(what: str, name: str) -> Iterator[None]:
+def _refused(what: str, name: str) -> Iterator[None]:
     """Any error in it becomes a ValueError: architectures fail in their own ways."""
     try:
         yield
