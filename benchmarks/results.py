@@ -5,7 +5,8 @@
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
 shares of rows that start from no state in results/carry-reset, the choices of the model in results/tuned-choices
-(first the protocol as it is, see benchmarks/choices.py), associative recall in results/mqar. FILE may also be the
+(first the protocol as it is, see benchmarks/choices.py), associative recall in results/mqar, times of ResNet-BK and
+Llama side by side in results/PROTOCOL-times. FILE may also be the
 lengths.json of `resnet-bk lengths`, by default results/lengths, or the repeats.json of `resnet-bk repeats`, by default
 results/repeats. Only what has a place on the page can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
@@ -19,7 +20,7 @@ from typing import Any
 
 from benchmarks import choices
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, timed
+from benchmarks.page import by_model, fill_page, machine, one_machine, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.statistics import paired_t_test
 
@@ -31,6 +32,7 @@ CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-n
 CHANGED_SETTINGS = ("adamw",)
 RECALL = "mqar"
 LENGTHS, REPEATS = "lengths", "repeats"
+TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
 # `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
 GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")), "small-grid")
@@ -40,14 +42,14 @@ CHOICE_RUNS = (
     *(f"{CHOICES}-patched/{name}" for name in CHANGED_CODE),
     *(f"{CHOICES}-settings/{name}" for name in CHANGED_SETTINGS),
 )
-FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, *CHOICE_RUNS, RECALL)
+FOLDERS = (*COMPARISONS, *GRIDS, *RESET_RUNS, *CHOICE_RUNS, RECALL, *TIMES)
 FILES = [
     *(ROOT / "results" / folder / "results.json" for folder in FOLDERS),
     *(ROOT / "results" / name / f"{name}.json" for name in (LENGTHS, REPEATS)),
 ]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
-OURS = "resnet-bk"
+OURS, LLAMA = "resnet-bk", "llama"
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
 OVERLAPPING = "held_out_perplexity_overlapping"
 
@@ -147,6 +149,31 @@ def course(results: Mapping[str, Any]) -> str:
         logs = [{point["step"]: point["perplexity"] for point in run["validation_log"]} for run in runs]
         lines.append((f"`{name}`", *(fmt.perplexity(fmean(log[step] for log in logs)) for step in steps)))
     return table(("model", *(f"{fmt.count(step)} steps" for step in steps)), lines)
+
+
+def times(found: Sequence[Mapping[str, Any]]) -> str:
+    """A row a protocol: seconds a step of each run and memory of ours and of Llama, and what is left of the ratios.
+
+    Raises:
+        ValueError: results without one of the two, or of several machines.
+    """
+    lines = []
+    for results in found:
+        one_machine(results)
+        models = by_model(results)
+        name = results["protocol"]["name"]
+        if missing := {OURS, LLAMA} - models.keys():
+            raise ValueError(f"the results of {name} have no {' or '.join(sorted(missing))}; time both")
+        cells = [f"`{name.removesuffix('-times')}`"]
+        for key, digits in (("seconds_per_step", 3), ("peak_memory_mb", 0)):
+            values = {model: [run[key] for run in models[model]] for model in (OURS, LLAMA)}
+            cells += [", ".join(f"{value:,.{digits}f}" for value in values[model]) for model in values]
+            cells.append(f"{fmean(values[OURS]) / fmean(values[LLAMA]):.2f}")
+        lines.append(cells)
+    columns = [f"`{model}`, {unit}" for unit in ("s a step", "MiB") for model in (OURS, LLAMA)]
+    columns = ["", *columns[:2], "ratio", *columns[2:], "ratio"]
+    facts = machine({"runs": [run for results in found for run in results["runs"]]})
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
 
 
 def at_time(run: Mapping[str, Any], seconds: float) -> float | None:
@@ -287,6 +314,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     searches: dict[str, list[Mapping[str, Any]]] = {}
     reset: list[Mapping[str, Any]] = []
     chosen: list[Mapping[str, Any]] = []
+    side_by_side: list[Mapping[str, Any]] = []
     for found in results:
         if "places" in found:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
@@ -295,10 +323,11 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, REPEATS, {"table": repeats(found)})
             continue
         suite = found["protocol"]["name"]
-        if suite not in (*COMPARISONS, CHOICES, RECALL, RESETS):
-            known = " or ".join((*COMPARISONS, CHOICES, RECALL, RESETS))
-            raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
-        if suite == RESETS:
+        if suite not in (known := (*COMPARISONS, CHOICES, RECALL, RESETS, *TIMES)):
+            raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(known)}; name other files")
+        if suite in TIMES:
+            side_by_side.append(found)
+        elif suite == RESETS:
             reset.append(found)
         elif suite == CHOICES:
             chosen.append(found)
@@ -310,6 +339,8 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found)})
     for suite, of_suite in searches.items():
         page = replace_all(page, f"{suite}-grid", {"table": grid(of_suite)})
+    if side_by_side:
+        page = replace_all(page, "times", {"table": times(side_by_side)})
     if chosen:
         page = replace_all(page, CHOICES, choices.tables(chosen))
     if reset:

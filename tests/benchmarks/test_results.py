@@ -353,6 +353,30 @@ def test_repeats_are_means_over_seeds():
     assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
 
 
+TIMED = {
+    "protocol": {"name": "small-times", "learning_rates": None},
+    "runs": [
+        run("resnet-bk", 90.0, seconds_per_step=0.3, environment=ENVIRONMENT),
+        run("resnet-bk", 90.0, seed=1, seconds_per_step=0.3, environment=ENVIRONMENT),
+        run("llama", 90.0, seconds_per_step=0.25, peak_memory_mb=32.2, environment=ENVIRONMENT),
+        run("llama", 90.0, seed=1, seconds_per_step=0.15, peak_memory_mb=32.2, environment=ENVIRONMENT),
+    ],
+}
+
+
+def test_times_side_by_side():
+    page = "<!-- begin times:table -->\nold\n<!-- end -->\n"
+    lines = results.fill(page, [TIMED]).splitlines()
+    head = "`resnet-bk`, s a step | `llama`, s a step | ratio | `resnet-bk`, MiB | `llama`, MiB | ratio"
+    assert lines[2] == f"|  | {head} |"
+    assert lines[4] == "| `small` | 0.300, 0.300 | 0.250, 0.150 | 1.50 | 64, 64 | 32, 32 | 2.00 |"
+    with pytest.raises(ValueError, match="the results of small-times have no llama; time both"):
+        results.fill(page, [TIMED | {"runs": TIMED["runs"][:2]}])
+    elsewhere = run("llama", 90.0, environment=ENVIRONMENT | {"cpu": "another"})
+    with pytest.raises(ValueError, match="the runs are of several machines"):
+        results.fill(page, [TIMED | {"runs": [*TIMED["runs"], elsewhere]}])
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])

@@ -1,0 +1,94 @@
+"""The README's first table comes from results/, and agrees with them."""
+
+import pytest
+
+from benchmarks import front
+from benchmarks.command import guarded
+
+PAGE = "<!-- begin front:table -->\nold\n<!-- end -->\n"
+PLACE = {"git_commit": "0" * 40, "git_dirty": False, "python": "3", "versions": {}, "threads": 1, "cpu_count": 2}
+
+
+def run(name, carried, alone=None, windows=None, seed=0, **changes):
+    return {
+        "model_name": name,
+        "seed": seed,
+        "held_out_perplexity": carried,
+        "held_out_perplexity_without_carry": alone,
+        "held_out_perplexity_overlapping": windows,
+        "parameters": 4_100_000,
+        "seconds_per_step": 0.2,
+        "peak_memory_mb": 300.0,
+        "calls": [{"environment": PLACE | {"cpu": "one"}}],
+    } | changes
+
+
+def results(name, *runs, vocabulary=30_000):
+    data = {"vocab_size": vocabulary, "train_tokens": 10_000_000}
+    return {"protocol": {"name": name, "sequence_length": 128}, "data": data, "runs": list(runs)}
+
+
+PEERS = [run("llama", 40.0, windows=36.0, seconds_per_step=0.1), run("llama-pointer", 32.0, 33.0, 34.0)]
+WORDS = results(
+    "seed-local-tuned",
+    run("resnet-bk", 29.0, 31.0, 30.0),
+    run("resnet-bk", 31.0, 33.0, 32.0, seed=1),
+    run("no-pointer", 38.0, 42.0, 36.0),
+    *PEERS,
+)
+SMALL = results("small", run("resnet-bk", 20.0, 21.0), run("llama", 25.0), vocabulary=8_192)
+QUICK = results("quick", run("resnet-bk", 70.0, 72.0, 71.0), run("llama", 100.0, windows=99.0), vocabulary=10_000)
+ALL = [WORDS, SMALL, QUICK]
+
+
+def table(found):
+    """Label -> cells of the columns."""
+    lines = [line.strip("| ").split(" | ") for line in front.rows(front.columns(found)).splitlines()[2:]]
+    return {label: cells for label, *cells in lines}
+
+
+def test_pairs_are_of_the_same_reading():
+    lines = table(ALL)
+    assert lines["text; vocabulary"][0] == "articles on Kyoto; 30,000 words"
+    assert lines["training tokens; parameters; tokens a segment; seeds"][0] == "10.0M; 4.1M; 128; 2"
+    first = {label: cells[0] for label, cells in lines.items() if " pointer" in label}
+    assert first == {
+        "same view, no pointer": "36.0 / 36.0 (1.00), 1 seed",
+        "same view, both with the pointer": "**31.0** / 34.0 (0.91), 1 seed",
+        "each segment alone, no pointer": "42.0 / **40.0** (1.05), 1 seed",
+        "each segment alone, both with the pointer": "**32.0** / 33.0 (0.97), 1 seed",
+        "state carried, no pointer": "**38.0** / 40.0 (0.95), 1 seed",
+        "state carried, both with the pointer": "**30.0** / 32.0 (0.94), 1 seed",
+        "state carried, only ResNet-BK with the pointer": "**30.0** / 40.0 (0.75), 1 seed",
+    }
+    # What was not trained or not read so is left open.
+    assert [lines[f"same view, {what}"][1] for what in ("no pointer", "both with the pointer")] == ["–", "–"]
+
+
+def test_models_of_another_file_join_their_column():
+    more = results("quick-pointer", run("llama-pointer", 80.0), run("resnet-bk", 1.0))
+    lines = table([*ALL, more])
+    assert lines["state carried, both with the pointer"][2] == "**70.0** / 80.0 (0.88)"
+
+
+def test_times_are_those_of_their_own_file():
+    label = "time of a training step, over Llama's"
+    assert table(ALL)[label] == ["2.00", "1.00", "1.00"]
+    pair = [run("resnet-bk", 1.0, seconds_per_step=0.3), run("llama", 1.0, seconds_per_step=0.2)]
+    assert table([*ALL, results("small-times", *pair)])[label] == ["2.00", "1.50", "1.00"]
+    pair[1]["calls"] = [{"environment": PLACE | {"cpu": "another"}}]
+    with pytest.raises(ValueError, match="the runs are of several machines"):
+        table([*ALL, results("small-times", *pair)])
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"has no place for wikitext-2; name results of .*quick-pointer"):
+        front.columns([*ALL, results("wikitext-2")])
+    with pytest.raises(ValueError, match="the table lacks small, quick; name their results too"):
+        front.columns([WORDS])
+
+
+def test_the_readme_of_the_repository():
+    with pytest.raises(SystemExit) as ended:
+        guarded(lambda: front.main(["--check"]))
+    assert ended.value.code == 0
