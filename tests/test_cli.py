@@ -73,6 +73,7 @@ def test_other_text_than_the_protocols(home, tmp_path):
     assert (of_ours["split"], of_test["split"]) == ("validation", "test")
     perplexities = [found["ngrams"][0]["perplexity"] for found in (of_ours, of_other, of_test)]
     assert len(set(perplexities)) == 3
+    assert_bad_call(call(*orders, "--split", "tset"), "--split tset: ", "has train, validation, test, all; name")
 
 
 def test_eval_repeats_the_benchmarks_figure(finished):
@@ -345,7 +346,7 @@ def test_a_folder_whose_lock_may_not_be_taken(finished, home, tmp_path, monkeypa
     def denied(self):
         raise PermissionError(13, "Permission denied", str(tmp_path / "out" / ".lock"))
 
-    monkeypatch.setattr(run_folder.FileLock, "__enter__", denied)
+    monkeypatch.setattr(run_folder.FileLock, "acquire", denied)
     done = call("bench", home / "tiny.yaml", "--out", tmp_path / "out")
     assert_bad_call(done, "--out", "Permission denied", "name another folder")
 
@@ -440,3 +441,6 @@ def test_text_without_splits_is_read_whole(finished, tmp_path):
     )
     assert "came without splits" not in call("eval", run, "--data", file, "--split", "all").stdout
     assert_bad_call(call("eval", run, "--split", "all"), "--split all: ", "was trained on a part of this text")
+    assert_bad_call(
+        call("eval", run, "--split", "tset"), "--split tset: ", "has train, validation, test, all; name one"
+    )

@@ -82,6 +82,7 @@ def test_bad_protocol_file(tmp_path):
         (["generate", "x", "--prompt", "y", "--max-new-tokens", "0"], ["--max-new-tokens"]),
         (["generate", "x", "--prompt", "y", "--temperature", "-1"], ["--temperature"]),
         (["generate", "x", "--prompt", "y", "--seed", "two"], ["--seed"]),
+        (["generate", "x", "--prompt", "y", "--seed", "4294967296"], ["--seed"]),
     ],
     ids=lambda part: " ".join(part) if isinstance(part, list) else None,
 )

@@ -1,5 +1,5 @@
 """The command line. Exit codes: 0 done, 1 the answer is no, 2 a bad call, 3 a failure that is no fault of the call, 130
-stopped by Ctrl-C, 141 by who read the output and went away.
+stopped by Ctrl-C, 141 when the reader of its output closed the pipe.
 
 What is heavy is imported inside the commands, so that `resnet-bk --help` is quick.
 """
@@ -293,7 +293,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most.")] = 100,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest word.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many words; 0 for all.")] = 50,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the draws.")] = 0,
     early_exit: EarlyExit = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "cpu",
 ) -> None:
@@ -366,7 +366,7 @@ def inspect(
     from resnet_bk.bench.model_target import open_target
 
     found = open_target(model, protocol, settings or ())
-    shown = inspect_model(found.model, found.folder)
+    shown = inspect_model(found.model, found.weights, found.folder)
     if as_json:
         _print_json({"model": model} | shown)
         return

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.audit import target
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, parse_lengths, vocabulary
+from resnet_bk.bench.model_target import open_target
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.models import PointerConfig, PointerForCausalLM
 from tests.bench.tiny_bench import settings
@@ -63,6 +64,18 @@ def test_no_such_model(protocol, name):
         audit_target(name, protocol)
 
 
+def test_a_folder_that_is_called_like_a_type(protocol, gpt2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "opt").mkdir()
+    assert audit_target("opt", protocol).config.model_type == "opt"
+    gpt2.save_pretrained(tmp_path / "opt")
+    assert audit_target("opt", protocol).config.model_type == "gpt2"
+    (tmp_path / "runs" / "gpt2" / "seed-1").mkdir(parents=True)
+    (tmp_path / "runs" / "gpt2" / "seed-1" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"runs is no run folder .*; it holds the runs runs/gpt2/seed-1"):
+        audit_target("runs", protocol)
+
+
 def test_the_hub_out_of_reach(protocol, monkeypatch):
     asked = []
 
@@ -97,6 +110,8 @@ def test_a_model_of_the_hub(protocol, gpt2, monkeypatch, cached):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: calls.append("asked"))
     assert audit_target("somebody/something", protocol) is gpt2
     assert calls == ([True] if cached else [True, "asked", False])
+    found = open_target("somebody/something")
+    assert (found.model, found.weights, found.folder) == (gpt2, "somebody/something of the hub", None)
 
 
 def test_a_model_of_the_hub_that_cannot_be_loaded(protocol, monkeypatch):

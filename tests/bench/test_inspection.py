@@ -162,7 +162,7 @@ def test_a_pointer_on_a_language_model():
 
 def test_no_text_is_read_where_nothing_is_measured_on_it(tmp_path, monkeypatch):
     monkeypatch.setattr("resnet_bk.bench.inspection.sample_text", None)
-    assert inspect_model(peer("gpt2"), tmp_path)["time_scales"] == []
+    assert inspect_model(peer("gpt2"), str(tmp_path), tmp_path)["time_scales"] == []
 
 
 def test_the_mode_is_put_back():

@@ -129,6 +129,14 @@ def test_a_saved_model_is_measured_as_it_is(protocol, tmp_path):
     assert row.whole == pytest.approx(float(nn.functional.cross_entropy(expected, targets.flatten())), rel=1e-5)
 
 
+def test_a_folder_goes_before_a_type_as_in_the_audit(protocol, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert leak_setup("opt", protocol).model is None
+    AutoModelForCausalLM.from_config(leak_setup("gpt2", protocol).config).save_pretrained("opt")
+    tokenizer_of(protocol).save_pretrained("opt")
+    assert leak_setup("opt", protocol).model.config.model_type == "gpt2"
+
+
 def tokenizer_of(protocol):
     from resnet_bk.bench.data import default_cache_dir, open_corpus
     from resnet_bk.data import cached_tokenizer

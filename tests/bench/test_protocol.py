@@ -314,7 +314,10 @@ def test_a_grid_takes_the_place_of_the_rates(file):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("3E+2", 300.0), (".5", 0.5), ("1.", 1.0), ("-.inf", float("-inf")), ("7", 7), ("1e", "1e")],
+    [
+        *(("1e-3", 1e-3), ("3E+2", 300.0), (".5", 0.5), ("1.", 1.0), ("-.inf", float("-inf")), ("1e", "1e")),
+        *(("7", 7), ("-7", -7), ("0", 0), ("010", 10), ("0o10", 8), ("0x1F", 31), ("1:30", "1:30"), ("1_000", "1_000")),
+    ],
 )
 def test_numbers_of_yaml(text, value):
     assert parse_yaml(text, "x") == value
@@ -346,6 +349,8 @@ def test_numbers_of_yaml(text, value):
         ("models.gpt2.learning_rate=-1", r"models.gpt2.learning_rate=-1: "),
         ("models.gpt2.learning_rate=.nan", r"models.gpt2.learning_rate=nan: "),
         ("models={}", r"models=\{\}: "),
+        ("models.a+b={learning_rate: 1e-3}", r"models.a\+b: string should match pattern '.*'; give it another name$"),
+        ("seeds=[1, -1]", r"seeds.1=-1: input should be .*; change it with --set seeds=VALUE$"),
         ("name=a/b", r"name='a/b': "),
         ("steps", r"--set steps: must be key=value"),
         ("=3", r"--set =3: must be key=value"),
@@ -358,6 +363,11 @@ def test_what_is_wrong_is_named(file, setting, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_protocol(str(file), [setting])
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_is_set_and_lost_again(file):
+    with pytest.raises(ValueError, match=r"models.gpt2.learning_rate: missing"):
+        load_protocol(str(file), ["models.gpt2.learning_rate=1e-3", "models.gpt2={}"])
 
 
 def test_warm_up_must_end(file):

@@ -3,8 +3,9 @@
 import os
 
 import pytest
+from filelock import Timeout
 
-from resnet_bk.bench.run_folder import check_writable, read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_json
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -28,6 +29,19 @@ def test_folders_without_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write everywhere
     with pytest.raises(ValueError, match="no permission to write"):
         check_writable(tmp_path / "out")
+
+
+def test_one_benchmark_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another resnet-bk is running there"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "denied", "elsewhere"), Timeout("elsewhere")])
+def test_what_goes_wrong_inside_is_not_about_the_folder(tmp_path, error):
+    with pytest.raises(type(error)), locked(tmp_path):
+        raise error
 
 
 def test_json_is_written_whole_and_finite(tmp_path):

@@ -359,6 +359,15 @@ def test_a_model_that_cannot_be_trained_is_found_before_the_others_are(peer, rea
     assert not (tmp_path / "out").exists()
 
 
+def test_memory_that_runs_out_is_no_fault_of_the_call(run, monkeypatch):
+    def fail(*arguments, **settings):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("resnet_bk.bench.model_check.causal_lm_loss", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(only=["gpt2"])
+
+
 def test_a_model_that_is_finished_is_not_tried_again(run, monkeypatch):
     run(only=["gpt2"])
     tried = []

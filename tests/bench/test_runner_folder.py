@@ -13,6 +13,7 @@ from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run_folder import check_results, write_json
+from resnet_bk.bench.runner import bench
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
@@ -175,6 +176,24 @@ def test_finished_runs_are_skipped_and_others_added(run, monkeypatch, tmp_path):
     assert third["runs"] == second["runs"]
     assert len(lines) == 2
     assert all(line.startswith("finished: ") for line in lines)
+
+
+def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_path, tmp_path_factory):
+    models = {name: {"learning_rate": 3e-3, "match_parameters": False} for name in ("gpt2", "llama")}
+    monkeypatch.setattr(runner, "publish", lambda *_: None)
+
+    def told(**changes):
+        paper = Console(file=io.StringIO(), width=200)
+        protocol = check_protocol(settings(text, **changes), "tiny")
+        bench(protocol, tmp_path / "out", cache_dir=tmp_path_factory.getbasetemp() / "cache", console=paper)
+        return [line for line in paper.file.getvalue().splitlines() if line.startswith("not in the table")]
+
+    run(models=models, seeds=[42, 43])
+    assert told(models=models, seeds=[42, 43]) == []
+    others = "gpt2/seed-43, llama/seed-42, llama/seed-43"
+    assert told(models={"gpt2": models["gpt2"]}) == [
+        f"not in the table and results.json: {others}, which the protocol does not have"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def test_a_valid_folder_is_read_without_writing(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_what_cannot_be_read_is_not_about_the_folder(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (tmp_path / "corpus.txt").read_text()
+
+    with pytest.raises(FileNotFoundError, match=r"corpus\.txt"):
+        cached_folder(tmp_path / "cache" / "x", read, build)
+
+
 def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         raise OSError(28, "No space left on device")

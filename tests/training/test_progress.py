@@ -27,9 +27,9 @@ def test_lines_where_nobody_watches(paper, monkeypatch):
         display.update(5, 3.25, 12345.6, 10.0)
         display.update(10, 3.0, 12000.0, 20.0)
     assert paper.file.getvalue().splitlines() == [
-        "gpt2  step 1/10    00:18 left",
-        "gpt2  step 5/10  loss 3.250  12,346 tokens/s  00:10 left",
-        "gpt2  step 10/10  loss 3.000  12,000 tokens/s  done in 00:20",
+        "gpt2  step 1/10  0:18 left",
+        "gpt2  step 5/10  loss 3.250  12,346 tokens/s  0:10 left",
+        "gpt2  step 10/10  loss 3.000  12,000 tokens/s  done in 0:20",
     ]
 
 
@@ -45,7 +45,19 @@ def test_a_resumed_run_estimates_from_its_own_speed(paper, monkeypatch):
     with training_progress("gpt2", 10, 4, paper) as display:
         display.update(5, None, None, 100.0)
         display.update(6, None, None, 101.0)
-    assert "00:04 left" in paper.file.getvalue()
+    assert "0:04 left" in paper.file.getvalue()
+
+
+def test_the_time_left_is_of_the_steps_that_were_timed(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with training_progress("gpt2", 100, 0, paper) as display:
+        for step in (10, 20, 30):  # the clock is read at every 20th
+            display.update(step, None, None, 40.0 if step >= 20 else 0.0)
+    assert paper.file.getvalue().splitlines() == [
+        "gpt2  step 10/100",
+        "gpt2  step 20/100  2:40 left",
+        "gpt2  step 30/100  2:20 left",
+    ]
 
 
 def test_a_bar_on_a_terminal(screen):
@@ -61,7 +73,13 @@ def test_counter(paper, monkeypatch):
     with counter("tokens", paper) as update:
         update(1000)
         update(2500)
-    assert paper.file.getvalue().startswith("tokens: 1,000\ntokens: 2,500\ntokens: 2,500 in 00:0")
+    assert paper.file.getvalue().startswith("tokens: 1,000\ntokens: 2,500\ntokens: 2,500 in 0:0")
+
+
+def test_a_counter_shows_brackets(paper):
+    with counter("tokens of notes[final].txt", paper) as update:
+        update(7)
+    assert "notes[final].txt" in paper.file.getvalue()
 
 
 def test_a_counter_without_work_is_silent(paper):
@@ -71,4 +89,4 @@ def test_a_counter_without_work_is_silent(paper):
 
 
 def test_clock():
-    assert [clock(7), clock(67), clock(3607)] == ["00:07", "01:07", "1:00:07"]
+    assert [clock(7), clock(67), clock(3607)] == ["0:07", "1:07", "1:00:07"]

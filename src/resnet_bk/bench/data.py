@@ -22,6 +22,7 @@ from resnet_bk.data import (
     load_corpus,
     token_cache,
 )
+from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, unknown_id
 from resnet_bk.data.tokenizer import KINDS, tokenizer_fingerprint
 from resnet_bk.training.progress import counter
@@ -52,6 +53,13 @@ def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validatio
     except ValueError as error:
         raise ValueError(f"{error} (give other text with --data)") from error
     return corpus
+
+
+def check_split(corpus: Corpus, split: str) -> None:
+    """Raises ValueError where a corpus has no split of that name."""
+    known = [*corpus.splits, *([] if corpus.whole is None else [WHOLE])]
+    if split not in known:
+        raise ValueError(f"--split {split}: {corpus.name} has {', '.join(known)}; name one of them")
 
 
 @dataclass(frozen=True)

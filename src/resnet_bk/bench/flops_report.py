@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from resnet_bk.bench.flops import depends_on_text, step_flops
 from resnet_bk.bench.protocol import Protocol
@@ -60,7 +61,7 @@ def model_flops(model: Any, protocol: Protocol, steps: int | None = None) -> dic
 def comparison_table(title: str, counted: dict[str, dict[str, Any]]) -> Table:
     """One row a model."""
     columns = ("parameters", *PHASES[:4])
-    table = Table(title=title)
+    table = Table(title=Text(title))
     table.add_column("model")
     for column in columns:
         table.add_column(_words(column), justify="right")

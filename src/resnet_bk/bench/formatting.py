@@ -80,14 +80,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def clock(seconds: float | None) -> str:
-    """``3:12`` or ``2:05:00``: minutes and seconds, hours where there are any."""
-    if seconds is None or not math.isfinite(seconds):
-        return MISSING
-    minutes, rest = divmod(int(seconds + 0.5), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
-
-
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as per cent."""
     return MISSING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}%"

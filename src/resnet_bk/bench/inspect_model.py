@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus
+from resnet_bk.bench.data import SPECIAL_IDS, check_split, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.peers import KNOWN, build_model, config_template, is_causal_lm, resolve_configs, sized
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
@@ -81,28 +81,35 @@ def protocol_config(protocol: Protocol, name: str) -> Any:
     return resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)[name]
 
 
-def find_model(name: str, protocol: Protocol, seed: int = 0) -> Any:
+def holds_model(path: Path) -> bool:
+    """Whether a folder is a run's, or one that `save_pretrained` wrote; any other may have the name of a model type."""
+    return (path / "run.json").exists() or (path / "config.json").exists()
+
+
+def find_model(name: str, protocol: Protocol) -> Any:
     """A model by name in the protocol, known name, run folder, saved model, or model type of transformers.
 
     Raises:
         ValueError: it is none of these.
     """
     if name in protocol.models or name in KNOWN:
-        return build_model(protocol_config(protocol, name), seed)
+        return build_model(protocol_config(protocol, name), seed=0)
     path = Path(name)
-    if path.is_dir():
+    if holds_model(path):
         if (path / "run.json").exists():
             read_run(path)
             path = path / "model"
         return load_model(path)
     if is_causal_lm(name):
         try:
-            return build_model(config_template(name, SMALL, {})({}), seed)
+            return build_model(config_template(name, SMALL, {})({}), seed=0)
         except Exception as error:  # any of a hundred architectures may want more than a small shape
             raise ValueError(
                 f"model {name!r}: transformers cannot build it small ({type(error).__name__}: {error}); "
                 "save one with save_pretrained and give its folder"
             ) from error
+    if path.is_dir():
+        run_folder(path)  # says what it lacks, and which runs it holds
     raise ValueError(
         f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
         f"({', '.join(KNOWN)}), no folder with a saved model, and no causal LM type of transformers"
@@ -176,6 +183,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
     if data is None:
         check_same_text(folder, record, corpus, split)
+    check_split(corpus, split)
     if split == WHOLE and corpus.fingerprint == record["data"]["fingerprints"]["corpus"]:
         raise ValueError(
             f"--split {split}: {folder} was trained on a part of this text; take another split, or other text with "
@@ -252,8 +260,8 @@ def evaluate_run(
         batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
         return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype)
 
-    found = reached(carry)
     causal = opened.audit == "causal"
+    found = reached(carry and causal)  # of one that leaks as `bench` measures it, segment by segment
     return {
         "model_name": opened.record["model"],
         "dataset_name": opened.corpus.name,

@@ -28,19 +28,19 @@ ROWS, TOKENS = 8, 128  # of the text that chains are measured on
 STATE_TOKENS = 16  # of a text whose state is compared with that of its half
 
 
-def inspect_model(model: Any, folder: Path | None = None) -> dict[str, Any]:
+def inspect_model(model: Any, weights: str = "fresh", folder: Path | None = None) -> dict[str, Any]:
     """All that can be read off a model.
 
     Args:
         model: a causal LM of `transformers`.
-        folder: the folder that its weights came from; None for fresh weights. A run folder's validation text is what
-            the chains are measured on; without one, or where that text cannot be read, random words are, and the
-            result says so.
+        weights: where they came from, for the result.
+        folder: that they came from. A run folder's validation text is what the chains are measured on; without one, or
+            where that text cannot be read, random words are, and the result says so.
     """
     count = count_parameters(model)
     found: dict[str, Any] = {
         "model_type": model.config.model_type,
-        "weights": "fresh" if folder is None else str(folder),
+        "weights": weights,
         "causal": getattr(model.config, "causal", None),
         # JSON has no infinity, and some configurations do: it becomes the word.
         "config": json.loads(json.dumps(config_dict(model.config), default=str), parse_constant=str),

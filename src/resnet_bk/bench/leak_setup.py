@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from resnet_bk.bench.audit.target import audit_target, only_config
 from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer
-from resnet_bk.bench.inspect_model import check_same_text
+from resnet_bk.bench.inspect_model import check_same_text, holds_model
 from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
 from resnet_bk.bench.run import load_model
@@ -77,7 +77,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         words = min(protocol.vocab_size, config.get_text_config().vocab_size)
         protocol = protocol.model_copy(update={"vocab_size": words})
         return _with_text(name, config, None, protocol, _rate(protocol), None)
-    if name in protocol.models or name in KNOWN or is_causal_lm(name):
+    if name in protocol.models or name in KNOWN or (is_causal_lm(name) and not holds_model(path)):
         return _named(name, protocol)
     # Without files transformers may make an empty tokenizer of the right kind up.
     if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):

@@ -48,6 +48,8 @@ def _refused(what: str, name: str) -> Iterator[None]:
     """Any error in it becomes a ValueError: architectures fail in their own ways."""
     try:
         yield
+    except (MemoryError, torch.OutOfMemoryError):  # no fault of the call
+        raise
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split())[:400]

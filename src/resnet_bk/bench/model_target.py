@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_bk.bench.audit.target import audit_target, only_config
-from resnet_bk.bench.inspect_model import protocol_config
+from resnet_bk.bench.inspect_model import holds_model, protocol_config
 from resnet_bk.bench.peers import KNOWN, build_model, is_causal_lm
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
 from resnet_bk.bench.run_folder import read_run
@@ -16,12 +16,19 @@ DEFAULT_PROTOCOL = "seed"
 
 @dataclass(frozen=True)
 class Target:
-    """A model, the protocol whose batches it is counted on, the folder of its weights (None: fresh ones), and the steps
-    of its training where that was a run of this protocol."""
+    """A model, and what is known of it.
+
+    Attributes:
+        protocol: whose batches it is counted on.
+        weights: "fresh", or the folder or the repository of the hub that they came from.
+        folder: of the weights, if they came from one.
+        steps: of its training, where that was a run of this protocol.
+    """
 
     model: Any
     protocol: Protocol
-    folder: Path | None
+    weights: str
+    folder: Path | None = None
     steps: int | None = None
 
 
@@ -55,16 +62,18 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if is_protocol(name):
         raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {_first(loaded)}")
-    if is_type(name, loaded) and not path.exists():
-        return Target(build_type(name, loaded), loaded, None)
+    if is_type(name, loaded) and not path.is_file() and not holds_model(path):
+        return Target(build_type(name, loaded), loaded, "fresh")
     try:
         model = audit_target(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
-    # A name goes before a folder that is called the same.
-    saved = path.is_dir() and (is_run or not only_config(path)) and name not in (*loaded.models, *KNOWN)
+    if name in loaded.models or name in KNOWN or path.is_file() or (path.is_dir() and only_config(path)):
+        return Target(model, loaded, "fresh")  # a name goes before a folder that is called the same
+    if not path.is_dir():
+        return Target(model, loaded, f"{name} of the hub")
     steps = read_run(path)["training"]["steps"] if is_run and protocol is None else None
-    return Target(model, loaded, path if saved else None, steps)
+    return Target(model, loaded, name, path, steps)
 
 
 def is_type(name: str, protocol: Protocol) -> bool:

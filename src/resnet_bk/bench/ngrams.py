@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.data import default_cache_dir, open_corpus, prepare
+from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.kneser_ney import FALLBACK_DISCOUNTS, OrderScore, kneser_ney
 from resnet_bk.bench.protocol import Protocol
@@ -72,7 +72,8 @@ def ngram_baselines(
     """
     if split == "train":
         raise ValueError("--split train: n-grams are counted on it; name a held-out split, for example validation")
-    corpus = open_corpus(protocol, splits=("train", "validation", split))
+    corpus = open_corpus(protocol)
+    check_split(corpus, split)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     held_out = prepared.split(split)
     found, since = [], time.perf_counter()

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -197,12 +198,15 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:float"]
+    first: [pair for pair in pairs if pair[0] not in (INT, FLOAT)]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), list("-+0123456789"))
+_Loader.add_constructor(INT, lambda _, node: int(node.value, 0 if node.value[1:2] in ("o", "x") else 10))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
+    FLOAT,
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
     list("-+0123456789."),
 )
@@ -272,7 +276,7 @@ def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]
         key = f"models.{name}.learning_rate"
         if isinstance(entry, dict) and key in named and f"{key}_source" not in named:
             file = (before.get("models") or {}).get(name) or {}
-            if entry["learning_rate"] != file.get("learning_rate"):
+            if entry.get("learning_rate") != file.get("learning_rate"):
                 entry.pop("learning_rate_source", None)
 
 
@@ -381,13 +385,17 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     """What pydantic found wrong, with the key and the way out; `fields` are the keys of the protocol."""
     loc = [str(part) for part in item["loc"] if part != "[key]"]
     where = ".".join(loc)
+    # An entry of a list cannot be set by itself.
+    settable = ".".join(map(str, takewhile(lambda part: isinstance(part, str), item["loc"])))
     if item["type"] == "extra_forbidden":
         known = list(ModelEntry.model_fields if loc[0] == "models" else fields)
         return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
     if item["type"] == "missing":
-        return f"{where}: missing; add it to the file, or --set {where}=VALUE"
-    message = item["msg"]
-    return f"{where}={item['input']!r:.60}: {message[0].lower()}{message[1:]}; change it with --set {where}=VALUE"
+        return f"{where}: missing; add it to the file, or --set {settable}=VALUE"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    if "[key]" in item["loc"]:
+        return f"{where}: {message}; give it another name"
+    return f"{where}={item['input']!r:.60}: {message}; change it with --set {settable}=VALUE"
 
 
 def _cross_checks(raw: dict[str, Any], wrong: set[str]) -> list[str]:

@@ -289,6 +289,7 @@ def load_model(folder: Path) -> Any:
             f"{folder} was trained before chains were scaled (commit 2e60230), and computes something else with this "
             "code; read it with the code of its commit (run.json names it), or train it again with another --out"
         )
+    disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     try:
         return AutoModelForCausalLM.from_pretrained(folder)
     except (OSError, SafetensorError) as error:

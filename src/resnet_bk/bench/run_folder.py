@@ -85,15 +85,19 @@ def check_writable(out: Path) -> None:
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
     """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
+    lock = FileLock(out / ".lock", timeout=0)
     try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise ValueError(
             f"--out {out}: another resnet-bk is running there; wait for it or name another folder"
         ) from None
     except PermissionError as error:
         raise ValueError(f"--out {out}: {error}; name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) -> None:

@@ -29,6 +29,7 @@ from resnet_bk.bench.run_folder import (
     check_same_protocol,
     check_same_tokens,
     check_writable,
+    files_of_runs,
     locked,
     run_of,
     write_json,
@@ -92,9 +93,10 @@ def bench(
     check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
-    for name in chosen:
-        if not _finished(protocol, out, name):
-            check_model(name, configs[name], protocol, len(prepared.tokenizer))
+    with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
+        for name in chosen:
+            if not _finished(protocol, out, name):
+                check_model(name, configs[name], protocol, len(prepared.tokenizer))
 
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
@@ -111,6 +113,8 @@ def bench(
                 write_json(out / "results.json", results)
         if report:
             publish(results, out, console)
+            if others := left_out(protocol, out):
+                say(f"not in the table and results.json: {', '.join(others)}, which the protocol does not have")
     if diverged:
         raise NonFiniteLossError(f"{' '.join(diverged)} All else is done and saved.")
     return results
@@ -240,6 +244,13 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
     } | ({} if baselines is None else {"ngrams": baselines})
 
 
+def left_out(protocol: Protocol, out: Path) -> list[str]:
+    """Folders of finished runs in `out` of models or seeds that the protocol does not have."""
+    folders = [file.parent.relative_to(out) for file in files_of_runs(out, "result.json")]
+    seeds = {f"seed-{seed}" for seed in protocol.seeds}
+    return [str(folder) for folder in folders if folder.parts[0] not in protocol.models or folder.name not in seeds]
+
+
 def publish(results: dict[str, Any], out: Path, console: Console) -> None:
     """The table on the terminal, the report beside results.json."""
     # matplotlib takes a second to import: not before it is needed.
@@ -250,7 +261,7 @@ def publish(results: dict[str, Any], out: Path, console: Console) -> None:
     console.print(results_table(results))
     if results.get("ngrams"):
         console.print(describe_ngrams(results["ngrams"]), highlight=False)
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from rich.text import Text
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import ModelSummary, Spread, ranked, summarize
+from resnet_bk.training.progress import clock
 
 
 def results_table(results: dict[str, Any]) -> Table:
@@ -55,6 +56,7 @@ def _row(model: ModelSummary, views: bool) -> list[Text]:
     leaks = model.state == "leaks"
     figure = fmt.spread(model.perplexity) if model.state == "ranked" else model.state
     bits = fmt.decimal(model.mean("bits_per_character"), 3) if model.state == "ranked" else fmt.MISSING
+    time = model.mean("training_time")
     return [
         Text(model.name),
         Text(figure, style="red" if model.state != "ranked" else ""),
@@ -65,7 +67,7 @@ def _row(model: ModelSummary, views: bool) -> list[Text]:
         Text(fmt.count(first.steps)),
         Text(fmt.rates(model.learning_rates)),
         Text(f"{fmt.significant(model.mean('seconds_per_step'))}\n{fmt.short_count(model.mean('tokens_per_second'))}"),
-        Text(fmt.clock(model.mean("training_time"))),
+        Text(fmt.MISSING if time is None else clock(time)),
         Text(fmt.count(model.mean("peak_memory_mb"))),
         Text("leaks" if leaks else "causal", style="red" if leaks else ""),
     ]

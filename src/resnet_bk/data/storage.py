@@ -42,6 +42,9 @@ def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
+        place = None if error.filename is None else Path(error.filename)
+        if place is not None and place not in path.parents and path.parent not in place.parents:
+            raise  # of what `build` reads
         raise ValueError(
             f"cache_dir {str(path.parent)!r} cannot be written ({error.strerror or error}); set RESNET_BK_CACHE (in "
             "Python: cache_dir) to a folder that can"

@@ -27,8 +27,8 @@ class Evaluation:
     """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket.
 
     `losses` is the loss of every token predicted, float32 [tokens] in the order of the text, where it was asked for.
-    `measures` is what the model reports of itself, by name, the mean over batches, each of which counts by its tokens
-    (the last one may be mostly padding, which the model reports of too).
+    `measures` is what the model reports of itself, by name: the mean over batches, each weighted by the tokens
+    predicted in it. (What a model reports of a batch is over all its tokens; the last batch may be mostly padding.)
     """
 
     nll: float

@@ -1,6 +1,6 @@
 """The training loop: one for every model.
 
-    tokens -> loss -> gradients -> clip -> AdamW -> schedule        (every step)
+    tokens -> loss -> gradients -> clip -> optimizer -> schedule    (every step)
     log line (JSON and TensorBoard) | validation | checkpoint       (now and then, checkpoints by wall time)
 
 A run lives in a folder: `log.jsonl`, `tensorboard/`, `checkpoint/`. Called again for the same folder, the loop goes on
@@ -79,6 +79,7 @@ def train(
     set_seed(spec.seed)
     state.check_settings(checkpoints.settings(), folder)
     resumed_from = state.step if checkpoints.load_latest() else None
+    state.phases["warm_up"] = state.phases.get("warm_up", 0.0) + warm_up_seconds  # of every call
     if state.step < spec.steps:
         state.begin_call(about or {})
     state.carried = _to_device(state.carried, device)
@@ -178,7 +179,7 @@ def train(
         head=head,
         backend={name: "+".join(sorted(ran)) for name, ran in sorted(state.backend.items())} or "torch",
         device=str(device),
-        profile=_profile(state, warm_up_seconds),
+        profile=_profile(state),
         resumed_from=resumed_from,
         calls=state.calls,
     )
@@ -267,13 +268,12 @@ def _log_line(state: TrainState, rate: float, grad_norm: float) -> dict[str, Any
     return line
 
 
-def _profile(state: TrainState, warm_up_seconds: float) -> dict[str, dict[str, float]]:
+def _profile(state: TrainState) -> dict[str, dict[str, float]]:
     """Seconds a step by phase, and seconds in all of what the clock leaves out."""
-    outside = ("validation", "checkpoints")
+    outside = ("warm_up", "validation", "checkpoints")
     return {
         "seconds_per_step": {name: spent / state.step for name, spent in state.phases.items() if name not in outside},
-        "seconds_outside": {"warm_up": warm_up_seconds}
-        | {name: state.phases[name] for name in outside if name in state.phases},
+        "seconds_outside": {name: state.phases[name] for name in outside if name in state.phases},
     }
 
 

@@ -20,14 +20,15 @@ class TrainingProgress(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
-        """After each step; loss and speed are those of the last log line, seconds the time of training so far."""
+        """After each step; loss and speed are those of the last log line, seconds the time of training when the clock
+        was last read."""
 
 
 def clock(seconds: float) -> str:
-    """7 -> 00:07, 3607 -> 1:00:07"""
+    """7 -> 0:07, 3607 -> 1:00:07"""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe(loss: float | None, tokens_per_second: float | None) -> str:
@@ -77,6 +78,7 @@ class Lines:
     def __init__(self, name: str, steps: int, done: int, console: Console) -> None:
         self.name, self.steps, self.console = name, steps, console
         self.first_step, self.first_seconds = done, None if done else 0.0
+        self.read_at, self.seconds = done, self.first_seconds
         self.printed = time.monotonic()
 
     def __enter__(self) -> "Lines":
@@ -90,14 +92,18 @@ class Lines:
     def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
         if self.first_seconds is None:  # a resumed run: its speed is that of this call
             self.first_step, self.first_seconds = step, seconds
+        if seconds != self.seconds:  # the clock is not read at every step
+            self.read_at, self.seconds = step, seconds
         if step < self.steps and time.monotonic() - self.printed < LINE_SECONDS:
             return
         self.printed = time.monotonic()
-        done = max(step - self.first_step, 1)
-        left = (seconds - self.first_seconds) / done * (self.steps - step)
-        end = f"{clock(left)} left" if step < self.steps else f"done in {clock(seconds)}"
-        line = f"{self.name}  step {step}/{self.steps}  {describe(loss, tokens_per_second)}  {end}"
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+        parts = [self.name, f"step {step}/{self.steps}", describe(loss, tokens_per_second)]
+        if step == self.steps:
+            parts.append(f"done in {clock(seconds)}")
+        elif self.read_at > self.first_step:
+            of_a_step = (seconds - self.first_seconds) / (self.read_at - self.first_step)
+            parts.append(f"{clock(of_a_step * (self.steps - step))} left")
+        self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -112,8 +118,10 @@ def counter(name: str, console: Console | None = None) -> Iterator[Callable[[int
         count = total
         if time.monotonic() - shown >= (0.2 if console.is_terminal else LINE_SECONDS):
             shown = time.monotonic()
-            console.print(f"{name}: {total:,}", end="\r" if console.is_terminal else "\n", highlight=False)
+            console.print(
+                f"{name}: {total:,}", end="\r" if console.is_terminal else "\n", highlight=False, markup=False
+            )
 
     yield update
     if count:
-        console.print(f"{name}: {count:,} in {clock(time.monotonic() - started)}", highlight=False)
+        console.print(f"{name}: {count:,} in {clock(time.monotonic() - started)}", highlight=False, markup=False)

@@ -22,7 +22,7 @@ class RunSpec:
         steps: optimizer steps, each over one batch of the stream.
         learning_rate: peak rate.
         optimizer: "adamw" or "muon" (see `training.optimizer`).
-        weight_decay: on matrices only (see `training.optimizer`).
+        weight_decay: on tensors of two or more dimensions, embeddings and filters among them.
         betas: of AdamW.
         clip: largest global gradient norm; None leaves gradients alone.
         warmup_steps: steps of linear warm-up; the cosine takes the rest.
@@ -88,7 +88,8 @@ class TrainingResult:
         backend: operator -> backend that ran, or "torch" where no operator of ours took part.
         device: for example "cpu".
         profile: "seconds_per_step" by phase (data, forward, backward, optimizer, logging; on a CPU only) and
-            "seconds_outside" the clock in all (warm_up, validation, checkpoints).
+            "seconds_outside" the clock in all (warm_up, validation, checkpoints; but the last checkpoint of a call that
+            was stopped, whose time is not in it).
         resumed_from: step of the checkpoint that this call continued; None for a fresh run.
         calls: one dict a call that trained: `from_step`, and what `train` was told `about` it.
     """

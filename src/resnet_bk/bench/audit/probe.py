@@ -19,7 +19,8 @@ Shape legend: P rows, in each of which one token is changed; T tokens; V vocabul
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -233,16 +234,8 @@ class Probe:
 
             if not watched or not reaches(len(watched)):
                 return None
-            return watched[_bisect(reaches, len(watched)) - 1]
-
-
-def _bisect(holds: Callable[[int], bool], known: int) -> int:
-    """Smallest count for which `holds`, given that it holds for `known` and for all counts above the smallest."""
-    low, high = 0, known
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+            # True for all counts above the smallest that reaches it; known to be so for all of them.
+            return watched[bisect_left(range(1, len(watched)), True, key=reaches)]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ STYLES = {"passes": "green", "leaks": "bold red", "not run": "yellow"}
 
 def audit_table(audit: FullAudit) -> Table:
     """A row a check, grouped by layout."""
-    table = Table(title=f"{audit.model}: {audit.verdict}")
+    table = Table(title=Text(f"{audit.model}: {audit.verdict}"))
     for column in ("rows", "mode", "dtype", "outcome", "decided by", "lengths", "what was seen"):
         table.add_column(column, overflow="fold")
     before = None
@@ -48,14 +48,14 @@ def leak_cost_table(cost: LeakCost) -> Table:
     text = (
         f"{cost.predictions:,} held-out predictions of {cost.data}, {cost.segments} x {cost.tokens_per_segment} tokens"
     )
-    table = Table(title=f"What the leak buys, in nats a token: {text}")
+    table = Table(title=Text(f"What the leak buys, in nats a token: {text}"))
     table.add_column("model")
     for column in ("steps", "training loss", "whole segment in view", "prefix alone", "bought by the leak"):
         table.add_column(column, justify="right")
     for row in cost.rows:
         error = "" if row.standard_error is None else f" ± {row.standard_error:.4f}"
         table.add_row(
-            row.name,
+            Text(row.name),
             "as saved" if row.steps is None else str(row.steps),
             "" if row.training_loss is None else f"{row.training_loss:.4f}",
             f"{row.whole:.4f}",

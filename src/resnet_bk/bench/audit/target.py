@@ -16,24 +16,23 @@ DEADLINE_SECONDS = 10.0  # for the hub to answer; transformers itself tries agai
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def audit_target(name: str, protocol: Protocol, seed: int = 0) -> Any:
+def audit_target(name: str, protocol: Protocol) -> Any:
     """A causal LM, with its weights where they are saved, else freshly initialised.
 
     Args:
         name: a model of the protocol or a known one, a model type of transformers, a run folder, a folder written by
             save_pretrained, a config.json (or a folder with nothing else), or owner/name on the Hugging Face hub.
         protocol: where names are looked up, and whose shape they get.
-        seed: of fresh weights.
 
     Raises:
         ValueError: it is none of these, or cannot be read or built.
     """
     path = Path(name)
     if path.is_file() or (path.is_dir() and only_config(path)):
-        return _from_config(path, seed)
+        return _from_config(path)
     if not path.exists() and REPOSITORY.fullmatch(name):
         return _from_hub(name)
-    return find_model(name, protocol, seed)
+    return find_model(name, protocol)
 
 
 def vocabulary(model: Any) -> int:
@@ -59,9 +58,9 @@ def only_config(folder: Path) -> bool:
     return (folder / "config.json").exists() and not weights and not (folder / "run.json").exists()
 
 
-def _from_config(path: Path, seed: int) -> Any:
+def _from_config(path: Path) -> Any:
     try:
-        return build_model(AutoConfig.from_pretrained(path), seed)
+        return build_model(AutoConfig.from_pretrained(path), seed=0)
     except Exception as error:  # configurations of a hundred architectures fail in their own ways
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
