@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 
+from resnet_bk import cli
 from resnet_bk.bench import runner as runner_module
 from tests.command_line import PROGRAM, assert_bad_call, call, tiny_home
 
@@ -91,11 +92,21 @@ def test_calls_that_cannot_be_read(arguments, parts):
 
 
 def test_a_reader_that_goes_away_is_no_answer():
-    command = subprocess.Popen([*PROGRAM, "flops", "gpt2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = subprocess.Popen([*PROGRAM, "flops", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     command.stdout.close()
     _, complaint = command.communicate(timeout=120)
     assert command.returncode == 141
     assert not any(word in complaint for word in (b"Traceback", b"Exception ignored"))
+
+
+def test_a_table_whose_reader_goes_away_is_no_answer(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        with pytest.raises(SystemExit) as ended:
+            cli.app(["flops", "gpt2"])
+    assert ended.value.code == 141
 
 
 def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
@@ -127,6 +138,7 @@ def test_help_imports_nothing_heavy():
         assert command in done.stdout
 
 
+@pytest.mark.sweep
 def test_killed_and_started_again_is_never_stopped(home, tmp_path):
     """SIGKILL at some moment of training; the same command then ends with bitwise the weights and the loss."""
     arguments = ["bench", str(home / "tiny.yaml"), "--models", "resnet-bk"]

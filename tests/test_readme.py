@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A comparison that takes minutes is cut to a few steps of narrow models; otherwise the command is run as printed.
 SMALL = (
-    "steps=3 vocab_size=200 hidden_size=16 num_heads=2 num_layers=1 sequence_length=16 batch_size=256 data_limit=13000"
+    "steps=3 vocab_size=200 hidden_size=16 num_heads=2 num_layers=1 sequence_length=16 batch_size=256 data_limit=13000 "
+    "held_out_views=[] evaluations=1"
 )
 
 
@@ -46,9 +47,10 @@ def made(target: list[str]) -> list[list[str]]:
 
 def small_training(words: list[str]) -> list[str]:
     settings = [word for pair in SMALL.split() for word in ("--set", pair)]
-    # The command's own settings come last and win, but for several seeds: one is enough here.
+    # The command's own settings come last and win, but for several seeds: one of one model is enough here.
     place = 3  # behind program, command and protocol
-    last = ["--set", "seeds=[0]"] if any(word.startswith("seeds=") for word in words) else []
+    several = any(word.startswith("seeds=") for word in words)
+    last = ["--set", "seeds=[0]", "--models", "resnet-bk"] if several else []
     return [*words[:place], *settings, *words[place:], *last]
 
 
@@ -67,6 +69,7 @@ def test_commands(folder, monkeypatch):
     monkeypatch.chdir(folder)
     write_text(folder / "my-text.txt")
     monkeypatch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
+    monkeypatch.setattr("resnet_bk.bench.audit.command.FULL_LENGTHS", (2, 17))
     program = str(Path(sys.executable).with_name("resnet-bk"))
     seen, started = set(), False
     for words in commands():
@@ -92,10 +95,10 @@ def test_commands(folder, monkeypatch):
     assert {"bench", "test"} <= seen
 
 
-def test_python_examples(folder):
+def test_python_examples():
     examples = blocks("python")
     assert examples
-    run([sys.executable, "-c", "\n".join(examples)], folder)
+    exec("\n".join(examples), {"__name__": "readme"})
 
 
 def test_linked_files_exist():

@@ -59,6 +59,7 @@ def within_tolerance(counts):
     return all(count.deviation(first) < 0.02 for count in others)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", TEXT)
 def test_shipped_protocols_are_right(name):
     protocol, _, counts = sized(name)
@@ -84,6 +85,7 @@ def test_a_rate_that_is_set_was_not_found_by_the_search_of_the_file():
 STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["quick", "seed-local", "seed-local-tuned", *ABLATION, PRICE])
 def test_published_figures_are_of_the_models_of_their_protocol(name):
     """Fields that a protocol leaves to the default of some state, which may change."""
@@ -190,6 +192,7 @@ def test_epochs_beside_steps():
     assert load_protocol(CHOICES, ["epochs=2", "steps=null"]).epochs == 2
 
 
+@pytest.mark.sweep
 def test_choices_are_changed_one_at_a_time():
     protocol, tuned = load_protocol(CHOICES), load_protocol("seed-local-tuned", ["steps=1000", "evaluations=1"])
     free = {"name", "description", "models", "epochs", "seeds", "held_out_views"}

@@ -11,6 +11,8 @@ from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.runner import bench
 from tests.bench.tiny_bench import settings, write_text
 
+pytestmark = pytest.mark.sweep  # of benchmarks/, which is not measured
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

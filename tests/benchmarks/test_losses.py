@@ -9,6 +9,8 @@ from benchmarks import losses
 from benchmarks.command import guarded
 from tests.bench.tiny_bench import settings, write_text
 
+pytestmark = pytest.mark.sweep  # of benchmarks/, which is not measured
+
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory):

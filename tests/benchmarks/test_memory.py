@@ -8,6 +8,8 @@ import torch
 
 from benchmarks.memory import died, peak_growth, peaks
 
+pytestmark = pytest.mark.sweep  # of benchmarks/, which is not measured
+
 MIB = 1024**2
 
 

@@ -91,7 +91,7 @@ def test_whole_equals_chunks_equals_token_by_token(name):
     model = build(name, dtype=torch.float64)
     ids = tokens(2, 70)
     whole = model(ids, use_cache=True)
-    steps = [1] * 70 if name in STEPWISE else [1] * 26 + [44]  # beyond every convolution, and several groups
+    steps = [1] * 70 if name in STEPWISE else [1] * 14 + [56]  # beyond every convolution, and several groups
     for lengths in ([33, 37], [1, 2, 3, 64], [69, 1], steps):
         cache, pieces = None, []
         with torch.set_grad_enabled(lengths is not steps):  # without a gradient a token may take a kernel of its own

@@ -13,6 +13,7 @@ import torch
 from resnet_bk.ops import dispatch
 
 pytestmark = [
+    pytest.mark.sweep,
     pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no machine code"),
     pytest.mark.skipif(
         platform.machine() not in ("x86_64", "AMD64") or not dispatch.cpu_has("avx512f"),

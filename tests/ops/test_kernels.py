@@ -173,6 +173,7 @@ def test_the_digest_is_of_all_that_a_kernel_calls():
             assert (module / "__init__.py" if module.is_dir() else module.with_suffix(".py")) in kernels._SHARED
 
 
+@pytest.mark.sweep
 def test_machine_code_is_kept_on_disk(tmp_path):
     """The second process loads what the first compiled."""
     kept = []
@@ -186,6 +187,7 @@ def test_machine_code_is_kept_on_disk(tmp_path):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.sweep
 def test_kernels_run_uncompiled():
     done = run(CODE, NUMBA_DISABLE_JIT="1")
     assert done.returncode == 0, done.stderr

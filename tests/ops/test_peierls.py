@@ -180,6 +180,7 @@ def test_state_holds_no_chain(operator, backend):
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("operator", PHASED, ids=lambda operator: operator.name)
 def test_compile(operator):
     tensors = with_gradients(drawn(operator, 4, dtype=torch.float32))

@@ -317,8 +317,7 @@ def test_the_record_names_what_ran():
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("backend", ["numba", "chunked"])
+@pytest.mark.parametrize(("backend", "dtype"), [("numba", torch.float32), ("chunked", torch.float64)])
 @each_rule
 def test_compile(backend, dtype, erase):
     """One graph, gradients included, the same numbers as without it."""

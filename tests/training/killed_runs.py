@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-import torch.utils.tensorboard  # noqa: F401, as the kernels: every child would import them anew
+import torch
+import torch.utils.tensorboard  # or every child would import it anew
 
-import resnet_bk.ops.kernels  # noqa: F401
+from resnet_bk.ops import surface_green
 from resnet_bk.training import checkpoint, train
 from tests.training.cases import CASES, SPEC
 from tests.training.tiny import Tokens
@@ -54,6 +55,7 @@ def child(folder: Path, name: str, moment: str) -> None:
 
 
 if __name__ == "__main__":
+    surface_green(*(torch.ones(1, 2, 3) for _ in range(3)), backend="numba")  # or every child would start numba anew
     gc.freeze()  # or a collection in a child copies every page that holds an object
     for name in CASES:
         for moment in ("step", "saving"):
