@@ -16,6 +16,7 @@ from resnet_bk.bench.recall import load_recall
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+ALL_PAGES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
@@ -51,7 +52,7 @@ def test_a_command_of_the_docs(page, line):
     assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
 def test_a_row_of_a_table_is_one_line(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     broken = [line for row, line in itertools.pairwise(lines) if row.startswith("|") and line[:1] not in ("", "|")]
@@ -83,3 +84,20 @@ def test_every_protocol_has_a_row():
     page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
     rows = " ".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
     assert {name for name in shipped_protocols() if f"`{name}`" not in rows} == set()
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+def test_anchors_exist(page):
+    found = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    missing = []
+    for file, anchor in found:
+        text = (page.parent / file if file else page).read_text(encoding="utf-8")
+        if anchor not in map(slug, re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)):
+            missing.append(f"{file}#{anchor}")
+    assert missing == []
