@@ -41,6 +41,13 @@ def test_starts_as_documented(chains, hopping):
         assert abs(torch.corrcoef(torch.stack([potential, place]))[0, 1]) < 0.15
 
 
+def test_a_gain_bends_all_but_the_average():
+    hidden = torch.randn(2, 5, 8)
+    one, three, none = (build(4, site_gain=gain).project(hidden) for gain in (1.0, 3.0, 0.0))
+    assert_close(three - none, 3 * (one - none), rtol=1e-4, atol=1e-6)
+    assert_close(none, build(4).initial_bias().expand_as(none), rtol=0, atol=0)
+
+
 def test_range_and_precision():
     chain = build()
     hidden = 1e6 * torch.randn(3, 5, 8)

@@ -31,6 +31,7 @@ CONFIG = SimpleNamespace(
     absorption_init=(0.05, 1.0),
     hopping_init=1.0,
     hopping_phase=False,
+    site_gain=1.0,
     backend="auto",
     gradient="exact",
 )

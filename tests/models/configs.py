@@ -58,6 +58,7 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["modulus-moe-wide-keys"] = {"state": "modulus", "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-as-it-is"] = {"state": "delta"}
+    grid["modulus-bent"] = {"state": "modulus", "site_gain": 6.0, "induction_heads": 1}
     grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0, "induction_heads": 2}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}

@@ -30,6 +30,7 @@ WRONG = {
     "absorption_min": [0, -1.0, float("inf"), None],
     "absorption_init": [(0.5,), 0.5, (0.5, 0.1), (0.0, 1.0), (1e-4, 1.0), ("a", "b"), (0.1, float("nan"))],
     "hopping_init": [0, -1.0],
+    "site_gain": [-1.0, float("inf"), "far"],
     "rms_norm_eps": [0.0, -1e-6],
     "initializer_range": [0.0, -0.02, True],
     "pointer_heads": [-1, 1.5, None],

@@ -33,7 +33,8 @@ class Chain(NamedTuple):
 
 
 class ChainProjection(KeepsFloat32):
-    """Projects a token to its site of H chains. With x the hidden state over sqrt(D), of length 1 where it is normed:
+    """Projects a token to its site of H chains. With x the hidden state times site_gain over sqrt(D), of length
+    site_gain where it is normed:
 
         potential  a = w_a x + c_a
         hopping    b = softplus(w_b x + c_b)                       > 0
@@ -44,8 +45,8 @@ class ChainProjection(KeepsFloat32):
     energies of sites are random, with a standard deviation s, a chain in its band lets through exp(-s^2 / (8 b^2
     sin^2 theta)) a site, even without absorption. That is Anderson localisation (Thouless, J. Phys. C 5, 77, 1972), and
     random hoppings do the same. At s = 0.3 1/e is left after 90 sites, at s = 0.02 after 20,000. It is why x has
-    length 1: of one as long as sqrt(D) a step of an optimizer would move energies sqrt(D) times as far, and a few
-    steps would localise every chain.
+    length 1 by default: of one as long as sqrt(D) a step of an optimizer moves energies sqrt(D) times as far, and a few
+    steps localise every chain.
 
     The biases start at:
 
@@ -77,6 +78,7 @@ class ChainProjection(KeepsFloat32):
         absorption_init: (low, high) of the absorptions at the start, above absorption_min.
         hopping_init: hopping at the start.
         hopping_phase: learn phases.
+        site_gain: how many times as far as by default a token bends its site.
         induction_heads: how many of the chains, the last ones, start with a long memory instead
             (`resnet_bk.layers.induction`).
     """
@@ -91,12 +93,13 @@ class ChainProjection(KeepsFloat32):
         absorption_init: tuple[float, float],
         hopping_init: float,
         hopping_phase: bool = False,
+        site_gain: float = 1.0,
         induction_heads: int = 0,
     ) -> None:
         super().__init__()
         self.chains = chains
         self.induction_heads = induction_heads
-        self.scale = hidden_size**-0.5
+        self.scale = site_gain * hidden_size**-0.5
         self.potential_init = potential_init
         self.absorption_min = absorption_min
         self.absorption_init = absorption_init

@@ -39,7 +39,8 @@ class MatrixPropagator(Mixer):
             convolution.
         backend: of `resnet_bk.ops.propagate`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase, site_gain: see
+            `ChainProjection`.
     """
 
     name: ClassVar[str] = "matrix"
@@ -65,6 +66,7 @@ class MatrixPropagator(Mixer):
         absorption_init: tuple[float, float],
         hopping_init: float,
         hopping_phase: bool = False,
+        site_gain: float = 1.0,
         backend: str = "auto",
         gradient: str = "exact",
     ) -> None:
@@ -82,6 +84,7 @@ class MatrixPropagator(Mixer):
             absorption_init=absorption_init,
             hopping_init=hopping_init,
             hopping_phase=hopping_phase,
+            site_gain=site_gain,
             induction_heads=induction_heads,
         )
         self.conv = ShortConvolution(sum(self.widths), conv_size, start=taps(**heads)) if conv_size else None

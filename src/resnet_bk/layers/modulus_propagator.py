@@ -35,9 +35,9 @@ class ModulusPropagator(Mixer):
         S_t = |L_t| (w_t k_t v_t^T + b_t S_{t-1}),   y_t = q_t^T S_t = sum over j of (q_t . k_j) |Gamma_tj| w_j v_j
 
     with L the surface Green's function and Gamma the propagator of the head's chain
-    (`resnet_bk.ops.propagate_modulus`). Query and key have unit length. The write gate w = sigmoid(W x / sqrt(D)) says
-    how much of a token is kept at all: potential, hopping and absorption of its site act on what came before as much
-    as on it.
+    (`resnet_bk.ops.propagate_modulus`). Query and key have unit length. The write gate w = sigmoid(g W x / sqrt(D)), g
+    the site gain, says how much of a token is kept at all: potential, hopping and absorption of its site act on what
+    came before as much as on it.
     What is read, y, is divided by its root mean square, since it grows with the number of tokens that are remembered.
 
     Args:
@@ -54,6 +54,7 @@ class ModulusPropagator(Mixer):
             `resnet_bk.ops.modulus_step` where it can.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
+        site_gain: how many times as far as by default a token bends its site (`ChainProjection`) and moves its gate.
     """
 
     name: ClassVar[str] = "modulus"
@@ -80,6 +81,7 @@ class ModulusPropagator(Mixer):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
+        site_gain: float = 1.0,
         backend: str = "auto",
         gradient: str = "exact",
     ) -> None:
@@ -89,7 +91,7 @@ class ModulusPropagator(Mixer):
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]
         heads = {"num_heads": num_heads, "key_dim": key_dim, "value_dim": value_dim, "induction_heads": induction_heads}
         self.in_proj = QueryKeyValue(hidden_size, **heads)
-        self.scale = hidden_size**-0.5  # of the write gate, so that a step of the optimizer moves it by little
+        self.scale = site_gain * hidden_size**-0.5  # by default a step of the optimizer moves the gate by little
         self.write_proj = nn.Linear(hidden_size, num_heads, bias=False)
         self.chain = ChainProjection(
             hidden_size,
@@ -98,6 +100,7 @@ class ModulusPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
+            site_gain=site_gain,
             induction_heads=induction_heads,
         )
         self.conv = (

@@ -31,7 +31,8 @@ class VectorPropagator(Mixer):
         output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
         backend: of `resnet_bk.ops.propagate_vector`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase: see `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase, site_gain: see
+            `ChainProjection`.
     """
 
     name: ClassVar[str] = "vector"
@@ -53,6 +54,7 @@ class VectorPropagator(Mixer):
         absorption_init: tuple[float, float],
         hopping_init: float,
         hopping_phase: bool = False,
+        site_gain: float = 1.0,
         backend: str = "auto",
         gradient: str = "exact",
     ) -> None:
@@ -67,6 +69,7 @@ class VectorPropagator(Mixer):
             absorption_init=absorption_init,
             hopping_init=hopping_init,
             hopping_phase=hopping_phase,
+            site_gain=site_gain,
         )
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
         self.readout = Readout(hidden_size, state_channels, gate=output_gate)

@@ -46,6 +46,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         hopping_init (`float`): hopping at the start.
         hopping_phase (`bool`): let each chain of a matrix or vector state learn a phase of its hopping
             (`resnet_bk.layers.ChainProjection`).
+        site_gain (`float`): how many times as far as by default a token bends the chains of the mixers, and moves the
+            write gates of a modulus or delta state (`resnet_bk.layers.ChainProjection`).
         pointer_heads (`int`): heads of the pointer, which predicts words that were seen again
             (`resnet_bk.layers.pointer`); 0 leaves it out.
         pointer_key_dim (`int`): kinds of context that a head of the pointer tells apart.
@@ -103,6 +105,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     absorption_init: tuple[float, float] | list[float] | None = None
     hopping_init: float = 1.0
     hopping_phase: bool = False
+    site_gain: float = 1.0
     pointer_heads: int = 0
     pointer_key_dim: int = 16
     rms_norm_eps: float = 1e-6
@@ -233,6 +236,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
                     f"(for example {2 * self.absorption_min:g}, {max(1.0, 4 * self.absorption_min):g})"
                 )
         rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
+        rules.number("site_gain", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 bends no chain")
         rules.choice("output_gate", (*GATES, NO_GATE), "affine and silu are usual")
         rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
         if rules.whole("induction_heads", 0, "leave it out for the default", optional=True) and self.induction_heads:
