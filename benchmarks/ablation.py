@@ -10,11 +10,11 @@ FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, machine, one_machine, read_json, replace_all, table
+from benchmarks.page import by_model, fill_page, machine, one_machine, reached, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -75,8 +75,6 @@ def _counted(runs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _reached(runs: list[dict[str, Any]]) -> dict[str, str]:
-    perplexities = [run["held_out_perplexity"] for run in runs]
-    spread = f" ± {stdev(perplexities):.1f}" if len(runs) > 1 else ""
     measures = runs[0].get("held_out_measures") or {}
     blocks = _blocks(runs[0]["config"])
     skips = [
@@ -85,7 +83,7 @@ def _reached(runs: list[dict[str, Any]]) -> dict[str, str]:
         if key in measures
     ]
     return {
-        "held-out perplexity": fmt.perplexity(fmean(perplexities)) + spread,
+        "held-out perplexity": reached([run["held_out_perplexity"] for run in runs]),
         "work done": ", ".join(skips) or fmt.MISSING,
     }
 

@@ -89,24 +89,25 @@ def columns(results: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
 
 
 def pair(column: Column, key: str, ours: str, other: str) -> str:
-    """`ours / other (ratio)`, means over the seeds, the lower one bold; fewer seeds than the column has are told."""
-    if ours not in column.models or other not in column.models:
-        return fmt.MISSING
-    means, seeds = [], []
+    """`ours / other (ratio)`, means over the seeds that both have, the lower one bold; fewer seeds than the column has
+    are told."""
+    seeds = set.intersection(*({run["seed"] for run in column.models.get(name, ())} for name in (ours, other)))
+    means = []
     for name in (ours, other):
-        runs = column.models[name]
         # Where no state is carried every segment stands alone as it is.
-        values = [run[key] if run[key] is not None or key != ALONE else run[CARRIED] for run in runs]
-        if any(value is None for value in values):
+        values = [
+            run[key] if run[key] is not None or key != ALONE else run[CARRIED]
+            for run in column.models.get(name, ())
+            if run["seed"] in seeds
+        ]
+        if not values or any(value is None for value in values):
             return fmt.MISSING
         means.append(fmean(values))
-        seeds.append(len(runs))
     first, second = map(fmt.perplexity, means)
     if first != second:  # as printed
         first, second = (f"**{first}**", second) if means[0] < means[1] else (first, f"**{second}**")
     cell = f"{first} / {second} ({means[0] / means[1]:.2f})"
-    fewest = min(seeds)
-    return cell if fewest == len(column.models[OURS[0]]) else f"{cell}, {fewest} seed{'s' * (fewest != 1)}"
+    return cell if len(seeds) == len(column.models[OURS[0]]) else f"{cell}, {len(seeds)} seed{'s' * (len(seeds) != 1)}"
 
 
 def over(runs: Mapping[str, Runs], key: str) -> str:

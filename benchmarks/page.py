@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import Parser
+from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.run_folder import replace_file
+from resnet_bk.bench.statistics import spread
 
 PLACE = re.compile(r"<!-- begin (?P<suite>[\w-]+):(?P<name>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -50,6 +53,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return "\n".join(head + [f"| {' | '.join(row)} |" for row in rows])
+
+
+def reached(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation over seeds; a dash where a seed has no value."""
+    known = [value for value in values if value is not None]
+    return fmt.spread(spread(known)) if known and len(known) == len(values) else fmt.MISSING
 
 
 def timed(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -206,6 +215,6 @@ def fill_page(
     if given.check:
         print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
         return int(after != before)
-    given.page.write_text(after, encoding="utf-8")
+    replace_file(given.page, after.encode())
     print(f"{given.page} written from {names}")
     return 0

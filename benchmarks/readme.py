@@ -9,13 +9,14 @@ FILE is the results.json of `resnet-bk bench`, by default those in results/ of t
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, read_json, replace_all, table
+from benchmarks.page import by_model, fill_page, reached, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.statistics import Interval, paired_bootstrap
+from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.statistics import compare_documents, summarize
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
@@ -31,6 +32,12 @@ NAMES = {
     "gated-deltanet": "Gated DeltaNet",
 }
 
+HELD_OUT = (
+    "held_out_perplexity",
+    "held_out_perplexity_without_carry",
+    "held_out_perplexity_overlapping",
+)
+
 
 def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last.
@@ -44,25 +51,17 @@ def rows(results: Mapping[str, Any]) -> str:
             return fmt.MISSING
         return fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
 
-    def reached(runs: list[dict[str, Any]], key: str) -> str:
-        values = [run[key] for run in runs]
-        if any(value is None for value in values):
-            return "leaks" if runs[0]["audit"] == "leaks" else fmt.MISSING
-        return fmt.perplexity(fmean(values)) + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
     def order(item: tuple[str, list[dict[str, Any]]]) -> float:
         return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
 
-    windows = "held_out_perplexity_overlapping"
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(models.items(), key=order):
-        without = "held_out_perplexity_without_carry"
+        # A model that leaks has none of these.
+        figures = [reached([run[key] for run in runs]) for key in HELD_OUT]
         lines.append(
             (
                 NAMES.get(name, name),
-                reached(runs, "held_out_perplexity"),
-                reached(runs, without) if runs[0]["audit"] == "causal" else fmt.MISSING,
-                reached(runs, windows) if runs[0]["audit"] == "causal" else fmt.MISSING,
+                *(["leaks", *figures[1:]] if runs[0]["audit"] == "leaks" else figures),
                 bits(runs),
                 fmt.count(runs[0]["parameters"]),
                 fmt.count(len(runs)),
@@ -76,35 +75,25 @@ def rows(results: Mapping[str, Any]) -> str:
     held_out = ("held-out perplexity", "state not carried", "overlapping windows", "bits a character")
     columns = ("", *held_out, "parameters", "seeds")
     unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
-    return f"{table(columns, lines)}\n\n{unknown}{ratios(models, results['data'].get('document_tokens', []))}"
+    return f"{table(columns, lines)}\n\n{unknown}{ratios(results)}"
 
 
-def ratios(models: Mapping[str, list[dict[str, Any]]], document_tokens: Sequence[int]) -> str:
+def ratios(results: Mapping[str, Any]) -> str:
     """A sentence: the perplexity of the first of `NAMES` over that of every other model, of the seeds that both have,
-    with its interval over the documents; none where it was not trained."""
+    with its interval over the documents; none where it was not trained, or the documents are too few."""
+    models = {model.name: model for model in summarize(parse_results(dict(results)))}
     (ours, _), *_ = NAMES.items()
-    losses = {
-        name: {run["seed"]: run["document_nll"] for run in runs}
-        for name, runs in models.items()
-        if all(run["audit"] == "causal" and run.get("document_nll") for run in runs)
-    }
-    if ours not in losses:
+    if ours not in models:
         return ""
-
-    def compared(name: str) -> Interval:
-        both = losses[ours], losses[name]
-        shared = both[0].keys() & both[1].keys()
-        pair = ([nll for seed, nll in of.items() if not shared or seed in shared] for of in both)
-        first, second = ([fmean(of_document) for of_document in zip(*of, strict=True)] for of in pair)
-        return paired_bootstrap(first, second, document_tokens)
-
-    found = {name: compared(name) for name in losses if name != ours}
+    tokens = results["data"].get("document_tokens", [])
+    compared = {name: compare_documents(models[ours], model, tokens) for name, model in models.items() if name != ours}
+    found = [(interval, NAMES.get(name, name)) for name, interval in compared.items() if interval is not None]
     listed = "; ".join(
-        f"{NAMES.get(name, name)} {interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-        for name, interval in sorted(found.items(), key=lambda item: item[1].ratio)
+        f"{name} {interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+        for interval, name in sorted(found, key=lambda item: item[0].ratio)
     )
     over = "of the seeds that both have, 95% over the held-out documents"
-    return f" Held-out perplexity of ResNet-BK over that of the others, {over}: {listed}."
+    return f" Held-out perplexity of ResNet-BK over that of the others, {over}: {listed}." if found else ""
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:

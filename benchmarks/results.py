@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import choices
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, machine, one_machine, read_json, replace_all, table, timed
+from benchmarks.page import by_model, fill_page, machine, one_machine, reached, read_json, replace_all, table, timed
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.statistics import paired_t_test
 
@@ -77,28 +77,22 @@ def rows(results: Mapping[str, Any]) -> str:
     def in_time(run: Mapping[str, Any]) -> float | None:
         return at_time(run, times.get(run["seed"], fmean(times.values()))) if times else None
 
-    def spread(values: Sequence[float | None]) -> str:
-        known = [value for value in values if value is not None]
-        if not known or len(known) < len(values):
-            return fmt.MISSING
-        return fmt.perplexity(fmean(known)) + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
-
     windows = any(run.get(OVERLAPPING) is not None for runs in models.values() for run in runs)
     lines = []
     for name, runs in sorted(models.items(), key=lambda item: fmean(run[HELD_OUT] for run in item[1])):
         cells = {
             "model": f"`{name}`",
-            "held-out perplexity": spread([run[HELD_OUT] for run in runs]),
+            "held-out perplexity": reached([run[HELD_OUT] for run in runs]),
             "seeds": fmt.count(len(runs)),
             f"relative to `{base}`": f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
-            "state not carried": spread([run[WITHOUT] for run in runs]),
+            "state not carried": reached([run[WITHOUT] for run in runs]),
         }
         if windows:  # results of before there was such a figure have none
-            cells["overlapping windows"] = spread([run.get(OVERLAPPING) for run in runs])
+            cells["overlapping windows"] = reached([run.get(OVERLAPPING) for run in runs])
         lines.append(
             cells
             | {
-                f"in the time of `{base}`": spread([in_time(run) for run in comparable.get(name, [])]),
+                f"in the time of `{base}`": reached([in_time(run) for run in comparable.get(name, [])]),
                 "parameters": fmt.count(runs[0]["parameters"]),
                 "lr": f"{runs[0]['learning_rate']:g}",
                 "tokens/s": speed(comparable.get(name, [])),

@@ -67,7 +67,9 @@ def test_shipped_protocols_are_right(name):
     assert protocol.description
     assert "resnet-bk" in protocol.models
     assert protocol.learning_rates is None
-    assert all(entry.learning_rate_source for entry in protocol.models.values())
+    for entry in protocol.models.values():
+        # A command that can be run again, or null, so that the report says that nothing was searched.
+        assert (entry.learning_rate_source or "resnet-bk ").startswith(("resnet-bk ", "the earlier report"))
     assert within_tolerance(counts)
 
 

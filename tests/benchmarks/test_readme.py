@@ -4,34 +4,35 @@ import pytest
 
 from benchmarks import readme
 from benchmarks.command import guarded
+from tests.bench.report_samples import sample_results, sample_run
 
+ORDERS = [(order, {"perplexity": 100.0 * order, "bits_per_character": 2.0 + order}) for order in (1, 2, 5)]
 NGRAMS = {
+    "method": "counted",
     "split": "validation",
-    "ngrams": [{"order": order, "perplexity": 100.0 * order, "bits_per_character": 2.0 + order} for order in (1, 2, 5)],
+    "ngrams": [{"order": order, "name": f"{order}-gram", "different_ngrams": 9} | found for order, found in ORDERS],
 }
 
 
 def run(name, perplexity, seed=0, **changes):
-    return {
-        "model_name": name,
-        "seed": seed,
-        "audit": "causal",
-        "held_out_perplexity": perplexity,
-        "held_out_perplexity_without_carry": None,
-        "held_out_perplexity_overlapping": perplexity and perplexity - 1,
-        "bits_per_character": 1.25,
-        "parameters": 1_000,
-    } | changes
+    windows = perplexity and perplexity - 1
+    given = {"held_out_perplexity_without_carry": None, "held_out_perplexity_overlapping": windows} | changes
+    return sample_run(name, seed=seed, perplexity=perplexity) | {"held_out_perplexity": perplexity} | given
 
 
+def quick(*runs, **data):
+    found = sample_results()
+    return found | {"runs": list(runs), "ngrams": NGRAMS, "data": {"validation_unk_rate": 0.0374} | data}
+
+
+LEAKY = run("resnet-bk-seed", None, audit="leaks")
 RUNS = [
-    run("resnet-bk-seed", None, audit="leaks"),
+    LEAKY,
     run("resnet-bk", 50.0, held_out_perplexity_without_carry=55.0),
     run("resnet-bk", 52.0, seed=1, held_out_perplexity_without_carry=57.0),
     run("llama", 40.0),
 ]
-QUICK = {"protocol": {"name": "quick"}, "runs": RUNS, "ngrams": NGRAMS}
-QUICK["data"] = {"validation_unk_rate": 0.0374}
+QUICK = quick(*RUNS)
 PAGE = "<!-- begin quick:table -->\nold\n<!-- end -->\n"
 
 
@@ -54,7 +55,7 @@ def test_the_best_model_comes_first_whoever_it_is():
 
 def test_ratios_are_of_the_same_documents():
     # Half the loss a token less in every document: a ratio of exp(-1/2), whichever documents are drawn.
-    tokens, theirs = [10, 30, 20], [20.0, 90.0, 50.0]
+    tokens, theirs = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7
     ours = [[loss - size / 2 + change for loss, size in zip(theirs, tokens, strict=True)] for change in (-1.0, 1.0)]
     runs = [
         run("resnet-bk", 50.0, document_nll=ours[0]),
@@ -62,19 +63,20 @@ def test_ratios_are_of_the_same_documents():
         *(run("llama", 60.0, seed=seed, document_nll=theirs) for seed in (1, 0)),
         run("gpt2", 60.0, seed=1, document_nll=ours[1]),  # as ours with that seed
         run("other", 60.0, seed=7, document_nll=theirs),  # no seed in common: all of ours
-        run("leaky", None, audit="leaks"),
+        run("another", 60.0),  # kept no losses
+        LEAKY,
     ]
-    data = QUICK["data"] | {"document_tokens": tokens}
-    page = readme.fill(PAGE, [QUICK | {"runs": runs, "data": data}])
+    page = readme.fill(PAGE, [quick(*runs, document_tokens=tokens)])
     over = "of the seeds that both have, 95% over the held-out documents"
     half = "0.607 (0.607 to 0.607)"
     assert f"{over}: Llama (RoPE, RMSNorm, SwiGLU) {half}; other {half}; GPT-2 1.000 (1.000 to 1.000).\n" in page
-    assert "over the held-out documents" not in readme.fill(PAGE, [QUICK | {"runs": runs[2:], "data": data}])
+    for without in (quick(*runs[2:], document_tokens=tokens), quick(*runs, document_tokens=tokens[:19])):
+        assert "over the held-out documents" not in readme.fill(PAGE, [without])
 
 
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results of quick have no n-grams"):
-        readme.fill(PAGE, [{"protocol": {"name": "quick"}, "runs": RUNS}])
+        readme.fill(PAGE, [{name: value for name, value in QUICK.items() if name != "ngrams"}])
     with pytest.raises(ValueError, match="the n-grams of quick are of the test split"):
         readme.fill(PAGE, [QUICK | {"ngrams": NGRAMS | {"split": "test"}}])
     with pytest.raises(ValueError, match="has the places none of quick"):

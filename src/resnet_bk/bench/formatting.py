@@ -15,12 +15,14 @@ def perplexity(value: float | None) -> str:
 
 
 def spread(value: Spread | None) -> str:
-    """``mean ± sample standard deviation``; the mean alone where there is one seed."""
+    """``mean ± sample standard deviation``, of which one digit shows where it is small; the mean alone where there is
+    one seed."""
     if value is None:
         return MISSING
     if value.deviation is None:
         return perplexity(value.mean)
-    decimals = 2 if value.mean < 10 or value.deviation < 0.05 else 1
+    least = 2 if value.mean < 10 else 1
+    decimals = least if value.deviation == 0 else min(3, max(least, -math.floor(math.log10(value.deviation))))
     return f"{value.mean:,.{decimals}f} ± {value.deviation:,.{decimals}f}"
 
 
