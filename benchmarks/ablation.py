@@ -1,58 +1,67 @@
-"""Writes the figures of the `ablation` protocols into docs/switches.md, so that none is typed by hand.
+"""Writes the figures of docs/switches.md from results/, so that none is typed by hand.
 
     python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols (`ablation-times` is of `ablation`,
-`ablation-wide-times` of `ablation-wide`, for the times alone, as the page says), by default those in results/.
+FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols, by default those in results/. One of
+`ablation-times` or `ablation-wide-times` gives the times and the memory of the table of `ablation` or `ablation-wide`
+and goes with it. FILE may also be what `benchmarks.exits` and `benchmarks.trained` write.
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from benchmarks import tables
 from benchmarks.command import guarded
 from benchmarks.page import by_model, fill_page, machine, one_machine, reached, read_json, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "switches.md"
-QUALITY = ("ablation", "ablation-wide", "ablation-price")  # beside other work: their times say nothing
-TIMES = ("ablation-times", "ablation-wide-times")  # of so few steps that their perplexities say nothing
+# Trained beside other work, so that their times say nothing.
+QUALITY = ("ablation", "ablation-wide", "ablation-price")
+# Of so few steps that their perplexities say nothing.
+TIMES = {"ablation": "ablation-times", "ablation-wide": "ablation-wide-times"}
 COMPARED = ("exact", "plain")  # whose times the others are divided into
-FILES = [ROOT / "results" / suite / "results.json" for suite in (*QUALITY, *TIMES)]
-CURVES = "ablation-price"  # also has the course of the training
+MEASURED = ("exits", "trained")  # results of benchmarks
+FILES = [
+    *(ROOT / "results" / suite / "results.json" for suite in (*QUALITY, *TIMES.values())),
+    *(ROOT / "results" / f"{suite}.json" for suite in MEASURED),
+]
 NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which FlopCounterMode sees the matmuls alone
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
 SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
-TENTHS = range(1, 11)
+
+Cells = Mapping[str, Mapping[str, str]]
 
 
-def quality(results: Mapping[str, Any]) -> str:
-    """A row a model: operations, perplexity and the work that it did."""
-    return _rows(results, lambda _, runs: _counted(runs) | _reached(runs))
+def quality(results: Mapping[str, Any]) -> Cells:
+    """Model -> operations, perplexity and the work that it did."""
+    return {name: _counted(runs) | _reached(runs) for name, runs in by_model(results).items()}
 
 
-def times(results: Mapping[str, Any]) -> str:
-    """A row a model: time, memory and operations of a step.
+def times(results: Mapping[str, Any]) -> Cells:
+    """Model -> time and memory of a step.
 
     Raises:
         ValueError: runs of several machines, or none of a model that the others are compared with.
     """
     one_machine(results)
-    seconds = {name: fmean(map(seconds_a_step, runs)) for name, runs in by_model(results).items()}
+    models = by_model(results)
+    seconds = {name: fmean(map(seconds_a_step, runs)) for name, runs in models.items()}
     for name in COMPARED:
         if name not in seconds:
             raise ValueError(f"the results hold no run of {name}, which the others are compared with; run it too")
 
-    def cells(name: str, runs: list[dict[str, Any]]) -> dict[str, str]:
+    def cells(name: str) -> dict[str, str]:
         ratios = {f"times as fast as `{other}`": f"{seconds[other] / seconds[name]:.2f}" for other in COMPARED}
-        peak = fmt.count(round(fmean(run["peak_memory_mb"] for run in runs)))
-        return {"s/step": fmt.decimal(seconds[name], 3)} | ratios | {"peak MiB": peak} | _counted(runs)
+        peak = fmt.count(round(fmean(run["peak_memory_mb"] for run in models[name])))
+        return {"s/step": fmt.decimal(seconds[name], 3)} | ratios | {"peak MiB": peak}
 
-    return _rows(results, cells)
+    return {name: cells(name) for name in models}
 
 
 def seconds_a_step(run: Mapping[str, Any]) -> float:
@@ -62,10 +71,28 @@ def seconds_a_step(run: Mapping[str, Any]) -> float:
     return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 
-def _rows(results: Mapping[str, Any], cells: Callable[[str, list[dict[str, Any]]], dict[str, str]]) -> str:
-    filled = [{"model": f"`{name}`"} | cells(name, runs) for name, runs in by_model(results).items()]
-    facts = "\n".join(f"- {line}" for line in [*machine(results), f"data {results['data']['name']}"])
-    return f"{table(list(filled[0]), [list(row.values()) for row in filled])}\n\n{facts}"
+def rows(results: Mapping[str, Any], timed: Mapping[str, Any] | None) -> str:
+    """A row a model, with its times where there are any, and where both were measured.
+
+    Raises:
+        ValueError: as `times` does, or times of other models.
+    """
+    cells = quality(results)
+    facts = machine(results)
+    if timed is not None:
+        of_times = times(timed)
+        if of_times.keys() != cells.keys():
+            suite = timed["protocol"]["name"]
+            missing = ", ".join(sorted(of_times.keys() ^ cells.keys()))
+            raise ValueError(f"{suite} and the trainings beside it are of other models ({missing}); run both of all")
+        cells = {name: of_times[name] | cells[name] for name in cells}
+        kinds = (("times and memory", machine(timed)), ("the rest", facts))
+        facts = [f"{kind}: {'; '.join(found)}" for kind, found in kinds]
+    lines = [{"model": f"`{name}`"} | found for name, found in cells.items()]
+    facts.append(f"data {results['data']['name']}")
+    return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
+        f"- {fact}" for fact in facts
+    )
 
 
 def _counted(runs: list[dict[str, Any]]) -> dict[str, str]:
@@ -96,37 +123,23 @@ def _blocks(config: Mapping[str, Any]) -> dict[str, int]:
     return {"depth": scales.count(1), "kept": gated}
 
 
-def curves(results: Mapping[str, Any], measure: str) -> str:
-    """What the models that report a measure reported in the course of the training, first seed, at every tenth of it:
-    the mean of the log lines of that tenth."""
-    lines = []
-    for name, runs in by_model(results).items():
-        tenths: dict[int, list[float]] = {}
-        for line in runs[0]["log"]:
-            if measure in line.get("measures", {}):
-                tenths.setdefault(-(-10 * line["step"] // runs[0]["steps"]), []).append(line["measures"][measure])
-        if tenths:
-            means = (f"{fmean(tenths[n]):.2f}" if n in tenths else fmt.MISSING for n in TENTHS)
-            lines.append((f"`{name}`", *means))
-    return table(("model", *(f"{10 * n}%" for n in TENTHS)), lines)
-
-
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
     Raises:
-        ValueError: results of another protocol, or without the runs that are compared with.
+        ValueError: results of another protocol, times without their table, or what `rows` refuses.
     """
-    for found in results:
-        suite = found["protocol"]["name"]
-        if suite not in (*QUALITY, *TIMES):
-            known = " or ".join((*QUALITY, *TIMES))
-            raise ValueError(f"the results are of protocol {suite}, not of {known}; name other files")
-        texts = {"table": times(found) if suite in TIMES else quality(found)}
-        if suite == CURVES:
-            texts |= {measure: curves(found, measure) for measure in SKIPS}
-        page = replace_all(page, suite, texts)
-    return page
+    by_name = {found["protocol"]["name"] if "protocol" in found else found["suite"]: found for found in results}
+    known = (*QUALITY, *TIMES.values(), *MEASURED)
+    if strange := [name for name in by_name if name not in known]:
+        raise ValueError(f"the results are of {strange[0]}, not of {' or '.join(known)}; name other files")
+    for suite, name in TIMES.items():
+        if name in by_name and suite not in by_name:
+            raise ValueError(f"{name} gives the times of {suite}, whose results are not named; name them too")
+    for suite in by_name.keys() & set(QUALITY):
+        timed = by_name.get(TIMES.get(suite, ""))
+        page = replace_all(page, suite, {"table": rows(by_name[suite], timed)})
+    return tables.fill(page, [dict(by_name[name]) for name in MEASURED if name in by_name])
 
 
 def main(arguments: Sequence[str]) -> int:

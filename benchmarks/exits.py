@@ -3,8 +3,8 @@ lower and lower thresholds.
 
     python -m benchmarks.exits RUN [--out FILE] [--quick]
 
-RUN is a finished run, for example the one that docs/performance.md names. Takes about 2 minutes on 2 cores.
-RUN is opened read-only; results/ is for the run of docs/performance.md, any other goes to runs/. Exit code 1 if the
+RUN is a finished run, for example the one that docs/switches.md names. Takes about 2 minutes on 2 cores.
+RUN is opened read-only; results/ is for the run of docs/switches.md, any other goes to runs/. Exit code 1 if the
 threshold of the training changes anything or the lowest one saves no work; then no time is given.
 """
 

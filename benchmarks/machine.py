@@ -20,15 +20,16 @@ def machine() -> dict[str, Any]:
 
 
 def describe(found: dict[str, Any]) -> list[str]:
-    """Lines for a reader."""
+    """Lines for a reader; of the libraries, those whose speed is measured."""
     memory = "" if found["memory_gib"] is None else f", {found['memory_gib']:.0f} GiB"
     load = "" if found["load_before"] is None else f", load {found['load_before']:.1f} before"
     commit = found["git_commit"]
     dirty = " with uncommitted changes" if found["git_dirty"] else ""
+    timed = [name for name in ("torch", "transformers", "numba") if name in found["versions"]]
     return [
         f"{found['cpu']}, {found['cores_allowed']} of {found['cpu_count']} cores{memory}, {found['simd']}",
         f"{found['threads']} PyTorch threads, {found['kernel_threads']} for compiled kernels{load}",
-        ", ".join(f"{name} {version}" for name, version in {"python": found["python"], **found["versions"]}.items()),
+        ", ".join([f"python {found['python']}", *(f"{name} {found['versions'][name]}" for name in timed)]),
         "no git checkout" if commit is None else f"commit {commit[:12]}{dirty}",
     ]
 

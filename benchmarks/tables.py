@@ -3,7 +3,8 @@
     python -m benchmarks.tables [FILE ...] [--page FILE] [--check]
 
 The page has places `<!-- begin SUITE:CASE -->` ... `<!-- end -->`; what stands between is replaced. --check writes
-nothing and exits with code 1 if the page differs from the files.
+nothing and exits with code 1 if the page differs from the files. What trained models save has its tables in
+docs/switches.md (benchmarks/ablation.py).
 """
 
 import sys
@@ -18,7 +19,7 @@ from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[1] / "results"
-SUITES = ("ops", "models", "scaling", "exits", "trained")
+SUITES = ("ops", "models", "scaling")
 
 
 def fill(page: str, results: Sequence[dict[str, Any]]) -> str:

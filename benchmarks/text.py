@@ -8,7 +8,8 @@ from typing import Any
 from resnet_bk.bench.formatting import MISSING, significant
 
 Row = Mapping[str, Any]
-FOLDED = 12  # a table of more lines is folded on the page
+# A table of more lines is folded on the page, one of more than that stands in the JSON alone.
+FOLDED, LONGEST = 12, 20
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -84,7 +85,8 @@ def lines(row: Row) -> list[str]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows of one case: one table of times, then the other tables, what the gates saw, targets and notes."""
+    """Rows of one case: one table of times, then the other tables and the targets; what the gates saw and the notes are
+    folded, unless a gate is red."""
     parts: list[str] = []
     timed = [row for row in rows if row["seconds"] or (row["gate"] is not None and not row["gate"]["passed"])]
     if timed:
@@ -92,41 +94,47 @@ def markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         if row["table"] is not None:
             parts.append(_titled(_capital(row["name"]), row["table"]))
-    gates = _gates(rows)
-    if gates:
-        parts.append(gates)
+    failed = [f"- {row['name']}: {row['gate']['verdict']}" for row in rows if row["gate"] and not row["gate"]["passed"]]
+    if failed:
+        parts.append("Correctness, where it FAILED:\n\n" + "\n".join(failed))
     targets = [f"- {row['name']}: {target(found)}" for row in rows for found in row["targets"]]
     if targets:
         parts.append("Targets:\n\n" + "\n".join(targets))
     notes = _notes(rows)
+    if not failed and (gates := _gates(rows)):
+        notes = [f"- {gates}", *notes]
     if notes:
-        parts.append("Notes:\n\n" + "\n".join(notes))
+        parts.append(_folded("Correctness and notes", "\n".join(notes)))
     return "\n\n".join(parts)
 
 
 def _titled(name: str, table: Mapping[str, Any]) -> str:
+    lines = len(table["rows"])
+    if lines > LONGEST:
+        return f"{name}: {lines} lines, in the JSON."
+    if lines == 1 and len(table["columns"]) == 1:
+        return f"{name}: {cell(table['rows'][0][0])} ({table['columns'][0]})."
     text = _table(table["columns"], table["rows"])
-    if len(table["rows"]) <= FOLDED:
-        return f"{name}:\n\n{text}"
-    return f"<details><summary>{name} ({len(table['rows'])} lines)</summary>\n\n{text}\n\n</details>"
+    return _folded(f"{name} ({lines} lines)", text) if lines > FOLDED else f"{name}:\n\n{text}"
+
+
+def _folded(name: str, text: str) -> str:
+    return f"<details><summary>{name}</summary>\n\n{text}\n\n</details>"
 
 
 def _gates(rows: Sequence[Row]) -> str:
-    """That all comparisons passed and which came closest to its tolerance; else those that did not."""
+    """How many comparisons passed, and which came closest to its tolerance."""
     gates = [(row["name"], row["gate"]) for row in rows if row["gate"] is not None]
-    failed = [f"- {name}: {gate['verdict']}" for name, gate in gates if not gate["passed"]]
-    if failed:
-        return "Correctness, where it FAILED:\n\n" + "\n".join(failed)
     checks = [(_share(check), name, check["name"]) for name, gate in gates for check in gate["checks"]]
     if not checks:
         return ""
     share, name, check = max(checks)
     if share == 0:
-        return f"Correctness, {len(checks)} of {len(checks)} comparisons: equal bit for bit."
+        return f"{len(checks)} of {len(checks)} comparisons: equal bit for bit."
     closest = "under 1%" if share < 0.01 else f"{share:.0%}"
     return (
-        f"Correctness, {len(checks)} of {len(checks)} comparisons: within their tolerances, the closest at {closest} "
-        f"of its own ({name}: {check})."
+        f"{len(checks)} of {len(checks)} comparisons: within their tolerances, the closest at {closest} of its own "
+        f"({name}: {check})."
     )
 
 

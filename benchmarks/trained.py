@@ -2,10 +2,10 @@
 
     python -m benchmarks.trained RUN RUN ... [--out FILE] [--quick]
 
-RUN are finished runs of one protocol, for example those that docs/performance.md names; the others are held to the
+RUN are finished runs of one protocol, for example those that docs/switches.md names; the others are held to the
 first. In a round every model takes a step on each of the same few held-out batches, at a learning rate of 0; the next
 round has the batches after them, for how much is skipped, and how many rows a matmul gets, depends on the text. Takes
-about 7 minutes on 2 cores with the runs of docs/performance.md. RUN is opened read-only; results/ is for those runs,
+about 7 minutes on 2 cores with the runs of docs/switches.md. RUN is opened read-only; results/ is for those runs,
 any others go to runs/. Exit code 1 if a model is not the trained one or skips another share of its work than in its
 run; then no time is given.
 """

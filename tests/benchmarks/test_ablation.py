@@ -56,18 +56,23 @@ def test_a_page_is_filled():
         "| `plain` | above 25.00 | 101.0 ± 0.0 | – |",
         "| `adaptive` | 25.00 | 99.0 ± 0.0 | 2.50 of 4 blocks a token |",
         "- commit 0123456789ab",
+        "- data a text",
     ):
         assert line in lines, line
 
 
 TIMES = RESULTS | {"protocol": {"name": "ablation-times"}}
-PAGE_OF_TIMES = PAGE.replace("ablation:", "ablation-times:")
 
 
-def test_a_table_of_times_has_no_figures_of_quality():
-    lines = ablation.fill(PAGE_OF_TIMES, [TIMES]).splitlines()
-    assert "| `exact` | 0.200 | 1.00 | 4.00 | 700 | 25.00 |" in lines
-    assert "| `plain` | 0.800 | 0.25 | 1.00 | 700 | above 25.00 |" in lines
+def test_times_stand_beside_the_figures_of_quality():
+    lines = ablation.fill(PAGE, [TIMES, RESULTS]).splitlines()
+    assert "| `exact` | 0.200 | 1.00 | 4.00 | 700 | 25.00 | 101.0 ± 1.4 | – |" in lines
+    assert "| `plain` | 0.800 | 0.25 | 1.00 | 700 | above 25.00 | 101.0 ± 0.0 | – |" in lines
+    where = "A chip, 2 threads of 2 cores; Python 3.11.7, torch 2.13.0, numba 0.68; commit 0123456789ab"
+    assert [line for line in lines if line.startswith("- ")][:2] == [
+        f"- times and memory: {where}",
+        f"- the rest: {where}",
+    ]
 
 
 def test_the_time_leaves_out_the_first_stretch():
@@ -94,7 +99,7 @@ def test_times_of_several_machines_are_refused():
     other = run("plain", 1, 0.4, 101.0, environment=RESULTS["environment"] | {"cpu": "Another"})
     says = r"several machines \(A chip, 2 threads of 2 cores; Another, 2 threads of 2 cores\), .* run all on one"
     with pytest.raises(ValueError, match=says):
-        ablation.fill(PAGE_OF_TIMES, [TIMES | {"runs": [*RESULTS["runs"], other]}])
+        ablation.fill(PAGE, [RESULTS, TIMES | {"runs": [*RESULTS["runs"], other]}])
 
 
 def test_the_commits_are_those_of_the_runs():
@@ -107,35 +112,28 @@ def test_the_commits_are_those_of_the_runs():
     assert f"- commit {'a' * 12}, {'b' * 12}" in lines
 
 
-def test_curves_are_means_over_tenths_of_the_training():
-    log = [{"step": step, "measures": {"depth": 4 - step / 50}} for step in range(5, 101, 5)]
-    runs = [
-        run("full", 0, 0.1, 100.0, steps=100, log=[{"step": 5, "measures": {}}]),
-        run("deep", 0, 0.2, 90.0, steps=100, log=log, held_out_measures={"depth": 2.5}),
-        run("kept", 0, 0.2, 90.0, steps=100, log=[{"step": 91, "measures": {"kept": 0.5}}], held_out_measures={}),
-    ]
-    names = ("table", "depth", "kept")
-    page = "".join(f"<!-- begin ablation-price:{name} -->\n<!-- end -->\n" for name in names)
-    lines = ablation.fill(page, [RESULTS | {"protocol": {"name": "ablation-price"}, "runs": runs}]).splitlines()
-    assert "| `deep` | 25.00 | 90.0 | 2.50 of 4 blocks a token |" in lines
-    # Steps 5 and 10, 15 and 20, and so on.
-    assert "| `deep` | 3.85 | 3.65 | 3.45 | 3.25 | 3.05 | 2.85 | 2.65 | 2.45 | 2.25 | 2.05 |" in lines
-    assert f"| `kept` |{' – |' * 9} 0.50 |" in lines
-    assert not any(line.startswith("| `full` | –") for line in lines)
+def test_results_of_a_benchmark_have_their_places():
+    page = "<!-- begin exits:machine -->\n<!-- end -->\n<!-- begin exits:early exit -->\n<!-- end -->\n"
+    lines = ablation.fill(page, [json.loads((ablation.ROOT / "results" / "exits.json").read_text())]).splitlines()
+    assert any(line.startswith("| threshold | blocks a token, of 4 |") for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("found", "says"),
     [
-        (TIMES | {"runs": RESULTS["runs"][:2]}, "no run of plain"),
-        ({"protocol": {"name": "quick"}}, "are of protocol quick"),
-        ({"protocol": {"name": "ablation-wide"}}, "has the places none of ablation-wide"),
+        ([RESULTS, TIMES | {"runs": RESULTS["runs"][:2]}], "no run of plain"),
+        ([RESULTS, TIMES | {"runs": RESULTS["runs"][:4]}], "are of other models (adaptive)"),
+        ([TIMES], "ablation-times gives the times of ablation, whose results are not named"),
+        ([RESULTS | {"protocol": {"name": "quick"}}], "are of quick, not of ablation"),
+        ([RESULTS | {"protocol": {"name": "ablation-wide"}}], "has the places none of ablation-wide"),
     ],
 )
-def test_what_does_not_fit(change, says, tmp_path, capsys):
+def test_what_does_not_fit(found, says, tmp_path, capsys):
     (tmp_path / "page.md").write_text(PAGE)
-    (tmp_path / "results.json").write_text(json.dumps(RESULTS | change))
-    assert call(tmp_path / "results.json", "--page", tmp_path / "page.md") == 2
+    files = [tmp_path / f"{place}.json" for place in range(len(found))]
+    for file, content in zip(files, found, strict=True):
+        file.write_text(json.dumps(content))
+    assert call(*files, "--page", tmp_path / "page.md") == 2
     error = capsys.readouterr().err
     assert says in error
     assert error.count("\n") == 1

@@ -90,27 +90,40 @@ def test_what_the_gates_saw_is_one_line_unless_one_is_red():
     near = Row("vector", "T=64", run_gate(lambda: [Check("output", 1e-7, 1e-6), Check("gradient of x", 5e-7, 1e-6)]))
     bits = Row("vector", "T=32", run_gate(lambda: [Check("output", 0.0, 0.0)]))
     closest = "the closest at 50% of its own (T=64: gradient of x)."
-    assert f"Correctness, 4 of 4 comparisons: within their tolerances, {closest}" in lines(GREEN, near, bits)
-    assert lines(bits) == ["Correctness, 1 of 1 comparisons: equal bit for bit."]
+    assert f"- 4 of 4 comparisons: within their tolerances, {closest}" in lines(GREEN, near, bits)
+    folded = "<details><summary>Correctness and notes</summary>"
+    assert lines(bits) == [folded, "", "- 1 of 1 comparisons: equal bit for bit.", "", "</details>"]
     red = lines(GREEN, RED)
     start = red.index("Correctness, where it FAILED:")
     assert red[start + 2 : start + 4] == ["- T=256: RED: output 1.0e+00 (tolerance 1.0e-06)", ""]
+    assert red.index(folded) > start
+    assert not any("comparisons" in line for line in red)
 
 
 def test_a_note_of_several_rows_stands_once():
     def row(name, *notes, compared=True):
         return Row("vector", name, ratios={"a copy": Spread(5.0, 4.5, 5.5)} if compared else {}, notes=notes).as_dict()
 
-    rows = [row("a", "of all", "of one"), row("b", "of all"), row("c", compared=False)]
-    assert markdown(rows).split("Notes:\n\n")[1] == "- of all\n- a: of one"
-    rows = [row(name, "of three") for name in "abc"] + [row("d")]
-    assert markdown(rows).split("Notes:\n\n")[1] == "- of three (3 of 4 rows)"
+    def notes(*rows):
+        return [line for line in markdown(rows).splitlines() if line.startswith("- ")]
+
+    assert notes(row("a", "of all", "of one"), row("b", "of all"), row("c", compared=False)) == [
+        "- of all",
+        "- a: of one",
+    ]
+    assert notes(*(row(name, "of three") for name in "abc"), row("d")) == ["- of three (3 of 4 rows)"]
 
 
-def test_long_tables_are_folded():
-    text = markdown([Row("x", "figures", table=Table(("a",), tuple((i,) for i in range(13)))).as_dict()])
-    assert text.startswith("<details><summary>Figures (13 lines)</summary>\n\n| a |")
-    assert text.endswith("| 12 |\n\n</details>")
+def test_long_tables_are_folded_and_longer_ones_left_out():
+    def text(lines, *columns):
+        return markdown([Row("x", "figures", table=Table(columns, ((4,) * len(columns),) * lines)).as_dict()])
+
+    folded = text(13, "a")
+    assert folded.startswith("<details><summary>Figures (13 lines)</summary>\n\n| a |")
+    assert folded.endswith("| 4 |\n\n</details>")
+    assert text(21, "a") == "Figures: 21 lines, in the JSON."
+    assert text(1, "crossover, tokens") == "Figures: 4 (crossover, tokens)."
+    assert text(1, "a", "b") == "Figures:\n\n| a | b |\n|---|---|\n| 4 | 4 |"
 
 
 @pytest.mark.parametrize(
@@ -179,10 +192,6 @@ def test_the_page_of_the_repository():
         ("scaling", "machine"),
         ("scaling", "training by length"),
         ("scaling", "generation"),
-        ("exits", "machine"),
-        ("exits", "early exit"),
-        ("trained", "machine"),
-        ("trained", "switches"),
     }
     kept = [tables.RESULTS / f"{suite}.json" for suite in tables.SUITES]
     assert tables.fill(page, [json.loads(file.read_text()) for file in kept]) == page
@@ -196,4 +205,5 @@ def test_cells():
 
 
 def test_a_table_only_case():
-    assert markdown([Row("x", "figures", table=Table(("a",), ((1,),))).as_dict()]) == "Figures:\n\n| a |\n|---|\n| 1 |"
+    table = Table(("a",), ((1,), (2,)))
+    assert markdown([Row("x", "figures", table=table).as_dict()]) == "Figures:\n\n| a |\n|---|\n| 1 |\n| 2 |"
