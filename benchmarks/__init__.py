@@ -11,10 +11,12 @@
 
 and what writes their figures into the pages:
 
-    python -m benchmarks.tables          docs/performance.md from the JSON of the first five
-    python -m benchmarks.ablation        docs/switches.md from that of the `ablation` protocols
+    python -m benchmarks.tables          docs/performance.md from the JSON of the first three
+    python -m benchmarks.ablation        docs/switches.md from that of the `ablation` protocols and of trained models
     python -m benchmarks.results         docs/results.md from that of the tuned comparisons and recall
-    python -m benchmarks.readme          README.md from three of these
+    python -m benchmarks.front           the first table of README.md from that of the comparisons
+    python -m benchmarks.readme          its other tables from the same
+    python -m benchmarks.course          docs/course.svg from the same
     python -m benchmarks.reproduction    docs/reproduction.md from that of the `seed-local` runs
 
 Importing this package imports nothing else: process settings are made before PyTorch is loaded.
