@@ -1,7 +1,7 @@
 """One more token after a text of P tokens, and what a model keeps of that text: ResNet-BK a state of one size, Llama
 the keys and values of every token.
 
-The models have the shape of `small`, fresh weights and parameters equal to within 2%; words are random. Everything is
+The models have the shape of `small`, fresh weights and parameters equal to within 2%; tokens are random. Everything is
 float32 and one forward pass a token, without sampling or `generate()` around it. Llama runs with two caches: one whose
 memory is there beforehand, and the one that `generate()` makes, which is copied to grow by a token.
 
@@ -36,7 +36,7 @@ QUICK_SETTINGS = (
 BEFORE = (256, 1024, 4096, 16384)
 QUICK = (16, 32)
 SEGMENT = 512  # tokens that are read at once before the clock starts
-DIFFERENT = 256  # words that are read in turn while the clock runs
+DIFFERENT = 256  # tokens that are read in turn while the clock runs
 # Float32: the same sums over up to P tokens in another order.
 TOLERANCE = 1e-4
 
@@ -77,18 +77,18 @@ CONTENDERS: dict[str, tuple[str, Callable[[Any, int], Cache]]] = {
 
 
 class Reader:
-    """A model that has read P words; a call reads another one and gives the logits after it, [B, V].
+    """A model that has read P tokens; a call reads another one and gives the logits after it, [B, V].
 
-    Keys and values of that one are taken back, so that every call comes after P words: two slices a layer, within the
+    Keys and values of that one are taken back, so that every call comes after P tokens: two slices a layer, within the
     time of the call. A state cannot be taken back, and need not be: the work does not depend on how much was read.
     """
 
-    def __init__(self, model: Any, cache: Cache, words: Tensor, before: int) -> None:
+    def __init__(self, model: Any, cache: Cache, tokens: Tensor, before: int) -> None:
         self.model, self.cache = model, cache
-        for segment in words[:, :before].split(SEGMENT, dim=1):
+        for segment in tokens[:, :before].split(SEGMENT, dim=1):
             self._read(segment)
         self.kept = kept_bytes(cache)
-        self.following = itertools.cycle(words[:, before:].split(1, dim=1))
+        self.following = itertools.cycle(tokens[:, before:].split(1, dim=1))
 
     def __call__(self) -> Tensor:
         logits = self._read(next(self.following))
@@ -97,8 +97,8 @@ class Reader:
         return logits
 
     @torch.no_grad()
-    def _read(self, words: Tensor) -> Tensor:
-        output = self.model(input_ids=words, cache=self.cache, use_cache=True, logits_to_keep=1)
+    def _read(self, tokens: Tensor) -> Tensor:
+        output = self.model(input_ids=tokens, cache=self.cache, use_cache=True, logits_to_keep=1)
         found: Tensor = output.logits[:, -1]
         return found
 
@@ -117,14 +117,14 @@ def rows(quick: bool) -> Iterator[Row]:
         name: build_model(protocol_config(protocol, name), seed=0).eval()
         for name in dict.fromkeys(name for name, _ in CONTENDERS.values())
     }
-    shape = f"{protocol.hidden_size} wide, {protocol.num_layers} layers, {protocol.vocab_size:,} words"
+    shape = f"{protocol.hidden_size} wide, {protocol.num_layers} layers, vocabulary of {protocol.vocab_size:,}"
     notes = tuple(f"{name}: {count_parameters(model)} parameters" for name, model in models.items())
     kept, found = [], dict[int, Row]()
     for before in QUICK if quick else BEFORE:
         generator = torch.Generator().manual_seed(before)
-        words = torch.randint(protocol.vocab_size, (1, before + DIFFERENT), generator=generator)
+        tokens = torch.randint(protocol.vocab_size, (1, before + DIFFERENT), generator=generator)
         readers = {
-            contender: Reader(models[name], cache(models[name].config, before + 1), words, before)
+            contender: Reader(models[name], cache(models[name].config, before + 1), tokens, before)
             for contender, (name, cache) in CONTENDERS.items()
         }
         kept.append((before, *(readers[name].kept / 2**20 for name in (OURS, POINTERLESS, LLAMA))))
@@ -132,7 +132,7 @@ def rows(quick: bool) -> Iterator[Row]:
             CASE,
             f"a token after {before:,}, B=1, {shape}",
             dict(readers),
-            partial(checks, readers, words[:, : before + 1]),
+            partial(checks, readers, tokens[:, : before + 1]),
             seconds=0.05 if quick else 8.0,
             most_rounds=1 if quick else 41,
             notes=notes,
@@ -143,16 +143,16 @@ def rows(quick: bool) -> Iterator[Row]:
     yield Row(CASE, "MiB kept of the text", table=Table(("tokens before", OURS, POINTERLESS, LLAMA), tuple(kept)))
 
 
-def checks(readers: dict[str, Reader], words: Tensor) -> Iterator[Check]:
-    """The logits after the last of P + 1 words, read from what was kept of the others, against those of one call; then
+def checks(readers: dict[str, Reader], tokens: Tensor) -> Iterator[Check]:
+    """The logits after the last of P + 1 tokens, read from what was kept of the others, against those of one call; then
     a cache of keys and values holds P again."""
     whole: dict[int, Tensor] = {}
     for name, reader in readers.items():
         if id(reader.model) not in whole:
             with torch.no_grad():
-                whole[id(reader.model)] = reader.model(input_ids=words, use_cache=False, logits_to_keep=1).logits[:, -1]
+                whole[id(reader.model)] = reader.model(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
         error = relative_error(reader(), whole[id(reader.model)])
         yield Check(f"{name}: logits against those of one call", error, TOLERANCE)
         if not isinstance(reader.cache, ResNetBKCache):
             kept = reader.cache.get_seq_length()
-            yield Check(f"{name}: tokens kept beyond those before", float(abs(kept - words.shape[1] + 1)), 0.0)
+            yield Check(f"{name}: tokens kept beyond those before", float(abs(kept - tokens.shape[1] + 1)), 0.0)

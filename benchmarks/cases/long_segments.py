@@ -2,7 +2,7 @@
 ours is faster, and its memory.
 
 The models have the shape of `small` and parameters equal to within 2%, in float32 with AdamW (`small` itself trains in
-bfloat16 with Muon); words are random. Ours is shown without its pointer too, to see what that costs.
+bfloat16 with Muon); tokens are random. Ours is shown without its pointer too, to see what that costs.
 
 Shape legend: B segments, T tokens each.
 """
@@ -64,7 +64,7 @@ def rows(quick: bool) -> Iterator[Row]:
         found[length] = comparison(
             CASE,
             f"B={protocol.batch_size}, T={length:,}, {protocol.hidden_size} wide, {protocol.num_layers} layers, "
-            f"{protocol.vocab_size:,} words",
+            f"vocabulary of {protocol.vocab_size:,}",
             {name: trainer.step for name, trainer in trainers.items()},
             partial(checks, trainers, compare=length <= COMPARED_UP_TO),
             seconds=0.05 if quick else 45.0,
@@ -81,18 +81,18 @@ def checks(trainers: dict[str, Trainer], *, compare: bool) -> Iterator[Check]:
     for name, trainer in trainers.items():
         yield from learns(name, trainer, STEPS)
         if compare:
-            words, targets = trainer.input_ids[:1], trainer.targets[:1]
-            found = gradients(trainer, words, targets, trainer.head)
+            tokens, targets = trainer.input_ids[:1], trainer.targets[:1]
+            found = gradients(trainer, tokens, targets, trainer.head)
             trainer.model.double()
-            off = errors(found, gradients(trainer, words, targets, "model"))
+            off = errors(found, gradients(trainer, tokens, targets, "model"))
             trainer.model.float()
             worst = max(off, key=lambda key: off[key])
             yield Check(f"{name}: gradient of {worst}", off[worst], TOLERANCE)
 
 
-def gradients(trainer: Trainer, words: Tensor, targets: Tensor, head: Head) -> dict[str, Tensor]:
+def gradients(trainer: Trainer, tokens: Tensor, targets: Tensor, head: Head) -> dict[str, Tensor]:
     """Of every parameter, in float64."""
-    causal_lm_loss(trainer.model, words, targets, head).value.backward()
+    causal_lm_loss(trainer.model, tokens, targets, head).value.backward()
     found = {name: parameter.grad.double() for name, parameter in trainer.model.named_parameters()}
     trainer.model.zero_grad()
     return found
