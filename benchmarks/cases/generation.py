@@ -150,7 +150,9 @@ def checks(readers: dict[str, Reader], tokens: Tensor) -> Iterator[Check]:
     for name, reader in readers.items():
         if id(reader.model) not in whole:
             with torch.no_grad():
-                whole[id(reader.model)] = reader.model(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[:, -1]
+                whole[id(reader.model)] = reader.model(input_ids=tokens, use_cache=False, logits_to_keep=1).logits[
+                    :, -1
+                ]
         error = relative_error(reader(), whole[id(reader.model)])
         yield Check(f"{name}: logits against those of one call", error, TOLERANCE)
         if not isinstance(reader.cache, ResNetBKCache):
