@@ -1,16 +1,14 @@
 """The loss of a head: through the fused operator where it is plain, through a call of the head where it is not."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn.modules.module import register_module_forward_hook
 from torch.testing import assert_close
 
-from resnet_bk.layers.head import head_loss, is_plain
+from resnet_bk.layers.head import head_loss
+from resnet_bk.layers.plain import is_plain
 
 WORDS = 11
 
@@ -38,7 +36,7 @@ def test_both_ways_agree(reduction, extra):
     plain = nn.Linear(8, WORDS, dtype=torch.float64)
     plain.load_state_dict(head.state_dict())
     log_extra = torch.randn(2, 7, dtype=torch.float64).requires_grad_() if extra else None
-    assert (is_plain(plain), is_plain(head)) == (True, False)
+    assert (is_plain(plain, nn.Linear), is_plain(head, nn.Linear)) == (True, False)
     found = []
     for layer in (plain, head):
         loss = head_loss(hidden, layer, targets, log_extra=log_extra, reduction=reduction)
@@ -63,46 +61,16 @@ def test_a_mean_over_nothing():
     assert head_loss(hidden, head, nothing, reduction="sum") == 0
 
 
-class Weight(torch.Tensor):
-    """A weight of another kind, as those of quantisation."""
-
-
-def pruned(head):
-    prune.l1_unstructured(head, "weight", amount=2)
-    return head
-
-
-def hooked(head):
-    head.register_forward_hook(lambda module, inputs, output: 2 * output)
-    return head
-
-
-def hooked_backwards(head):
-    head.register_full_backward_hook(lambda module, gradients, of_output: None)
-    return head
-
-
-def hooked_before_backwards(head):
-    head.register_full_backward_pre_hook(lambda module, of_output: None)
-    return head
-
-
-def with_hook_of_accelerate(head):
-    return add_hook_to_module(head, ModelHook())
-
-
-def of_another_kind(head):
-    head.weight = nn.Parameter(head.weight.detach().as_subclass(Weight))
-    return head
-
-
-@pytest.mark.parametrize(
-    "change", [pruned, hooked, hooked_backwards, hooked_before_backwards, with_hook_of_accelerate, of_another_kind]
-)
-def test_what_is_not_plain(change):
-    head = nn.Linear(8, WORDS)
-    assert is_plain(head)
-    changed = change(copy.deepcopy(head))
-    assert not is_plain(changed)
-    if change is with_hook_of_accelerate:
-        assert is_plain(remove_hook_from_module(changed))
+def test_hooks_of_the_head_and_of_all_modules_run():
+    hidden, _, targets = case()
+    head, seen = nn.Linear(8, WORDS, dtype=torch.float64), []
+    expected = head_loss(hidden, head, targets)
+    for register in (head.register_forward_hook, register_module_forward_hook):
+        handle = register(lambda module, inputs, logits: seen.append(module) or 2 * logits)
+        try:
+            changed = head_loss(hidden, head, targets)
+        finally:
+            handle.remove()
+        assert seen.pop() is head
+        assert not seen
+        assert abs(changed - expected) > 0.01  # twice the logits

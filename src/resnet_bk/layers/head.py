@@ -3,11 +3,10 @@
 Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
 
-from typing import TypeGuard
-
 import torch
 from torch import Tensor, nn
 
+from resnet_bk.layers.plain import is_plain
 from resnet_bk.ops import linear_cross_entropy
 
 
@@ -23,8 +22,8 @@ def head_loss(
     """Cross-entropy of targets [B, T] under the logits of `head`, in nats.
 
     A plain linear head goes through `resnet_bk.ops.linear_cross_entropy`, which never holds the logits of a batch. A
-    head that does more when it is called (an adapter on it, a quantised weight, a hook that fetches the weight from
-    where a `device_map` has put it) is called, and costs the memory of its logits.
+    head that does more when it is called (`is_plain`: an adapter on it, a quantised weight, a hook that fetches the
+    weight from where a `device_map` has put it) is called, and costs the memory of its logits.
 
     Args:
         hidden: last hidden states, [B, T, D].
@@ -34,7 +33,7 @@ def head_loss(
         ignore_index: of targets that take no part.
         reduction: "mean", "sum" or "none" ([B, T]).
     """
-    if is_plain(head):
+    if is_plain(head, nn.Linear):
         return linear_cross_entropy(
             hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
         )
@@ -49,16 +48,3 @@ def head_loss(
     if reduction == "none":
         return losses
     return losses.sum() / (kept.sum().to(losses.device) if reduction == "mean" else 1)
-
-
-def is_plain(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether calling `head` is a matmul with its weight and nothing else: nothing in the place of its `forward`, no
-    hooks, no weight of a kind of its own."""
-    return (
-        getattr(head.forward, "__func__", None) is nn.Linear.forward
-        and not head._forward_hooks
-        and not head._forward_pre_hooks
-        and not head._backward_hooks
-        and not head._backward_pre_hooks
-        and type(head.weight) in (nn.Parameter, Tensor)
-    )

@@ -14,10 +14,11 @@ from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.induction import QueryKeyValue, taps
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import affine, get_gate
+from resnet_bk.layers.plain import is_plain
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.wide import GatedRMSNorm, is_plain
+from resnet_bk.layers.wide import GatedRMSNorm
 from resnet_bk.ops.dispatch import autocast_enabled, takes_token
 from resnet_bk.ops.modulus_step import modulus_step
 

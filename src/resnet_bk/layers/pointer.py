@@ -38,7 +38,8 @@ from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
-from resnet_bk.layers.wide import KeepsFloat32, WideLinear, is_plain
+from resnet_bk.layers.plain import is_plain
+from resnet_bk.layers.wide import KeepsFloat32, WideLinear
 from resnet_bk.ops.dispatch import full_precision, takes_token
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST

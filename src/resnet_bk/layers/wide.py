@@ -2,8 +2,7 @@
 float32.
 
 The layers are called as modules, never read for their weights: hooks on a module, as those that fetch a weight from
-where a `device_map` has put it, run when it is called. Where weights are read all the same, `is_plain` says that there
-are none.
+where a `device_map` has put it, run when it is called.
 
 Shape legend: D hidden size, O outputs, H heads, V value size.
 """
@@ -14,19 +13,10 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as registry
 
 from resnet_bk.ops.gated_norm import gated_norm
 
 HALF = (torch.bfloat16, torch.float16)
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module is of that class and nothing else runs when it is called: no hook, of its own or of all modules,
-    no forward that was put in the place of its class's (as by a `device_map`), no wrapper and no parametrisation."""
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    hooks = hooks or registry._global_forward_hooks or registry._global_forward_pre_hooks
-    return type(module) is kind and not hooks and "forward" not in module.__dict__
 
 
 class KeepsFloat32(nn.Module):

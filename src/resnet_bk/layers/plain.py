@@ -1,0 +1,40 @@
+"""Modules whose weights may be read beside them, in the place of a call."""
+
+from typing import TypeGuard, TypeVar
+
+from torch import Tensor, nn
+from torch.nn.modules import module as registry
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
+    """Whether a call of `module` is the forward of its class with its own weights and nothing else, so that whoever
+    reads the weights computes the same.
+
+    Args:
+        module: the module.
+        kind: the class whose forward is meant. A class derived from it (a wrapper, a parametrisation) may do more.
+
+    Returns:
+        False too where hooks run, forward or backward, of this module or of all modules; where something stands in the
+        place of its forward (as by a `device_map`); where a parameter is a tensor of a class of its own (as by
+        quantisation).
+    """
+    hooks = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or registry._global_forward_hooks
+        or registry._global_forward_pre_hooks
+        or registry._global_backward_hooks
+        or registry._global_backward_pre_hooks
+    )
+    return (
+        type(module) is kind
+        and not hooks
+        # Not whether the instance has one: accelerate leaves the class's own there where it takes its hook off.
+        and getattr(module.forward, "__func__", None) is kind.forward
+        and all(x is None or type(x) in (nn.Parameter, Tensor) for x in module._parameters.values())
+    )
