@@ -1,7 +1,9 @@
 """Propagation of tokens, against the whole state S [K, words] in float64 on every backend. Tolerances as in
 test_operators."""
 
+import math
 import os
+import re
 
 import pytest
 import torch
@@ -304,6 +306,40 @@ def test_errors(changes, message):
     inputs = dict(zip(("query", "key", "log_transmission"), leaves, strict=True), tokens=tokens, targets=targets)
     with pytest.raises(ValueError, match=message):
         propagate_tokens(**inputs | changes)
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("value", [-math.inf, math.inf])
+def test_an_infinite_transmission_is_refused(backend, dtype, value):
+    leaves, words, document = drawn(5, cuts=True, dtype=dtype)
+    query, key, log_transmission = (x.detach() for x in leaves)
+    log_transmission[1, 3, 0] = value
+    message = (
+        f"log_transmission must be finite at every site, but log_transmission[1, 3, 0] is {value:g}; cut a chain with "
+        "document="
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        propagate_tokens(query, key, log_transmission, *words, document=document, backend=backend)
+
+
+@each_backend
+def test_a_transmission_that_is_not_a_number_is_passed_on(backend):
+    """So that a training that has diverged ends with its own error, whatever its mixer."""
+    leaves, words, _ = drawn(5, dtype=torch.float32)
+    query, key, log_transmission = (x.detach() for x in leaves)
+    log_transmission[1, 3, 0] = math.nan
+    found, _ = propagate_tokens(query, key, log_transmission, *words, backend=backend)
+    assert bool(found[1, 3:, 0].isnan().all())
+    assert bool(found[0].isfinite().all())
+
+
+def test_while_a_graph_is_traced_there_are_no_values():
+    leaves, words, _ = drawn(5)
+    infinite = [x.detach() for x in leaves]
+    infinite[2][1, 3, 0] = -math.inf
+    traced = torch.compile(propagate_tokens, fullgraph=True, backend="aot_eager")
+    assert bool(traced(*infinite, *words, backend="pairs")[0].isnan().any())
 
 
 def test_chains_without_sites_or_keys_are_refused():

@@ -1,8 +1,8 @@
 """Checks of arguments shared by the operators. Each failure names the argument, its value, the rule and the way out.
 
-Values (absorption > 0, hopping >= 0) are looked at on the CPU only: on other devices reading them would make the
-program wait for the device at every call, and while a graph is traced there are none. Non-finite input is not looked
-for.
+Values (absorption > 0, hopping >= 0, no infinite logarithm of a transmission) are looked at on the CPU only: on other
+devices reading them would make the program wait for the device at every call, and while a graph is traced there are
+none. Other input that is not finite is not looked for: it shows in the results.
 
 Shape legend: B batch, T sites, H chains (heads or channels), K key size, V value size.
 """
@@ -89,6 +89,18 @@ def chain_values(hopping: Tensor, absorption: Tensor) -> None:
         raise ValueError(
             f"hopping must be 0 (no coupling to the site before) or above, but hopping{place} is "
             f"{hopping[tuple(place)].item():g}; use softplus or abs (its sign has no effect on the spectrum)"
+        )
+
+
+@torch.no_grad()
+def transmission_values(log_transmission: Tensor) -> None:
+    """No infinity, whose differences would be NaN. A NaN is passed on, as by every operator."""
+    if _has_values(log_transmission) and bool(log_transmission.isinf().any()):
+        place = _position(log_transmission.isinf())
+        raise ValueError(
+            f"log_transmission must be finite at every site, but log_transmission{place} is "
+            f"{log_transmission[tuple(place)].item():g}; cut a chain with document=, integers that change where it "
+            "ends, or clamp what fades at once, at -1000 say"
         )
 
 

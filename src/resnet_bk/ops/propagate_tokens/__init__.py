@@ -49,14 +49,16 @@ def propagate_tokens(
         n and m, real [B, T, H]; float64 for float64 inputs, float32 for all others.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, T = 0, a backend that the device does not have, an input
-            that carries a tangent of forward-mode differentiation with numba.
+        ValueError: shapes, dtypes or devices that do not fit, T = 0, an infinite log_transmission (on a CPU, outside
+            graphs of torch.compile; elsewhere it gives NaN), a backend that the device does not have, an input that
+            carries a tangent of forward-mode differentiation with numba.
     """
     checks.real_inputs(query=query, key=key, log_transmission=log_transmission)
     checks.same_shape(log_transmission=log_transmission)
     checks.heads(log_transmission, query=query, key=key, chain_name="log_transmission")
     whole = {"tokens": tokens, "targets": targets} | ({} if document is None else {"document": document})
     checks.words(log_transmission, **whole)
+    checks.transmission_values(log_transmission)
     chosen = dispatch.choose("propagate_tokens", backend, log_transmission)
     inputs = [query, key, log_transmission]
     if chosen == "numba":
