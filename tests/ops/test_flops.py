@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from resnet_bk.ops import linear_cross_entropy
 from tests.ops.cases import KEYS, OPERATORS, VALUES, draw, with_gradients
@@ -33,6 +33,14 @@ EXPECTED = {
 def test_operators(operator):
     tensors = with_gradients(draw(operator, 7, chains=3))
     assert count(lambda: operator.run(tensors, "numba")[0]) == EXPECTED[operator.name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_kernels_of_triton_are_counted_alike(name):
+    registered = torch.ops.resnet_bk
+    for suffix in ("", "_backward"):
+        numba, triton = getattr(registered, f"{name}{suffix}"), getattr(registered, f"{name}_triton{suffix}")
+        assert flop_registry[triton] is flop_registry[numba]
 
 
 def test_linear_in_the_number_of_sites():

@@ -1,7 +1,7 @@
-"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: the numba kernels and the fused vocabulary head.
+"""Formulas for `torch.utils.flop_counter.FlopCounterMode`: the compiled kernels and the fused vocabulary head.
 
-Those of the Triton kernels stand in each `triton_library.py`. FlopCounterMode counts plain PyTorch (the other backends)
-by its matmuls alone.
+Those of numba and of Triton are counted alike. FlopCounterMode counts plain PyTorch (the other backends) by its matmuls
+alone.
 
 Shape legend: B batch, T sites, H chains, K key size, V value size; N tokens, D width, V words for the vocabulary head.
 """
@@ -17,53 +17,57 @@ import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.modulus_step.library
 import resnet_bk.ops.pointer_step.library
 import resnet_bk.ops.propagate.library
+import resnet_bk.ops.propagate.triton_library
 import resnet_bk.ops.propagate_modulus.library
 import resnet_bk.ops.propagate_tokens.library
 import resnet_bk.ops.propagate_vector.library
+import resnet_bk.ops.propagate_vector.triton_library
 import resnet_bk.ops.resolvent_diagonal.library
-import resnet_bk.ops.surface_green.library  # noqa: F401
+import resnet_bk.ops.resolvent_diagonal.triton_library
+import resnet_bk.ops.surface_green.library
+import resnet_bk.ops.surface_green.triton_library  # noqa: F401
 from resnet_bk.ops import work
 
 Shape = tuple[int, ...]
 OPS = torch.ops.resnet_bk
 
 
-@register_flop_formula(OPS.surface_green)
+@register_flop_formula([OPS.surface_green, OPS.surface_green_triton])
 def surface_green(potential: Shape, *args: Any, **kwargs: Any) -> int:
     return work.GREEN_FORWARD * prod(potential)
 
 
-@register_flop_formula(OPS.surface_green_backward)
+@register_flop_formula([OPS.surface_green_backward, OPS.surface_green_triton_backward])
 def surface_green_backward(green_bar: Shape, *args: Any, **kwargs: Any) -> int:
     return work.GREEN_BACKWARD * prod(green_bar)
 
 
-@register_flop_formula(OPS.propagate_vector)
+@register_flop_formula([OPS.propagate_vector, OPS.propagate_vector_triton])
 def propagate_vector(source: Shape, *args: Any, **kwargs: Any) -> int:
     return work.VECTOR_FORWARD * prod(source)
 
 
-@register_flop_formula(OPS.propagate_vector_backward)
+@register_flop_formula([OPS.propagate_vector_backward, OPS.propagate_vector_triton_backward])
 def propagate_vector_backward(psi_bar: Any, green_bar: Any, source: Shape, *args: Any, **kwargs: Any) -> int:
     return work.VECTOR_BACKWARD * prod(source)
 
 
-@register_flop_formula(OPS.resolvent_diagonal)
+@register_flop_formula([OPS.resolvent_diagonal, OPS.resolvent_diagonal_triton])
 def resolvent_diagonal(potential: Shape, *args: Any, **kwargs: Any) -> int:
     return work.DIAGONAL_FORWARD * prod(potential)
 
 
-@register_flop_formula(OPS.resolvent_diagonal_backward)
+@register_flop_formula([OPS.resolvent_diagonal_backward, OPS.resolvent_diagonal_triton_backward])
 def resolvent_diagonal_backward(diagonal_bar: Shape, *args: Any, **kwargs: Any) -> int:
     return work.DIAGONAL_BACKWARD * prod(diagonal_bar)
 
 
-@register_flop_formula(OPS.propagate)
+@register_flop_formula([OPS.propagate, OPS.propagate_triton])
 def propagate(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:
     return prod(query[:3]) * work.matrix_forward(query[3], value[3])
 
 
-@register_flop_formula(OPS.propagate_backward)
+@register_flop_formula([OPS.propagate_backward, OPS.propagate_triton_backward])
 def propagate_backward(
     output_bar: Any, green_bar: Any, memory_bar: Any, query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any
 ) -> int:

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.triton_sizes import CHUNK, pieces
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -119,25 +118,6 @@ def _backward(ctx: Any, *bars: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 _propagate.register_autograd(_backward, setup_context=_setup)
-
-
-@register_flop_formula(torch.ops.resnet_bk.propagate_triton)
-def _forward_flops(query: tuple[int, ...], key: Any, value: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return query[0] * query[1] * query[2] * work.matrix_forward(query[3], value[3])
-
-
-@register_flop_formula(torch.ops.resnet_bk.propagate_triton_backward)
-def _backward_flops(
-    output_bar: Any,
-    green_bar: Any,
-    memory_bar: Any,
-    query: tuple[int, ...],
-    key: Any,
-    value: tuple[int, ...],
-    *args: Any,
-    **kwargs: Any,
-) -> int:
-    return query[0] * query[1] * query[2] * work.matrix_backward(query[3], value[3])
 
 
 def propagate(*inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:

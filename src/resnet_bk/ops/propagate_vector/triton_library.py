@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.triton_sizes import pieces
 
 Forward = tuple[Tensor, Tensor, Tensor]
@@ -89,16 +88,6 @@ def _backward(ctx: Any, psi_bar: Tensor | None, green_bar: Tensor | None, _: Non
 
 
 _propagate_vector.register_autograd(_backward, setup_context=_setup)
-
-
-@register_flop_formula(torch.ops.resnet_bk.propagate_vector_triton)
-def _forward_flops(source: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.VECTOR_FORWARD * source[0] * source[1] * source[2]
-
-
-@register_flop_formula(torch.ops.resnet_bk.propagate_vector_triton_backward)
-def _backward_flops(psi_bar: Any, green_bar: Any, source: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.VECTOR_BACKWARD * source[0] * source[1] * source[2]
 
 
 def propagate_vector(*inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.triton_sizes import pieces
 
 Backward = tuple[Tensor, Tensor, Tensor]
@@ -61,16 +60,6 @@ def _backward(ctx: Any, diagonal_bar: Tensor | None, _: None) -> tuple[Tensor | 
 
 
 _resolvent_diagonal.register_autograd(_backward, setup_context=_setup)
-
-
-@register_flop_formula(torch.ops.resnet_bk.resolvent_diagonal_triton)
-def _forward_flops(potential: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.DIAGONAL_FORWARD * potential[0] * potential[1] * potential[2]
-
-
-@register_flop_formula(torch.ops.resnet_bk.resolvent_diagonal_triton_backward)
-def _backward_flops(diagonal_bar: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.DIAGONAL_BACKWARD * diagonal_bar[0] * diagonal_bar[1] * diagonal_bar[2]
 
 
 def resolvent_diagonal(potential: Tensor, hopping: Tensor, absorption: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.triton_sizes import pieces
 
 Backward = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -62,16 +61,6 @@ def _backward(ctx: Any, green_bar: Tensor | None, _: None) -> tuple[Tensor | Non
 
 
 _surface_green.register_autograd(_backward, setup_context=_setup)
-
-
-@register_flop_formula(torch.ops.resnet_bk.surface_green_triton)
-def _forward_flops(potential: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.GREEN_FORWARD * potential[0] * potential[1] * potential[2]
-
-
-@register_flop_formula(torch.ops.resnet_bk.surface_green_triton_backward)
-def _backward_flops(green_bar: tuple[int, ...], *args: Any, **kwargs: Any) -> int:
-    return work.GREEN_BACKWARD * green_bar[0] * green_bar[1] * green_bar[2]
 
 
 def surface_green(potential: Tensor, hopping: Tensor, absorption: Tensor, initial: Tensor) -> Tensor:
