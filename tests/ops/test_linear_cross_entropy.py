@@ -311,6 +311,7 @@ INVALID = [
     ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
     ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
     ({"backend": "cuda"}, "backend must be 'auto' or one of .*chunked for linear_cross_entropy on cpu.*'cuda'"),
+    ({"backend": "triton"}, "backend must be 'auto' or one of .*chunked for .* on cpu, but got 'triton'; 'auto' takes"),
 ]
 
 

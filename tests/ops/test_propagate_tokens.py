@@ -256,8 +256,12 @@ def test_backends():
     assert BACKENDS == ("numba", "pairs")
     assert ops.available_backends("propagate_tokens", "cuda") == ("pairs",)
     leaves, words, _ = drawn(5)
-    with pytest.raises(ValueError, match=r"^backend must be 'auto' or one of numba, pairs for propagate_tokens on cpu"):
-        propagate_tokens(*leaves, *words, backend="chunked")
+    for name in ("chunked", "triton"):
+        message = (
+            rf"^backend must be 'auto' or one of numba, pairs for propagate_tokens on cpu, but got '{name}'; 'auto'"
+        )
+        with pytest.raises(ValueError, match=message):
+            propagate_tokens(*leaves, *words, backend=name)
 
 
 def test_further_derivatives():

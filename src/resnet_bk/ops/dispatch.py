@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -116,17 +116,26 @@ def note(op: str, backend: str) -> None:
         seen.setdefault(op, set()).add(backend)
 
 
-def choose(op: str, backend: str, like: torch.Tensor) -> str:
+def choose(op: str, backend: str, like: torch.Tensor, obstacle: Callable[[str], str | None] | None = None) -> str:
     """The backend that `backend` names for inputs such as `like`.
 
+    Args:
+        op: as in `available_backends`.
+        backend: "auto", or a name.
+        like: an input, for device and dtype.
+        obstacle: why a backend of the device does not take these inputs ("multiplies in ..., but got ...; take ..."),
+            or None where it does; without one, Triton's kernels take no float64.
+
     Raises:
-        ValueError: the operator has no such backend on the device or for the dtype.
+        ValueError: the operator has no such backend on the device, or it does not take these inputs.
     """
     names = available_backends(op, like.device.type, like.device)
-    double = like.dtype == torch.float64
+    if obstacle is None:
+        obstacle = partial(_obstacle_of_chains, like.dtype)
     if backend == "auto":
-        return next(name for name in names if not (double and name == "triton"))
-    if backend == "triton" and like.device.type == "cpu" and backend not in names:
+        return next(name for name in names if obstacle(name) is None)
+    has_triton = op in OPERATORS
+    if backend == "triton" and has_triton and like.device.type == "cpu" and backend not in names:
         raise ValueError(
             f"backend 'triton' of {op} needs inputs on a GPU, but they are on cpu; move them with .to('cuda'), take "
             "'auto', or set TRITON_INTERPRET=1 to run Triton's interpreter"
@@ -134,20 +143,25 @@ def choose(op: str, backend: str, like: torch.Tensor) -> str:
         )
     if backend not in names:
         hint = ""
-        if backend == "triton" and not _HAS_TRITON:
+        if backend == "triton" and has_triton and not _HAS_TRITON:
             hint = "; triton is not installed"
-        elif backend == "triton" and like.device.type == "cuda":
+        elif backend == "triton" and has_triton and like.device.type == "cuda":
             hint = "; triton needs an NVIDIA GPU of compute capability 8.0 or above"
         raise ValueError(
             f"backend must be 'auto' or one of {', '.join(names)} for {op} on {like.device.type}, but got {backend!r}"
             f"{hint}; 'auto' takes the fastest"
         )
-    if backend == "triton" and double:
-        raise ValueError(
-            f"backend 'triton' of {op} computes in float32, but got torch.float64 inputs; convert them with .float(), "
-            "or take 'chunked' or 'auto'"
-        )
+    found = obstacle(backend)
+    if found is not None:
+        raise ValueError(f"backend {backend!r} of {op} {found}")
     return backend
+
+
+def _obstacle_of_chains(dtype: torch.dtype, backend: str) -> str | None:
+    """`obstacle` of `choose` for the operators of a chain."""
+    if backend != "triton" or dtype != torch.float64:
+        return None
+    return "computes in float32, but got torch.float64 inputs; convert them with .float(), or take 'chunked' or 'auto'"
 
 
 def select(op: str, chosen: str, implementations: dict[str, Implementation]) -> Implementation:

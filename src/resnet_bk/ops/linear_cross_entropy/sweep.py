@@ -22,6 +22,8 @@ matmuls and added with the second term, as p_y - 1 = expm1(z_y - logsumexp(z)) t
 that is predicted well has 1 - p_y << 1, and rounding p_y W_y would leave little of the difference (p_y - 1) W_y.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -31,28 +33,16 @@ from resnet_bk.ops.linear_cross_entropy import chunked, compiled
 NORMALIZERS = {"numba": compiled.normalizers, "chunked": chunked.normalizers}
 
 
-def choose(backend: str, device: torch.device, accumulate: torch.dtype, matmul_dtype: torch.dtype) -> str:
-    """The backend that runs.
-
-    Raises:
-        ValueError: `backend` is unknown, or cannot work in these precisions on this machine.
-    """
-    names = dispatch.available_backends("linear_cross_entropy", device.type)
+def _obstacle(accumulate: torch.dtype, matmul_dtype: torch.dtype, backend: str) -> str | None:
+    """Why a backend cannot work in these precisions on this processor (`dispatch.choose`)."""
     needs = {torch.float32: "avx512f", torch.bfloat16: "avx512bf16"}.get(matmul_dtype)
     possible = accumulate == torch.float32 and needs is not None and dispatch.cpu_has(needs)
-    if backend == "auto":
-        return next(name for name in names if possible or name != "numba")
-    if backend not in names:
-        raise ValueError(
-            f"backend must be 'auto' or one of {', '.join(names)} for linear_cross_entropy on {device.type}, "
-            f"but got {backend!r}; 'auto' takes the fastest"
-        )
-    if backend == "numba" and not possible:
-        raise ValueError(
-            f"backend 'numba' of linear_cross_entropy multiplies in float32 (with AVX-512) or bfloat16 (with "
-            f"AVX512-BF16), but got {matmul_dtype} on this processor; take 'chunked' or 'auto'"
-        )
-    return backend
+    if backend != "numba" or possible:
+        return None
+    return (
+        "multiplies in float32 (with AVX-512) or bfloat16 (with AVX512-BF16), but got "
+        f"{matmul_dtype} on this processor; take 'chunked' or 'auto'"
+    )
 
 
 def sweep(
@@ -88,11 +78,11 @@ def sweep(
         for), all in the precision of accumulation: float64 for float64 input, else float32.
 
     Raises:
-        ValueError: see `choose`.
+        ValueError: `backend` is unknown, or cannot work in these precisions on this machine.
     """
     vocabulary = weight.shape[0]
     accumulate = torch.promote_types(input.dtype, torch.float32)
-    backend = choose(backend, input.device, accumulate, matmul_dtype)
+    backend = dispatch.choose("linear_cross_entropy", backend, input, partial(_obstacle, accumulate, matmul_dtype))
     kept = target != ignore_index
     # On a CPU the number of kept tokens is known without a wait, and the others are not computed (those of graphs, and
     # of a batch in which none takes part: all others do not come here).
