@@ -65,7 +65,7 @@ class Pondering:
     def step(self, hidden: Tensor, probability: Tensor | None) -> None:
         """Takes the states after a block, [B, T, D], and the probabilities to halt, [B, T]; None at the last block."""
         if self.sum is None:
-            dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            dtype = torch.promote_types(hidden.dtype, torch.float32)
             self.sum = torch.zeros(hidden.shape[:2], dtype=dtype, device=hidden.device)
             self.remainder, self.blocks = torch.zeros_like(self.sum), torch.zeros_like(self.sum)
             self.output = torch.zeros_like(hidden)

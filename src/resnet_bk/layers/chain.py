@@ -147,13 +147,13 @@ class ChainProjection(KeepsFloat32):
 
     def project(self, hidden: Tensor) -> Tensor:
         """(a, the argument of the softplus of b, that of eta), [..., 3 H] of tokens [..., D], in float32 or wider."""
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         with full_precision(hidden.device):
             return F.linear(hidden.to(dtype), self.scale * self.weight.to(dtype), self.bias.to(dtype))
 
     def forward(self, hidden: Tensor, boundaries: Boundaries | None) -> Chain:
         """Sites of the chains of tokens [B, T, D]; the hopping is 0 where `boundaries` cuts the chain."""
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         with full_precision(hidden.device):
             potential, rest = self.project(hidden).split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)

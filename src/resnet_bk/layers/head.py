@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from resnet_bk.layers.plain import is_plain
 from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.ops.precision import at_least_float32
 
 
 def head_loss(
@@ -37,8 +38,7 @@ def head_loss(
         return linear_cross_entropy(
             hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
         )
-    logits = head(hidden)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = at_least_float32(head(hidden))
     targets = targets.to(logits.device)  # a `device_map` may have the head elsewhere
     kept = targets != ignore_index
     log_p = logits.log_softmax(-1).gather(-1, targets.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)

@@ -53,7 +53,7 @@ class SparseMoE(nn.Module):
         tokens = hidden.flatten(0, 1)
         # The router decides between near equals: in float32, as in Switch Transformers.
         with full_precision(hidden.device):
-            wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            wide = torch.promote_types(hidden.dtype, torch.float32)
             probabilities = self.router(tokens.to(wide)).softmax(dim=-1)
             weights, chosen = probabilities.topk(self.num_experts_per_tok, dim=-1)
             weights = weights / weights.sum(dim=-1, keepdim=True)

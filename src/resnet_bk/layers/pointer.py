@@ -43,7 +43,8 @@ from resnet_bk.layers.wide import KeepsFloat32, WideLinear
 from resnet_bk.ops.dispatch import full_precision, takes_token
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
-from resnet_bk.ops.propagate_tokens.pairs import PairWeights, wide
+from resnet_bk.ops.precision import in_float64
+from resnet_bk.ops.propagate_tokens.pairs import PairWeights
 
 # Inside the band, with memories of a few to a few hundred words.
 POTENTIAL = (0.0, 0.8)
@@ -171,7 +172,7 @@ class Pointer(KeepsFloat32):
     def initial_state(self, like: Tensor) -> PointerState:
         """The state before any token, for hidden states `like` [B, T, D]."""
         batch, _, width = like.shape
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(like.dtype, torch.float32)
         heads, keys = self.num_heads, self.key_dim
 
         def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
@@ -204,7 +205,7 @@ class Pointer(KeepsFloat32):
                 `state` is of no use afterwards; if not, `state` is left as it is. What is proposed after one token may
                 then differ by the rounding of sums.
         """
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         with full_precision(hidden.device):
             hidden, input_ids = hidden.to(dtype), input_ids.long()
             state = self.initial_state(hidden) if state is None else state
@@ -439,7 +440,7 @@ class _Sites(NamedTuple):
             Its logarithm at every token, float64 (float32 on MPS, which has none) [B, H, T]; 1 up to the first cut and
             0 behind it, where the logarithm means nothing, [B or 1, 1, T].
         """
-        steps = wide(self.log_transmission).transpose(1, 2)
+        steps = in_float64(self.log_transmission).transpose(1, 2)
         if self.segment is None:
             return steps.cumsum(2), steps.new_ones(1, 1, steps.shape[2], dtype=self.query.dtype)
         unbroken = (self.segment == self.before).unsqueeze(1)
@@ -451,7 +452,7 @@ class _Sites(NamedTuple):
         Returns:
             Its logarithm, of the same kind as above, [B, H, T]; 1 behind the last cut and 0 before it, [B or 1, 1, T].
         """
-        steps = wide(self.log_transmission).transpose(1, 2)
+        steps = in_float64(self.log_transmission).transpose(1, 2)
         joined = steps.new_ones(1, 1, steps.shape[2], dtype=torch.bool)
         if self.segment is not None:
             joined = (self.segment == self.segment[:, -1:]).unsqueeze(1)

@@ -14,6 +14,7 @@ from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import Chain
 from resnet_bk.layers.seed_moe import SeedMoE
+from resnet_bk.ops.precision import at_least_float32
 
 # The free chain H0 = tridiag(1, -2, 1) and the spectral shift z = i.
 FREE_POTENTIAL, HOPPING, ABSORPTION = -2.0, 1.0, 1.0
@@ -41,8 +42,7 @@ class SeedChain(nn.Module):
         The hopping is 0 before every token where `boundaries` cuts, and before every token of padding: seen from both
         sides a chain must end where the padding begins, too.
         """
-        v = self.proj(hidden)
-        v = v.to(torch.float64 if v.dtype == torch.float64 else torch.float32)
+        v = at_least_float32(self.proj(hidden))
         v = v.clamp(-self.potential_clamp, self.potential_clamp)
         hopping = torch.full_like(v, HOPPING)
         if boundaries is not None:

@@ -55,7 +55,7 @@ class SeedMoE(nn.Module):
         tokens = hidden.flatten(0, 1)
         # The gate decides between near equals: in float32.
         with full_precision(hidden.device):
-            wide = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+            wide = torch.promote_types(hidden.dtype, torch.float32)
             weight, chosen = self.gate(tokens.to(wide)).softmax(dim=-1).max(dim=-1)
 
         order = chosen.argsort(stable=True)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_bk.ops.dispatch import autocast_enabled
+from resnet_bk.ops.precision import HALF
 
 # Numbers of rows that matmuls are compiled for: few, and the filling is 1.6% of all tokens on average.
 SIZES = 32
@@ -62,7 +63,7 @@ class Selection:
 
 def size_step(x: Tensor, tokens: int) -> int:
     """What a number of rows of a matmul of `x`, at most `tokens`, is to be a multiple of; 1 where any will do."""
-    half = autocast_enabled(x.device) or x.dtype in (torch.bfloat16, torch.float16)
+    half = autocast_enabled(x.device) or x.dtype in HALF
     return max(tokens // SIZES, 1) if half and x.device.type == "cpu" else 1
 
 

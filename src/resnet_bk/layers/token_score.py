@@ -38,6 +38,6 @@ class TokenScore(KeepsFloat32):
 
     def score(self, hidden: Tensor) -> Tensor:
         """[B, T, D] to [B, T]."""
-        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
         with full_precision(hidden.device):
             return (hidden.to(dtype) * self.weight.to(dtype)).sum(-1) + self.bias.to(dtype)

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_bk.ops.gated_norm import gated_norm
-
-HALF = (torch.bfloat16, torch.float16)
+from resnet_bk.ops.precision import HALF
 
 
 class KeepsFloat32(nn.Module):

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
+from resnet_bk.ops.precision import at_least_float32
+
 Implementation = Callable[..., Any]
 
 OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus")
@@ -189,7 +191,7 @@ def operands(
         no_tangents("operators of a chain", "take backend='reference'", *tensors, *beside)
     if chosen == "triton":
         return tensors
-    return tuple(x if x.dtype in (torch.float32, torch.float64) else x.float() for x in tensors)
+    return tuple(map(at_least_float32, tensors))
 
 
 def carry_tangents(*tensors: torch.Tensor | None) -> bool:

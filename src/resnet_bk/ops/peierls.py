@@ -28,14 +28,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops.precision import widened
+from resnet_bk.ops.precision import at_least_float32, widened
 
 Run = Callable[..., tuple[Tensor, ...]]
 
 
 def accumulated(phase: Tensor) -> Tensor:
     """Phi, float64 [B, T, H], in [0, 2 pi): summed in float64, for a float32 sum of many turns has lost the angle."""
-    return torch.remainder(widened(_at_least_float(phase))[0].cumsum(1), 2 * math.pi)
+    return torch.remainder(widened(at_least_float32(phase))[0].cumsum(1), 2 * math.pi)
 
 
 def split(source: Tensor, angle: Tensor) -> Tensor:
@@ -74,7 +74,8 @@ def propagate(
         output, green, memory = run(query, key, value, *chain, green_in, memory_in)
         return output, green, memory
     angle = accumulated(phase)[..., None]
-    value = split(_at_least_float(value), angle)
+    # Triton's kernels would read the products with cosines in half precision.
+    value = split(at_least_float32(value), angle)
     output, green, memory = run(query, key, value, *chain, green_in, _beside_zeros(memory_in))
     return join(output, angle), green, join(memory, angle[:, -1, ..., None])
 
@@ -96,11 +97,6 @@ def propagate_vector(
         return psi, green
     angle = accumulated(phase)
     twice: list[Any] = [torch.cat([x, x], -1) for x in (*chain, green_in)]
-    psi, green = run(split(_at_least_float(source), angle), *twice, _beside_zeros(psi_in))
+    psi, green = run(split(at_least_float32(source), angle), *twice, _beside_zeros(psi_in))
     # A copy: half of a tensor would keep all of it in memory.
     return join(psi, angle), green.chunk(2, -1)[0].clone()
-
-
-def _at_least_float(x: Tensor) -> Tensor:
-    """float32 for half types: Triton's kernels would read the products with cosines in half precision."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()

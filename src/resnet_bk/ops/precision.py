@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+HALF = (torch.bfloat16, torch.float16)
 PRECISE = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
 
@@ -43,6 +44,17 @@ class _Narrow(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return widened(grad)[0], None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32 where it is of half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """x in float64, but for MPS, which has none, by a conversion that can be differentiated forwards too. Its gradient
+    is as it comes, an infinity where `widened` has the largest float32."""
+    return x if x.device.type == "mps" else x.to(torch.float64)
 
 
 def widened(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
+from resnet_bk.ops.precision import at_least_float32
 from resnet_bk.ops.propagate_tokens import library, pairs
 
 __all__ = ["propagate_tokens"]
@@ -63,7 +64,7 @@ def propagate_tokens(
     inputs = [query, key, log_transmission]
     if chosen == "numba":
         dispatch.no_tangents("propagate_tokens", "take backend='pairs'", *inputs)
-    inputs = [x if x.dtype in (torch.float32, torch.float64) else x.float() for x in inputs]
+    inputs = [at_least_float32(x) for x in inputs]
     run = dispatch.select("propagate_tokens", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(query.device):
         cuts = None if document is None else document.to(torch.int64)

@@ -8,12 +8,9 @@ import math
 import torch
 from torch import Tensor
 
+from resnet_bk.ops.precision import in_float64
+
 ROWS = 64  # of the triangle of pairs, at a time: what lies above it is not computed, and what is stays near the caches
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """In float64, but for MPS, which has none: rounded logarithms would not add up over long chains."""
-    return tensor if tensor.device.type == "mps" else tensor.to(torch.float64)
 
 
 class PairWeights:
@@ -21,7 +18,7 @@ class PairWeights:
 
     def __init__(self, query: Tensor, key: Tensor, log_transmission: Tensor, document: Tensor | None) -> None:
         self.query, self.key = query.transpose(1, 2), key.transpose(1, 2)
-        steps = wide(log_transmission).transpose(1, 2)
+        steps = in_float64(log_transmission).transpose(1, 2)  # rounded, they would not add up over long chains
         length = steps.shape[2]
         self.joined = torch.ones(1, 1, length, length, dtype=torch.bool, device=steps.device).tril()
         if document is None:

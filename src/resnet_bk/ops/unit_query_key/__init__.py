@@ -23,7 +23,7 @@ def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     Returns:
         Query and key, [B, T, H, K]; float32 for half precision input.
     """
-    dtype = torch.float32 if x.dtype in (torch.bfloat16, torch.float16) else x.dtype
+    dtype = torch.promote_types(x.dtype, torch.float32)
     if compiles(x, bias, few=False):
         if x.dtype == torch.float16:
             x = x.float()

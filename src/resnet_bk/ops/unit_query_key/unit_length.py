@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from resnet_bk.ops.dispatch import full_precision
+from resnet_bk.ops.precision import at_least_float32
 from resnet_bk.ops.unit_query_key.sizes import EPSILON
 
 
@@ -42,7 +43,7 @@ def _reciprocal(x: Tensor) -> Tensor:
 
 def unit_length(x: Tensor) -> Tensor:
     """Scales vectors [..., K] to length one (zero stays zero); float32 for half precision input."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    wide = at_least_float32(x)
     # Autocast would take the scalar products in half precision.
     with full_precision(x.device):
         result: Tensor = _UnitLength.apply(wide) if torch.is_grad_enabled() else wide * _reciprocal(wide)
