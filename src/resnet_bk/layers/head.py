@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.plain import is_plain
-from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.ops.linear_cross_entropy import IGNORED, linear_cross_entropy
 from resnet_bk.ops.precision import at_least_float32
 
 
@@ -17,7 +17,7 @@ def head_loss(
     targets: Tensor,
     *,
     log_extra: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     reduction: str = "mean",
 ) -> Tensor:
     """Cross-entropy of targets [B, T] under the logits of `head`, in nats.

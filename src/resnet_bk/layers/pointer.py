@@ -41,6 +41,7 @@ from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.plain import is_plain
 from resnet_bk.layers.wide import KeepsFloat32, WideLinear
 from resnet_bk.ops.dispatch import full_precision, takes_token
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
 from resnet_bk.ops.precision import in_float64
@@ -369,7 +370,7 @@ class Pointer(KeepsFloat32):
 
 
 def mixed_loss(
-    hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = -100
+    hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = IGNORED
 ) -> Tensor:
     """Cross-entropy of targets [B, T] under the mixture, of which `head` [D] -> [V] has the vocabulary's part.
 

@@ -11,9 +11,7 @@ from torch import Tensor
 from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
-from resnet_bk.ops.linear_cross_entropy import REDUCTIONS
-
-IGNORED = -100  # a label that takes no part in the loss
+from resnet_bk.ops.linear_cross_entropy import IGNORED, REDUCTIONS
 
 
 def check_config(config: Any, kind: type[Any]) -> None:

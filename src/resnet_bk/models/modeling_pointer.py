@@ -16,9 +16,10 @@ from transformers.utils import ModelOutput
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
-from resnet_bk.models.checks import IGNORED, check_config, check_targets, check_tokens
+from resnet_bk.models.checks import check_config, check_targets, check_tokens
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.targets import shifted_targets
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 class PointerCache:

@@ -28,7 +28,6 @@ from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.checks import (
-    IGNORED,
     check_cache,
     check_config,
     check_logits_to_keep,
@@ -44,6 +43,7 @@ from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput
 from resnet_bk.models.packing import packed_documents
 from resnet_bk.models.stack import BlockStack
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 class ResNetBKPreTrainedModel(PreTrainedModel):

@@ -19,7 +19,6 @@ from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
 from resnet_bk.models.checks import (
-    IGNORED,
     check_config,
     check_labels,
     check_logits_to_keep,
@@ -29,6 +28,7 @@ from resnet_bk.models.checks import (
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.targets import labels_a_target, shifted_targets
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 class ResNetBKSeedPreTrainedModel(PreTrainedModel):

@@ -6,7 +6,7 @@ Shape legend: B batch, T tokens.
 import torch
 from torch import Tensor
 
-from resnet_bk.models.checks import IGNORED
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 def shifted_targets(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:

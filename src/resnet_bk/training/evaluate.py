@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.ops.linear_cross_entropy import IGNORED
 from resnet_bk.training.loss import Head, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
@@ -100,7 +101,7 @@ def evaluate(
                 losses, _, state, measures = causal_lm_loss(
                     model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
                 )
-            kept = targets != -100
+            kept = targets != IGNORED
             for name, value in measures.items():
                 measured.setdefault(name, []).append(value.double() * kept.sum())
             if keep_losses:

@@ -12,6 +12,7 @@ from resnet_bk.ops.linear_cross_entropy.library import cross_entropy_sum, cross_
 __all__ = ["linear_cross_entropy"]
 
 REDUCTIONS = ("mean", "sum", "none")
+IGNORED = -100  # a target that takes no part in a loss, as in torch.nn.functional.cross_entropy
 
 
 def linear_cross_entropy(
@@ -21,7 +22,7 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     *,
     log_extra: Tensor | None = None,
-    ignore_index: int = -100,
+    ignore_index: int = IGNORED,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
     backend: str = "auto",
