@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from resnet_bk.layers import induction
 from resnet_bk.layers.boundaries import Boundaries
-from resnet_bk.layers.wide import KeepsFloat32
+from resnet_bk.layers.precision import KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision
 
 

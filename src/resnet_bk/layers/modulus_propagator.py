@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
+from resnet_bk.layers.gated_rms_norm import GatedRMSNorm
 from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.induction import QueryKeyValue, taps
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
@@ -18,7 +19,6 @@ from resnet_bk.layers.plain import is_plain
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.layers.wide import GatedRMSNorm
 from resnet_bk.ops.dispatch import autocast_enabled, takes_token
 from resnet_bk.ops.modulus_step import modulus_step
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from resnet_bk.layers.wide import WideLinear
+from resnet_bk.layers.precision import InputDtypeLinear
 from resnet_bk.ops.dispatch import autocast_enabled, full_precision
 
 
@@ -31,7 +31,7 @@ class SparseMoE(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int, num_experts_per_tok: int) -> None:
         super().__init__()
         self.num_experts, self.num_experts_per_tok = num_experts, num_experts_per_tok
-        self.router = WideLinear(hidden_size, num_experts, bias=False)
+        self.router = InputDtypeLinear(hidden_size, num_experts, bias=False)
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, hidden_size, 2 * intermediate_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, hidden_size))
         self.reset_parameters()

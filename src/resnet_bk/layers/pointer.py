@@ -39,7 +39,7 @@ from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.plain import is_plain
-from resnet_bk.layers.wide import KeepsFloat32, WideLinear
+from resnet_bk.layers.precision import InputDtypeLinear, KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision, takes_token
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 from resnet_bk.ops.pointer_step import pointer_step
@@ -94,7 +94,7 @@ class Pointed(NamedTuple):
     state: PointerState
 
 
-class KindsOfContext(WideLinear):
+class KindsOfContext(InputDtypeLinear):
     """Hidden states to logarithms, up to a constant, of H heads' probabilities of K kinds of context.
 
     A plain linear map, as adapters that stand in for one expect it: the softmax is taken by its user."""
@@ -125,8 +125,8 @@ class Pointer(KeepsFloat32):
         self.vocab_size, self.num_heads, self.key_dim = vocab_size, num_heads, key_dim
         self.query = KindsOfContext(hidden_size, num_heads, key_dim)
         self.key = KindsOfContext(hidden_size, num_heads, key_dim)
-        self.write_proj = WideLinear(hidden_size, num_heads)
-        self.gate_proj = WideLinear(hidden_size, 1 + num_heads)
+        self.write_proj = InputDtypeLinear(hidden_size, num_heads)
+        self.gate_proj = InputDtypeLinear(hidden_size, 1 + num_heads)
         self.chain = ChainProjection(
             hidden_size,
             num_heads,

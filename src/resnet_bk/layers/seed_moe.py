@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from resnet_bk.layers.moe import grouped_linear
-from resnet_bk.layers.wide import WideLinear
+from resnet_bk.layers.precision import InputDtypeLinear
 from resnet_bk.ops.dispatch import full_precision
 
 
@@ -33,7 +33,7 @@ class SeedMoE(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int) -> None:
         super().__init__()
         self.num_experts = num_experts
-        self.gate = WideLinear(hidden_size, num_experts)
+        self.gate = InputDtypeLinear(hidden_size, num_experts)
         self.up_proj = nn.Parameter(torch.empty(num_experts, hidden_size, intermediate_size))
         self.up_bias = nn.Parameter(torch.empty(num_experts, intermediate_size))
         self.down_proj = nn.Parameter(torch.empty(num_experts, intermediate_size, hidden_size))

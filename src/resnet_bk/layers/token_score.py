@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from resnet_bk.layers.wide import KeepsFloat32
+from resnet_bk.layers.precision import KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision
 
 

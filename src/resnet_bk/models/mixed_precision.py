@@ -1,8 +1,8 @@
 """`mixed_precision: bf16`: matmuls and head in bfloat16, by autocast; weights, their gradients and updates in float32.
 
 Autocast rounds the operands of every matmul and sums in float32. What must not be rounded says so itself, whatever the
-context (`resnet_bk.ops.dispatch.full_precision`, `resnet_bk.layers.wide`): potentials, hoppings and absorptions, the
-scans and their state, unit vectors, norms, gates and halting, routers and the loss. A phase accumulates along the
+context (`resnet_bk.ops.dispatch.full_precision`, `resnet_bk.layers.precision`): potentials, hoppings and absorptions,
+the scans and their state, unit vectors, norms, gates and halting, routers and the loss. A phase accumulates along the
 chain, and the three digits of a bfloat16 energy would smear it within a few sites.
 """
 
