@@ -179,13 +179,13 @@ def test_other_devices_take_plain_pytorch(operator):
 
 def test_when_a_kernel_without_backends_runs(monkeypatch):
     few, many = torch.zeros(2), torch.zeros(dispatch.FEW)
-    assert dispatch.compiles(few)
-    assert dispatch.compiles(many, None, few=False)
-    assert not dispatch.compiles(few, None, few=False)
-    assert dispatch.compiles(few, torch.zeros(1, requires_grad=True), few=False)
-    assert not dispatch.compiles(torch.zeros(2, device="meta"))
+    assert dispatch.runs_compiled(few)
+    assert dispatch.runs_compiled(many, None, few=False)
+    assert not dispatch.runs_compiled(few, None, few=False)
+    assert dispatch.runs_compiled(few, torch.zeros(1, requires_grad=True), few=False)
+    assert not dispatch.runs_compiled(torch.zeros(2, device="meta"))
     monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
-    assert not dispatch.compiles(many)
+    assert not dispatch.runs_compiled(many)
 
 
 @torch.no_grad()

@@ -206,7 +206,7 @@ def carry_tangents(*tensors: torch.Tensor | None) -> bool:
 FEW = 2**15
 
 
-def compiles(first: torch.Tensor, *others: torch.Tensor | None, few: bool = True) -> bool:
+def runs_compiled(first: torch.Tensor, *others: torch.Tensor | None, few: bool = True) -> bool:
     """Whether a compiled kernel without other backends takes these inputs: on a CPU with numba, and no tangents.
 
     Args:
@@ -256,7 +256,7 @@ def takes_token(hidden: torch.Tensor, *others: torch.Tensor | None) -> bool:
         and not torch.is_grad_enabled()
         and forward_ad._current_level < 0
         and hidden.dtype in (torch.float32, torch.float64)
-        and compiles(hidden)
+        and runs_compiled(hidden)
         and not autocast_enabled(hidden.device)
         and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in others)
     )

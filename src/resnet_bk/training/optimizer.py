@@ -51,7 +51,7 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
         ns_steps=MUON_ITERATIONS,
         adjust_lr_fn="match_rms_adamw",
     )
-    return Together([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
+    return CombinedOptimizer([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -62,7 +62,7 @@ def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
             yield module.weight  # type: ignore[misc]
 
 
-class Together(Optimizer):
+class CombinedOptimizer(Optimizer):
     """Several optimizers as one: a step of each, one list of parameter groups for a schedule, one state to save."""
 
     def __init__(self, parts: list[Optimizer]) -> None:

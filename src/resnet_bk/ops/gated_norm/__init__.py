@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_bk.ops.dispatch import compiles, full_precision
+from resnet_bk.ops.dispatch import full_precision, runs_compiled
 from resnet_bk.ops.gated_norm import library
 
 __all__ = ["gated_norm"]
@@ -36,7 +36,7 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, *, eps: float, dt
     if gate is not None and gate.shape != (*y.shape[:-2], y.shape[-2] * y.shape[-1]):
         raise ValueError(f"gate must be [..., H V] for y [..., H, V] = {tuple(y.shape)}, but is {tuple(gate.shape)}")
     weight = weight.to(y.dtype)
-    if not compiles(y, weight, gate, few=False):
+    if not runs_compiled(y, weight, gate, few=False):
         with full_precision(y.device):
             normed = F.rms_norm(y, weight.shape, weight, eps).flatten(-2)
             return (normed if gate is None else normed + normed * gate).to(dtype)

@@ -22,7 +22,7 @@ def tap_sums(grad: Tensor, x: Tensor, taps: int) -> Tensor:
         x: [B, T, C], or [B, P + T, C] with the inputs before.
         taps: K.
     """
-    return _compiled(grad, x, taps) if dispatch.compiles(grad, x) else in_pieces(grad, x, taps)
+    return _compiled(grad, x, taps) if dispatch.runs_compiled(grad, x) else in_pieces(grad, x, taps)
 
 
 def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from resnet_bk.ops.dispatch import compiles, full_precision
+from resnet_bk.ops.dispatch import full_precision, runs_compiled
 from resnet_bk.ops.unit_query_key import library
 from resnet_bk.ops.unit_query_key.unit_length import unit_length
 
@@ -24,7 +24,7 @@ def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         Query and key, [B, T, H, K]; float32 for half precision input.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
-    if compiles(x, bias, few=False):
+    if runs_compiled(x, bias, few=False):
         if x.dtype == torch.float16:
             x = x.float()
         beside = x.new_empty(0, dtype=dtype) if bias is None else bias.view(x.shape[2:]).to(dtype)
