@@ -84,7 +84,7 @@ def find_boundaries(
     """
     if attention_mask is None and document_ids is None:
         return None
-    check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
+    _check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
     length = shape[1]
     mask = None if attention_mask is None else _check_mask(attention_mask, length, past_length)
     if mask is not None and mask.shape[1] < past_length + length:
@@ -165,7 +165,7 @@ def select_boundaries(boundaries: Boundaries | None, selection: Selection) -> Bo
     )
 
 
-def check_shapes(
+def _check_shapes(
     attention_mask: Tensor | None, document_ids: Tensor | None, *, shape: tuple[int, int], past_length: int
 ) -> None:
     """Checks shapes of a mask and of document numbers for B rows of T tokens after P.

@@ -20,27 +20,23 @@ from resnet_bk.layers import (
     ResNetBKBlock,
     ShortConvolution,
     SparseMoE,
-    find_boundaries,
 )
-from resnet_bk.layers.boundaries import check_shapes
 from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
+from resnet_bk.models.call import Call, read_call
 from resnet_bk.models.checks import (
-    check_cache,
     check_config,
     check_logits_to_keep,
     check_outputs,
     check_targets,
-    check_tokens,
     one_cache,
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.generation import ResNetBKGenerationMixin
 from resnet_bk.models.mixed_precision import mixed_precision
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
-from resnet_bk.models.packing import packed_documents
 from resnet_bk.models.stack import BlockStack
 from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
@@ -104,6 +100,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
         seq_idx: Tensor | None = None,
+        *,
+        _call: Call | None = None,
     ) -> ResNetBKModelOutput | tuple[Any, ...]:
         """Hidden states of B rows of T tokens.
 
@@ -123,25 +121,28 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             return_dict: false for a tuple.
             position_ids, seq_idx: what packing collators give in the place of document_ids: `packed_documents` has the
                 rules. A position means nothing else here.
+            _call: what a head found when it looked at these arguments.
 
         Raises:
             ValueError: inputs that do not fit together; rows padded on the right, of which a cache is to be kept.
         """
         cache = one_cache(past_key_values, cache)
-        batch, length = check_tokens(input_ids, inputs_embeds, self.config)
-        check_cache(cache, batch, self.config, self.layers[0].mixer)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        # A device_map may have moved the arguments since a head looked at them.
+        if _call is None or given is None or _call.device != given.device:
+            _call = read_call(
+                self.config,
+                self.layers[0].mixer,
+                input_ids,
+                inputs_embeds,
+                cache,
+                attention_mask=attention_mask,
+                document_ids=document_ids,
+                position_ids=position_ids,
+                seq_idx=seq_idx,
+            )
         check_outputs(output_attentions, self.config)
-        past_length = cache.get_seq_length() if cache is not None else 0
-        document_ids = packed_documents(
-            document_ids, position_ids, seq_idx, shape=(batch, length), past_length=past_length
-        )
-        boundaries = find_boundaries(
-            attention_mask,
-            document_ids,
-            shape=(batch, length),
-            past_length=past_length,
-            last_document=cache.last_document if cache is not None else None,
-        )
+        boundaries, document_ids = _call.boundaries, _call.document_ids
         padded_right = boundaries is not None and boundaries.padded_right
         if use_cache is None:
             use_cache = cache is not None or (self.config.use_cache and not self.training and not padded_right)
@@ -173,7 +174,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
                 scales = [scale.only(boundaries.begun) for scale in scales]
             cache = ResNetBKCache(self.config) if cache is None else cache
             last_document = None if document_ids is None else document_ids[:, -1].clone()
-            cache.update_states(states, length, last_document, scales)
+            cache.update_states(states, _call.shape[1], last_document, scales)
         output = ResNetBKModelOutput(
             last_hidden_state=hidden,
             cache=cache if use_cache else None,
@@ -258,23 +259,29 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             ValueError: inputs that do not fit together.
         """
         cache = one_cache(past_key_values, cache)
-        shape = check_tokens(input_ids, inputs_embeds, self.config)
-        check_cache(cache, shape[0], self.config, self.model.layers[0].mixer)
-        past_length = 0 if cache is None else cache.get_seq_length()
-        document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
-        check_shapes(attention_mask, document_ids, shape=shape, past_length=past_length)
-        # Before the call brings the cache up to date.
-        check_targets(labels, targets, reduction, shape, self.config)
-        check_logits_to_keep(logits_to_keep, shape[1])
+        call = read_call(
+            self.config,
+            self.model.layers[0].mixer,
+            input_ids,
+            inputs_embeds,
+            cache,
+            attention_mask=attention_mask,
+            document_ids=document_ids,
+            position_ids=position_ids,
+            seq_idx=seq_idx,
+        )
+        check_targets(labels, targets, reduction, call.shape, self.config)
+        check_logits_to_keep(logits_to_keep, call.shape[1])
         if targets is not None and num_items_in_batch is not None:
             raise ValueError(
                 f"num_items_in_batch={num_items_in_batch} is of labels, but targets were given; pass reduction='sum' "
                 "and divide by it"
             )
-        of_labels = None if labels is None else shifted_targets(labels, attention_mask, document_ids)
+        of_labels = None if labels is None else shifted_targets(labels, attention_mask, call.document_ids)
         if labels is not None or targets is not None:
             use_cache = use_cache if use_cache is not None else cache is not None
-        boundaries = self._pointer_boundaries(input_ids, attention_mask, document_ids, cache)
+        self._check_pointer(input_ids, cache)  # before the call brings the cache up to date
+        boundaries = call.boundaries
         past = None if cache is None else cache.pointer
         output = self.model(
             input_ids=input_ids,
@@ -282,10 +289,11 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             inputs_embeds=inputs_embeds,
             cache=cache,
             use_cache=use_cache,
-            document_ids=document_ids,
+            document_ids=call.document_ids,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,
+            _call=call,
         )
         hidden = output.last_hidden_state
         wants_logits = return_logits if return_logits is not None else self._logits_are_read(labels, targets)
@@ -417,31 +425,21 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             cache.update_pointer(pointed.state if begun is None else pointed.state.only(begun))
         return pointed
 
-    def _pointer_boundaries(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Tensor | None,
-        document_ids: Tensor | None,
-        cache: ResNetBKCache | None,
-    ) -> Boundaries | None:
-        """Where the pointer's chains are cut; looked at before the call brings the cache up to date."""
+    def _check_pointer(self, input_ids: Tensor | None, cache: ResNetBKCache | None) -> None:
+        """Raises ValueError where a pointer lacks tokens, or has not seen all that the cache has."""
         if self.pointer is None:
-            return None
+            return
         if input_ids is None:
             raise ValueError(
                 f"input_ids must be given where pointer_heads={self.config.pointer_heads}, for a pointer copies tokens "
                 "(pass input_ids in the place of inputs_embeds, or build the model with pointer_heads=0)"
             )
-        past_length = 0 if cache is None else cache.get_seq_length()
-        if cache is not None and past_length != cache.pointer_tokens:
+        if cache is None:
+            return
+        if cache.get_seq_length() != cache.pointer_tokens:
             raise ValueError(
-                f"past_key_values has seen {past_length} tokens and its pointer {cache.pointer_tokens}; fill it "
-                "through ResNetBKForCausalLM alone"
+                f"past_key_values has seen {cache.get_seq_length()} tokens and its pointer {cache.pointer_tokens}; "
+                "fill it through ResNetBKForCausalLM alone"
             )
-        if cache is not None and cache.pointer is not None:
+        if cache.pointer is not None:
             self.pointer.check_state(cache.pointer)
-        shape = (input_ids.shape[0], input_ids.shape[1])
-        last_document = None if cache is None else cache.last_document
-        return find_boundaries(
-            attention_mask, document_ids, shape=shape, past_length=past_length, last_document=last_document
-        )
