@@ -23,8 +23,6 @@ from benchmarks.published import is_published
 from resnet_bk.process import tune_process
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from benchmarks.gate import Check
     from benchmarks.row import Row
     from resnet_bk.bench.inspect_model import OpenedRun
@@ -100,41 +98,36 @@ class Steps:
         from resnet_bk.training.optimizer import build_optimizer
 
         protocol, entry = opened.protocol, opened.protocol.models[opened.record["model"]]
-        self.model, self.carry, self.dtype = opened.model.train(), opened.carry_state, protocol.dtype
+        self.model = opened.model.train()
         text = split_batches(opened.tokens, protocol.batch_size, protocol.sequence_length)
         device = self.model.device
         some = islice(text, BATCHES * (ROUNDS + 2))
         self.batches = [(ids.to(device), targets.to(device)) for ids, targets in some]
         self.place = 0
         self.head = "model" if entry.head == "model" else choose_head(self.model, self.batches[0][0])
-        self.clip = float("inf") if protocol.clip is None else protocol.clip
-        spec = RunSpec(name=CASE, steps=1, learning_rate=0.0, optimizer=protocol.optimizer)
-        self.optimizer = build_optimizer(self.model, spec)
+        self.spec = RunSpec(
+            name=CASE,
+            steps=1,
+            learning_rate=0.0,
+            optimizer=protocol.optimizer,
+            clip=protocol.clip,
+            dtype=protocol.dtype,
+            carry_state=opened.carry_state,
+        )
+        self.optimizer = build_optimizer(self.model, self.spec)
 
     def take_all(self) -> list[tuple[float, dict[str, float]]]:
         """A step on each of the next batches: the loss, and what the model reports of its work."""
+        from resnet_bk.training.step import training_step
+
         state, taken = None, []
         for _ in range(BATCHES):
-            ids, targets = self.batches[self.place]
+            batch = self.batches[self.place]
             self.place = (self.place + 1) % len(self.batches)
-            loss, measures, state = self._take(ids, targets, state)
-            taken.append((loss, measures))
+            step = training_step(self.model, self.optimizer, batch, self.head, self.spec, state=state)
+            state = step.state
+            taken.append((step.loss.item(), {name: float(value) for name, value in step.measures.items()}))
         return taken
-
-    def _take(self, ids: "Tensor", targets: "Tensor", state: Any) -> tuple[float, dict[str, float], Any]:
-        import torch
-        from torch.nn.utils import clip_grad_norm_
-
-        from resnet_bk.training import causal_lm_loss
-
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
-            found = causal_lm_loss(self.model, ids, targets, self.head, carry_state=self.carry, state=state)
-        (found.value if found.auxiliary is None else found.value + found.auxiliary).backward()
-        clip_grad_norm_(self.model.parameters(), self.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        after = None if found.state is None else found.state.detach()
-        return found.value.item(), {name: float(value) for name, value in found.measures.items()}, after
 
 
 def rows(runs: Sequence["OpenedRun"], quick: bool) -> Iterator["Row"]:

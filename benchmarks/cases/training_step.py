@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gate import Check
@@ -27,8 +26,9 @@ from resnet_bk.bench.peers import KNOWN, build_model
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.training import RunSpec, causal_lm_loss, choose_head
+from resnet_bk.training import RunSpec, choose_head
 from resnet_bk.training.optimizer import build_optimizer, build_schedule
+from resnet_bk.training.step import training_step
 
 CASE = "training step"
 CANDIDATE, PEERS = "resnet-bk", ("gpt2", "llama")
@@ -40,6 +40,8 @@ QUICK_SETTINGS = (
 )
 SECONDS_A_STEP = 0.10
 PHASES = ("trunk forward", "head forward", "head backward", "trunk backward", "clip", "optimizer")
+# Of phases of `training_step` whose first part the hooks of a step take off.
+NAMES = {"forward": "head forward", "backward": "trunk backward"}
 PROFILED_STEPS, OPERATORS_SHOWN = 5, 10
 STEPS_ON_ONE_BATCH = 8
 # Of a model without a rate in the protocol; it moves the weights and not the time.
@@ -52,7 +54,6 @@ class Trainer:
     def __init__(self, protocol: Protocol, name: str) -> None:
         entry = protocol.models.get(name)
         self.model = build_model(protocol_config(protocol, name), seed=0).train()
-        self.carry = entry is not None and entry.carry_state
         self.spec = RunSpec(
             name=name,
             steps=1_000_000,
@@ -60,6 +61,7 @@ class Trainer:
             weight_decay=protocol.weight_decay,
             betas=(protocol.betas[0], protocol.betas[1]),
             clip=protocol.clip,
+            carry_state=entry is not None and entry.carry_state,
         )
         generator = torch.Generator().manual_seed(0)
         shape = (protocol.batch_size, protocol.sequence_length + 1)
@@ -78,21 +80,19 @@ class Trainer:
         # Only for the step: a copy of the model (the audit makes one) must not note into these phases.
         hook = self.model.base_model.register_forward_hook(self._after_trunk)
         self._since = time.perf_counter()
-        found = causal_lm_loss(
-            self.model, self.input_ids, self.targets, self.head, carry_state=self.carry, state=self.carried
+        taken = training_step(
+            self.model,
+            self.optimizer,
+            (self.input_ids, self.targets),
+            self.head,
+            self.spec,
+            state=self.carried,
+            schedule=self.schedule,
+            lap=lambda phase: self._lap(NAMES.get(phase, phase)),
         )
-        self._lap("head forward")
         hook.remove()
-        (found.value if found.auxiliary is None else found.value + found.auxiliary).backward()
-        self._lap("trunk backward")
-        clip_grad_norm_(self.model.parameters(), float("inf") if self.spec.clip is None else self.spec.clip)
-        self._lap("clip")
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        self.carried = None if found.state is None else found.state.detach()
-        self._lap("optimizer")
-        return found.value.item()
+        self.carried = taken.state
+        return taken.loss.item()
 
     def _after_trunk(self, _module: Any, _inputs: Any, output: Any) -> None:
         self._lap("trunk forward")
@@ -134,7 +134,7 @@ def describe(contender: str, model: str, trainer: Trainer) -> str:
     """What a reader must know of a contender, in a line."""
     return (
         f"{contender}: {model}, {count_parameters(trainer.model)} parameters, head: {trainer.head}"
-        f"{', state carried from step to step' if trainer.carry else ''}"
+        f"{', state carried from step to step' if trainer.spec.carry_state else ''}"
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.ops.linear_cross_entropy import IGNORED
-from resnet_bk.training.loss import Head, causal_lm_loss
+from resnet_bk.training.loss import Head, autocast_to, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
 
@@ -97,7 +97,7 @@ def evaluate(
     with evaluation_mode(model):
         for input_ids, targets in batches:
             input_ids, targets = input_ids.to(device), targets.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            with autocast_to(dtype, device):
                 losses, _, state, measures = causal_lm_loss(
                     model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
                 )

@@ -9,9 +9,9 @@ was never stopped.
 """
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from torch import Tensor
 
 from resnet_bk.ops import record_backends
 from resnet_bk.training.checkpoint import Checkpoints
-from resnet_bk.training.loss import Head, causal_lm_loss, choose_head
-from resnet_bk.training.memory import peak_memory_mb, reset_peak_memory
+from resnet_bk.training.loss import Head, choose_head
 from resnet_bk.training.optimizer import build_optimizer, build_schedule
 from resnet_bk.training.progress import TrainingProgress, training_progress
+from resnet_bk.training.records import Records
 from resnet_bk.training.spec import RunSpec, TrainingResult, training_device
 from resnet_bk.training.state import Stream, TrainState
-from resnet_bk.training.stopwatch import Stopwatch
+from resnet_bk.training.step import training_step
 from resnet_bk.training.threads import same_threads
 
 
@@ -70,7 +70,7 @@ def train(
     started = time.perf_counter()
     with same_threads():
         head: Head = "model" if spec.head == "model" else choose_head(model, batch[0])
-        _warm_up(model, batch, head, spec, accelerator)
+        _warm_up(model, batch, head, spec)
     warm_up_seconds = time.perf_counter() - started
 
     optimizer = build_optimizer(model, spec)
@@ -83,26 +83,13 @@ def train(
     if state.step < spec.steps:
         state.begin_call(about or {})
     state.carried = _to_device(state.carried, device)
-    # Lines of steps after the checkpoint are gone: those steps are done again.
-    log_file = folder / "log.jsonl"
-    log_file.write_text("".join(json.dumps(line) + "\n" for line in state.log))
-    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": state.step + 1}})
-
     # A model may have schedules of its own.
-    set_progress = getattr(model, "set_progress", None)
-    peak_memory_kind = reset_peak_memory(device)
-    watch = Stopwatch(state.seconds, state.phases, device)
-    saved_at = time.monotonic()
+    set_progress = getattr(model, "set_progress", lambda share: None)
+    records = Records(folder, accelerator, state, checkpoints, spec)
+    watch = records.watch
 
-    def save() -> None:
-        nonlocal saved_at
-        watch.lap("logging")
-        with watch.paused("checkpoints"):
-            state.seconds = watch.seconds
-            state.close_epoch()  # with the logging since its last step, so that the epochs sum to the whole
-            state.peak_memory_mb = max(state.peak_memory_mb, peak_memory_mb(device))
-            checkpoints.save(state.step)
-        saved_at = time.monotonic()
+    def lap(phase: str) -> None:
+        watch.lap("optimizer" if phase == "clip" else phase)
 
     try:
         with progress(spec.name, spec.steps, state.step) as display, record_backends() as backends:
@@ -114,58 +101,79 @@ def train(
                 if state.carried is not None and spec.carry_reset:
                     state.carried.start_anew(torch.rand(len(input_ids)) < spec.carry_reset)
 
-                if set_progress is not None:
-                    set_progress(state.step / spec.steps)
-                with _autocast(spec, device):
-                    loss, auxiliary, carried, measures = causal_lm_loss(
-                        model, input_ids, targets, head, carry_state=spec.carry_state, state=state.carried
-                    )
-                watch.lap("forward")
-                accelerator.backward(loss if auxiliary is None else loss + auxiliary)
-                watch.lap("backward")
-                grad_norm = _clip(accelerator, model, spec.clip)
+                set_progress(state.step / spec.steps)
                 rate = schedule.get_last_lr()[0]
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                state.carried = None if carried is None else carried.detach()
-                state.pending.append((loss.detach(), grad_norm, measures))
-                state.step += 1
-                state.tokens += input_ids.numel()
-                watch.lap("optimizer")
+                batch = input_ids, targets
+                step = training_step(
+                    model, optimizer, batch, head, spec, state=state.carried, schedule=schedule, lap=lap
+                )
+                state.count(step, input_ids.numel())
 
                 last = state.step == spec.steps
-                epoch_ends = state.step % stream.steps_per_epoch == 0
                 log_now = last or state.step % spec.log_interval == 0
                 validate_now = validate is not None and state.step in validation_steps
-                save_now = last or time.monotonic() - saved_at >= spec.checkpoint_seconds
-                if log_now or validate_now or save_now or epoch_ends:
-                    state.settle(spec)
-                    state.seconds = watch.read()
-                    state.close_epoch()
-                    _note_backends(state, backends)
+                save_now = last or records.checkpoint_is_due()
+                if log_now or validate_now or save_now or state.step % stream.steps_per_epoch == 0:
+                    records.settle(backends)
                 if log_now:
-                    line = _log_line(state, rate, float(grad_norm))
-                    with log_file.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
-                    accelerator.log({key: line[key] for key in LOGGED}, step=state.step)
+                    records.log_line(rate, step.grad_norm)
                 if validate_now and validate is not None:
-                    watch.lap("logging")
-                    with watch.paused("validation"):
-                        reached = validate(model, head)
-                    point = {"step": state.step, "seconds": state.seconds, "perplexity": reached}
-                    state.validation_log.append(point)
-                    accelerator.log({"validation_perplexity": reached}, step=state.step)
+                    records.validation(partial(validate, model, head))
                 if save_now:
-                    save()
+                    records.checkpoint()
                 newest = state.log[-1] if state.log else {}
                 display.update(state.step, newest.get("loss"), newest.get("tokens_per_second"), state.seconds)
                 watch.lap("logging")
     finally:
-        if set_progress is not None:
-            set_progress(1.0)
+        set_progress(1.0)
         accelerator.end_training()
+    return _result(state, head, device, records.peak_memory_kind, resumed_from)
 
+
+def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
+    """An accelerator for one process on the device of `spec`."""
+    # One process may train several models one after another; accelerate keeps the first one's settings otherwise.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        cpu=training_device(spec.device).type == "cpu",
+        # Its mixed precision would stay in `model.forward` after the training; a step has an autocast of its own.
+        mixed_precision="no",
+        log_with="tensorboard",
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+    )
+    if accelerator.num_processes > 1:
+        raise ValueError(
+            f"training runs in one process, but accelerate started {accelerator.num_processes}; "
+            "call resnet-bk without `accelerate launch`"
+        )
+    return accelerator
+
+
+def _peek(stream: Stream, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The next batch, left in the stream."""
+    position = stream.state_dict()
+    input_ids, targets = stream.next_batch()
+    stream.load_state_dict(position)
+    return input_ids.to(device), targets.to(device)
+
+
+def _warm_up(model: Any, batch: tuple[Tensor, Tensor], head: Head, spec: RunSpec) -> None:
+    """Two steps of a copy of the model, so that first-call costs (compilation, allocator) stay off the clock.
+
+    The second step takes a carried state. Weights and random numbers of the run are left as they were.
+    """
+    device = batch[0].device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        twin = copy.deepcopy(model)
+        optimizer = build_optimizer(twin, spec)
+        carried = None
+        for _ in range(2):
+            carried = training_step(twin, optimizer, batch, head, spec, state=carried).state
+
+
+def _result(
+    state: TrainState, head: Head, device: torch.device, peak_memory_kind: str, resumed_from: int | None
+) -> TrainingResult:
     return TrainingResult(
         steps=state.step,
         tokens=state.tokens,
@@ -185,89 +193,6 @@ def train(
     )
 
 
-LOGGED = ("loss", "lr", "grad_norm", "tokens_per_second")
-
-
-def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
-    """An accelerator for one process on the device of `spec`."""
-    # One process may train several models one after another; accelerate keeps the first one's settings otherwise.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=training_device(spec.device).type == "cpu",
-        # Its mixed precision would stay in `model.forward` after the training; the loop has `_autocast`.
-        mixed_precision="no",
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-    )
-    if accelerator.num_processes > 1:
-        raise ValueError(
-            f"training runs in one process, but accelerate started {accelerator.num_processes}; "
-            "call resnet-bk without `accelerate launch`"
-        )
-    return accelerator
-
-
-def _autocast(spec: RunSpec, device: torch.device) -> torch.autocast:
-    """bfloat16 where `spec` asks for it; as in `evaluate`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=spec.dtype == "bfloat16")
-
-
-def _peek(stream: Stream, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The next batch, left in the stream."""
-    position = stream.state_dict()
-    input_ids, targets = stream.next_batch()
-    stream.load_state_dict(position)
-    return input_ids.to(device), targets.to(device)
-
-
-def _warm_up(model: Any, batch: tuple[Tensor, Tensor], head: Head, spec: RunSpec, accelerator: Accelerator) -> None:
-    """Two steps of a copy of the model, so that first-call costs (compilation, allocator) stay off the clock.
-
-    The second step takes a carried state. Weights and random numbers of the run are left as they were.
-    """
-    device = accelerator.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        twin = copy.deepcopy(model)
-        optimizer = build_optimizer(twin, spec)
-        carried = None
-        for _ in range(2):
-            with _autocast(spec, device):
-                loss, auxiliary, carried, _ = causal_lm_loss(
-                    twin, *batch, head, carry_state=spec.carry_state, state=carried
-                )
-            (loss if auxiliary is None else loss + auxiliary).backward()
-            _clip(accelerator, twin, spec.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            carried = None if carried is None else carried.detach()
-
-
-def _clip(accelerator: Accelerator, model: Any, limit: float | None) -> Tensor:
-    """Scale the gradients down to a global norm of `limit`; returns the norm before."""
-    return accelerator.clip_grad_norm_(model.parameters(), float("inf") if limit is None else limit)
-
-
-def _log_line(state: TrainState, rate: float, grad_norm: float) -> dict[str, Any]:
-    """Append the line of this step to `state.log`."""
-    tokens, seconds = state.tokens - state.line_tokens, state.seconds - state.line_seconds
-    line: dict[str, Any] = {
-        "step": state.step,
-        "tokens": state.tokens,
-        "seconds": state.seconds,
-        "loss": sum(state.interval) / len(state.interval),
-        "lr": rate,
-        "grad_norm": grad_norm,
-        "tokens_per_second": tokens / seconds,
-    }
-    if state.measured:
-        line["measures"] = {name: sum(values) / len(values) for name, values in state.measured.items()}
-    state.log.append(line)
-    state.measured = {}
-    state.interval = []
-    state.line_seconds, state.line_tokens = state.seconds, state.tokens
-    return line
-
-
 def _profile(state: TrainState) -> dict[str, dict[str, float]]:
     """Seconds a step by phase, and seconds in all of what the clock leaves out."""
     outside = ("warm_up", "validation", "checkpoints")
@@ -275,11 +200,6 @@ def _profile(state: TrainState) -> dict[str, dict[str, float]]:
         "seconds_per_step": {name: spent / state.step for name, spent in state.phases.items() if name not in outside},
         "seconds_outside": {name: state.phases[name] for name in outside if name in state.phases},
     }
-
-
-def _note_backends(state: TrainState, seen: dict[str, set[str]]) -> None:
-    for name, ran in seen.items():
-        state.backend.setdefault(name, set()).update(ran)
 
 
 def _to_device(carried: Any, device: torch.device) -> Any:

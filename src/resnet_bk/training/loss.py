@@ -92,6 +92,11 @@ def causal_lm_loss(
     )
 
 
+def autocast_to(dtype: str, device: torch.device) -> torch.autocast:
+    """Mixed precision where a run's dtype is "bfloat16", in training and evaluation alike."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
 @torch.no_grad()
 def choose_head(model: Any, input_ids: Tensor) -> Head:
     """ "fused" if the model computes losses itself, or its logits are its head applied to the last hidden state, else

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.training.spec import NonFiniteLossError, RunSpec
+from resnet_bk.training.step import Step
 
 
 class Stream(Protocol):
@@ -97,6 +98,13 @@ class TrainState:
         """Note a call that goes on from here; calls whose steps are lost are forgotten."""
         self.calls = [call for call in self.calls if call["from_step"] < self.step]
         self.calls.append({"from_step": self.step, **about})
+
+    def count(self, step: Step, tokens: int) -> None:
+        """Takes in a step over so many tokens; its loss is looked at by `settle`."""
+        self.carried = step.state
+        self.pending.append((step.loss, step.grad_norm, step.measures))
+        self.step += 1
+        self.tokens += tokens
 
     def settle(self, spec: RunSpec) -> None:
         """Look at the pending losses and count them.
