@@ -42,9 +42,9 @@ _ONE_CALLER = threading.Lock()
 
 # Floating-point operations that one thread does in about the time that waking the others takes, 0.1 ms.
 SERIAL_BELOW = 10_000_000
-# As many as one thread does in the time in which a number comes from memory and a result goes there: what a kernel
-# counts of each number that it hardly computes with.
-OF_MEMORY = 40
+# As many as one thread does in the time in which a number comes from memory and a result goes there: what a kernel that
+# hardly computes counts of each number.
+MEMORY_BOUND_OPERATIONS = 40
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ def flat_as_bits(tensor: Tensor) -> NDArray[Any]:
 
 
 def channel_block(batch: int, chains: int) -> int:
-    """Chains that one task sweeps side by side: four vectors of float32 hide the latency of a division, unless threads
-    would then be idle. Each chain is computed alike in any block."""
+    """Chains that one task sweeps side by side: 64 are eight vectors of float64, whose divisions overlap as those of
+    one chain cannot; fewer where threads would then be idle. Each chain is computed alike in any block."""
     threads = torch.get_num_threads()
     return next((block for block in (64, 32) if batch * -(-chains // block) >= threads), 16)
 

@@ -17,11 +17,11 @@ from resnet_bk.ops.sizes import TASK_TOKENS
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """o [..., H, V] in `dtype`, which is that of y or bfloat16; gate is of the shape of y, in either, or empty."""
     from resnet_bk.ops.gated_norm import cpu
-    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
 
     output = y.new_empty(y.shape, dtype=dtype)
     arguments = map(flat_as_bits, (y, weight, gate, output))
-    launch(cpu.forward, OF_MEMORY * y.numel(), *arguments, *_sizes(y), eps)
+    launch(cpu.forward, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, *_sizes(y), eps)
     return output
 
 
@@ -40,13 +40,13 @@ def gated_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cotangents of y, weight and gate."""
     from resnet_bk.ops.gated_norm import cpu
-    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
 
     tokens, heads, values = _sizes(y)
     y_bar, gate_bar = y.new_empty(y.shape), gate.new_empty(gate.shape)
     partial = weight.new_empty((tokens + TASK_TOKENS - 1) // TASK_TOKENS, values)
     arguments = map(flat_as_bits, (output_bar, y, weight, gate, y_bar, partial, gate_bar))
-    launch(cpu.backward, OF_MEMORY * y.numel(), *arguments, tokens, heads, values, eps)
+    launch(cpu.backward, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, tokens, heads, values, eps)
     return y_bar, partial.sum(0), gate_bar
 
 

@@ -17,7 +17,7 @@ from resnet_bk.ops.linear_cross_entropy.pairs import (
     store_exponentials,
 )
 from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK
-from resnet_bk.ops.linear_cross_entropy.steps import WHOLE, combine, gather_input_gradient
+from resnet_bk.ops.linear_cross_entropy.steps import ALL_LANES, combine, gather_input_gradient
 from resnet_bk.ops.simd import (
     lanes,
     scratch,
@@ -87,7 +87,7 @@ def sweep_amx(
                 for r in range(v, v + SQUARE):
                     b = spread(bias, low + r)
                     for c in range(0, chunk, lanes(x)):
-                        store(logits, r * chunk + c, WHOLE, b)
+                        store(logits, r * chunk + c, ALL_LANES, b)
                 for c in range(0, chunk, SQUARE):
                     at, row = v * chunk + c, (low + v) * half
                     squares_onto(logits, at, chunk, weight, row, half, transposed, c, chunk, half)

@@ -12,7 +12,7 @@ from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, Integers
 from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK
-from resnet_bk.ops.linear_cross_entropy.steps import WHOLE, largest_of_rows
+from resnet_bk.ops.linear_cross_entropy.steps import ALL_LANES, largest_of_rows
 from resnet_bk.ops.simd import (
     exponential,
     lanes,
@@ -46,15 +46,15 @@ def store_exponentials(
         s, odd = zeros(logits), zeros(logits)
         for v in range(0, words, 2):
             i = v * chunk + c
-            e, f = exponential(load(logits, i, WHOLE) - m), exponential(load(logits, i + chunk, WHOLE) - m)
+            e, f = exponential(load(logits, i, ALL_LANES) - m), exponential(load(logits, i + chunk, ALL_LANES) - m)
             s, odd = s + e, odd + f
             if with_gradients:
                 at = (block * BLOCK + v) * (chunk // 2) + c // 2
                 store_halves(exponentials, at, e)
                 store_halves(exponentials, at + chunk // 2, f)
                 store_joined(joined, v // 2 * chunk + c, e, f)
-        store(block_largest, block * chunk + c, WHOLE, m)
-        store(block_total, block * chunk + c, WHOLE, s + odd)
+        store(block_largest, block * chunk + c, ALL_LANES, m)
+        store(block_total, block * chunk + c, ALL_LANES, s + odd)
 
 
 @register_jitable
@@ -94,5 +94,5 @@ def add_bias_gradient(
         s = zeros(factor)
         for c in range(0, chunk, lanes(factor)):
             e = load_halves(exponentials, v * (chunk // 2) + c // 2, s)
-            s = s + e * load(factor, block * chunk + c, WHOLE)
+            s = s + e * load(factor, block * chunk + c, ALL_LANES)
         grad_bias[v] += sum_lanes(s)

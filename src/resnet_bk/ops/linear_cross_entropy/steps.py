@@ -15,19 +15,19 @@ from resnet_bk.ops.sizes import TILE_ROWS, VECTOR_BYTES
 # The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN. Also stands
 # for the logarithm of 0.
 LOWEST = -3.0e38
-WHOLE = VECTOR_BYTES  # numbers to load or store: no fewer than a vector has
+ALL_LANES = VECTOR_BYTES  # a count of numbers to load or store that no vector exceeds, whatever they are
 HIGHEST = 80.0  # logarithm of the odds against a word, whose exponential float32 holds
 
 
 @register_jitable
 def largest_of_rows(logits: Floats, start: int, words: int, chunk: int):  # type: ignore[no-untyped-def]
     """Lane-wise maximum of rows `start`, `start + chunk`, ...; an even number of rows."""
-    first = maximum(load(logits, start, WHOLE), _lowest(logits))
+    first = maximum(load(logits, start, ALL_LANES), _lowest(logits))
     second = first
     for v in range(0, words, 2):
         i = start + v * chunk
-        first = maximum(load(logits, i, WHOLE), first)
-        second = maximum(load(logits, i + chunk, WHOLE), second)
+        first = maximum(load(logits, i, ALL_LANES), first)
+        second = maximum(load(logits, i + chunk, ALL_LANES), second)
     return maximum(first, second)
 
 
@@ -54,24 +54,24 @@ def combine(
     """m and s of the chunk's tokens into `largest` and `total` from `first` on, f_k into `factor` [K, C]; `scale`
     becomes the softmax's share of it."""
     for c in range(0, chunk, lanes(scale)):
-        m = load(block_largest, c, WHOLE)
+        m = load(block_largest, c, ALL_LANES)
         for k in range(1, blocks):
-            m = maximum(load(block_largest, k * chunk + c, WHOLE), m)
+            m = maximum(load(block_largest, k * chunk + c, ALL_LANES), m)
         s = zeros(scale)
         for k in range(blocks):
             i = k * chunk + c
-            f = exponential(load(block_largest, i, WHOLE) - m)
-            s = s + load(block_total, i, WHOLE) * f
-            store(factor, i, WHOLE, f)
-        store(largest, first + c, WHOLE, m)
-        store(total, first + c, WHOLE, s)
+            f = exponential(load(block_largest, i, ALL_LANES) - m)
+            s = s + load(block_total, i, ALL_LANES) * f
+            store(factor, i, ALL_LANES, f)
+        store(largest, first + c, ALL_LANES, m)
+        store(total, first + c, ALL_LANES, s)
         for i in range(first + c, first + c + lanes(scale)):
             if extra[i] > LOWEST:
                 scale[i] /= 1.0 + math.exp(min(extra[i] + math.log(total[i]) + largest[i], HIGHEST))
-        share = load(scale, first + c, WHOLE) / s
+        share = load(scale, first + c, ALL_LANES) / s
         for k in range(blocks):
             i = k * chunk + c
-            store(factor, i, WHOLE, load(factor, i, WHOLE) * share)
+            store(factor, i, ALL_LANES, load(factor, i, ALL_LANES) * share)
 
 
 @register_jitable
@@ -84,7 +84,7 @@ def gather_input_gradient(
         for c in range(0, chunk, lanes(partial)):
             x = zeros(partial)
             for k in range(blocks):
-                x = x + load(partial, (k * width + d) * chunk + c, WHOLE) * load(factor, k * chunk + c, WHOLE)
-            store(row, c, WHOLE, x)
+                x = x + load(partial, (k * width + d) * chunk + c, ALL_LANES) * load(factor, k * chunk + c, ALL_LANES)
+            store(row, c, ALL_LANES, x)
         for c in range(chunk):
             grad_input[(first + c) * width + d] = row[c]

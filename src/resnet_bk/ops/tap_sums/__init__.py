@@ -26,7 +26,7 @@ def tap_sums(grad: Tensor, x: Tensor, taps: int) -> Tensor:
 
 
 def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
-    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
     from resnet_bk.ops.tap_sums import cpu
 
     dtype = torch.promote_types(torch.promote_types(grad.dtype, x.dtype), torch.float32)
@@ -34,7 +34,7 @@ def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     grad, x = (tensor if tensor.dtype in bits else tensor.to(dtype) for tensor in (grad, x))
     batch, length, channels = grad.shape
     sums = grad.new_empty((channels, taps), dtype=dtype)
-    operations = OF_MEMORY * grad.numel()
+    operations = MEMORY_BOUND_OPERATIONS * grad.numel()
     launch(cpu.sums, operations, *map(flat_as_bits, (grad, x, sums)), batch, length, x.shape[1], channels, taps)
     return sums
 

@@ -25,14 +25,14 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
 def unit_query_key(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Query and key [B, T, H, K] of x [B, T, 2, H, K]; bias is [2, H, K], or empty where there is none, in the
     precision of the results: that of x, or float32 where x is bfloat16."""
-    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
     from resnet_bk.ops.unit_query_key import cpu
 
     batch, length, _, heads, keys = x.shape
     query, key = _empty_outputs(x, bias)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (rows, bias, query, key))
-    launch(cpu.forward, OF_MEMORY * x.numel(), *arguments, batch * length, stride, heads, keys)
+    launch(cpu.forward, MEMORY_BOUND_OPERATIONS * x.numel(), *arguments, batch * length, stride, heads, keys)
     return query, key
 
 
@@ -49,7 +49,7 @@ def _(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("resnet_bk::unit_query_key_backward", mutates_args=(), device_types="cpu")
 def unit_query_key_backward(query_bar: Tensor, key_bar: Tensor, x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """Cotangents of x and of the bias."""
-    from resnet_bk.ops.kernels import OF_MEMORY, flat_as_bits, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
     from resnet_bk.ops.unit_query_key import cpu
 
     batch, length, _, heads, keys = x.shape
@@ -57,7 +57,7 @@ def unit_query_key_backward(query_bar: Tensor, key_bar: Tensor, x: Tensor, bias:
     partial = bias.new_empty((batch * length + TASK_TOKENS - 1) // TASK_TOKENS, *bias.shape)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (query_bar, key_bar, rows, bias, x_bar, partial))
-    launch(cpu.backward, OF_MEMORY * x.numel(), *arguments, batch * length, stride, heads, keys)
+    launch(cpu.backward, MEMORY_BOUND_OPERATIONS * x.numel(), *arguments, batch * length, stride, heads, keys)
     return x_bar, partial.sum(0)
 
 
