@@ -1,5 +1,6 @@
 """Protocol files, --set, and errors that name the key and the way out."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -11,11 +12,20 @@ import yaml
 from resnet_bk import cli
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import resolve_configs
-from resnet_bk.bench.protocol import load_protocol, parse_yaml, read_raw, select_models, shipped_protocols
+from resnet_bk.bench.protocol import (
+    NOT_OF_A_RUN,
+    Protocol,
+    load_protocol,
+    parse_yaml,
+    read_raw,
+    select_models,
+    shipped_protocols,
+)
 from resnet_bk.bench.run_folder import OF_ONE_STATE
 from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
 from resnet_bk.models import ResNetBKConfig
+from resnet_bk.training import RunSpec
 
 RESULTS = Path(__file__).parents[2] / "results"
 SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale", "sparse_bk")
@@ -237,6 +247,14 @@ def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
 
 def test_the_command_line_names_all_shipped_protocols():
     assert sorted((*cli.TEXT_PROTOCOLS, *cli.RECALL_PROTOCOLS)) == shipped_protocols()
+
+
+def test_what_a_training_is_free_of_is_free_in_its_protocol():
+    fields = {field.name for field in dataclasses.fields(RunSpec)}
+    free = fields - {*RunSpec("", steps=1, learning_rate=1.0).fixed()}
+    assert free >= {"device", "log_interval"}
+    assert free == fields & {*NOT_OF_A_RUN}
+    assert {*NOT_OF_A_RUN} <= {*Protocol.model_fields}
 
 
 def test_which_protocols_are_shipped():

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from rich.console import Console
 
 from resnet_bk.bench import runner
@@ -12,7 +13,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.run_folder import check_results, write_json
+from resnet_bk.bench.run_folder import check_checkpoints, check_results, write_json
 from resnet_bk.bench.runner import bench
 from tests.bench.tiny_bench import settings, write_text
 
@@ -114,6 +115,20 @@ def test_a_training_on_another_device_is_not_gone_on_with(run, tmp_path):
     ):
         run()
     assert not (tmp_path / "out" / "resnet-bk").exists()  # before anything is trained
+    write_json(folder / "run.json", record)
+    with pytest.raises(ValueError, match=r"on cpu, and this one is on cuda: .*; add --set device=cpu, remove it"):
+        check_checkpoints(tmp_path / "out", {"gpt2": record["config"]}, "cuda")
+
+
+def test_a_training_goes_on_where_its_device_is_called_otherwise(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    whole, _ = run(only=["gpt2"], device="auto")
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    (folder / "result.json").unlink()
+    again, _ = run(only=["gpt2"], device="cpu", log_interval=3)
+    assert again["runs"][0]["held_out_loss"] == whole["runs"][0]["held_out_loss"]
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    assert (settings["device"], settings["log_interval"]) == ("cpu", 3)
 
 
 def test_results_whose_folders_are_missing_are_not_overwritten(run, tmp_path):
@@ -230,7 +245,8 @@ def test_what_changes_no_run_may_change(run):
     run(models=models)
     more = {"gpt2": {"learning_rate": 3e-3, "learning_rate_source": "a grid"}, "llama": {"learning_rate": 3e-3}}
     more["llama"]["match_parameters"] = False  # so small that GPT-2's positions are more than 2%
-    results, lines = run(models=more, seeds=[42, 43], checkpoint_seconds=5.0, description="other words")
+    free = {"checkpoint_seconds": 5.0, "description": "other words", "device": "auto", "log_interval": 6}
+    results, lines = run(models=more, seeds=[42, 43], **free)
     assert sum(line.startswith("finished: gpt2") for line in lines) == 1
     assert [(found["model_name"], found["seed"]) for found in results["runs"]] == [
         ("gpt2", 42),

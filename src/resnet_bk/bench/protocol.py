@@ -19,8 +19,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SHIPPED = files("resnet_bk.bench") / "protocols"
-# Keys that do not change what a run computes (the text does, and is compared by its content; views can be measured
-# afterwards); a run may be resumed or skipped under other values of these.
+# Keys that do not change what a run computes, of which a record of its settings has a note all the same: a published
+# run is known by it. (Of a checkpoint the device that it is of is compared, see `run_folder.check_checkpoints`.)
+NOTED = ("device", "log_interval")
+# All keys that do not change what a run computes (the text does, and is compared by its content; views can be measured
+# afterwards); a run may be resumed or skipped under other values of these. What a training is free of
+# (`resnet_bk.training.RunSpec.fixed`) is among them: slow to import, so a test compares.
 NOT_OF_A_RUN = (
     "name",
     "description",
@@ -30,6 +34,7 @@ NOT_OF_A_RUN = (
     "learning_rates",
     "checkpoint_seconds",
     "held_out_views",
+    *NOTED,
 )
 # Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
 # still be resumed or skipped.
@@ -156,8 +161,9 @@ class Protocol(_Strict):
         return [rate]
 
     def shared_settings(self) -> dict[str, Any]:
-        """What all runs share, by key."""
-        settings = {key: value for key, value in _as_published(self).items() if key not in NOT_OF_A_RUN}
+        """What all runs share, by key; what is `NOTED` among it."""
+        left_out = {*NOT_OF_A_RUN} - {*NOTED}
+        settings = {key: value for key, value in _as_published(self).items() if key not in left_out}
         # Of a tokenizer that exists the tokens are compared, and not where it lies.
         return settings if self.tokenizer in TRAINED else settings | {"tokenizer": "saved"}
 

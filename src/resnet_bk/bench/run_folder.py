@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
@@ -119,7 +119,8 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
             here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
             there = {key: value for key, value in there.items() if key != "seed" and not key.startswith("models.")}
         here = finite(here)  # as it was written
-        different = [key for key in sorted({*here, *there}) if here.get(key) != there.get(key)]
+        compared = {*here, *there} - {*NOT_OF_A_RUN}
+        different = [key for key in sorted(compared) if here.get(key) != there.get(key)]
         if different:
             shown = ", ".join(
                 f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)" for key in different
@@ -223,7 +224,7 @@ def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str
                 "resnet_bk or transformers?); remove it, or give another folder with --out"
             )
         if record.get("device", device) != device:
-            way_out = "hide the GPU with CUDA_VISIBLE_DEVICES=" if device == "cuda" else "go on where there is a GPU"
+            way_out = "add --set device=cpu" if device == "cuda" else "go on where there is a GPU"
             raise ValueError(
                 f"{folder} holds a checkpoint of a training on {record['device']}, and this one is on {device}: no "
                 f"figure of speed or memory would be of either; {way_out}, remove it, or give another folder with --out"
@@ -243,7 +244,7 @@ def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") 
 
 
 def settings_of(protocol: Protocol, run: Run, corpus_fingerprint: str) -> dict[str, Any]:
-    """What determines a run, as flat keys: what must be equal for a run to be skipped or resumed."""
+    """What determines a run, as flat keys: all but `NOT_OF_A_RUN` must be equal for a run to be skipped or resumed."""
     chosen = {"seed": run.seed, f"models.{run.model}.learning_rate": run.learning_rate}
     return protocol.run_settings(run.model) | chosen | {"corpus": corpus_fingerprint}
 

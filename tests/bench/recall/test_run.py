@@ -165,6 +165,14 @@ def test_runs_from_before_a_key_that_recall_does_not_read(tmp_path):
     assert call(tmp_path / "out", models="modulus").exit_code == 0
 
 
+def test_the_device_may_be_called_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert call(tmp_path / "out", "device=auto", models="modulus").exit_code == 0
+    result = call(tmp_path / "out", "device=cpu", models="modulus")
+    assert result.exit_code == 0
+    assert result.output.count("finished:") == 1
+
+
 def test_another_setting_in_the_same_folder_is_refused(tmp_path):
     assert call(tmp_path / "out", models="modulus").exit_code == 0
     result = call(tmp_path / "out", "epochs=3", models="modulus")

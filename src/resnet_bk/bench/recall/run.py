@@ -19,6 +19,7 @@ from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment, other_code
 from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED
 from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import READ, RecallProtocol
@@ -213,8 +214,7 @@ def _select(protocol: RecallProtocol, names: Sequence[str] | None) -> list[str]:
 
 def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     """What determines a run of `model` beside its learning rate and seed; of any model, for None."""
-    free = {"name", "description", "models", "seeds", "learning_rates"}
-    shared = {key: value for key, value in protocol.model_dump().items() if key not in free}
+    shared = protocol.model_dump(exclude={*NOT_OF_A_RUN} - {*NOTED})
     return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump(include=READ)}
 
 
@@ -230,7 +230,7 @@ def _check_same(protocol: RecallProtocol, out: Path, configs: Mapping[str, Any])
         for key in set(now) & set(before):
             if key.startswith("models."):  # a record may have further keys of a model; recall reads none of them
                 before[key] = {name: value for name, value in before[key].items() if name in READ}
-        changed = [key for key in now if now[key] != before.get(key)]
+        changed = [key for key in now if key not in NOT_OF_A_RUN and now[key] != before.get(key)]
         if changed:
             raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
     records = {name: config_dict(config) for name, config in configs.items()}
