@@ -100,3 +100,15 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); set RESNET_BK_CACHE"):
         cached_folder(tmp_path / "x", read, build)
+
+
+def test_a_disk_that_loses_what_is_written_is_a_clear_error(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "value").write_text("v")
+
+    def load(folder: Path) -> str | None:
+        (folder / "value").unlink(missing_ok=True)
+        return read(folder)
+
+    with pytest.raises(ValueError, match=r"cache_dir '.*' does not give .*: x is damaged .*; set RESNET_BK_CACHE"):
+        cached_folder(tmp_path / "x", load, build)

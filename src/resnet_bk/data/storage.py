@@ -19,7 +19,7 @@ def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[
     be taken for a result. A lock, freed by the operating system when its holder dies, lets one process build while
     others wait for it. A valid folder is read without writing anything.
 
-    Raises ValueError naming the folder where it cannot be written.
+    Raises ValueError naming the folder where it cannot be written, or where what was just written reads as None.
     """
     found = load(path)
     if found is not None:
@@ -50,5 +50,9 @@ def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[
             "Python: cache_dir) to a folder that can"
         ) from error
     found = load(path)
-    assert found is not None, f"{path} is damaged right after it was built"
+    if found is None:
+        raise ValueError(
+            f"cache_dir {str(path.parent)!r} does not give back what is written: {path.name} is damaged right after it "
+            "was built; set RESNET_BK_CACHE (in Python: cache_dir) to a folder on another disk"
+        )
     return found
