@@ -307,6 +307,9 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monk
     lost = json.loads((tmp_path / "out" / "gpt2" / f"seed-{seed}" / "result.json").read_text())
     assert lost["diverged"] == f"gpt2  lr 0.003  seed {seed}: the training loss is nan at step 3 of 12"
     assert (lost["steps"], lost["total_tokens"]) == (3, results["runs"][0]["total_tokens"] * 3 // 12)
+    collected = {"learning_rates_tried", "run_folder"}
+    assert list(lost) == [key for key in results["runs"][0] if key not in collected]  # null where nothing was measured
+    assert (lost["final_loss"], lost["forward_flops"], lost["leaking_perplexity"]) == (None, None, None)
     parsed = parse_results(results | {"runs": [lost, *results["runs"]]})
     assert [model.state for model in summarize(parsed)] == ["diverged", "ranked"]
 

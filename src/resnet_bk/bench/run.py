@@ -43,6 +43,18 @@ VIEWS = {
     "overlapping": "held_out_perplexity_overlapping",
 }
 LOGGED = ("step", "seconds", "loss", "measures")
+# Keys of every result, in the order of the file; docs/benchmark.md says what they mean. What was not measured is None.
+KEYS = (
+    "model_name", "git_commit", "git_dirty", "environment", "dataset_name", "config", "seed", "learning_rate",
+    "carry_state", "parameters", "parameters_without_embeddings", "vocab_size", "device", "steps", "total_tokens",
+    "training_time", "seconds_per_step", "tokens_per_second", "final_loss", "final_perplexity", "best_perplexity",
+    "epoch_losses", "epoch_perplexities", "epoch_times", "peak_memory_mb", "peak_memory_kind", "model_size_mb",
+    "backend", "head", "profile", "log", "calls", "forward_flops", "backward_flops", "optimizer_flops",
+    "total_flops_per_step", "flops_convention", "flops_counted_on", "total_training_flops", "unk_rate",
+    "test_perplexity", "test_perplexity_without_carry", *VIEWS.values(), "held_out_perplexity", "held_out_loss",
+    "bits_per_character", "buckets", "document_nll", "validation_log", "held_out_measures", "leaking_perplexity",
+    "diverged", "audit", "audit_detail", "first_leak",
+)  # fmt: skip
 
 
 def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None]) -> None:
@@ -90,7 +102,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     except NonFiniteLossError as error:
         steps = cast(int, error.step)  # of one training
         result = (
-            _model_part(run, protocol, prepared, model)
+            dict.fromkeys(KEYS)
+            | _model_part(run, protocol, prepared, model)
             | {"steps": steps, "total_tokens": steps * protocol.batch_size * protocol.sequence_length}
             | _held_out_part(prepared, None, {}, [])
             | _audit_part(audit)
@@ -132,7 +145,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     prepared.tokenizer.save_pretrained(run.folder / "model")
     course = [*trained.validation_log, {"step": trained.steps, "seconds": trained.seconds}]
     result = (
-        _training_part(run, protocol, prepared, model, trained)
+        dict.fromkeys(KEYS)
+        | _training_part(run, protocol, prepared, model, trained)
         | flops.as_dict()
         | {"flops_counted_on": "trained model, first batch" if by_text else "any batch"}
         | {"total_training_flops": flops.total_flops_per_step * trained.steps}
@@ -406,18 +420,9 @@ def _held_out_part(
 ) -> dict[str, Any]:
     """What the model makes of the held-out text, at the end and in the course of training (its last point is open)."""
     validation = prepared.validation
-    tests = {"test_perplexity": None, "test_perplexity_without_carry": None}  # until they are asked for
-    shared = {"unk_rate": validation.unknown_rate} | tests | dict.fromkeys(VIEWS.values()) | views
+    shared = {"unk_rate": validation.unknown_rate} | views
     if full is None:
-        return shared | {
-            "held_out_perplexity": None,
-            "held_out_loss": None,
-            "bits_per_character": None,
-            "buckets": [],
-            "document_nll": [],
-            "validation_log": [],
-            "held_out_measures": {},
-        }
+        return shared | {"buckets": [], "document_nll": [], "validation_log": [], "held_out_measures": {}}
     buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
     return shared | {
         "held_out_perplexity": full.perplexity,
