@@ -34,7 +34,7 @@ MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\
 
 def test_a_folder_is_no_protocol(tmp_path):
     (tmp_path / "x.yaml").mkdir()
-    with pytest.raises(ValueError, match=r"protocol .*x.yaml cannot be read: "):
+    with pytest.raises(ValueError, match=r"protocol .*x.yaml cannot be read: .*; give a file of YAML in UTF-8"):
         load_protocol(str(tmp_path / "x.yaml"))
 
 
@@ -424,7 +424,7 @@ def test_protocols_that_do_not_exist(tmp_path):
         ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped .*quick-pointer, seed"
     ):
         load_protocol("quik")
-    with pytest.raises(ValueError, match=r"does not exist; shipped protocols are .*quick"):
+    with pytest.raises(ValueError, match=r"does not exist; give the path of a .*, or a shipped protocol: .*quick"):
         load_protocol(str(tmp_path / "no.yaml"))
 
 

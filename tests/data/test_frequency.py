@@ -22,7 +22,7 @@ def test_without_unk_there_is_no_bucket_for_it() -> None:
 
 
 def test_tokens_outside_the_vocabulary_are_errors() -> None:
-    with pytest.raises(ValueError, match="train_tokens holds token 7, but vocab_size is 5"):
+    with pytest.raises(ValueError, match="vocab_size=5: must be above every token, and train_tokens holds 7; give"):
         frequency_buckets(np.array([1, 7]), 5, unk_id=0)
-    with pytest.raises(ValueError, match="unk_id 5 must be at least 0 and below vocab_size 5"):
+    with pytest.raises(ValueError, match=r"unk_id=5: must be at least 0 and below vocab_size=5; give .* or None"):
         frequency_buckets(np.array([1]), 5, unk_id=5)

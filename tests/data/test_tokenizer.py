@@ -130,22 +130,21 @@ def test_the_fingerprint_follows_ids_not_padding() -> None:
 
 @pytest.mark.parametrize("vocab_size", [0, -5, 3, 2.5, "10", True])
 def test_a_bad_vocab_size_is_an_error(vocab_size: object) -> None:
-    with pytest.raises(
-        ValueError, match=r"vocab_size .* must be an integer of at least 4 \(<unk>, <eos>, <pad> and one"
-    ):
+    rule = r"must be an integer of at least 4 \(<unk>, <eos>, <pad> and one word\); raise it"
+    with pytest.raises(ValueError, match=rf"vocab_size=.*: {rule}"):
         train_tokenizer(["a"], vocab_size=vocab_size)  # type: ignore[arg-type]
 
 
 def test_bpe_needs_room_for_all_bytes() -> None:
-    with pytest.raises(ValueError, match=r"vocab_size 258 must be an integer of at least 259 .* 256 bytes"):
+    with pytest.raises(ValueError, match=r"vocab_size=258: must be an integer of at least 259 .* 256 bytes"):
         train_tokenizer(["a"], kind="bpe", vocab_size=258)
     assert len(train_tokenizer(["a"], kind="bpe", vocab_size=259)) == 259
 
 
 def test_unknown_settings_are_errors() -> None:
-    with pytest.raises(ValueError, match="tokenizer 'char' is none of word, bpe"):
+    with pytest.raises(ValueError, match="kind='char': must be one of word, bpe; name one, or"):
         train_tokenizer(["a"], kind="char")
-    with pytest.raises(ValueError, match="pre_tokenizer 'bytes' is none of words, whitespace"):
+    with pytest.raises(ValueError, match="pre_tokenizer='bytes': must be one of words, whitespace; name one"):
         train_tokenizer(["a"], pre_tokenizer="bytes")
 
 
@@ -187,6 +186,6 @@ def test_a_damaged_tokenizer_is_trained_again(small_corpus: Corpus, tmp_path: Pa
 
 
 def test_settings_are_checked_before_the_cache_is_touched(small_corpus: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="vocab_size 0"):
+    with pytest.raises(ValueError, match="vocab_size=0"):
         cached_tokenizer(small_corpus, vocab_size=0, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

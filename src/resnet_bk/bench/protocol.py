@@ -350,9 +350,12 @@ def _read(name_or_path: str) -> dict[str, Any]:
         try:
             text, where = path.read_text(encoding="utf-8"), name_or_path
         except FileNotFoundError:
-            raise ValueError(f"protocol {path} does not exist; shipped protocols are {', '.join(names)}") from None
+            raise ValueError(
+                f"protocol {path} does not exist; give the path of a file that does, or a shipped protocol: "
+                f"{', '.join(names)}"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"protocol {path} cannot be read: {error}") from None
+            raise ValueError(f"protocol {path} cannot be read: {error}; give a file of YAML in UTF-8") from None
     raw = parse_yaml(text, f"protocol {where}")
     if not isinstance(raw, dict):
         raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")

@@ -23,14 +23,20 @@ def frequency_buckets(train_tokens: np.ndarray, vocab_size: int, unk_id: int | N
     for start in range(0, len(train_tokens), CHUNK):
         found = np.bincount(train_tokens[start : start + CHUNK], minlength=vocab_size)
         if len(found) > vocab_size:
-            raise ValueError(f"train_tokens holds token {len(found) - 1}, but vocab_size is {vocab_size}")
+            raise ValueError(
+                f"vocab_size={vocab_size}: must be above every token, and train_tokens holds {len(found) - 1}; give "
+                "the size of the tokenizer that made them"
+            )
         counts += found
     lows = (0, *EDGES)
     names = [f"{low:,}-{high - 1:,}" for low, high in zip(lows, EDGES, strict=False)] + [f"{EDGES[-1]:,}+"]
     buckets = np.digitize(counts, EDGES)
     if unk_id is not None:
         if not 0 <= unk_id < vocab_size:
-            raise ValueError(f"unk_id {unk_id} must be at least 0 and below vocab_size {vocab_size}")
+            raise ValueError(
+                f"unk_id={unk_id}: must be at least 0 and below vocab_size={vocab_size}; give the tokenizer's "
+                "unk_token_id, or None where it has none"
+            )
         buckets += 1
         buckets[unk_id] = 0
         names = [UNKNOWN_BUCKET, *names]

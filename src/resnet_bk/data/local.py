@@ -52,7 +52,10 @@ def load_local(path: Path) -> Corpus:
     elif path.suffix.lower() in FORMATS:
         files = [path]
     else:
-        raise ValueError(f"data: {path} has the suffix {path.suffix!r}, which is none of {', '.join(FORMATS)}")
+        raise ValueError(
+            f"data: {path} has the suffix {path.suffix!r}, which is none of {', '.join(FORMATS)}; save the text as one "
+            "of these"
+        )
     kinds = {FORMATS[file.suffix.lower()]: file for file in files}
     if len(kinds) > 1:
         mixed = " and ".join(str(file) for file in kinds.values())

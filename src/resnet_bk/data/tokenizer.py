@@ -177,10 +177,15 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def _check(kind: str, vocab_size: int, pre_tokenizer: str) -> None:
     if kind not in KINDS:
-        raise ValueError(f"tokenizer {kind!r} is none of {', '.join(KINDS)}")
+        raise ValueError(
+            f"kind={kind!r}: must be one of {', '.join(KINDS)}; name one, or read a tokenizer that exists with "
+            "saved_tokenizer"
+        )
     if pre_tokenizer not in PRE_TOKENIZERS:
-        raise ValueError(f"pre_tokenizer {pre_tokenizer!r} is none of {', '.join(PRE_TOKENIZERS)}")
+        raise ValueError(
+            f"pre_tokenizer={pre_tokenizer!r}: must be one of {', '.join(PRE_TOKENIZERS)}; name one, or leave it out"
+        )
     smallest = len(SPECIAL_TOKENS) + (1 if kind == "word" else BYTES)
     if not isinstance(vocab_size, int) or isinstance(vocab_size, bool) or vocab_size < smallest:
         parts = f"{', '.join(SPECIAL_TOKENS)} and {'one word' if kind == 'word' else f'{BYTES} bytes'}"
-        raise ValueError(f"vocab_size {vocab_size!r} must be an integer of at least {smallest} ({parts})")
+        raise ValueError(f"vocab_size={vocab_size!r}: must be an integer of at least {smallest} ({parts}); raise it")
