@@ -6,7 +6,8 @@ import shutil
 import pytest
 import torch
 
-from resnet_bk.bench import inspect_model, run_folder
+from resnet_bk.bench import opened_run, run_folder
+from resnet_bk.bench.audit import target
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from tests.bench.tiny_bench import write_text
 from tests.command_line import assert_bad_call, call, tiny_home
@@ -403,7 +404,7 @@ def test_audit_of_a_type_that_does_not_come_small(monkeypatch):
     def refuses(config, seed):
         raise KeyError("rope")
 
-    monkeypatch.setattr(inspect_model, "build_model", refuses)
+    monkeypatch.setattr(target, "build_model", refuses)
     assert_bad_call(call("audit", "mistral"), "'mistral'", "cannot build it small (KeyError", "save_pretrained")
 
 
@@ -411,7 +412,7 @@ def test_ctrl_c_where_nothing_is_trained(finished, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inspect_model, "evaluate_run", stopped)
+    monkeypatch.setattr(opened_run, "evaluate_run", stopped)
     done = call("eval", finished / "gpt2" / "seed-42")
     assert (done.exit_code, done.stderr.strip()) == (130, "stopped")
 

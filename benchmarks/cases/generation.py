@@ -21,9 +21,9 @@ from transformers.cache_utils import DynamicLayer
 from benchmarks.cases.attention import crossovers
 from benchmarks.gate import Check, relative_error
 from benchmarks.row import OURS, Row, Table, comparison
-from resnet_bk.bench.inspect_model import protocol_config
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import load_protocol
+from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.models import ResNetBKCache
 

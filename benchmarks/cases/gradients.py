@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.gate import Check
 from benchmarks.memory import died, peaks
 from benchmarks.row import OURS, Row, Table, comparison
-from resnet_bk.bench.inspect_model import protocol_config
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, load_protocol
+from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.training import causal_lm_loss
 from resnet_bk.training.loss import Head
 

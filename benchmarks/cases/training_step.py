@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gate import Check
 from benchmarks.row import OURS, Row, Table, Target, comparison
 from resnet_bk.bench.audit import audit_causality
-from resnet_bk.bench.inspect_model import protocol_config
 from resnet_bk.bench.peers import KNOWN, build_model
 from resnet_bk.bench.protocol import Protocol, load_protocol
+from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import RunSpec, choose_head

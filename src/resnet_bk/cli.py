@@ -188,7 +188,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model over a whole split."""
-    from resnet_bk.bench.inspect_model import evaluate_run, run_folder
+    from resnet_bk.bench.opened_run import evaluate_run
+    from resnet_bk.bench.resolve import run_folder
 
     found = evaluate_run(run_folder(run), split, data, early_exit, device)
     if as_json:
@@ -232,9 +233,9 @@ def lengths(
     as_json: Json = False,
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
-    from resnet_bk.bench.inspect_model import run_folder
     from resnet_bk.bench.lengths import FILE, length_profiles, parse_windows
     from resnet_bk.bench.lengths_table import lengths_table
+    from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_writable, write_found
     from resnet_bk.bench.runner import standard_output
 
@@ -266,9 +267,9 @@ def repeats(
     as_json: Json = False,
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
-    from resnet_bk.bench.inspect_model import run_folder
     from resnet_bk.bench.repeats import FILE, repeat_losses
     from resnet_bk.bench.repeats_table import repeats_table
+    from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_writable, write_found
     from resnet_bk.bench.runner import standard_output
 
@@ -299,7 +300,7 @@ def generate(
 ) -> None:
     """Continue a text, word by word as it is produced."""
     from resnet_bk.bench.generation import stream_text
-    from resnet_bk.bench.inspect_model import model_folder
+    from resnet_bk.bench.resolve import model_folder
 
     stream_text(model_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
 
@@ -321,10 +322,10 @@ def flops(
 ) -> None:
     """Floating-point operations of a training step: of one model by part, or of the models of a protocol."""
     from resnet_bk.bench.flops_report import comparison_table, model_flops, model_tables
-    from resnet_bk.bench.inspect_model import protocol_config
     from resnet_bk.bench.model_target import is_protocol, open_target
     from resnet_bk.bench.peers import build_model
     from resnet_bk.bench.protocol import load_protocol, select_models
+    from resnet_bk.bench.resolve import protocol_config
 
     counted: dict[str, Any]
     if is_protocol(target):

@@ -5,9 +5,9 @@ from transformers import AutoConfig
 
 from resnet_bk.bench.flops_convention import convention_flops
 from resnet_bk.bench.flops_report import comparison_table, model_flops, model_tables, protocol_steps
-from resnet_bk.bench.inspect_model import protocol_config
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import check_protocol, load_protocol
+from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig
 
 B, T, D, V = 16, 128, 64, 30000

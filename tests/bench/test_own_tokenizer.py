@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_bk.bench.inspect_model import evaluate_run
+from resnet_bk.bench.opened_run import evaluate_run
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run import load_model
 from tests.bench.tiny_bench import settings

@@ -88,7 +88,7 @@ def test_the_command_writes_what_it_prints(home):
     again = json.loads(call("repeats", *runs, "--window", 8, "--json").stdout)
     assert again["models"][0]["losses"] == found["models"][0]["losses"]
 
-    from resnet_bk.bench.inspect_model import open_run
+    from resnet_bk.bench.opened_run import open_run
 
     opened = open_run(runs[0], "validation", None)
     rows = windows(opened.tokens.tokens, 8)

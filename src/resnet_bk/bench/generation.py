@@ -6,7 +6,7 @@ import torch
 from transformers import TextStreamer, set_seed
 
 from resnet_bk.bench.early_exit import exit_early
-from resnet_bk.bench.inspect_model import longest_text
+from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.run import load_model
 from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
 from resnet_bk.training import training_device

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from resnet_bk.bench.data import default_cache_dir, open_corpus
-from resnet_bk.bench.inspect_model import longest_text
+from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run import config_dict
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.sizing import count_parameters
@@ -121,7 +122,7 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     """Tokens, int64 [ROWS, at most TOKENS], and what they are."""
     length = min(TOKENS, longest_text(model) or TOKENS)
     trouble = ""
-    if folder is not None and (folder / "run.json").exists():
+    if folder is not None and is_run(folder):
         try:
             protocol = check_protocol(read_run(folder)["protocol"], str(folder))
             tokenizer = read_tokenizer(folder / "model")

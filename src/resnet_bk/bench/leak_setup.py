@@ -1,16 +1,16 @@
 """From what the command line names to what the cost of a leak is measured on: a model, and text in its words."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from resnet_bk.bench.audit.target import audit_target, only_config
+from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer
-from resnet_bk.bench.inspect_model import check_same_text, holds_model
-from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
-from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
+from resnet_bk.bench.opened_run import check_same_text
+from resnet_bk.bench.peers import resolve_configs
+from resnet_bk.bench.protocol import Protocol, check_protocol
+from resnet_bk.bench.resolve import protocol_with, resolve
 from resnet_bk.bench.run import load_model
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
@@ -51,15 +51,16 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     configuration gets the protocol's, trained on the text with as many words as it takes.
 
     Args:
-        name: as in `audit_target`.
+        name: of any kind that `resolve` knows.
         protocol: where names are looked up; text, batch size, length and optimizer of all but run folders; the device.
         data: text that takes the place of the protocol's, or of the run's.
 
     Raises:
         ValueError: no such model or text, a saved model without a tokenizer, or one of more words than the model has.
     """
-    path = Path(name)
-    if (path / "run.json").exists():
+    named = resolve(name, protocol)
+    path = named.path
+    if named.kind == "run":
         record = read_run(path)
         changes = {"device": protocol.device} | ({} if data is None else {"dataset": data})
         protocol = check_protocol(record["protocol"] | changes, name)
@@ -71,31 +72,26 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         return _with_text(name, model.config, model, protocol, record["learning_rate"], tokenizer, corpus)
     if data is not None:
         protocol = protocol.model_copy(update={"dataset": data})
-    if path.is_file() or (path.is_dir() and only_config(path)):
+    if named.kind == "config":
         audit_target(name, protocol)  # says what is wrong with it
         config = AutoConfig.from_pretrained(path)
         words = min(protocol.vocab_size, config.get_text_config().vocab_size)
         protocol = protocol.model_copy(update={"vocab_size": words})
         return _with_text(name, config, None, protocol, _rate(protocol), None)
-    if name in protocol.models or name in KNOWN or (is_causal_lm(name) and not holds_model(path)):
-        return _named(name, protocol)
+    if named.kind in ("name", "type"):
+        return _fresh(name, protocol)
     # Without files transformers may make an empty tokenizer of the right kind up.
-    if path.is_dir() and not any((path / file).exists() for file in TOKENIZER_FILES):
+    if named.kind == "saved" and not any((path / file).exists() for file in TOKENIZER_FILES):
         raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
     model = audit_target(name, protocol)
-    tokenizer = _saved_tokenizer(name, local=path.exists())
+    tokenizer = _saved_tokenizer(name, local=named.kind == "saved")
     return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
 
 
-def _named(name: str, protocol: Protocol) -> LeakSetup:
+def _fresh(name: str, protocol: Protocol) -> LeakSetup:
     """A model of the protocol, a known one, or a type of transformers, fresh and sized as the protocol says."""
-    entry = protocol.models.get(name)
-    if entry is None:
-        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
-    first = next(iter(protocol.models))
-    wanted = {first: protocol.models[first]} | {name: entry}
-    protocol = protocol.model_copy(update={"models": wanted})
-    rate = entry.learning_rate or _rate(protocol)
+    protocol = protocol_with(protocol, name)
+    rate = protocol.models[name].learning_rate or _rate(protocol)
     corpus = open_corpus(protocol)
     tokenizer = protocol_tokenizer(protocol, corpus, default_cache_dir())
     config = resolve_configs(protocol, len(tokenizer), special_ids(tokenizer))[name]

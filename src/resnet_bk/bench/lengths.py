@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_runs
+from resnet_bk.bench.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.peers import may_carry
+from resnet_bk.bench.positions import longest_text
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, causal_lm_loss

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_bk.bench.audit.target import audit_target, only_config
-from resnet_bk.bench.inspect_model import holds_model, protocol_config
-from resnet_bk.bench.peers import KNOWN, build_model, is_causal_lm
+from resnet_bk.bench.audit.target import audit_target
+from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
+from resnet_bk.bench.resolve import is_run, protocol_config, resolve
 from resnet_bk.bench.run_folder import read_run
 
 DEFAULT_PROTOCOL = "seed"
@@ -41,44 +41,38 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
     """The model of that name.
 
     Args:
-        name: see `audit_target`: a known model, a model type of transformers, a run or model folder, a config.json, or
-            owner/name on the hub. A type has the protocol's shape, as a model of the protocol would.
+        name: of any kind that `resolve` knows. A type has the protocol's shape, as a model of the protocol would.
         protocol: where names are looked up and whose shape counts; None for a run folder's own, else "seed".
         settings: "key=value" each, for the protocol.
 
     Raises:
         ValueError: no such model or protocol; settings for a run folder's own protocol.
     """
-    path = Path(name)
-    is_run = (path / "run.json").exists()
-    if is_run and protocol is None:
+    own_protocol = protocol is None and is_run(Path(name))
+    if own_protocol:
         if settings:
             raise ValueError(
                 f"--set {settings[0]}: {name} is a finished run with settings of its own; name a protocol to change "
                 "with --protocol"
             )
-        loaded = check_protocol(read_run(path)["protocol"], name)
+        loaded = check_protocol(read_run(Path(name))["protocol"], name)
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if is_protocol(name):
         raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {_first(loaded)}")
-    if is_type(name, loaded) and not path.is_file() and not holds_model(path):
-        return Target(build_type(name, loaded), loaded, "fresh")
     try:
-        model = audit_target(name, loaded)
+        named = resolve(name, loaded)
+        model = None if named.kind == "type" else audit_target(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
-    if name in loaded.models or name in KNOWN or path.is_file() or (path.is_dir() and only_config(path)):
-        return Target(model, loaded, "fresh")  # a name goes before a folder that is called the same
-    if not path.is_dir():
+    if named.kind == "type":
+        return Target(build_type(name, loaded), loaded, "fresh")
+    if named.kind in ("name", "config"):
+        return Target(model, loaded, "fresh")
+    if named.kind == "hub":
         return Target(model, loaded, f"{name} of the hub")
-    steps = read_run(path)["training"]["steps"] if is_run and protocol is None else None
-    return Target(model, loaded, name, path, steps)
-
-
-def is_type(name: str, protocol: Protocol) -> bool:
-    """Whether a name means a model type of transformers, and no model of its own."""
-    return is_causal_lm(name) and name not in protocol.models and name not in KNOWN
+    steps = read_run(named.path)["training"]["steps"] if own_protocol else None
+    return Target(model, loaded, name, named.path, steps)
 
 
 def build_type(name: str, protocol: Protocol) -> Any:

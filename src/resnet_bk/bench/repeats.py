@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.inspect_model import OpenedRun, longest_text, open_runs
+from resnet_bk.bench.opened_run import OpenedRun, open_runs
+from resnet_bk.bench.positions import longest_text
 from resnet_bk.training.loss import causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 

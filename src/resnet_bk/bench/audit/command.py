@@ -16,6 +16,7 @@ from resnet_bk.bench.audit.target import audit_target, fitting_lengths, parse_le
 from resnet_bk.bench.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
 from resnet_bk.bench.leak_setup import leak_setup
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
+from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.training import training_device
 
@@ -98,7 +99,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     """Audit a model by name.
 
     Args:
-        name: as in `audit_target`.
+        name: of any kind that `resolve` knows.
         options: of the command.
         protocol: where names are looked up, by default quick; a run folder has its own.
         settings: "key=value" each, for the protocol; of a run folder's own the device alone can be set.
@@ -140,7 +141,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
 def _protocol(name: str, protocol: str | None, settings: Sequence[str]) -> Protocol:
     """The protocol of a run folder, else the one that is named."""
     folder = Path(name)
-    if not (folder / "run.json").exists():
+    if not is_run(folder):
         return load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if protocol is not None:
         raise ValueError(f"--protocol {protocol}: {name} is a finished run with a protocol of its own; leave it out")

@@ -1,38 +1,57 @@
 """The model that an audit is asked about: by name, folder, configuration or the name of a repository on the hub."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from resnet_bk.bench.inspect_model import find_model, longest_text
-from resnet_bk.bench.peers import build_model, sized
+from resnet_bk.bench.data import SPECIAL_IDS
+from resnet_bk.bench.peers import build_model, config_template, sized
+from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.resolve import protocol_config, resolve
+from resnet_bk.bench.run import load_model
+from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data.hub import answer_within
 
 DEADLINE_SECONDS = 10.0  # for the hub to answer; transformers itself tries again for half a minute
-REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Shape of a type of transformers, under the common names of the fields.
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_heads": 4,
+    "intermediate_size": 128,
+    "max_position_embeddings": 128,
+    **SPECIAL_IDS,
+}
 
 
 def audit_target(name: str, protocol: Protocol) -> Any:
     """A causal LM, with its weights where they are saved, else freshly initialised.
 
     Args:
-        name: a model of the protocol or a known one, a model type of transformers, a run folder, a folder written by
-            save_pretrained, a config.json (or a folder with nothing else), or owner/name on the Hugging Face hub.
-        protocol: where names are looked up, and whose shape they get.
+        name: of any kind that `resolve` knows.
+        protocol: where names are looked up, and whose shape they get; a type of transformers is `SMALL`.
 
     Raises:
         ValueError: it is none of these, or cannot be read or built.
     """
-    path = Path(name)
-    if path.is_file() or (path.is_dir() and only_config(path)):
-        return _from_config(path)
-    if not path.exists() and REPOSITORY.fullmatch(name):
+    named = resolve(name, protocol)
+    if named.kind == "config":
+        return _from_config(named.path)
+    if named.kind == "hub":
         return _from_hub(name)
-    return find_model(name, protocol)
+    if named.kind == "name":
+        return build_model(protocol_config(protocol, name), seed=0)
+    if named.kind == "type":
+        return _small(name)
+    if named.kind == "run":
+        read_run(named.path)
+        return load_model(named.path / "model")
+    return load_model(named.path)
 
 
 def vocabulary(model: Any) -> int:
@@ -52,10 +71,14 @@ def fitting_lengths(model: Any, lengths: Sequence[int]) -> list[int]:
     return sorted({length if longest is None else min(length, longest) for length in lengths})
 
 
-def only_config(folder: Path) -> bool:
-    """Whether a folder holds a configuration and no weights."""
-    weights = (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json"), *folder.glob("*.bin"))
-    return (folder / "config.json").exists() and not weights and not (folder / "run.json").exists()
+def _small(name: str) -> Any:
+    try:
+        return build_model(config_template(name, SMALL, {})({}), seed=0)
+    except Exception as error:  # any of a hundred architectures may want more than a small shape
+        raise ValueError(
+            f"model {name!r}: transformers cannot build it small ({type(error).__name__}: {error}); "
+            "save one with save_pretrained and give its folder"
+        ) from error
 
 
 def _from_config(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Models by whatever name the command line gives: for `eval`, `generate`, `flops`, `inspect` and `audit`."""
+"""Finished runs with text to read: what `eval`, `lengths` and `repeats` measure trained models on."""
 
 import math
 from collections.abc import Sequence
@@ -7,113 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from resnet_bk.bench.data import SPECIAL_IDS, check_split, default_cache_dir, open_corpus
+from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
-from resnet_bk.bench.peers import KNOWN, build_model, config_template, is_causal_lm, resolve_configs, sized
-from resnet_bk.bench.protocol import ModelEntry, Protocol, check_protocol
+from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
 from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.data.corpus import WHOLE
-from resnet_bk.data.saved_tokenizer import FILE, read_tokenizer
+from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training import Evaluation, evaluate, training_device
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import counter
-
-# Shape of a type of transformers that is only audited, under the common names of the fields.
-SMALL = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_heads": 4,
-    "intermediate_size": 128,
-    "max_position_embeddings": 128,
-    **SPECIAL_IDS,
-}
-
-
-def run_folder(path: Path) -> Path:
-    """The run folder that `path` is.
-
-    Raises:
-        ValueError: it is none (if there are runs below it, they are named), or one that keeps no model.
-    """
-    if (path / "run.json").exists():
-        read_run(path)
-        return path
-    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
-    hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
-    raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
-
-
-def model_folder(path: Path) -> Path:
-    """Where the model and the tokenizer are that `path` stands for: those of a run folder, or its own, as
-    `save_pretrained` of both wrote them.
-
-    Raises:
-        ValueError: it is no run folder, and not a folder of both.
-    """
-    if (path / "run.json").exists() or not (path / "config.json").exists():
-        return run_folder(path) / "model"
-    if not (path / FILE).exists():
-        raise ValueError(
-            f"{path} holds a model and no {FILE}, and text is read and written with both; save the model's tokenizer "
-            "there with save_pretrained"
-        )
-    return path
-
-
-def protocol_config(protocol: Protocol, name: str) -> Any:
-    """Configuration of a model of the protocol, of a known model that it does not have (sized to it), or of a type of
-    transformers (of the protocol's shape).
-
-    Raises:
-        ValueError: a type that does not take that shape.
-    """
-    if name not in protocol.models:
-        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
-        protocol = protocol.model_copy(update={"models": protocol.models | {name: entry}})
-    wanted = {key: protocol.models[key] for key in protocol.models if key in (next(iter(protocol.models)), name)}
-    protocol = protocol.model_copy(update={"models": wanted})
-    return resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)[name]
-
-
-def holds_model(path: Path) -> bool:
-    """Whether a folder is a run's, or one that `save_pretrained` wrote; any other may have the name of a model type."""
-    return (path / "run.json").exists() or (path / "config.json").exists()
-
-
-def find_model(name: str, protocol: Protocol) -> Any:
-    """A model by name in the protocol, known name, run folder, saved model, or model type of transformers.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if name in protocol.models or name in KNOWN:
-        return build_model(protocol_config(protocol, name), seed=0)
-    path = Path(name)
-    if holds_model(path):
-        if (path / "run.json").exists():
-            read_run(path)
-            path = path / "model"
-        return load_model(path)
-    if is_causal_lm(name):
-        try:
-            return build_model(config_template(name, SMALL, {})({}), seed=0)
-        except Exception as error:  # any of a hundred architectures may want more than a small shape
-            raise ValueError(
-                f"model {name!r}: transformers cannot build it small ({type(error).__name__}: {error}); "
-                "save one with save_pretrained and give its folder"
-            ) from error
-    if path.is_dir():
-        run_folder(path)  # says what it lacks, and which runs it holds
-    raise ValueError(
-        f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
-        f"({', '.join(KNOWN)}), no folder with a saved model, and no causal LM type of transformers"
-    )
 
 
 @dataclass(frozen=True)
@@ -281,13 +186,3 @@ def evaluate_run(
         "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
         "measures": found.measures,
     }
-
-
-def longest_text(model: Any) -> int | None:
-    """Tokens that a model with learned positions takes; None for any number."""
-    longest = getattr(sized(model.config), "max_position_embeddings", None)
-    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    words = model.get_input_embeddings()
-    # The tables of some models (OPT) have rows in front that no position uses.
-    sizes = [table.num_embeddings - getattr(table, "offset", 0) for table in tables if table is not words]
-    return longest if longest in sizes else None

@@ -1,0 +1,130 @@
+"""What a name on the command line means: one order for `audit`, `flops`, `inspect`, and for the cost of a leak."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from resnet_bk.bench.data import SPECIAL_IDS
+from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
+from resnet_bk.bench.protocol import ModelEntry, Protocol
+from resnet_bk.bench.run_folder import read_run
+from resnet_bk.data.saved_tokenizer import FILE
+
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What was named.
+
+    Attributes:
+        name: as it was given.
+        kind: "run": a run folder; "config": a config.json, or a folder of a model without weights; "hub": owner/name
+            on the Hugging Face hub; "name": a model of the protocol, or a known one; "saved": a folder that
+            `save_pretrained` wrote; "type": a model type of `transformers`.
+    """
+
+    name: str
+    kind: Literal["run", "config", "hub", "name", "saved", "type"]
+
+    @property
+    def path(self) -> Path:
+        """Of a run, a configuration or a saved model."""
+        return Path(self.name)
+
+
+def resolve(name: str, protocol: Protocol) -> Named:
+    """What a name means; of several things the first in the list of `Named`.
+
+    A run goes first, for it brings the protocol in which names are looked up. A name goes before a saved model that is
+    called the same, and that before a type of `transformers`, of which there are hundreds.
+
+    Args:
+        name: as it was given.
+        protocol: whose models have names.
+
+    Raises:
+        ValueError: it means nothing; of a folder that holds runs, these are named.
+    """
+    path = Path(name)
+    if is_run(path):
+        return Named(name, "run")
+    if path.is_file() or _only_config(path):
+        return Named(name, "config")
+    if not path.exists() and REPOSITORY.fullmatch(name):
+        return Named(name, "hub")
+    if name in protocol.models or name in KNOWN:
+        return Named(name, "name")
+    if (path / "config.json").exists():
+        return Named(name, "saved")
+    if is_causal_lm(name):
+        return Named(name, "type")
+    if path.is_dir():
+        run_folder(path)  # says what it lacks, and which runs it holds
+    raise ValueError(
+        f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
+        f"({', '.join(KNOWN)}), no folder with a saved model, and no causal LM type of transformers"
+    )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run, finished or not."""
+    return (path / "run.json").exists()
+
+
+def _only_config(path: Path) -> bool:
+    """Whether a folder holds a configuration and no weights."""
+    weights = ("*.safetensors", "*.safetensors.index.json", "*.bin")
+    return (path / "config.json").exists() and not any(any(path.glob(pattern)) for pattern in weights)
+
+
+def run_folder(path: Path) -> Path:
+    """The run folder that `path` is.
+
+    Raises:
+        ValueError: it is none (if there are runs below it, they are named), or one that keeps no model.
+    """
+    if is_run(path):
+        read_run(path)
+        return path
+    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
+    hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
+    raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
+
+
+def model_folder(path: Path) -> Path:
+    """Where the model and the tokenizer are that `path` stands for: those of a run folder, or its own, as
+    `save_pretrained` of both wrote them.
+
+    Raises:
+        ValueError: it is no run folder, and not a folder of both.
+    """
+    if is_run(path) or not (path / "config.json").exists():
+        return run_folder(path) / "model"
+    if not (path / FILE).exists():
+        raise ValueError(
+            f"{path} holds a model and no {FILE}, and text is read and written with both; save the model's tokenizer "
+            "there with save_pretrained"
+        )
+    return path
+
+
+def protocol_with(protocol: Protocol, name: str) -> Protocol:
+    """The protocol with its first model, which gives the size, and that of a name alone: as the protocol has it, else a
+    known model, or a type of `transformers` that is not sized."""
+    entry = protocol.models.get(name)
+    if entry is None:
+        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
+    first = next(iter(protocol.models))
+    return protocol.model_copy(update={"models": {first: protocol.models[first]} | {name: entry}})
+
+
+def protocol_config(protocol: Protocol, name: str) -> Any:
+    """Configuration of a model of the protocol, of a known model that it does not have (sized to it), or of a type of
+    transformers (of the protocol's shape).
+
+    Raises:
+        ValueError: a type that does not take that shape.
+    """
+    return resolve_configs(protocol_with(protocol, name), protocol.vocab_size, SPECIAL_IDS)[name]

@@ -1,0 +1,90 @@
+"""What a name means, and which of several things goes first."""
+
+import json
+
+import pytest
+
+from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.bench.resolve import model_folder, protocol_config, protocol_with, resolve, run_folder
+from tests.bench.tiny_bench import settings
+
+
+@pytest.fixture
+def protocol(tmp_path):
+    mine = {"mine": {"transformers": "mistral", "learning_rate": 1e-3, "match_parameters": False}}
+    return check_protocol(settings(tmp_path / "text.txt", models=mine), "tiny")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Makes a folder of a name, with these files in it, in the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, *files):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (tmp_path / name / file).write_text("{}")
+
+    return make
+
+
+def test_every_kind_of_name(protocol, folder):
+    folder("out/mine/seed-1", "run.json")
+    folder("configuration", "config.json")
+    folder("saved", "config.json", "model.safetensors")
+    kinds = {
+        "out/mine/seed-1": "run",
+        "configuration": "config",
+        "saved/config.json": "config",
+        "owner/name": "hub",
+        "mine": "name",
+        "gated-deltanet": "name",  # known, and not of the protocol
+        "saved": "saved",
+        "opt": "type",
+    }
+    assert {name: resolve(name, protocol).kind for name in kinds} == kinds
+    assert str(resolve("saved", protocol).path) == "saved"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "kind"),
+    [
+        ("mine", ["run.json", "config.json", "model.bin"], "run"),  # it brings the protocol
+        ("mine", ["config.json"], "config"),
+        ("mine", ["config.json", "model.safetensors.index.json"], "name"),
+        ("opt", ["config.json", "model.bin"], "saved"),
+        ("opt", ["notes.txt"], "type"),
+        ("owner/name", ["config.json", "model.bin"], "saved"),
+    ],
+)
+def test_of_several_things_one_goes_first(protocol, folder, name, files, kind):
+    folder(name, *files)
+    assert resolve(name, protocol).kind == kind
+
+
+def test_what_means_nothing(protocol, folder):
+    with pytest.raises(ValueError, match=r"model 'nobody' is no model of protocol tiny \(mine\), no known one"):
+        resolve("nobody", protocol)
+    folder("runs/mine/seed-1", "run.json")
+    with pytest.raises(ValueError, match=r"runs is no run folder .*; it holds the runs runs/mine/seed-1"):
+        resolve("runs", protocol)
+
+
+def test_folders_of_models(folder, tmp_path):
+    folder("run", "run.json")
+    folder("saved", "config.json", "tokenizer.json")
+    assert (run_folder(tmp_path / "run"), model_folder(tmp_path / "run")) == (tmp_path / "run", tmp_path / "run/model")
+    assert model_folder(tmp_path / "saved") == tmp_path / "saved"
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"task": "recall"}))
+    for find in (run_folder, model_folder):
+        with pytest.raises(ValueError, match=r"is a run of another task \(recall\), which keeps no model"):
+            find(tmp_path / "run")
+
+
+def test_a_protocol_with_a_name_has_its_first_model_and_that(protocol):
+    assert protocol_with(protocol, "mine").models == protocol.models
+    for name, transformers, matched in (("llama", None, True), ("opt", "opt", False)):
+        first, second = protocol_with(protocol, name).models.items()
+        assert (first, second[0]) == (("mine", protocol.models["mine"]), name)
+        assert (second[1].transformers, second[1].match_parameters) == (transformers, matched)
+    assert protocol_config(protocol, "opt").hidden_size == protocol.hidden_size
