@@ -126,13 +126,13 @@ def test_a_run_records_everything(run, text, tmp_path):
 
 
 def test_a_call_that_fails_leaves_the_results_of_the_models_before(text, monkeypatch, tmp_path, tmp_path_factory):
-    def fails(model, *arguments):
-        if model == "gpt2":
+    def fails(grid, *arguments, **options):
+        if grid.model == "gpt2":
             raise MemoryError
-        return train_it(model, *arguments)
+        return run_grid(grid, *arguments, **options)
 
-    train_it = runner._run_model
-    monkeypatch.setattr(runner, "_run_model", fails)
+    run_grid = runner.run_grid
+    monkeypatch.setattr(runner, "run_grid", fails)
     with pytest.raises(MemoryError):
         bench(
             check_protocol(settings(text), "tiny"),

@@ -9,7 +9,8 @@ import copy
 import difflib
 import math
 import re
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
@@ -42,6 +43,12 @@ ADDED_LATER = ("optimizer", "head", "carry_reset")
 
 # Tokenizers that are trained on the text, `resnet_bk.data.tokenizer.KINDS`: slow to import, so a test compares.
 TRAINED = ("word", "bpe")
+
+# How a model is added to a protocol.
+ADD = (
+    "--set models.{name}.learning_rate=3e-3, and a type of transformers that is no known model with "
+    "--set models.{name}.transformers=TYPE as well"
+)
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -81,8 +88,24 @@ class ModelEntry(_Strict):
     head: Literal["auto", "model"] = "auto"
 
 
+class Comparison(typing.Protocol):
+    """What a protocol has, whatever the task."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def learning_rates(self) -> Sequence[float] | None: ...
+
+    @property
+    def seeds(self) -> Sequence[int]: ...
+
+    @property
+    def models(self) -> Mapping[str, ModelEntry]: ...
+
+
 class Protocol(_Strict):
-    """A comparison.
+    """A comparison on a text.
 
     Attributes:
         name, description: for people.
@@ -312,8 +335,13 @@ def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
     return protocol
 
 
-def select_models(protocol: Protocol, names: Iterable[str] | None) -> list[str]:
-    """The models to run, in the protocol's order; None for all.
+def select_models(protocol: Comparison, names: Iterable[str] | None, add: str = ADD) -> list[str]:
+    """The models to run, in the protocol's order.
+
+    Args:
+        protocol: of any task.
+        names: of models; None for all.
+        add: how one that the protocol does not have is added to it, with {name} in the place of its name.
 
     Raises:
         ValueError: a name that the protocol does not have.
@@ -330,8 +358,7 @@ def select_models(protocol: Protocol, names: Iterable[str] | None) -> list[str]:
         if name not in known:
             raise ValueError(
                 f"model {name!r} is not in protocol {protocol.name}, which has {', '.join(known)}{_hint(name, known)}; "
-                f"add it with --set models.{name}.learning_rate=3e-3, and a type of transformers that is no known "
-                f"model with --set models.{name}.transformers=TYPE as well"
+                f"add it with {add.format(name=name)}"
             )
     return [name for name in known if name in wanted]
 

@@ -12,7 +12,7 @@ OUT/results.json, report.html, plots/      of all finished runs
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from resnet_bk.bench.protocol import NOT_OF_A_RUN, Protocol
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
@@ -55,7 +55,7 @@ class Run:
         return read_json(self.folder / "result.json")
 
 
-def run_of(protocol: Protocol, out: Path, model: str, learning_rate: float, seed: int) -> Run:
+def run_of(protocol: Comparison, out: Path, model: str, learning_rate: float, seed: int) -> Run:
     """The run of a model at a rate with a seed; in a grid each rate has a folder."""
     rate = f"lr-{learning_rate!r}" if protocol.learning_rates is not None else ""
     return Run(model, learning_rate, seed, out / model / rate / f"seed-{seed}")
@@ -106,18 +106,40 @@ def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) 
     Raises:
         ValueError: naming the keys that differ.
     """
-    for file in files_of_runs(out, "run.json"):
-        record = read_json(file)
-        if "task" in record:
-            raise ValueError(
-                f"--out {out} holds {file.parent.relative_to(out)}, a run of another task ({record['task']}); give "
-                "another folder with --out"
-            )
+
+    def settings(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         here, there = _comparable(protocol, out, record, corpus_fingerprint), record["settings"]
         if here is None:
             # A model that the protocol no longer has: its data and budget must still be those of the others.
             here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
             there = {key: value for key, value in there.items() if key != "seed" and not key.startswith("models.")}
+        return here, there
+
+    check_same_settings(out, None, settings)
+
+
+def check_same_settings(
+    out: Path, task: str | None, settings: Callable[[dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]]
+) -> None:
+    """Whether the runs that are in `out` are of a task, and have the settings that they would have now. Nothing is
+    written.
+
+    Args:
+        out: the folder.
+        task: as run.json names it; None for a text.
+        settings: from the content of a run.json to the settings that its run would have now, and to those it has.
+
+    Raises:
+        ValueError: naming the first run of another task or with other settings, and the keys that differ.
+    """
+    for file in files_of_runs(out, "run.json"):
+        record = read_json(file)
+        if record.get("task") != task:
+            what = f"of another task ({record['task']})" if "task" in record else "on a text"
+            raise ValueError(
+                f"--out {out} holds {file.parent.relative_to(out)}, a run {what}; give another folder with --out"
+            )
+        here, there = settings(record)
         here = finite(here)  # as it was written
         compared = {*here, *there} - {*NOT_OF_A_RUN}
         different = [key for key in sorted(compared) if here.get(key) != there.get(key)]

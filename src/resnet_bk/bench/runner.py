@@ -16,14 +16,14 @@ import transformers
 from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
-from resnet_bk.bench.environment import environment, other_code
+from resnet_bk.bench.environment import environment
+from resnet_bk.bench.grid import Grid, run_grid
 from resnet_bk.bench.model_check import check_model
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
 from resnet_bk.bench.run import add_test, add_views, config_dict, execute, planned_steps
 from resnet_bk.bench.run_folder import (
-    Run,
     check_checkpoints,
     check_results,
     check_same_protocol,
@@ -31,7 +31,6 @@ from resnet_bk.bench.run_folder import (
     check_writable,
     files_of_runs,
     locked,
-    run_of,
     write_json,
     write_protocol,
 )
@@ -95,7 +94,7 @@ def bench(
     _check_carried(protocol, {name: configs[name] for name in chosen})
     with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
         for name in chosen:
-            if not _finished(protocol, out, name):
+            if not _grid(protocol, out, name).done():
                 check_model(name, configs[name], protocol, len(prepared.tokenizer))
 
     out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +106,13 @@ def bench(
         write_protocol(protocol, out)
         diverged: list[str] = []
         for model in chosen:
-            diverged += _run_model(model, protocol, prepared, configs[model], out, test, say)
+            diverged += run_grid(
+                _grid(protocol, out, model),
+                lambda run: execute(run, protocol, prepared, configs[run.model], say),
+                say,
+                finished=lambda run: add_views(run, protocol, prepared, say),
+                chosen=lambda run: add_test(run, protocol, prepared, say) if test else None,
+            )
             results = collect(protocol, prepared, out)
             if report:  # after each model: whatever ends the call later, `resnet-bk report` has what was done
                 write_json(out / "results.json", results)
@@ -145,92 +150,30 @@ def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
             )
 
 
-def _finished(protocol: Protocol, out: Path, model: str) -> bool:
-    """Whether nothing of a model is left to train."""
-    runs = [run_of(protocol, out, model, rate, protocol.seeds[0]) for rate in protocol.rates(model)]
-    best = best_rate(protocol, out, model)
-    runs += [run_of(protocol, out, model, best, seed) for seed in protocol.seeds if best is not None]
-    return all(run.finished for run in runs)
-
-
-def _run_model(
-    model: str, protocol: Protocol, prepared: Prepared, config: Any, out: Path, test: bool, say: Callable[[str], None]
-) -> list[str]:
-    """All rates with the first seed, the best one with the other seeds; returns what diverged and should not have."""
+def _grid(protocol: Protocol, out: Path, model: str) -> Grid:
     rates = protocol.rates(model)
-    best: float | None = rates[0]
-    if len(rates) > 1:
-        reasons = []
-        for rate in rates:
-            run = run_of(protocol, out, model, rate, protocol.seeds[0])
-            reason = _run(run, protocol, prepared, config, say)
-            if reason is not None:
-                reasons.append(reason)
-                say(f"out of the grid: {reason}")
-        if len(reasons) == len(rates):
-            return [f"{model}: no rate of the grid {rates} could be trained. {reasons[0]}"]
-        best = best_rate(protocol, out, model)
-    assert best is not None
-    lost = []
-    for seed in protocol.seeds:
-        run = run_of(protocol, out, model, best, seed)
-        again = len(rates) > 1 and seed == protocol.seeds[0]
-        reason = _run(run, protocol, prepared, config, say, again=again)
-        if reason is not None:
-            lost.append(reason)
-            say(reason)
-        elif test:
-            add_test(run, protocol, prepared, say)
-    return lost
+    return Grid(protocol, out, model, rates, _score, searched=len(rates) > 1)
 
 
-def _run(
-    run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: Callable[[str], None], again: bool = False
-) -> str | None:
-    """Carry out a run that is not finished; returns why it has no perplexity (`diverged`), None otherwise."""
-    if not run.finished:
-        execute(run, protocol, prepared, config, say)
-    else:
-        add_views(run, protocol, prepared, say)
-        if not again:
-            say(f"finished: {run.title} ({run.folder}{other_code(run.result())})")
-    reason: str | None = run.result().get("diverged")
-    return reason
-
-
-def best_rate(protocol: Protocol, out: Path, model: str) -> float | None:
-    """The rate with the lowest held-out perplexity at the first seed.
+def _score(result: dict[str, Any]) -> tuple[bool, bool, float]:
+    """The lowest held-out perplexity is best.
 
     Where the text decides what a model skips, it may leak at one rate and not at another: those at which it leaks come
-    after, by training loss, and those that diverged last. None if no rate has a finished run.
+    after, by training loss, and those that diverged last.
     """
-    tried = {}
-    for rate in protocol.rates(model):
-        run = run_of(protocol, out, model, rate, protocol.seeds[0])
-        if run.finished:
-            result = run.result()
-            leaks = result["audit"] == "leaks"
-            reached = result.get("final_loss") if leaks else result["held_out_perplexity"]
-            diverged = result.get("diverged") is not None
-            tried[rate] = diverged, leaks, math.inf if reached is None else reached  # JSON has no infinity
-    return min(tried, key=lambda rate: tried[rate], default=None)
+    leaks = result["audit"] == "leaks"
+    reached = result.get("final_loss") if leaks else result["held_out_perplexity"]
+    # JSON has no infinity.
+    return result.get("diverged") is not None, leaks, math.inf if reached is None else reached
 
 
 def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]:
     """Contents of results.json: the finished runs of the protocol, each model at its best rate, and the n-grams."""
     runs = []
     for model in protocol.models:
-        best = best_rate(protocol, out, model)
-        if best is None:
-            continue
-        tried = []
-        for rate in protocol.rates(model):
-            run = run_of(protocol, out, model, rate, protocol.seeds[0])
-            if run.finished:
-                reached = run.result()["held_out_perplexity"]
-                tried.append({"learning_rate": rate, "held_out_perplexity": reached})
-        for seed in protocol.seeds:
-            run = run_of(protocol, out, model, best, seed)
+        grid = _grid(protocol, out, model)
+        tried = grid.rates_tried("learning_rate", "held_out_perplexity")
+        for run in grid.chosen():
             if run.finished:
                 further = {"learning_rates_tried": tried, "run_folder": str(run.folder.relative_to(out))}
                 runs.append(run.result() | further)

@@ -177,7 +177,8 @@ def test_another_setting_in_the_same_folder_is_refused(tmp_path):
     assert call(tmp_path / "out", models="modulus").exit_code == 0
     result = call(tmp_path / "out", "epochs=3", models="modulus")
     assert result.exit_code == 2
-    assert "holds runs with another epochs; name another folder" in result.output
+    message = "holds modulus/lr-0.01/seed-42, run with other settings: epochs (2 there, 3 now); give another folder"
+    assert message in " ".join(result.output.split())
 
 
 def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(tmp_path):
@@ -207,7 +208,9 @@ def test_runs_of_models_that_are_not_run_again_are_held_to_the_protocol_too(tmp_
     assert call(tmp_path / "out", models="modulus").exit_code == 0
     result = call(tmp_path / "out", "models.llama.config={initializer_range: 0.1}")
     assert result.exit_code == 2
-    assert "holds runs with another models.llama; name another folder" in result.output
+    text = " ".join(result.output.split())
+    assert "holds llama/lr-0.01/seed-42, run with other settings: models.llama (" in text
+    assert "; give another folder with --out" in text
 
 
 def test_a_folder_of_a_text_is_refused_and_the_other_way_round(tmp_path):
@@ -220,7 +223,7 @@ def test_a_folder_of_a_text_is_refused_and_the_other_way_round(tmp_path):
     assert invoke(app, [*arguments, str(tmp_path / "text")], env=environment).exit_code == 0
     result = call(tmp_path / "text", models="modulus")
     assert result.exit_code == 2
-    assert "holds runs on a text (resnet-bk/seed-42)" in result.output
+    assert "holds resnet-bk/seed-42, a run on a text; give another" in " ".join(result.output.split())
     assert call(tmp_path / "recall", models="modulus").exit_code == 0
     result = invoke(app, [*arguments, str(tmp_path / "recall")], env=environment)
     assert result.exit_code == 2

@@ -16,10 +16,11 @@ from typing import Any
 from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
-from resnet_bk.bench.environment import environment, other_code
+from resnet_bk.bench.environment import environment
+from resnet_bk.bench.grid import Grid, run_grid
 from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
-from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED, select_models
 from resnet_bk.bench.recall.measure import accuracies, state_numbers
 from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import READ, RecallProtocol
@@ -30,11 +31,9 @@ from resnet_bk.bench.run_folder import (
     Run,
     check_checkpoints,
     check_results,
+    check_same_settings,
     check_writable,
-    files_of_runs,
-    finite,
     locked,
-    read_json,
     write_json,
 )
 from resnet_bk.bench.runner import deterministic, speaker, standard_output
@@ -63,7 +62,7 @@ def bench_recall(
     """
     console = console or standard_output()
     say = speaker(console)
-    chosen = _select(protocol, models)
+    chosen = select_models(protocol, models, add="--set models.{name}={{}}")
     training_device(protocol.device)
     check_writable(out)
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {})
@@ -79,46 +78,16 @@ def bench_recall(
         _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())
         lost: list[str] = []
-        for model, config in to_train.items():
-            lost += _run_model(protocol, out, model, config, say)
+        for model in chosen:
+            lost += run_grid(
+                _grid(protocol, out, model), lambda run: _execute(run, protocol, configs[run.model], say), say
+            )
             results = _collect(protocol, out)  # after each model, whatever ends the call later
             write_json(out / "results.json", results)
     console.print(recall_table(results))
     if lost:
         raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")
     return results
-
-
-def _run_model(protocol: RecallProtocol, out: Path, model: str, config: Any, say: Callable[[str], None]) -> list[str]:
-    """All rates with the first seed, the best one with the other seeds; returns what diverged and should not have."""
-    reasons = []
-    for rate in protocol.learning_rates:
-        run = _run_of(out, model, rate, protocol.seeds[0])
-        reason = _carry_out(run, protocol, config, say)
-        if reason is not None:
-            reasons.append(reason)
-            say(f"out of the grid: {reason}")
-    best = _best_rate(protocol, out, model)
-    if best is None:
-        return [f"{model}: no rate of the grid {protocol.learning_rates} could be trained. {reasons[0]}"]
-    lost = []
-    for seed in protocol.seeds[1:]:
-        run = _run_of(out, model, best, seed)
-        reason = _carry_out(run, protocol, config, say)
-        if reason is not None:
-            lost.append(reason)
-            say(reason)
-    return lost
-
-
-def _carry_out(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> str | None:
-    """Carry out a run that is not finished; returns why it has no figures, None if it has."""
-    if run.finished:
-        say(f"finished: {run.title} ({run.folder}{other_code(run.result())})")
-    else:
-        _execute(run, protocol, config, say)
-    reason: str | None = run.result().get("diverged")
-    return reason
 
 
 def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
@@ -197,21 +166,6 @@ def _about(run: Run, protocol: RecallProtocol, model: Any, config: Any, audit: A
     }
 
 
-def _select(protocol: RecallProtocol, names: Sequence[str] | None) -> list[str]:
-    if names is not None and not names:
-        raise ValueError(
-            f"no model is named; protocol {protocol.name} has {', '.join(protocol.models)}, and leaving --models out "
-            "takes all"
-        )
-    unknown = [name for name in names or () if name not in protocol.models]
-    if unknown:
-        raise ValueError(
-            f"model {unknown[0]!r} is not in protocol {protocol.name}, which has {', '.join(protocol.models)}; add it "
-            f"with --set models.{unknown[0]}={{}}"
-        )
-    return [name for name in protocol.models if names is None or name in names]
-
-
 def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     """What determines a run of `model` beside its learning rate and seed; of any model, for None."""
     shared = protocol.model_dump(exclude={*NOT_OF_A_RUN} - {*NOTED})
@@ -221,56 +175,41 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
 def _check_same(protocol: RecallProtocol, out: Path, configs: Mapping[str, Any]) -> None:
     """Raises ValueError where the folder holds runs under other settings, of another task, or of unknown settings, or
     stopped runs of other models than `configs`."""
-    for file in files_of_runs(out, "run.json"):
-        record = read_json(file)
-        if record.get("task") != TASK:
-            raise ValueError(f"--out {out}: holds runs on a text ({file.parent.relative_to(out)}); name another folder")
-        now = finite(_settings(protocol, record["model"] if record["model"] in protocol.models else None))
-        before = record["settings"]
-        for key in set(now) & set(before):
+
+    def settings(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        here = _settings(protocol, record["model"] if record["model"] in protocol.models else None)
+        there = {key: value for key, value in record["settings"].items() if key in here}
+        for key in there:
             if key.startswith("models."):  # a record may have further keys of a model; recall reads none of them
-                before[key] = {name: value for name, value in before[key].items() if name in READ}
-        changed = [key for key in now if key not in NOT_OF_A_RUN and now[key] != before.get(key)]
-        if changed:
-            raise ValueError(f"--out {out}: holds runs with another {', '.join(changed)}; name another folder")
+                there[key] = {name: value for name, value in there[key].items() if name in READ}
+        return here, there
+
+    check_same_settings(out, TASK, settings)
     records = {name: config_dict(config) for name, config in configs.items()}
     check_checkpoints(out, records, training_device(protocol.device).type)
 
 
-def _run_of(out: Path, model: str, rate: float, seed: int) -> Run:
-    return Run(model, rate, seed, out / model / f"lr-{rate!r}" / f"seed-{seed}")
+def _grid(protocol: RecallProtocol, out: Path, model: str) -> Grid:
+    return Grid(protocol, out, model, protocol.learning_rates, _score)
 
 
-def _grid(protocol: RecallProtocol, out: Path, model: str) -> list[Run]:
-    """The finished runs of a model's grid of rates."""
-    runs = [_run_of(out, model, rate, protocol.seeds[0]) for rate in protocol.learning_rates]
-    return [run for run in runs if run.finished]
-
-
-def _best_rate(protocol: RecallProtocol, out: Path, model: str) -> float | None:
-    """The rate with the best mean accuracy on fresh examples of the kinds of the test, of equals the lowest; None
-    before all rates are tried, or if all diverged."""
-    grid = _grid(protocol, out, model)
-    if len(grid) < len(protocol.learning_rates):
-        return None
-    scores = {run.learning_rate: run.result().get("validation_accuracy") for run in grid}
-    reached = {rate: fmean(found) for rate, found in sorted(scores.items()) if found is not None}
-    return max(reached, key=lambda rate: reached[rate], default=None)
+def _score(result: dict[str, Any]) -> tuple[float, float] | None:
+    """The best mean accuracy on fresh examples of the kinds of the test is best, of equals that of the lowest rate."""
+    found = result.get("validation_accuracy")
+    return None if found is None else (-fmean(found), result["learning_rate"])
 
 
 def _collect(protocol: RecallProtocol, out: Path) -> dict[str, Any]:
     """Contents of results.json: the models whose whole grid is done, each at its best rate."""
     runs, diverged = [], []
     for model in protocol.models:
-        grid = [run.result() for run in _grid(protocol, out, model)]
-        tried = [
-            {key: found.get(key) for key in ("learning_rate", "validation_accuracy", "accuracy", "diverged")}
-            for found in grid
-        ]
-        best = _best_rate(protocol, out, model)
-        for seed in protocol.seeds if best is not None else ():
-            assert best is not None
-            run = _run_of(out, model, best, seed)
+        grid = _grid(protocol, out, model)
+        tried = grid.rates_tried("learning_rate", "validation_accuracy", "accuracy", "diverged")
+        if len(tried) < len(grid.rates):
+            continue
+        if grid.best() is None:
+            diverged.append({"title": f"{model} at every rate", "diverged": tried[0]["diverged"]})
+        for run in grid.chosen():
             if not run.finished:
                 continue
             found = run.result()
@@ -278,6 +217,4 @@ def _collect(protocol: RecallProtocol, out: Path) -> dict[str, Any]:
                 runs.append(found | {"learning_rates_tried": tried})
             else:
                 diverged.append({"title": run.title, "diverged": found["diverged"]})
-        if best is None and len(grid) == len(protocol.learning_rates):
-            diverged.append({"title": f"{model} at every rate", "diverged": grid[0]["diverged"]})
     return {"protocol": protocol.model_dump(), "environment": environment(), "runs": runs, "diverged": diverged}
