@@ -3,6 +3,8 @@
 import json
 import subprocess
 
+import pytest
+
 import resnet_bk
 from resnet_bk.bench import environment as module
 
@@ -53,3 +55,17 @@ def test_commit_of_a_checkout(monkeypatch, tmp_path):
     (tmp_path / ".git" / "index").write_bytes(b"damaged")  # git knows the commit and not the state of the files
     found = module.environment()
     assert (len(found["git_commit"]), found["git_dirty"]) == (40, None)
+
+
+@pytest.mark.parametrize(
+    ("result", "places"),
+    [
+        ({"calls": [{"environment": {"cpu": "a"}}, {"environment": {"cpu": "b"}}], "environment": {"cpu": "b"}}, "ab"),
+        ({"calls": [], "environment": {"cpu": "b"}}, "b"),  # of before calls were noted
+        ({"calls": None, "environment": {"cpu": "b"}}, "b"),  # a training that was given up
+        ({"environment": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_where_a_run_was_trained(result, places):
+    assert module.environments_of(result) == [{"cpu": place} for place in places]

@@ -62,6 +62,19 @@ def machine(place: Mapping[str, Any], device: str | None) -> dict[str, Any]:
     return {key: value for key, value in known.items() if value is not None}
 
 
+def environments_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a run was trained, an entry a call; of before calls were noted that of the last one alone.
+
+    Args:
+        result: of the run.
+
+    Returns:
+        The environments; none for a result of before runs said so.
+    """
+    finished = result.get("environment")
+    return [call["environment"] for call in result.get("calls") or ()] or ([] if finished is None else [finished])
+
+
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -105,8 +118,7 @@ def other_code(result: Mapping[str, Any]) -> str:
         result: of the run.
     """
     now = environment()
-    # Of before calls were noted there is the last one alone.
-    places = [call["environment"] for call in result.get("calls") or ()] or [result.get("environment") or result]
+    places = environments_of(result) or [result]
     commits = list(dict.fromkeys((place.get("git_commit") or "unknown")[:12] for place in places))
     if now["git_commit"] is None or commits != [now["git_commit"][:12]]:
         return f", trained at commit {', '.join(commits)}"

@@ -10,6 +10,7 @@ import torch
 
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
+from resnet_bk.bench.environment import environments_of
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
 from resnet_bk.bench.run_folder import read_json, read_run
@@ -51,7 +52,7 @@ class OpenedRun:
     def commits(self) -> list[str]:
         """Commits at which it was trained: of every call, for one that was stopped has several."""
         result = read_json(self.folder / "result.json")
-        places = [call["environment"] for call in result.get("calls") or []] or [self.record["environment"]]
+        places = environments_of(result) or [self.record["environment"]]
         return list(dict.fromkeys(place["git_commit"] or "unknown" for place in places))
 
     @property

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from resnet_bk.bench.environment import environments_of
+
 MAX_PROBLEMS = 8  # the message stays one readable line
 
 T = TypeVar("T")
@@ -161,9 +163,8 @@ class Run(BaseModel):
 
     @property
     def environments(self) -> list[dict[str, Any]]:
-        """Where the run was trained, an entry a call; empty for results of before runs said so."""
-        finished = [] if self.environment is None else [self.environment]
-        return [call.environment for call in self.calls] or finished
+        """Where the run was trained, see `environments_of`."""
+        return environments_of(self.model_dump(include={"calls", "environment"}))
 
     @property
     def evaluated_in(self) -> list[dict[str, Any]]:
