@@ -35,7 +35,7 @@ NOT_COUNTED = ("autograd", "diagonal")  # gradients in plain PyTorch, of which F
 # What a model may report of the work it did, and of which blocks: measure -> how it reads.
 SKIPS = {"depth": "{value:.2f} of {blocks} blocks a token", "kept": "{value:.0%} of the sites of {blocks} blocks"}
 
-Cells = Mapping[str, Mapping[str, str]]
+Cells = Mapping[str, dict[str, str]]
 
 
 def quality(results: Mapping[str, Any]) -> Cells:
