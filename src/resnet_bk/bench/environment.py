@@ -118,7 +118,7 @@ def other_code(result: Mapping[str, Any]) -> str:
         result: of the run.
     """
     now = environment()
-    places: Sequence[Mapping[str, Any]] = environments_of(result) or [result]
+    places: Sequence[Mapping[str, Any]] = [*environments_of(result)] or [result]
     commits = list(dict.fromkeys((place.get("git_commit") or "unknown")[:12] for place in places))
     if now["git_commit"] is None or commits != [now["git_commit"][:12]]:
         return f", trained at commit {', '.join(commits)}"
