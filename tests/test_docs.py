@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from resnet_bk import cli
-from resnet_bk.bench.protocol import load_protocol, shipped_protocols
+from resnet_bk.bench.protocol import load_protocol
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.recall import load_recall
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +42,7 @@ def test_a_command_of_the_docs(page, line):
     options = COMMANDS[name].make_context(name, arguments).params
     if name != "bench":
         return
-    load = load_recall if options["protocol"] in cli.RECALL_PROTOCOLS else load_protocol
+    load = load_recall if options["protocol"] in recall_protocols() else load_protocol
     protocol = load(options["protocol"], options.get("settings") or ())
     assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
 

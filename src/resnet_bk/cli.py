@@ -15,14 +15,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.process import tune_process
 
-# Of `resnet_bk.bench.protocol.shipped_protocols`, which would be slow to ask; a test compares.
-TEXT_PROTOCOLS = (
-    "quick", "quick-pointer", "seed", "seed-local", "seed-local-tuned", "small", "wikitext-2", "wikitext-103",
-    "tuned-choices", "ablation", "ablation-wide", "ablation-price",
-)  # fmt: skip
-RECALL_PROTOCOLS = ("mqar",)
+RECALL_PROTOCOLS = recall_protocols()
+TEXT_PROTOCOLS = [name for name in shipped_protocols() if name not in RECALL_PROTOCOLS]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # What the parser raises for a call that it cannot read, by the only public name that its family has.

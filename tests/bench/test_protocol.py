@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import yaml
 
-from resnet_bk import cli
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import (
@@ -19,8 +18,9 @@ from resnet_bk.bench.protocol import (
     parse_yaml,
     read_raw,
     select_models,
-    shipped_protocols,
 )
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
+from resnet_bk.bench.recall import is_recall
 from resnet_bk.bench.run_folder import OF_ONE_STATE
 from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
@@ -245,10 +245,6 @@ def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
     assert protocol.models["b"].config == {"conv_size": 4}
 
 
-def test_the_command_line_names_all_shipped_protocols():
-    assert sorted((*cli.TEXT_PROTOCOLS, *cli.RECALL_PROTOCOLS)) == shipped_protocols()
-
-
 def test_what_a_training_is_free_of_is_free_in_its_protocol():
     fields = {field.name for field in dataclasses.fields(RunSpec)}
     free = fields - {*RunSpec("", steps=1, learning_rate=1.0).fixed()}
@@ -262,6 +258,10 @@ def test_which_protocols_are_shipped():
     assert known <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
     assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in known)
+
+
+def test_which_shipped_protocols_are_on_recall():
+    assert recall_protocols() == [name for name in shipped_protocols() if is_recall(name)] == ["mqar"]
 
 
 def test_the_pointer_is_tried_on_the_work_of_quick():

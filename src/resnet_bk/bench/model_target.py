@@ -7,7 +7,8 @@ from typing import Any
 
 from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
-from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol, shipped_protocols
+from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
+from resnet_bk.bench.protocols import shipped_protocols
 from resnet_bk.bench.resolve import is_run, protocol_config, resolve
 from resnet_bk.bench.run_folder import read_run
 

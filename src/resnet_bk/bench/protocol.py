@@ -1,6 +1,6 @@
 """Protocols: what a comparison is made of, as a flat YAML file that a user can copy and change.
 
-A protocol is the name of a shipped one (a file in `protocols/`) or a path to a `.yaml` file.
+A protocol is the name of a shipped one (`resnet_bk.bench.protocols`) or a path to a `.yaml` file.
 `--set key=value` changes a key; `models.<name>.<key>` reaches into a model's entry. What a key means stands at its
 field here.
 """
@@ -11,7 +11,6 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +18,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-SHIPPED = files("resnet_bk.bench") / "protocols"
+from resnet_bk.bench.protocols import SHIPPED, shipped_protocols
+
 # Keys that do not change what a run computes, of which a record of its settings has a note all the same: a published
 # run is known by it. (Of a checkpoint the device that it is of is compared, see `run_folder.check_checkpoints`.)
 NOTED = ("device", "log_interval")
@@ -254,11 +254,6 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
-
-
-def shipped_protocols() -> list[str]:
-    """Names of the protocols that come with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in SHIPPED.iterdir() if path.name.endswith(".yaml"))
 
 
 def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | None = None) -> Protocol:
