@@ -15,7 +15,7 @@ from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.flops import depends_on_text, step_flops
+from resnet_bk.bench.flops import StepFlops, depends_on_text, step_flops
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, read_json, settings_of, write_json
@@ -71,16 +71,63 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     was in the training, with those of the training if it was in the held-out text.
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
-
-    def look(model: Any) -> Audit:
-        audit = audit_causality(model, len(prepared.tokenizer), lengths=audit_lengths(protocol.sequence_length))
-        if audit.verdict == "leaks":
-            say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
-        return audit
-
     with same_threads():
-        audit = look(model)
+        audit = _audit(run, model, protocol, prepared, say)
         flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
+    try:
+        trained = _train(run, model, protocol, prepared, config, audit)
+    except NonFiniteLossError as error:
+        write_json(run.folder / "result.json", _result_of_diverged(run, protocol, prepared, model, audit, error))
+        return
+    for line in describe_epochs(trained):
+        say(f"{run.title}: {line}")
+    by_text = depends_on_text(model.config)
+    if by_text and audit.verdict == "causal":  # before the training hardly anything was skipped
+        with same_threads():
+            audit = _audit(run, model, protocol, prepared, say)
+    held_out = _measure_held_out(run, model, protocol, prepared, trained, audit)
+    if by_text:
+        flops = _flops_of_text(model, protocol, prepared)
+    _save(run, model, prepared)
+    result = (
+        dict.fromkeys(KEYS)
+        | _training_part(run, protocol, prepared, model, trained)
+        | flops.as_dict()
+        | {"flops_counted_on": "trained model, first batch" if by_text else "any batch"}
+        | {"total_training_flops": flops.total_flops_per_step * trained.steps}
+        | _held_out_part(prepared, held_out, trained)
+        | {"diverged": _held_out_problem(run, held_out)}
+        | _audit_part(audit)
+    )
+    write_json(run.folder / "result.json", result)
+    say(f"{run.title}: {_reached(held_out)}, {trained.steps} steps in {trained.seconds:.0f} s")
+
+
+@dataclasses.dataclass(frozen=True)
+class _HeldOut:
+    """What a trained model makes of the held-out text.
+
+    Attributes:
+        full: of the whole validation split; None for a model that leaks.
+        views: perplexities of the other views, by key of the result.
+        leaking: perplexity of a model that sees the answer: no measure of it, and never in the place of one.
+    """
+
+    full: Evaluation | None = None
+    views: dict[str, float] = dataclasses.field(default_factory=dict)
+    leaking: float | None = None
+
+
+def _audit(run: Run, model: Any, protocol: Protocol, prepared: Prepared, say: Callable[[str], None]) -> Audit:
+    """The short audit, which says so where the model leaks."""
+    audit = audit_causality(model, len(prepared.tokenizer), lengths=audit_lengths(protocol.sequence_length))
+    if audit.verdict == "leaks":
+        say(f"{run.title}: the model LEAKS and gets no perplexity: {audit.detail}")
+    return audit
+
+
+def _train(run: Run, model: Any, protocol: Protocol, prepared: Prepared, config: Any, audit: Audit) -> TrainingResult:
+    """Write run.json, and train or go on; a model that leaks is not validated meanwhile."""
     stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
     spec = run_spec(protocol, run, stream.steps_per_epoch)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -89,79 +136,63 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     def validate(model: Any, head: Head) -> float:
         return evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state).perplexity
 
-    try:
-        trained = train(
-            model,
-            stream,
-            spec,
-            run.folder,
-            about={"environment": environment()},
-            validate=validate if audit.verdict == "causal" else None,
-            validation_steps=validation_steps(spec.steps, protocol.evaluations),
-        )
-    except NonFiniteLossError as error:
-        steps = cast(int, error.step)  # of one training
-        result = (
-            dict.fromkeys(KEYS)
-            | _model_part(run, protocol, prepared, model)
-            | {"steps": steps, "total_tokens": steps * protocol.batch_size * protocol.sequence_length}
-            | _held_out_part(prepared, None, {}, [])
-            | _audit_part(audit)
-            | {"diverged": str(error)}
-        )
-        write_json(run.folder / "result.json", result)
-        return
-    for line in describe_epochs(trained):
-        say(f"{run.title}: {line}")
+    return train(
+        model,
+        stream,
+        spec,
+        run.folder,
+        about={"environment": environment()},
+        validate=validate if audit.verdict == "causal" else None,
+        validation_steps=validation_steps(spec.steps, protocol.evaluations),
+    )
+
+
+def _measure_held_out(
+    run: Run, model: Any, protocol: Protocol, prepared: Prepared, trained: TrainingResult, audit: Audit
+) -> _HeldOut:
     head = cast(Head, trained.head)
-    full, leaking, views = None, None, {}
-    by_text = depends_on_text(model.config)
-    if by_text and audit.verdict == "causal":  # before the training hardly anything was skipped
-        with same_threads():
-            audit = look(model)
-    if audit.verdict == "causal":
-        full = evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state)
-        views = further_views(model, head, run, protocol, prepared, protocol.held_out_views)
-    else:
-        # What a model that sees the answer makes of the held-out text: no measure of it, and never in the place of one.
-        leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False).perplexity
+    if audit.verdict != "causal":
+        leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        return _HeldOut(leaking=leaking.perplexity)
+    carry_state = protocol.models[run.model].carry_state
+    full = evaluate_validation(model, head, protocol, prepared, carry_state=carry_state)
+    return _HeldOut(full, further_views(model, head, run, protocol, prepared, protocol.held_out_views))
 
-    if by_text:
-        with same_threads():
-            words = first_tokens(prepared, protocol)
-            batch, length = words.shape
-            flops = step_flops(model, batch, length, words, optimizer=protocol.optimizer)
 
-    diverged = None
-    if full is not None and not math.isfinite(full.loss):
-        diverged = (
-            f"{run.title}: the held-out loss is {full.loss}, though all training losses were numbers; try a smaller "
-            "learning rate, a smaller clip or a longer warm-up"
-        )
+def _flops_of_text(model: Any, protocol: Protocol, prepared: Prepared) -> StepFlops:
+    """Of the first batch of the training text, for a model that skips by what the text is."""
+    with same_threads():
+        words = first_tokens(prepared, protocol)
+        batch, length = words.shape
+        return step_flops(model, batch, length, words, optimizer=protocol.optimizer)
+
+
+def _save(run: Run, model: Any, prepared: Prepared) -> None:
+    """The model and its tokenizer, as `save_pretrained` of both writes them."""
     disable_progress_bar()  # of transformers, which would draw into ours
     if model.can_generate():
         model.generation_config.suppress_tokens = never_written(prepared.tokenizer) or None
     model.save_pretrained(run.folder / "model")
     prepared.tokenizer.save_pretrained(run.folder / "model")
-    course = [*trained.validation_log, {"step": trained.steps, "seconds": trained.seconds}]
-    result = (
-        dict.fromkeys(KEYS)
-        | _training_part(run, protocol, prepared, model, trained)
-        | flops.as_dict()
-        | {"flops_counted_on": "trained model, first batch" if by_text else "any batch"}
-        | {"total_training_flops": flops.total_flops_per_step * trained.steps}
-        | _held_out_part(prepared, full, views, course)
-        | {"leaking_perplexity": leaking, "diverged": diverged}
-        | _audit_part(audit)
+
+
+def _held_out_problem(run: Run, held_out: _HeldOut) -> str | None:
+    """Why a model that was trained has no perplexity all the same; None if it has one, or leaks."""
+    if held_out.full is None or math.isfinite(held_out.full.loss):
+        return None
+    return (
+        f"{run.title}: the held-out loss is {held_out.full.loss}, though all training losses were numbers; try a "
+        "smaller learning rate, a smaller clip or a longer warm-up"
     )
-    write_json(run.folder / "result.json", result)
-    if diverged is not None:
-        reached = "no perplexity (its held-out loss is no number)"
-    elif full is not None:
-        reached = f"held-out perplexity {full.perplexity:.2f}"
-    else:
-        reached = f"no perplexity (leaks; {leaking:.2f} with the answer in sight)"
-    say(f"{run.title}: {reached}, {trained.steps} steps in {trained.seconds:.0f} s")
+
+
+def _reached(held_out: _HeldOut) -> str:
+    """In a line."""
+    if held_out.full is None:
+        return f"no perplexity (leaks; {held_out.leaking:.2f} with the answer in sight)"
+    if not math.isfinite(held_out.full.loss):
+        return "no perplexity (its held-out loss is no number)"
+    return f"held-out perplexity {held_out.full.perplexity:.2f}"
 
 
 def planned_steps(protocol: Protocol, steps_per_epoch: int) -> int:
@@ -412,17 +443,28 @@ def _training_part(
     }
 
 
-def _held_out_part(
-    prepared: Prepared,
-    full: Evaluation | None,
-    views: dict[str, float],
-    course: list[dict[str, Any]],
+def _result_of_diverged(
+    run: Run, protocol: Protocol, prepared: Prepared, model: Any, audit: Audit, error: NonFiniteLossError
 ) -> dict[str, Any]:
-    """What the model makes of the held-out text, at the end and in the course of training (its last point is open)."""
-    validation = prepared.validation
-    shared = {"unk_rate": validation.unknown_rate} | views
-    if full is None:
+    """Of a training that was given up, which has no figures."""
+    steps = cast(int, error.step)  # of one training
+    return (
+        dict.fromkeys(KEYS)
+        | _model_part(run, protocol, prepared, model)
+        | {"steps": steps, "total_tokens": steps * protocol.batch_size * protocol.sequence_length}
+        | _held_out_part(prepared, _HeldOut(), None)
+        | _audit_part(audit)
+        | {"diverged": str(error)}
+    )
+
+
+def _held_out_part(prepared: Prepared, held_out: _HeldOut, trained: TrainingResult | None) -> dict[str, Any]:
+    """What the model makes of the held-out text, at the end and in the course of training."""
+    validation, full = prepared.validation, held_out.full
+    shared = {"unk_rate": validation.unknown_rate, "leaking_perplexity": held_out.leaking} | held_out.views
+    if full is None or trained is None:
         return shared | {"buckets": [], "document_nll": [], "validation_log": [], "held_out_measures": {}}
+    last = {"step": trained.steps, "seconds": trained.seconds, "perplexity": full.perplexity}
     buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
     return shared | {
         "held_out_perplexity": full.perplexity,
@@ -430,7 +472,7 @@ def _held_out_part(
         "bits_per_character": full.nll / math.log(2) / validation.characters,
         "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
         "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),
-        "validation_log": [*course[:-1], course[-1] | {"perplexity": full.perplexity}],
+        "validation_log": [*trained.validation_log, last],
         "held_out_measures": full.measures,
     }
 
