@@ -197,7 +197,7 @@ def test_frequency_table(page: Page) -> None:
 
 
 def test_protocol_data_and_machine(page: Page) -> None:
-    assert "Vocabulary, words at most 10,000" in page.text
+    assert "Vocabulary, tokens at most 10,000" in page.text
     assert "Grid of learning rates 0.001, 0.003, 0.01" in page.text
     row = page.table("Found by")["llama"]
     assert (row["Rates tried"], row["State carried"], row["Settings of its own"]) == (

@@ -382,7 +382,7 @@ def test_refused_arguments(name):
     for wrong in (99, -3):
         labels = torch.full_like(ids, wrong)
         refused(
-            rf"labels must be words in \[0, {VOCAB_SIZE}\) .* but got {wrong}",
+            rf"labels must be tokens in \[0, {VOCAB_SIZE}\) .* but got {wrong}",
             input_ids=ids,
             labels=labels,
             cache=cache,
@@ -393,7 +393,7 @@ def test_refused_arguments(name):
         (lambda it: it.int(), r"int32 \(2, 6\)"),
     ):
         refused(rf"targets must be int64 .*got torch.{found}", input_ids=ids, targets=change(targets), cache=cache)
-    refused(r"targets must be words in .* got 99", input_ids=ids, targets=torch.full_like(ids, 99), cache=cache)
+    refused(r"targets must be tokens in .* got 99", input_ids=ids, targets=torch.full_like(ids, 99), cache=cache)
     refused("labels and targets both say", input_ids=ids, labels=ids, targets=targets, cache=cache)
     refused("reduction must be one of .*got 'max'", input_ids=ids, targets=targets, reduction="max", cache=cache)
     refused("mean without targets, but got 'sum'", input_ids=ids, labels=ids, reduction="sum", cache=cache)

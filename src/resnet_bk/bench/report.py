@@ -40,7 +40,7 @@ SETTINGS = (
     ("data_limit", "Training tokens at most"),
     ("tokenizer", "Tokenizer"),
     ("pre_tokenizer", "Split into"),
-    ("vocab_size", "Vocabulary, words at most"),
+    ("vocab_size", "Vocabulary, tokens at most"),
     ("sequence_length", "Tokens a segment"),
     ("batch_size", "Segments a step"),
     ("steps", "Steps"),

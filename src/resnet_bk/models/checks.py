@@ -73,7 +73,7 @@ def check_labels(labels: Tensor, shape: tuple[int, int], config: Any) -> None:
             f"labels must be int64 of shape {tuple(shape)}, one label a token, but got {labels.dtype} "
             f"{tuple(labels.shape)}; pass input_ids themselves, the shift by one is done inside"
         )
-    _check_words("labels", labels, config)
+    _check_range("labels", labels, config)
 
 
 def check_targets(
@@ -103,7 +103,7 @@ def check_targets(
             f"targets must be int64 of shape {tuple(shape)}, what each token predicts, but got {targets.dtype} "
             f"{tuple(targets.shape)}; pass the token after each, {IGNORED} where there is none"
         )
-    _check_words("targets", targets, config)
+    _check_range("targets", targets, config)
 
 
 def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
@@ -134,15 +134,15 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
         )
 
 
-def _check_words(name: str, words: Tensor, config: Any) -> None:
+def _check_range(name: str, tokens: Tensor, config: Any) -> None:
     """Raises ValueError for one that is neither in the vocabulary nor `IGNORED`."""
-    if words.device.type != "cpu" or not words.numel() or torch.compiler.is_compiling():  # as for input_ids
+    if tokens.device.type != "cpu" or not tokens.numel() or torch.compiler.is_compiling():  # as for input_ids
         return
-    kept = words[words != IGNORED]
+    kept = tokens[tokens != IGNORED]
     if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < config.vocab_size:
         wrong = int(kept.min()) if kept.min() < 0 else int(kept.max())
         raise ValueError(
-            f"{name} must be words in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
+            f"{name} must be tokens in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
             f"{wrong}; set {IGNORED} there, or resize_token_embeddings for a larger tokenizer"
         )
 

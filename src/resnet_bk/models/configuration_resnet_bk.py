@@ -16,7 +16,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     r"""Shape and start of a ResNet-BK language model. All arguments are keywords; unknown ones are errors.
 
     Args:
-        vocab_size (`int`): words of the embedding and of the head.
+        vocab_size (`int`): tokens of the embedding and of the head.
         hidden_size (`int`): width of the residual stream.
         num_hidden_layers (`int`): blocks.
         num_heads (`int`): heads of the modulus, the delta and the matrix state.
@@ -48,7 +48,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             (`resnet_bk.layers.ChainProjection`).
         site_gain (`float`): how many times as far as by default a token bends the chains of the mixers, and moves the
             write gates of a modulus or delta state (`resnet_bk.layers.ChainProjection`).
-        pointer_heads (`int`): heads of the pointer, which predicts words that were seen again
+        pointer_heads (`int`): heads of the pointer, which predicts tokens that were seen again
             (`resnet_bk.layers.pointer`); 0 leaves it out.
         pointer_key_dim (`int`): kinds of context that a head of the pointer tells apart.
         rms_norm_eps (`float`): epsilon of the RMSNorms of the residual stream.

@@ -17,7 +17,7 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
     All arguments are keywords; unknown ones are errors.
 
     Args:
-        vocab_size (`int`): words of the embedding and of the head.
+        vocab_size (`int`): tokens of the embedding and of the head.
         hidden_size (`int`): width of the residual stream, a multiple of 8.
         num_hidden_layers (`int`): blocks.
         max_position_embeddings (`int`): rows of the table of positions, and so the longest sequence.

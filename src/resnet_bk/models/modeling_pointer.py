@@ -154,7 +154,7 @@ class PointerForCausalLM(PreTrainedModel):
             ValueError: inputs that do not fit together, padding, a cache without targets.
         """
         if input_ids is None:
-            raise ValueError("input_ids must be given: the pointer points to words; pass int64 [batch, tokens]")
+            raise ValueError("input_ids must be given: the pointer points to tokens; pass int64 [batch, tokens]")
         shape = check_tokens(input_ids, None, self.config)
         check_targets(labels, targets, reduction, shape, self.config)
         if attention_mask is not None and not bool(attention_mask.all()):

@@ -127,7 +127,7 @@ class Rules:
         return self._check("backend", *fits, "'auto' takes the fastest", False)
 
     def tokens(self, *names: str) -> None:
-        """Words of the vocabulary or None, or several words; `vocab_size` is a number by then.
+        """Tokens of the vocabulary or None, or several; `vocab_size` is a number by then.
 
         Padding may lie beyond it: `Trainer` writes down that of the tokenizer, which is never read where rows are full.
         """
