@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def other_code(result: Mapping[str, Any]) -> str:
         result: of the run.
     """
     now = environment()
-    places: Sequence[Mapping[str, Any]] = [*environments_of(result)] or [result]
+    places = environments_of(result) or [dict(result)]
     commits = list(dict.fromkeys((place.get("git_commit") or "unknown")[:12] for place in places))
     if now["git_commit"] is None or commits != [now["git_commit"][:12]]:
         return f", trained at commit {', '.join(commits)}"
