@@ -8,6 +8,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_mod
 from torch import nn
 from torch.nn.modules import module as registry
 from torch.nn.utils import parametrize, prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.layers.plain import is_plain
 
@@ -103,6 +104,11 @@ def test_under_a_hook_of_all_modules_none_is(register):
     finally:
         handle.remove()
     assert is_plain(module, nn.Linear)
+
+
+def test_what_is_counted_is_what_runs_without_a_counter():
+    with FlopCounterMode(display=False):
+        assert is_plain(nn.Linear(8, 5), nn.Linear)
 
 
 def test_another_class_is_not():

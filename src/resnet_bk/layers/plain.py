@@ -4,6 +4,7 @@ from typing import TypeGuard, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
+from torch.utils.module_tracker import ModuleTracker
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -21,19 +22,20 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
         place of its forward (as by a `device_map`); where a parameter is a tensor of a class of its own (as by
         quantisation).
     """
-    hooks = (
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or registry._global_forward_hooks
-        or registry._global_forward_pre_hooks
-        or registry._global_backward_hooks
-        or registry._global_backward_pre_hooks
+    of_all = (
+        *registry._global_forward_hooks.values(),
+        *registry._global_forward_pre_hooks.values(),
+        *registry._global_backward_hooks.values(),
+        *registry._global_backward_pre_hooks.values(),
     )
     return (
         type(module) is kind
-        and not hooks
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        # FlopCounterMode follows modules by their names alone, and is to count what runs without it.
+        and all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in of_all)
         # Not whether the instance has one: accelerate leaves the class's own there where it takes its hook off.
         and getattr(module.forward, "__func__", None) is kind.forward
         and all(x is None or type(x) in (nn.Parameter, Tensor) for x in module._parameters.values())
