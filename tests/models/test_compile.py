@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from resnet_bk import ops
@@ -42,3 +43,15 @@ def test_a_graph_for_every_length_trains_the_same():
     assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
     for name, expected in gradients[0].items():
         assert_close(gradients[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", ["modulus-as-it-is", "pointer-modulus"])
+def test_lengths_share_a_graph(name):
+    torch._dynamo.reset()  # which sizes vary is remembered by code, not by model
+    model, counter = build(name).train(), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for length in (9, 12, 15, 20):
+        ids = tokens(2, length)
+        compiled(ids, labels=ids)
+    assert counter.frame_count == 2  # the second is of any length

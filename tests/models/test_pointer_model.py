@@ -257,3 +257,13 @@ def test_what_the_trainer_saves_is_loaded(tmp_path):
     assert torch.equal(loaded(words).logits, model(words).logits)
     with pytest.raises(ValueError, match=f"bos_token_id={V} must lie in the vocabulary"):
         PointerConfig(**model.config.to_dict() | {"bos_token_id": V})
+
+
+def test_logits_of_a_model_in_half_precision_that_leaves_its_hidden_states_in_float32():
+    inner = {"model_type": "mamba2", "vocab_size": V, "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 4,
+             "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 8}  # fmt: skip
+    model, tokens = build(inner), ids(1, 9)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        logits = model.bfloat16()(tokens).logits
+    assert_close(logits.double(), expected, rtol=0.05, atol=0.05)  # bfloat16 has 8 bits

@@ -177,11 +177,11 @@ def _check_shapes(
         ValueError: they do not fit together.
     """
     batch, length = shape
-    widths = {length, past_length + length}
+    widths = (length, past_length + length)  # not a set: to hash a size would fix it in a graph
     if attention_mask is not None and (
         attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in widths
     ):
-        rule = " or ".join(str((batch, width)) for width in sorted(widths))
+        rule = " or ".join(dict.fromkeys(str((batch, width)) for width in widths))
         raise ValueError(
             f"attention_mask must have shape {rule} (1 for a token, 0 for padding), but got "
             f"{tuple(attention_mask.shape)}; pass the mask that the tokenizer returns with these input_ids"

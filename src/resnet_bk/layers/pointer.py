@@ -213,7 +213,8 @@ class Pointer(KeepsFloat32):
             self.check_state(state)
             # Not where a graph holds the words, or the caller, or where they may not be written any more.
             held = targets is None and torch.is_grad_enabled()
-            frozen = state.words.is_inference() and not torch.is_inference_mode_enabled()
+            traced = torch.compiler.is_compiling()
+            frozen = not traced and state.words.is_inference() and not torch.is_inference_mode_enabled()
             reuse = keep_state and not held and not frozen
             all_words = boundaries is None and targets is None
             if reuse and all_words and self._is_one_token(hidden, input_ids, state, at):
@@ -222,7 +223,7 @@ class Pointer(KeepsFloat32):
             length = hidden.shape[1]
             piece = length if torch.is_grad_enabled() else PIECE
             copied, rest = [], []
-            for start in range(0, length, piece):
+            for start in (0,) if length <= piece else range(0, length, piece):
                 part = slice(start, start + piece)
                 seen, here = sites, at
                 if length > piece:

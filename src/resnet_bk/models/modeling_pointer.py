@@ -173,17 +173,17 @@ class PointerForCausalLM(PreTrainedModel):
                 f"cache holds {cache.state.green.shape[0]} rows, but this batch has {shape[0]}; pass what the call "
                 "before returned for these rows, or None"
             )
-        hidden, head = self._hidden(input_ids), self.get_output_embeddings()
+        hidden = self._hidden(input_ids)
         if targets is None and labels is None:
-            return PointerOutput(logits=mixed_logits(head(hidden), self.pointer(hidden, input_ids, keep_state=False)))
+            return PointerOutput(logits=self._logits(hidden, input_ids))
         predicted = targets if targets is not None else shifted_targets(cast(Tensor, labels), None, None)
         state = None if cache is None else cache.state
         pointed = self.pointer(hidden, input_ids, None, state, targets=predicted, keep_state=use_cache)
         logits = None
         if targets is None and not self.training:
-            logits = mixed_logits(head(hidden), self.pointer(hidden, input_ids, keep_state=False))
+            logits = self._logits(hidden, input_ids)
         return PointerOutput(
-            loss=mixed_loss(hidden, head, predicted, pointed, reduction=reduction),
+            loss=mixed_loss(hidden, self.get_output_embeddings(), predicted, pointed, reduction=reduction),
             logits=logits,
             cache=PointerCache(pointed.state) if use_cache else None,
             measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
@@ -201,6 +201,12 @@ class PointerForCausalLM(PreTrainedModel):
         """`forward` with targets, as every model has it that the training loop asks for losses."""
         output: PointerOutput = self(input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache)
         return output
+
+    def _logits(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
+        head = self.get_output_embeddings()
+        # Some language models (Mamba-2) leave the hidden states of a model of half precision in float32.
+        logits = head(hidden.to(head.weight.dtype))
+        return mixed_logits(logits, self.pointer(hidden, input_ids, keep_state=False))
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
         output = self.language_model.base_model(input_ids=input_ids, use_cache=False)

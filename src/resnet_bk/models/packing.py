@@ -82,7 +82,7 @@ def check_numbers(name: str, value: Tensor, shape: tuple[int, int]) -> None:
     Raises:
         ValueError: another shape or type.
     """
-    shapes = {shape, (1, shape[1])} if name == "position_ids" else {shape}
+    shapes = (shape, (1, shape[1])) if name == "position_ids" else (shape,)
     if tuple(value.shape) not in shapes or value.is_floating_point():
         raise ValueError(
             f"{name} must be integers of shape {shape}, one a token, but got {value.dtype} {tuple(value.shape)}; they "

@@ -52,7 +52,8 @@ def same_shape(**tensors: Tensor) -> None:
                 f"{name} must be [batch, sites, chains], but got shape {shape(tensor)}; "
                 "add the missing dimensions with unsqueeze"
             )
-    if len({tensor.shape for tensor in tensors.values()}) > 1:
+    first, *others = tensors.values()
+    if any(other.shape != first.shape for other in others):
         listed = ", ".join(f"{name} {shape(tensor)}" for name, tensor in tensors.items())
         raise ValueError(
             f"{', '.join(tensors)} must have one shape [batch, sites, chains], but got {listed}; "
