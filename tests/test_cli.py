@@ -50,6 +50,8 @@ def test_train_is_one_model_without_a_report(finished, home, tmp_path):
     assert done.exit_code == 0
     assert str(tmp_path / "gpt2" / "seed-42") in done.stdout.splitlines()
     assert not (tmp_path / "report.html").exists()
+    for command in (("report", tmp_path), ("compare", finished, tmp_path)):
+        assert_bad_call(call(*command), "holds runs and no results.json", f"--models gpt2 --out {tmp_path}` writes")
 
 
 def test_the_test_split_is_read_where_it_is_asked_for(home):

@@ -155,20 +155,23 @@ def bench(
 @plain_errors
 def train(
     protocol: ProtocolArgument,
-    model: Annotated[str, typer.Option("--model", help="The model of the protocol to train.")] = "resnet-bk",
+    model: Annotated[
+        str | None, typer.Option("--model", help="The model of the protocol to train. [resnet-bk, or the only one]")
+    ] = None,
     data: Data = None,
     settings: Settings = None,
     out: Out = None,
 ) -> None:
     """Train one model of a protocol, without a report."""
-    from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.protocol import load_protocol, select_model
     from resnet_bk.bench.runner import bench as run_bench
 
     loaded = load_protocol(protocol, settings or (), data)
+    chosen = select_model(loaded, model)
     folder = out or Path("runs") / loaded.name
-    results = run_bench(loaded, folder, models=[model], report=False)
+    results = run_bench(loaded, folder, models=[chosen], report=False)
     for run in results["runs"]:
-        if run["model_name"] == model:
+        if run["model_name"] == chosen:
             typer.echo(str(folder / run["run_folder"]))
 
 
@@ -464,10 +467,10 @@ def compare(
 @plain_errors
 def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that bench wrote.")]) -> None:
     """Write report.html and the plots again from results.json."""
-    from resnet_bk.bench.run_folder import read_json
+    from resnet_bk.bench.run_folder import read_results
     from resnet_bk.bench.runner import publish, standard_output
 
-    publish(read_json(out / "results.json"), out, standard_output())
+    publish(read_results(out / "results.json"), out, standard_output())
 
 
 def _print_json(found: dict[str, Any]) -> None:

@@ -47,6 +47,28 @@ def test_peers_match_within_the_tolerance(shape, ours):
         assert count_config(found[name]).deviation(reference) <= 0.02, name
 
 
+def test_models_that_nobody_asked_for_are_not_looked_at():
+    entries = {"resnet-bk": {}, "gpt2": {}, "llama": {"config": {"n_inner": 2}}}
+    protocol = check_protocol(BASE | {"models": entries, "sequence_length": 4096, "vocab_size": 40}, "p")
+    for names, wrong in ((None, ["gpt2", "llama"]), (["gpt2"], ["gpt2"]), (["llama"], ["llama"])):
+        with pytest.raises(ValueError, match="protocol p: ") as caught:
+            resolve_configs(protocol, 40, SPECIAL, names)
+        assert [name for name in entries if f"models.{name}: " in str(caught.value)] == wrong
+        way_out = "or take the model out with --set models.gpt2=null"
+        assert (way_out in str(caught.value)) is ("gpt2" in wrong)
+    assert list(resolve_configs(protocol, 40, SPECIAL, ["resnet-bk"])) == ["resnet-bk"]
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "pad_token_id", "eos_token_id"])
+def test_what_the_tokenizer_says_is_no_field_of_a_model(field):
+    message = rf"models.llama: config.{field}=7: is what the tokenizer has, in all models; leave it out"
+    with pytest.raises(ValueError, match=message):
+        configs({"resnet-bk": {}, "llama": {"config": {field: 7}}})
+    pointer = {"transformers": "resnet_bk_pointer", "config": {"language_model": {"model_type": "llama", field: 7}}}
+    with pytest.raises(ValueError, match=f"models.both: config.{field}=7: is what the tokenizer has"):
+        configs({"resnet-bk": {}, "both": pointer})
+
+
 def test_the_shape_reaches_every_model():
     found = configs({"resnet-bk": {}, "gpt2": {}, "llama": {}}, hidden_size=32, num_layers=2, num_heads=2)
     for config in found.values():

@@ -17,6 +17,7 @@ from resnet_bk.bench.protocol import (
     load_protocol,
     parse_yaml,
     read_raw,
+    select_model,
     select_models,
 )
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
@@ -380,6 +381,8 @@ def test_numbers_of_yaml(text, value):
         ("steps.x=3", r"steps=\{'x': 3\}: "),
         ("name.x=3", r"--set name.x=3: name is a value, it has no keys"),
         ("steps=[3", r"--set steps, line 1: not valid YAML"),
+        ("steps=", r"--set steps=: no value; write steps=null if none is meant$"),
+        ("models.gpt3=null", r"--set models.gpt3=null: there is no such model \(did you mean gpt2\?\); it has "),
     ],
 )
 def test_what_is_wrong_is_named(file, setting, message):
@@ -426,6 +429,31 @@ def test_protocols_that_do_not_exist(tmp_path):
         load_protocol("quik")
     with pytest.raises(ValueError, match=r"does not exist; give the path of a .*, or a shipped protocol: .*quick"):
         load_protocol(str(tmp_path / "no.yaml"))
+
+
+def test_a_model_is_taken_out():
+    found = load_protocol("quick", ["models.gpt2=null", "models.llama=null"])
+    assert list(found.models) == ["resnet-bk"]
+    with pytest.raises(ValueError, match=r"--set models.resnet-bk=null: takes out the only model; leave it in"):
+        load_protocol("quick", ["models.gpt2=null", "models.llama=null", "models.resnet-bk=null"])
+
+
+def test_a_model_without_keys(file):
+    file.write_text("name: mine\ndataset: text.txt\nmodels:\n  llama:\n")
+    with pytest.raises(ValueError, match=r"models.llama: is empty; write its keys below it, or {} where it needs none"):
+        load_protocol(str(file))
+
+
+def test_the_model_to_train():
+    protocol = load_protocol("quick")
+    assert select_model(protocol, None) == "resnet-bk"
+    assert select_model(protocol, "llama") == "llama"
+    peers = load_protocol("quick", ["models.resnet-bk=null"])
+    with pytest.raises(ValueError, match=r"--model is missing: protocol quick has .*, and no resnet-bk; name one"):
+        select_model(peers, None)
+    assert select_model(load_protocol("quick", ["models.resnet-bk=null", "models.gpt2=null"]), None) == "llama"
+    with pytest.raises(ValueError, match=r"model 'lama' is not in protocol quick"):
+        select_model(protocol, "lama")
 
 
 def test_models_to_run():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import pytest
@@ -231,6 +232,27 @@ def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
+def test_another_text_is_told_by_name(run, tmp_path):
+    run(only=["gpt2"])
+    other = write_text(tmp_path / "other.txt", documents=280)
+    with pytest.raises(
+        ValueError, match=r"run with other settings: the text \(that of text\.txt there\); give another"
+    ):
+        run(only=["gpt2"], dataset=str(other))
+
+
+def test_only_what_is_trained_has_to_fit(run, tmp_path):
+    peers = {"gpt2": {"learning_rate": 1e-3}, "llama": {"learning_rate": 1e-3, "config": {"n_inner": 2}}}
+    with pytest.raises(ValueError, match=r"models\.llama: config\.n_inner: llama has no such field"):
+        run(models=peers)
+    results, lines = run(models=peers, only=["gpt2"])
+    assert [found["model_name"] for found in results["runs"]] == ["gpt2"]
+    assert any(
+        re.search(r"held-out perplexity .* \(\d+\.\d% of the held-out tokens are <unk>\), 12 steps", line)
+        for line in lines
+    )
+
+
 def test_files_of_others_are_left_alone(run, tmp_path):
     cache = tmp_path / "out" / ".triton" / "cache" / "abc"
     cache.mkdir(parents=True)
@@ -260,5 +282,5 @@ def test_other_text_is_another_run(run, text, tmp_path):
     models = {"gpt2": {"learning_rate": 3e-3}}
     run(models=models)
     other = write_text(tmp_path / "text.txt", documents=200)
-    with pytest.raises(ValueError, match=r"other settings: corpus \("):
+    with pytest.raises(ValueError, match=r"other settings: the text \(that of text\.txt there\)"):
         run(models=models, dataset=str(other))

@@ -1,3 +1,5 @@
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
 def test_a_path_that_does_not_exist_is_an_error_and_the_hub_is_not_asked(
     name: str, asked: list[tuple[str, str | None]]
 ) -> None:
+    absolute = name.startswith(("/", "~"))
+    place = "" if absolute else f" in {re.escape(os.getcwd())}, from where it is looked for"
     with pytest.raises(
-        ValueError, match=r"no such file or folder; data is 'embedded', .* owner/name or owner/name:config"
+        ValueError,
+        match=rf"no such file or folder{place}; data is 'embedded', .* owner/name or owner/name:config",
     ):
         load_corpus(name)
     assert asked == []

@@ -120,10 +120,12 @@ def test_a_long_word_across_both_places_of_division(tmp_path: Path) -> None:
 
 def test_a_single_line_is_divided_at_a_space(tmp_path: Path) -> None:
     path = tmp_path / "text8.txt"
-    path.write_text("word " * 1000)
-    found = documents(path)
-    assert "".join(texts[0] for texts in found.values()) == "word " * 1000
-    assert found["train"][0].endswith("word")
+    for end in ("", "\n", "\n \n"):  # what is blank at the end divides nothing
+        path.write_text("word " * 1000 + end)
+        found = documents(path)
+        assert "".join(texts[0] for texts in found.values()) == "word " * 1000 + end
+        assert found["train"][0].endswith("word")
+        assert [len(texts[0].split()) for texts in found.values()] == pytest.approx([900, 50, 50], abs=1)
 
 
 def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> None:

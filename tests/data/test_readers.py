@@ -73,6 +73,14 @@ def test_bytes_that_are_not_utf8_are_named_with_their_offset(tmp_path: Path, pla
         "".join(readers.read_text(path))
 
 
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_text_of_two_bytes_a_character_is_known(tmp_path: Path, coding: str) -> None:
+    path = tmp_path / "wide.txt"
+    path.write_bytes("\ufeffwords".encode(coding))
+    with pytest.raises(ValueError, match=r"not UTF-8 at byte 0 .*`iconv -f UTF-16 -t UTF-8`"):
+        "".join(readers.read_text(path))
+
+
 def test_a_character_cut_off_at_the_end_is_named_with_its_offset(tmp_path: Path) -> None:
     path = tmp_path / "cut.txt"
     path.write_bytes("ab宮".encode()[:-1])
@@ -145,9 +153,10 @@ def test_damaged_pages_of_parquet_are_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{not json", r"line 3: not JSON \("),
-        ('{"body": "x", "id": 1}', "line 3: no string 'text', only body, id; rename"),
-        ('{"text": 3}', "line 3: no string 'text'"),
-        ("[1]", "line 3: no string 'text', only list"),
+        ('{"body": "x", "id": 1}', "line 3: no 'text', only body, id; rename"),
+        ('{"text": 3}', r"line 3: 'text' is no string \(3\); write the text there"),
+        ('{"text": null}', r"line 3: 'text' is no string \(null\); write the text there"),
+        ("[1]", r'line 3: is no JSON object \(\[1\]\); write {"text": "..."}'),
         (r'{"text": "half \ud800"}', r"line 3: half a pair of surrogates \('\\ud800'\), .* write it whole"),
     ],
 )

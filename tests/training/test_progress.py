@@ -46,6 +46,7 @@ def test_a_resumed_run_estimates_from_its_own_speed(paper, monkeypatch):
         display.update(5, None, None, 100.0)
         display.update(6, None, None, 101.0)
     assert "0:04 left" in paper.file.getvalue()
+    assert paper.file.getvalue().splitlines()[0] == "gpt2  goes on at step 4 of 10"
 
 
 def test_the_time_left_is_of_the_steps_that_were_timed(paper, monkeypatch):

@@ -15,7 +15,7 @@ from rich.text import Text
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.environment import machine
 from resnet_bk.bench.results_schema import Ngram, Results, parse_results
-from resnet_bk.bench.run_folder import read_json
+from resnet_bk.bench.run_folder import read_results
 from resnet_bk.bench.statistics import ModelSummary, summarize
 
 # What makes two perplexities figures of the same thing.
@@ -46,7 +46,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     parsed = []
     for path, file in zip(paths, files, strict=True):
         try:
-            parsed.append(parse_results(read_json(file)))
+            parsed.append(parse_results(read_results(file)))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     texts = [_identity(results) for results in parsed]

@@ -15,7 +15,7 @@ what they are.
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,6 +44,8 @@ FIXED: dict[str, dict[str, Any]] = {
     "resnet-bk-seed": {"green": "two_sided"},
     "resnet-bk-seed-causal": {"green": "surface"},
 }
+# Fields that follow from the tokenizer, which all models of a protocol share.
+OF_THE_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
 OURS = ("resnet_bk", "resnet_bk_seed", "resnet_bk_pointer")
 # A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
 # Where that leaves a smaller state than this, there are fewer blocks.
@@ -63,13 +65,19 @@ def build_model(config: PreTrainedConfig, seed: int) -> Any:
     return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # a model that is saved writes into its own
 
 
-def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, int | None]) -> dict[str, Any]:
-    """The configuration of every model of the protocol, sized.
+def resolve_configs(
+    protocol: Protocol,
+    vocab_size: int,
+    special_ids: dict[str, int | None],
+    names: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """The configurations of models of the protocol, sized.
 
     Args:
         protocol: the protocol.
         vocab_size: words that the tokenizer has.
         special_ids: pad_token_id, bos_token_id, eos_token_id.
+        names: which models, None for all; the first is looked at in any case, for it gives the size.
 
     Raises:
         ValueError: one line with the problems of all models.
@@ -78,6 +86,8 @@ def resolve_configs(protocol: Protocol, vocab_size: int, special_ids: dict[str, 
     problems: list[str] = []
     reference: ParameterCount | None = None  # of the first model
     for name, entry in protocol.models.items():
+        if names is not None and reference is not None and name not in names:
+            continue
         try:
             template = _template(name, entry, protocol, vocab_size, special_ids)
             if entry.size_by is not None:
@@ -224,12 +234,14 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     """
     default = AutoConfig.for_model(model_type)
     names = _fields(default)
-    for key in overrides:
+    for key, value in overrides.items():
         if key not in names:
             close = get_close_matches(key, names, n=1)
             raise ValueError(
                 f"config.{key}: {model_type} has no such field{f' (did you mean {close[0]}?)' if close else ''}"
             )
+        if default.attribute_map.get(key, key) in OF_THE_TOKENIZER:
+            raise ValueError(f"config.{key}={value!r}: is what the tokenizer has, in all models; leave it out")
     base = {key: value for key, value in shape.items() if key in names}
     base |= {
         key: 0.0 for key in names if key.endswith(("dropout", "_pdrop", "dropout_prob")) and _is_float(default, key)
@@ -324,7 +336,7 @@ def _match(
         raise ValueError(
             f"{count} parameters do not match the {reference} of {next(iter(protocol.models))} within "
             f"parameter_tolerance={protocol.parameter_tolerance}; {reason}: change the shape, raise the tolerance, "
-            f"or set models.{name}.match_parameters=false"
+            f"set models.{name}.match_parameters=false, or take the model out with --set models.{name}=null"
         )
     return config
 

@@ -44,6 +44,9 @@ ADDED_LATER = ("optimizer", "head", "carry_reset")
 # Tokenizers that are trained on the text, `resnet_bk.data.tokenizer.KINDS`: slow to import, so a test compares.
 TRAINED = ("word", "bpe")
 
+# The model that is trained where a call names none.
+OURS = "resnet-bk"
+
 # How a model is added to a protocol.
 ADD = (
     "--set models.{name}.learning_rate=3e-3, and a type of transformers that is no known model with "
@@ -358,6 +361,21 @@ def select_models(protocol: Comparison, names: Iterable[str] | None, add: str = 
     return [name for name in known if name in wanted]
 
 
+def select_model(protocol: Comparison, name: str | None) -> str:
+    """The one model to train: that of the name; by default resnet-bk, or the only one.
+
+    Raises:
+        ValueError: a name that the protocol does not have, or none where it is not clear which.
+    """
+    known = list(protocol.models)
+    if name is None and OURS not in known and len(known) > 1:
+        raise ValueError(
+            f"--model is missing: protocol {protocol.name} has {', '.join(known)}, and no {OURS}; name one"
+        )
+    default = OURS if OURS in known else known[0]
+    return select_models(protocol, [default if name is None else name])[0]
+
+
 def _read(name_or_path: str) -> dict[str, Any]:
     names = shipped_protocols()
     if name_or_path in names:
@@ -396,6 +414,8 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
     path = key.strip().split(".")
     if not equals or not all(path):
         raise ValueError(f"--set {setting}: must be key=value, for example --set steps=100")
+    if not text.strip():
+        raise ValueError(f"--set {setting}: no value; write {key.strip()}=null if none is meant")
     value = parse_yaml(text, f"--set {key}")
     place = raw
     for depth, part in enumerate(path[:-1], start=1):
@@ -404,7 +424,19 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         if not isinstance(place[part], dict):
             raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys; set that itself")
         place = place[part]
-    place[path[-1]] = value
+    if path[:-1] == ["models"] and value is None:
+        _take_out(place, path[-1], setting)
+    else:
+        place[path[-1]] = value
+
+
+def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
+    """A model, from a protocol that has it and others."""
+    if name not in models:
+        raise ValueError(f"--set {setting}: there is no such model{_hint(name, models)}; it has {', '.join(models)}")
+    if len(models) == 1:
+        raise ValueError(f"--set {setting}: takes out the only model; leave it in, or add another one first")
+    del models[name]
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
@@ -423,6 +455,8 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
         return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
     if item["type"] == "missing":
         return f"{where}: missing; add it to the file, or --set {settable}=VALUE"
+    if item["input"] is None and loc[0] == "models" and len(loc) == 2:
+        return f"{where}: is empty; write its keys below it, or {{}} where it needs none"
     message = item["msg"][0].lower() + item["msg"][1:]
     if "[key]" in item["loc"]:
         return f"{where}: {message}; give it another name"

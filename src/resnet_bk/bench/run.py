@@ -100,7 +100,9 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         | _audit_part(audit)
     )
     write_json(run.folder / "result.json", result)
-    say(f"{run.title}: {_reached(held_out)}, {trained.steps} steps in {trained.seconds:.0f} s")
+    unknown = prepared.validation.unknown_rate
+    words = f" ({unknown:.1%} of the held-out tokens are <unk>)" if unknown else ""
+    say(f"{run.title}: {_reached(held_out)}{words}, {trained.steps} steps in {trained.seconds:.0f} s")
 
 
 @dataclasses.dataclass(frozen=True)

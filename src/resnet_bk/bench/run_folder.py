@@ -145,7 +145,10 @@ def check_same_settings(
         different = [key for key in sorted(compared) if here.get(key) != there.get(key)]
         if different:
             shown = ", ".join(
-                f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)" for key in different
+                f"the text (that of {record['data']['name']} there)"
+                if key == "corpus"  # a hash
+                else f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)"
+                for key in different
             )
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, run with other settings: {shown}; "
@@ -307,6 +310,23 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; {_restore(path)}")
     return content
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """OUT/results.json.
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
+    out = file.parent
+    if not file.exists() and (runs := files_of_runs(out, "result.json")):
+        names = ",".join(dict.fromkeys(run.relative_to(out).parts[0] for run in runs))
+        raise ValueError(
+            f"{out} holds runs and no results.json, as `resnet-bk train` leaves it; `resnet-bk bench "
+            f"{out / 'protocol.yaml'} --models {names} --out {out}` writes that and a report, and trains nothing that "
+            "is finished"
+        )
+    return read_json(file)
 
 
 def _restore(path: Path) -> str:

@@ -74,7 +74,7 @@ def bench(
     chosen = select_models(protocol, models)
     device = training_device(protocol.device).type
     check_writable(out)
-    resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS)
+    resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen)
     if protocol.tokenizer not in TRAINED:
         saved_tokenizer(protocol.tokenizer)  # before large texts are read
     corpus = open_corpus(protocol)
@@ -88,7 +88,7 @@ def bench(
     read_ngrams(out, prepared.summary())  # can they be read?
     if report:
         check_results(out)
-    configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer))
+    configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), chosen)
     check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})

@@ -43,7 +43,8 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
         return load_local(path)
     if not isinstance(name_or_path, Path) and path.suffix.lower() not in FORMATS and hub_name(name) is not None:
         return _load_hub(name)
-    raise ValueError(f"data {name!r}: no such file or folder; {RULE}")
+    place = "" if path.is_absolute() else f" in {Path.cwd()}, from where it is looked for"
+    raise ValueError(f"data {name!r}: no such file or folder{place}; {RULE}")
 
 
 def _load_hub(name: str) -> Corpus:

@@ -183,10 +183,13 @@ def _divide_by_position(path: Path) -> dict[str, Reader]:
 
 
 def _line_end(path: Path, offset: int, size: int) -> int:
-    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes."""
+    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes. What is blank at the end of
+    the file divides nothing."""
     with path.open("rb") as file:
         file.seek(offset)
         window = file.read(CUT_BYTES)
+    if offset + len(window) == size:
+        window = window.rstrip()
     if (place := window.find(b"\n")) >= 0:
         return offset + place + 1
     if (place := window.find(b" ")) >= 0:

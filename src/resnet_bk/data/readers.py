@@ -12,6 +12,7 @@ from typing import Any
 from resnet_bk.data.corpus import Piece, document_pieces, is_blank
 
 COLUMN = "text"
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how text of Windows that is no UTF-8 often begins
 CHUNK_BYTES = 1 << 20
 ROWS = 128  # rows of parquet decoded at once: few, since a row may be a whole book
 
@@ -46,9 +47,10 @@ def read_text(
                 try:
                     text = decoder.decode(data, final=not data)
                 except UnicodeDecodeError as error:
+                    other = "UTF-16" if error.object.startswith(UTF16) and offset == pending else "LATIN1"
                     raise ValueError(
                         f"data: {path} is not UTF-8 at byte {offset - pending + error.start} ({error.reason}); "
-                        f"convert it first, for example with `iconv -f LATIN1 -t UTF-8`"
+                        f"convert it first, for example with `iconv -f {other} -t UTF-8`"
                     ) from error
                 if offset == 0:
                     text = text.removeprefix("\ufeff")  # byte order mark
@@ -115,10 +117,7 @@ def jsonl_rows(paths: Sequence[Path]) -> Iterator[str]:
                 ) from error
             text = row.get(COLUMN) if isinstance(row, dict) else None
             if not isinstance(text, str):
-                found = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                raise ValueError(
-                    f"data: {path}, line {number}: no string {COLUMN!r}, only {found}; rename the key of the text"
-                )
+                raise ValueError(f"data: {path}, line {number}: {_no_text(row)}")
             try:
                 text.encode()
             except UnicodeEncodeError as error:
@@ -127,6 +126,15 @@ def jsonl_rows(paths: Sequence[Path]) -> Iterator[str]:
                     "no character; write it whole, or take it out"
                 ) from error
             yield text
+
+
+def _no_text(row: Any) -> str:
+    """Why a row of jsonl has none, and the way out."""
+    if not isinstance(row, dict):
+        return f'is no JSON object ({json.dumps(row)[:40]}); write {{"{COLUMN}": "..."}}'
+    if COLUMN in row:
+        return f"{COLUMN!r} is no string ({json.dumps(row[COLUMN])[:40]}); write the text there, or take the row out"
+    return f"no {COLUMN!r}, only {', '.join(row)}; rename the key of the text"
 
 
 def check_parquet(path: Path) -> int:

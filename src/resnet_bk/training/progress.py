@@ -42,6 +42,8 @@ def describe(loss: float | None, tokens_per_second: float | None) -> str:
 def training_progress(name: str, steps: int, done: int = 0, console: Console | None = None) -> TrainingProgress:
     """Progress of the run `name` that has done `done` of `steps` steps; to `console`, by default standard error."""
     console = console or Console(stderr=True)
+    if done:
+        console.print(f"{name}  goes on at step {done} of {steps}", highlight=False, soft_wrap=True, markup=False)
     return Bar(name, steps, done, console) if console.is_terminal else Lines(name, steps, done, console)
 
 
