@@ -1,10 +1,12 @@
 """Validation of the configuration: each rule, several at once, and what may be left out."""
 
+import ast
 import re
 
 import pytest
 
-from resnet_bk.layers import MIXERS
+from resnet_bk.layers import MIXERS, get_mixer
+from resnet_bk.layers.registry import unread_fields
 from resnet_bk.models import ResNetBKConfig
 from resnet_bk.models.switches import example
 from tests.models.configs import GRID
@@ -84,22 +86,28 @@ def test_rules_of_experts():
         ResNetBKConfig(num_experts=4, intermediate_size=20)
 
 
-def test_the_vector_state_has_no_queries_and_keys():
-    with pytest.raises(ValueError, match=r"query_key_bias=1 has no effect with state='vector'.*\(leave"):
-        ResNetBKConfig(state="vector", query_key_bias=1)
-
-
-def test_sizes_that_a_state_does_not_have():
-    for name, fields in {
-        "state_channels": {"state": "modulus"},
-        "key_dim": {"state": "vector"},
-        "value_dim": {"state": "vector"},
-    }.items():
-        says = rf"{name}=24 has no effect with state='{fields['state']}' \(leave {name} out where .* None\)"
+@pytest.mark.parametrize(
+    ("state", "fields"),
+    {
+        "vector": {"key_dim": 24, "value_dim": 24, "query_key_bias": 1, "induction_heads": 2},
+        "matrix": {"state_channels": 24},
+        "modulus": {"state_channels": 24, "hopping_phase": True},
+        "delta": {"state_channels": 24, "hopping_phase": True},
+    }.items(),
+)
+def test_fields_that_a_state_does_not_read(state, fields):
+    assert unread_fields(get_mixer(state)) == sorted(fields)
+    for name, value in fields.items():
+        says = rf"{name}={value} has no effect with state='{state}', which does not read it \(leave {name} out where .*"
         with pytest.raises(ValueError, match=says):
-            ResNetBKConfig(**fields, **{name: 24})
-        config = ResNetBKConfig(**fields)
+            ResNetBKConfig(state=state, **{name: value})
+        config = ResNetBKConfig(state=state)
         assert ResNetBKConfig(**config.to_dict()).to_dict() == config.to_dict()
+        setattr(config, name, value)
+        with pytest.raises(ValueError, match=says + r" or set it to .*\)") as error:
+            config.check()
+        setattr(config, name, ast.literal_eval(str(error.value).rpartition("set it to ")[2].removesuffix(")")))
+        config.check()
 
 
 def test_heads_may_be_of_any_size_where_it_is_given():
@@ -109,12 +117,11 @@ def test_heads_may_be_of_any_size_where_it_is_given():
         ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16)
 
 
-def test_the_modulus_has_no_phase():
-    for state in ("modulus", "delta"):
-        with pytest.raises(ValueError, match=rf"hopping_phase=true has no effect with state='{state}'.*\(leave"):
-            ResNetBKConfig(state=state, hopping_phase=True)
-    with pytest.raises(ValueError, match="hidden_size=64 must be divisible by num_heads=3"):
-        ResNetBKConfig(state="modulus", num_heads=3)
+def test_heads_share_out_the_hidden_size():
+    for state in ("matrix", "modulus", "delta"):
+        with pytest.raises(ValueError, match="hidden_size=64 must be divisible by num_heads=3"):
+            ResNetBKConfig(state=state, num_heads=3)
+    assert ResNetBKConfig(state="vector", num_heads=3).state_channels == 64
 
 
 def test_switches_that_do_not_go_together():
@@ -236,7 +243,7 @@ def test_a_state_that_is_set_later_finds_the_start_of_the_first():
     config.check()
     assert config.output_gate == "affine"
     config.state = "vector"
-    with pytest.raises(ValueError, match=r"query_key_bias=1.0 has no effect .*, or set it to 0\)"):
+    with pytest.raises(ValueError, match=r"query_key_bias=1.0 has no effect .*, or set it to 0.0\)"):
         config.check()
     config.query_key_bias = 0
     config.check()

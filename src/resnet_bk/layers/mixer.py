@@ -108,10 +108,14 @@ class Mixer(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """Builds the mixer from a `ResNetBKConfig`: its keyword-only arguments are fields of the same name."""
+        """Builds the mixer from a `ResNetBKConfig`."""
+        return cls(config.hidden_size, **{name: getattr(config, name) for name in cls.fields()})
+
+    @classmethod
+    def fields(cls) -> list[str]:
+        """The fields of a `ResNetBKConfig` that it reads: its keyword-only arguments."""
         arguments = signature(cls).parameters.values()
-        fields = [argument.name for argument in arguments if argument.kind is Parameter.KEYWORD_ONLY]
-        return cls(config.hidden_size, **{name: getattr(config, name) for name in fields})
+        return [argument.name for argument in arguments if argument.kind is Parameter.KEYWORD_ONLY]
 
     def state_shape(self) -> StateShape:
         """The shape of what it carries."""

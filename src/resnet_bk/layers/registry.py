@@ -11,6 +11,16 @@ MIXERS: dict[str, type[Mixer]] = {
 }
 
 
+# Of the shape that all models of a comparison have, whether a mixer has heads or not.
+SHARED = {"num_heads"}
+
+
+def unread_fields(mixer: type[Mixer]) -> list[str]:
+    """Fields of a `ResNetBKConfig` that other mixers read and this one does not."""
+    read = {field for other in MIXERS.values() for field in other.fields()}
+    return sorted(read - SHARED - {*mixer.fields()})
+
+
 def get_mixer(name: str) -> type[Mixer]:
     """The mixer class of that name.
 

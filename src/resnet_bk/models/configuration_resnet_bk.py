@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from transformers import PreTrainedConfig
 
 from resnet_bk.layers.induction import KEY_DIM
+from resnet_bk.layers.mixer import Mixer
 from resnet_bk.layers.output_gate import GATES, NO_GATE
-from resnet_bk.layers.registry import MIXERS
+from resnet_bk.layers.registry import MIXERS, unread_fields
 from resnet_bk.models.rules import Checked, Rules
 from resnet_bk.models.switches import switch_problems
 
@@ -129,12 +130,13 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self._start()
-        self._refuse(self._unknown(kwargs) + self._problems() + self._unread_sizes())
-        for name in self._sizes_of_others():
-            setattr(self, name, None)  # if it was said, then as what it is by default
+        self._refuse(self._unknown(kwargs) + self._problems() + self._unread())
+        for name in self._default_sizes():
+            if name not in self._mixer().fields():
+                setattr(self, name, None)  # if it was said, then as what it is by default
         self._fill_sizes()
         if self.induction_heads is None:
-            able = MIXERS[self.state].induces and self.conv_size > 0
+            able = self._mixer().induces and self.conv_size > 0
             self.induction_heads = self.num_heads // 2 if able and (self.key_dim or 0) >= KEY_DIM else 0
         if self.intermediate_size is None:
             self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
@@ -153,29 +155,32 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         Raises:
             ValueError: as at construction.
         """
-        self._refuse(self._problems() + self._unread_sizes())
+        self._refuse(self._problems() + self._unread())
         self._fill_sizes()
 
     def _fill_sizes(self) -> None:
         """Those that the state has; another may be left from a width of before."""
         for name, size in self._default_sizes().items():
-            if getattr(self, name) is None and name not in self._sizes_of_others():
+            if getattr(self, name) is None and name in self._mixer().fields():
                 setattr(self, name, size)
 
     def _start(self) -> None:
         """Fills in what the mixer of the state starts from."""
-        # An unknown state is reported with the other problems.
-        mixer = MIXERS[self.state if self._known_state() else type(self).state]
-        for name, value in mixer.start._asdict().items():
+        for name, value in self._mixer().start._asdict().items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+
+    def _mixer(self) -> type[Mixer]:
+        """That of the state; of an unknown one, which is reported with the other problems, that of the default."""
+        return MIXERS[self.state if self._known_state() else type(self).state]
 
     def _known_state(self) -> bool:
         return isinstance(self.state, str) and self.state in MIXERS
 
     def _divides(self) -> bool:
         """Whether heads share out the hidden size."""
-        return self.state != "vector" and (self.key_dim is None or self.value_dim is None)
+        sizes = [getattr(self, name) for name in ("key_dim", "value_dim") if name in self._mixer().fields()]
+        return None in sizes
 
     def block_scales(self) -> list[int]:
         """By how much the sequence is shortened for each block; 1 where it is not."""
@@ -248,43 +253,31 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         for name in ("hopping_phase", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
         rules.backend()
-        if self.state in ("modulus", "delta") and self.hopping_phase is True:
-            problems.append(
-                f"hopping_phase=true has no effect with state={self.state!r}, which knows no phases "
-                "(leave hopping_phase out)"
-            )
-        if self.state == "vector" and self.query_key_bias:
-            problems.append(
-                f"query_key_bias={self.query_key_bias!r} has no effect with state='vector', which has no queries and "
-                "keys (leave query_key_bias out where the configuration is built, or set it to 0)"
-            )
         return problems + switch_problems(self)
 
     def _induction_problems(self, heads: int) -> list[str]:
         found = f"induction_heads={heads}"
-        if self.state == "vector":
-            return [
-                f"{found} has no effect with state='vector', which has no heads (leave induction_heads out where the "
-                "configuration is built, or set it to 0)"
-            ]
+        if "induction_heads" not in self._mixer().fields():
+            return []  # it is not read
         if isinstance(self.conv_size, int) and self.conv_size < 2:
             return [f"{found} takes a short convolution, not conv_size={self.conv_size} (set that to 4, or this to 0)"]
         if isinstance(self.num_heads, int) and heads > self.num_heads:
             return [f"{found} must be at most num_heads={self.num_heads} (lower it, or have more heads)"]
         return []
 
-    def _unread_sizes(self) -> list[str]:
-        """Sizes that the state does not have, with another value than they get by default."""
-        defaults = self._default_sizes()
-        return [
-            f"{name}={getattr(self, name)!r} has no effect with state={self.state!r} (leave {name} out "
-            "where the configuration is built, or set it to None)"
-            for name in self._sizes_of_others()
-            if getattr(self, name) is not None and getattr(self, name) != defaults.get(name)
-        ]
-
-    def _sizes_of_others(self) -> tuple[str, ...]:
-        return ("key_dim", "value_dim") if self.state == "vector" else ("state_channels",)
+    def _unread(self) -> list[str]:
+        """Fields that other states read and this one does not, with another value than they get by default."""
+        mixer, sizes, problems = self._mixer(), self._default_sizes(), []
+        for name in unread_fields(mixer):
+            value, default = getattr(self, name), getattr(type(self), name)
+            if default is None and name not in sizes:
+                default = getattr(mixer.start, name, 0)  # what has taken the place of None
+            if value not in (None, default, sizes.get(name)):
+                problems.append(
+                    f"{name}={value!r} has no effect with state={self.state!r}, which does not read it (leave {name} "
+                    f"out where the configuration is built, or set it to {default})"
+                )
+        return problems
 
     def _default_sizes(self) -> dict[str, int]:
         """What `key_dim`, `value_dim` and `state_channels` are where left out; empty where other sizes are wrong."""
