@@ -138,6 +138,10 @@ def test_weights_of_another_model_of_the_same_name(finished, tmp_path):
     (run / "model" / "config.json").write_text(json.dumps(config))
     done = call("eval", run)
     assert_bad_call(done, "was trained before chains were scaled", "with the code of its commit", "train it again")
+    (run / "model" / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
+    says = "holds a model of type 'mine', which is none of transformers and not registered; give this command in a"
+    for command in (("eval", run), ("generate", run, "--prompt", "x")):
+        assert_bad_call(call(*command), says)
 
 
 @pytest.mark.parametrize("model", ["resnet-bk", "gpt2"])

@@ -36,6 +36,7 @@ from resnet_bk.bench.lengths import (
     what_it_carries,
 )
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
+from tests.bench.own_model import OwnConfig
 from tests.bench.tiny_bench import settings, write_text
 
 EOS = 1
@@ -133,6 +134,7 @@ def test_a_pointer_goes_on_though_its_language_model_starts_again():
 def test_what_is_carried():
     carried = [what_it_carries(build().config) for build in (resnet_bk, mamba2, llama, pointer)]
     assert carried == ["a state", "a state", "keys and values", "the pointer's state alone"]
+    assert what_it_carries(OwnConfig()) == "its cache"  # a model of somebody's own
 
 
 def test_windows_as_text():

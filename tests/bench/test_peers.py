@@ -125,6 +125,13 @@ def test_the_model_under_a_pointer_is_shaped_and_sized():
         configs({"resnet-bk": {}, "both": entry | {"match_parameters": True}})
 
 
+def test_a_known_type_is_sized_under_another_name_too():
+    of_type = {name: {"transformers": name} for name in ("gpt2", "mamba2")}
+    found = configs({"resnet-bk": {}, "gpt2": {}, "mamba2": {}} | {f"my-{name}": of_type[name] for name in of_type})
+    for name in of_type:
+        assert found[f"my-{name}"].to_dict() == found[name].to_dict()
+
+
 def test_gated_deltanet_has_no_attention():
     found = configs({"resnet-bk": {}, "gated-deltanet": {}}, hidden_size=32, num_layers=3, num_heads=2)
     config = found["gated-deltanet"]

@@ -85,9 +85,7 @@ def test_they_are_half_of_the_heads_where_keys_are_large_and_there_is_a_convolut
     assert ResNetBKConfig(**shape, conv_size=0).induction_heads == 0
     for state in ("matrix", "vector"):
         assert ResNetBKConfig(**shape, state=state).induction_heads == 0
-    with pytest.raises(
-        ValueError, match=r"induction_heads=1 has no effect with state='vector', .*, or set it to 0\)"
-    ):
+    with pytest.raises(ValueError, match=r"induction_heads=1 has no effect with state='vector', .*, or set it to 0\)"):
         ResNetBKConfig(num_heads=4, state="vector", induction_heads=1)
     with pytest.raises(ValueError, match=r"induction_heads=1 takes a short convolution, not conv_size=0 \(set that to"):
         ResNetBKConfig(conv_size=0, induction_heads=1)

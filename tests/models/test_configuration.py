@@ -196,6 +196,13 @@ def test_several_problems_in_one_error():
     assert "absorption_init=(0.05, 1.0) must be above absorption_min=0.1 (for example 0.2, 1)" in message
 
 
+def test_an_infinity_is_told_that_it_is_one():
+    with pytest.raises(ValueError, match=r"ponder_cost=inf must be 0 or above and finite \(0.01 is a start\)"):
+        ResNetBKConfig(adaptive_computation=True, ponder_cost=float("inf"))
+    with pytest.raises(ValueError, match=r"hopping_init=0 must be above 0 \("):
+        ResNetBKConfig(hopping_init=0)
+
+
 def test_unknown_fields_are_errors():
     with pytest.raises(ValueError, match=r"hiden_size is not a field \(did you mean hidden_size\?\)"):
         ResNetBKConfig(hiden_size=64)

@@ -39,6 +39,8 @@ KNOWN: dict[str, tuple[str, str | None]] = {
     # Gated DeltaNet (arXiv 2412.06464): the linear-attention layers of Qwen3.5 without the full-attention ones.
     "gated-deltanet": ("qwen3_5_text", "intermediate_size"),
 }
+# The same fields by model type, for one of these under another name.
+SIZED_BY = {model_type: field for model_type, field in KNOWN.values() if field is not None}
 # What a name stands for beside its model type; a protocol cannot say otherwise under the same name.
 FIXED: dict[str, dict[str, Any]] = {
     "resnet-bk-seed": {"green": "two_sided"},
@@ -316,8 +318,9 @@ def _match(
     name: str, entry: ModelEntry, template: Template, protocol: Protocol, reference: ParameterCount
 ) -> PreTrainedConfig:
     """Solve for the size field, or check the size where it is given."""
-    size_by = entry.size_by or (KNOWN[name][1] if entry.transformers is None else None)
-    if size_by is None and "intermediate_size" in _fields(sized(template({}))):
+    shaped = sized(template({}))
+    size_by = entry.size_by or SIZED_BY.get(shaped.model_type)
+    if size_by is None and "intermediate_size" in _fields(shaped):
         size_by = "intermediate_size"
     fixed = entry.config.get("language_model", {}) | entry.config
     if size_by is None or size_by in fixed:

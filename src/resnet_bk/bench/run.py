@@ -16,7 +16,7 @@ from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.flops import StepFlops, depends_on_text, step_flops
-from resnet_bk.bench.peers import build_model
+from resnet_bk.bench.peers import build_model, is_causal_lm
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, read_json, settings_of, write_json
 from resnet_bk.bench.sizing import count_parameters
@@ -335,6 +335,11 @@ def load_model(folder: Path) -> Any:
         raise ValueError(
             f"{folder} was trained before chains were scaled (commit 2e60230), and computes something else with this "
             "code; read it with the code of its commit (run.json names it), or train it again with another --out"
+        )
+    if not is_causal_lm(str(config.get("model_type"))):
+        raise ValueError(
+            f"{folder} holds a model of type {config.get('model_type')!r}, which is none of transformers and not "
+            "registered; give this command in a program that imports the model first (CONTRIBUTING.md)"
         )
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     try:

@@ -93,7 +93,10 @@ class Rules:
     def number(
         self, name: str, rule: str, fits: Callable[[float], bool], way_out: str, *, optional: bool = False
     ) -> bool:
-        """A number that `fits`; `rule` says so in words."""
+        """A finite number that `fits`; `rule` says so in words."""
+        value = getattr(self.config, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            rule += " and finite"
         return self._check(name, rule, lambda value: isinstance(value, int | float) and fits(value), way_out, optional)
 
     def choice(self, name: str, known: Sequence[str], way_out: str | None = None) -> bool:
