@@ -157,3 +157,16 @@ def test_float32():
         _, (expected_green, expected_psi) = ops.propagate_vector(*own)
         assert_close(green[row : row + 1], expected_green, rtol=1e-5, atol=0)
         assert_close(filling.sign[row] * psi[row : row + 1], expected_psi, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.float64])
+def test_the_default_dtype_of_others_does_not_matter(default):
+    counts, before = torch.tensor([0, 3, 4]), torch.get_default_dtype()
+    expected = spacer(counts, 7)
+    torch.set_default_dtype(default)
+    try:
+        found = spacer(counts, 7)
+    finally:
+        torch.set_default_dtype(before)
+    for name in ("potential", "hopping", "absorption", "sign", "filled"):
+        assert_close(getattr(found, name), getattr(expected, name), rtol=0.0, atol=0.0)

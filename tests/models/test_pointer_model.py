@@ -102,6 +102,25 @@ def test_float32_agrees_with_float64_and_training_with_evaluation(inner):
     assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+def test_gradient_checkpointing_changes_nothing(inner, monkeypatch):
+    words, losses, gradients = ids(2, 21), [], []
+    for checkpointed in (False, True):
+        model = build(inner).train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+            assert any(getattr(part, "gradient_checkpointing", False) for part in model.language_model.modules())
+        loss = model(words, labels=words).loss
+        loss.backward()
+        losses.append(loss)
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert torch.equal(*losses)
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    monkeypatch.setattr(type(model.language_model), "supports_gradient_checkpointing", False)
+    with pytest.raises(ValueError, match="does not support activation checkpointing"):
+        build(inner).activation_checkpointing_enable()
+
+
 def test_its_state_is_moved():
     state = causal_lm_loss(build(), ids(1, 5), ids(1, 5), "fused", carry_state=True).state.to("meta").state
     assert {part.device.type for part in state} == {"meta"}

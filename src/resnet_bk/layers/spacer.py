@@ -67,7 +67,7 @@ def spacer(counts: Tensor, width: int) -> Spacer:
     return Spacer(
         potential=triple.float().unsqueeze(-1),
         hopping=real,
-        absorption=torch.where(real == 1, ABSORPTION, 1.0),
+        absorption=real.masked_fill(real == 1, ABSORPTION).masked_fill(real == 0, 1.0),
         sign=(1 - 2 * (groups % 2)).float(),
         filled=filled,
     )

@@ -93,6 +93,7 @@ class PointerForCausalLM(PreTrainedModel):
             raise ValueError(
                 f"language_model: {config.inner.model_type} has no linear head over the vocabulary; take another model"
             )
+        self.supports_gradient_checkpointing = self.language_model.supports_gradient_checkpointing
         self.pointer = Pointer.from_config(config)
         self.post_init()
 
