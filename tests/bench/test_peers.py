@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from resnet_bk.bench.peers import build_model, is_causal_lm, resolve_configs
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.sizing import count_config, count_parameters
-from tests.bench.own_model import OwnConfig, OwnForCausalLM
+from tests.bench.own_model import OwnConfig, OwnForCausalLM, RecurrentConfig
 
 SPECIAL = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
 BASE = {"name": "p", "dataset": "x", "learning_rates": [1e-3], "vocab_size": 500, "sequence_length": 32}
@@ -132,6 +132,25 @@ def test_a_known_type_is_sized_under_another_name_too():
         assert found[f"my-{name}"].to_dict() == found[name].to_dict()
 
 
+@pytest.mark.parametrize("width", [64, 128])
+def test_a_size_with_which_parameters_grow_otherwise_than_linearly(width):
+    own = {"transformers": RecurrentConfig.model_type}
+    found = configs({"resnet-bk": {}, "own": own}, hidden_size=width, num_heads=2)
+    reference, size = count_config(found["resnet-bk"]), found["own"].intermediate_size
+    nearest = count_config(found["own"]).deviation(reference)
+    assert nearest < 0.02
+    for near in (size - 1, size + 1):
+        other = RecurrentConfig(**(found["own"].to_dict() | {"intermediate_size": near}))
+        assert count_config(other).deviation(reference) > nearest
+
+
+def test_a_size_that_can_never_be_large_enough(monkeypatch):
+    monkeypatch.setattr("resnet_bk.bench.sizing.LARGEST", 16)
+    message = r"models.own: size_by=intermediate_size: the parameters do not reach .* with it; name another field"
+    with pytest.raises(ValueError, match=message):
+        configs({"resnet-bk": {}, "own": {"transformers": RecurrentConfig.model_type}})
+
+
 def test_gated_deltanet_has_no_attention():
     found = configs({"resnet-bk": {}, "gated-deltanet": {}}, hidden_size=32, num_layers=3, num_heads=2)
     config = found["gated-deltanet"]
@@ -247,7 +266,7 @@ def test_a_size_that_cannot_be_reached():
             r"size_by='intermediate_size': its config gives intermediate_size already",
         ),
         (
-            {"resnet-bk": {}, "m": {"transformers": "mamba2", "config": {"num_heads": 4, "head_dim": 32}}},
+            {"resnet-bk": {}, "m": {"transformers": "openai-gpt"}},
             r"parameters do not match.*no field is solved for, and size_by may name one",
         ),
         (

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from resnet_bk.bench import runner
 from resnet_bk.bench.environment import environment
+from resnet_bk.bench.generation import stream_text
 from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run_folder import check_checkpoints, check_results, write_json
 from resnet_bk.bench.runner import bench
+from tests.bench.own_model import RecurrentConfig
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
@@ -230,6 +232,18 @@ def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key)
     with pytest.raises(ValueError, match=rf"holds gpt2/seed-42, run with other settings: .*{key}.*--out"):
         run(**({"models": gpt2} | changes))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+
+
+def test_a_recurrent_model_of_ones_own_carries_its_state(run, tmp_path):
+    own = {"transformers": RecurrentConfig.model_type, "learning_rate": 1e-2, "carry_state": True, "carry_reset": 0.5}
+    results, _ = run(models={"own": own})
+    (found,) = results["runs"]
+    assert found["held_out_perplexity"] != found["held_out_perplexity_without_carry"]
+    # It does not take the cache that `generate` hands it.
+    folder = tmp_path / "out" / "own" / "seed-42" / "model"
+    message = r"'own_gru' does not generate \(AttributeError: .*\); its class must take .* a DynamicCache unless"
+    with pytest.raises(ValueError, match=message):
+        stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
 
 
 def test_another_text_is_told_by_name(run, tmp_path):

@@ -1,11 +1,15 @@
 """Text from a trained model, streamed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TextStreamer, set_seed
 
 from resnet_bk.bench.early_exit import exit_early
+from resnet_bk.bench.peers import is_of_others
 from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.run import load_model
 from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
@@ -64,17 +68,33 @@ def stream_text(
             f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
             + (f"ask for at most {room}" if room > 0 else f"shorten the prompt to {longest - 1} or less")
         )
-    set_seed(seed)
     drawing = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
     )
-    model.generate(
-        torch.tensor([ids], device=model.device),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
-        max_new_tokens=max_new_tokens,
-        suppress_tokens=[word for word in unwritten if word < known] or None,
-        streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
-        # Some models ask their cache how long it is, which without a layer of attention it cannot say.
-        **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),
-        **drawing,
-    )
+    set_seed(seed)
+    with _own_errors(model, folder):
+        model.generate(
+            torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
+            max_new_tokens=max_new_tokens,
+            suppress_tokens=[word for word in unwritten if word < known] or None,
+            streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
+            # Some models ask their cache how long it is, which without a layer of attention it cannot say.
+            **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),
+            **drawing,
+        )
+
+
+@contextmanager
+def _own_errors(model: Any, folder: Path) -> Iterator[None]:
+    """What goes wrong in a model that `transformers` does not have itself is a matter of that model."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError) or not is_of_others(model.config.model_type):
+            raise
+        raise ValueError(
+            f"{folder}: a model of type {model.config.model_type!r} does not generate ({type(error).__name__}: "
+            f"{error}); its class must take what `generate` of transformers hands it, a DynamicCache unless "
+            "_supports_default_dynamic_cache() is False (CONTRIBUTING.md)"
+        ) from error

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.opened_run import OpenedRun, open_runs
-from resnet_bk.bench.peers import OURS, may_carry, registered
+from resnet_bk.bench.peers import is_of_others, may_carry
 from resnet_bk.bench.positions import longest_text
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
@@ -178,8 +178,8 @@ def what_it_carries(config: Any) -> str:
     """What a model hands from one segment to the next."""
     if config.model_type == "resnet_bk_pointer":
         return "the pointer's state alone"
-    if registered(config.model_type) and config.model_type not in OURS:
-        return "its cache"  # of somebody's own: what is in it is not known
+    if is_of_others(config.model_type):
+        return "its cache"  # what is in it is not known
     return "a state" if may_carry(config) else "keys and values"
 
 

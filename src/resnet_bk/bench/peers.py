@@ -102,8 +102,8 @@ def resolve_configs(
             else:
                 configs[name] = _match(name, entry, template, protocol, reference)
             # Of a model of somebody's own it is not known: it is tried out before the training.
-            own = registered(configs[name].model_type) and configs[name].model_type not in OURS
-            if entry.carry_state and not (may_carry(configs[name]) or own):
+            possible = may_carry(configs[name]) or is_of_others(configs[name].model_type)
+            if entry.carry_state and not possible:
                 raise ValueError("carry_state=true: the model has no state of constant size to carry; set it to false")
             if entry.head == "model" and configs[name].model_type == "resnet_bk_pointer":
                 raise ValueError("head='model': a pointer computes its losses without logits; leave head out")
@@ -221,6 +221,11 @@ def registered(model_type: str) -> bool:
     """Whether it is a causal LM that `transformers` does not have itself."""
     extra = CONFIG_MAPPING._extra_content
     return model_type in extra and extra[model_type] in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
+def is_of_others(model_type: str) -> bool:
+    """Whether it is registered and not one of ours: a model of somebody's own."""
+    return registered(model_type) and model_type not in OURS
 
 
 def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str, Any]) -> Template:

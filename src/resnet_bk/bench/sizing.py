@@ -19,6 +19,8 @@ Template = Callable[[dict[str, Any]], PreTrainedConfig]
 # Grouped matmuls over experts need rows of whole 16 bytes in every dtype.
 EXPERT_FIELDS, EXPERT_UNIT = ("num_experts", "num_local_experts", "n_routed_experts"), 8
 
+LARGEST = 2**24  # that is tried of a size
+
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -65,7 +67,7 @@ def solve_size(template: Template, size_by: str, reference: ParameterCount) -> i
     Raises:
         ValueError: the number of parameters does not grow with the field.
     """
-    # Both counts are linear in the field, with the same slope.
+    # Both counts grow by the same number, in most models linearly.
     low, high = 8, 16
     first, second = count_config(template({size_by: low})), count_config(template({size_by: high}))
     slope = (second.without_embeddings - first.without_embeddings) / (high - low)
@@ -80,6 +82,37 @@ def solve_size(template: Template, size_by: str, reference: ParameterCount) -> i
     least, most = (
         max(unit, unit * side(end / unit)) for side, end in ((math.floor, min(ends)), (math.ceil, max(ends)))
     )
-    return min(
-        range(least, most + 1, unit), key=lambda size: first.plus(round(slope * (size - low))).deviation(reference)
-    )
+
+    def on_the_line(size: int) -> ParameterCount:
+        return first.plus(round(slope * (size - low)))
+
+    best = min(range(least, most + 1, unit), key=lambda size: on_the_line(size).deviation(reference))
+    if count_config(template({size_by: best})) == on_the_line(best):
+        return best
+    return _search(template, size_by, reference, unit)
+
+
+def _search(template: Template, size_by: str, reference: ParameterCount, unit: int) -> int:
+    """The same where the counts grow in another way (a recurrent network's with the square of its width), by halving.
+
+    Where one count is too large by as much as the other is too small, neither can be nearer without the other.
+    """
+
+    def count(size: int) -> ParameterCount:
+        return count_config(template({size_by: size}))
+
+    def too_large(size: int) -> bool:
+        found = count(size)
+        total, others = found.total / reference.total, found.without_embeddings / reference.without_embeddings
+        return total + others >= 2
+
+    above = unit
+    while not too_large(above):
+        above *= 2
+        if above > LARGEST:
+            raise ValueError(f"size_by={size_by}: the parameters do not reach {reference} with it; name another field")
+    below = above // 2 if above > unit else 0
+    while above - below > unit:
+        middle = (below + above) // (2 * unit) * unit
+        below, above = (below, middle) if too_large(middle) else (middle, above)
+    return min((max(above - unit, unit), above), key=lambda size: count(size).deviation(reference))
