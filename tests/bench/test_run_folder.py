@@ -1,11 +1,12 @@
 """Files of a benchmark."""
 
 import os
+from pathlib import Path
 
 import pytest
 from filelock import Timeout
 
-from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_found, write_json
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -62,3 +63,17 @@ def test_json_that_is_none(tmp_path, content, message):
         (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "x.json")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    """As under /proc, which lets root write and makes no folders."""
+
+    def refuse(self, **options):
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    message = r"--out .*out: cannot be made \(No such file or directory\); name another folder"
+    with pytest.raises(ValueError, match=message), locked(tmp_path / "out"):
+        pass
+    with pytest.raises(ValueError, match=message):
+        write_found({}, tmp_path / "out", "found.json")

@@ -152,7 +152,6 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
             has baselines of another split.
     """
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         file = out / "results.json"
         results = read_json(file) if file.exists() else None

@@ -82,9 +82,22 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
 
 
+def make_folder(out: Path) -> None:
+    """OUT and what is above it.
+
+    Raises:
+        ValueError: the system does not let it be made, though `check_writable` found nothing.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: cannot be made ({error.strerror}); name another folder") from error
+
+
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """One benchmark at a time in a folder; the operating system frees the lock of a process that dies."""
+    """Make a folder, for one benchmark at a time; the operating system frees the lock of a process that dies."""
+    make_folder(out)
     lock = FileLock(out / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -363,7 +376,7 @@ def write_found(result: dict[str, Any], out: Path, name: str) -> None:
         ValueError: the folder cannot be written.
     """
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     write_json(out / name, result)
 
 

@@ -97,7 +97,6 @@ def bench(
             if not _grid(protocol, out, name).done():
                 check_model(name, configs[name], protocol, len(prepared.tokenizer))
 
-    out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, corpus.fingerprint)

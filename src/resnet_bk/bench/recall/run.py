@@ -73,7 +73,6 @@ def bench_recall(
         for name, config in to_train.items():
             build = functools.partial(without_feed_forward, config, 0)
             check_mixer(name, build, protocol.name, protocol.device, _longest(protocol), protocol.vocab_size)
-    out.mkdir(parents=True, exist_ok=True)
     with locked(out), deterministic():
         _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())
