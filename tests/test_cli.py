@@ -51,7 +51,10 @@ def test_train_is_one_model_without_a_report(finished, home, tmp_path):
     assert str(tmp_path / "gpt2" / "seed-42") in done.stdout.splitlines()
     assert not (tmp_path / "report.html").exists()
     for command in (("report", tmp_path), ("compare", finished, tmp_path)):
-        assert_bad_call(call(*command), "holds runs and no results.json", f"--models gpt2 --out {tmp_path}` writes")
+        assert_bad_call(call(*command), "holds runs and no results.json", "`resnet-bk bench` with the same options")
+    same = ("--models", "gpt2", "--out", tmp_path, "--set", "steps=2")
+    assert call("bench", home / "tiny.yaml", *same).stdout.count("finished: ") == 1
+    assert call("report", tmp_path).exit_code == 0
 
 
 def test_the_test_split_is_read_where_it_is_asked_for(home):

@@ -30,9 +30,10 @@ AutoModelForCausalLM.register(OwnConfig, OwnForCausalLM, exist_ok=True)
 
 class RecurrentConfig(PreTrainedConfig):
     model_type = "own_gru"
+    attribute_map = {"vocab_size": "words"}  # noqa: RUF012
 
-    def __init__(self, vocab_size=40, hidden_size=16, num_hidden_layers=1, intermediate_size=24, **further):
-        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+    def __init__(self, words=40, hidden_size=16, num_hidden_layers=1, intermediate_size=24, **further):
+        self.words, self.hidden_size = words, hidden_size
         self.num_hidden_layers, self.intermediate_size = num_hidden_layers, intermediate_size
         super().__init__(**further)
 

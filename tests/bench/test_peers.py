@@ -69,6 +69,19 @@ def test_what_the_tokenizer_says_is_no_field_of_a_model(field):
         configs({"resnet-bk": {}, "both": pointer})
 
 
+@pytest.mark.parametrize("field", ["vocab_size", "words"])
+def test_a_name_of_ones_own_for_what_the_tokenizer_says(field):
+    own = {"transformers": RecurrentConfig.model_type, "config": {field: 7}}
+    with pytest.raises(ValueError, match=f"models.own: config.{field}=7: is what the tokenizer has"):
+        configs({"resnet-bk": {}, "own": own})
+
+
+def test_the_ids_of_a_pointer_are_those_of_the_tokenizer():
+    config = {"language_model": {"model_type": "llama"}, "eos_token_id": 9}
+    with pytest.raises(ValueError, match=r"models.both: config.eos_token_id=9: is what the tokenizer has, in all"):
+        configs({"resnet-bk": {}, "both": {"transformers": "resnet_bk_pointer", "config": config}})
+
+
 def test_the_shape_reaches_every_model():
     found = configs({"resnet-bk": {}, "gpt2": {}, "llama": {}}, hidden_size=32, num_layers=2, num_heads=2)
     for config in found.values():

@@ -381,8 +381,11 @@ def test_numbers_of_yaml(text, value):
         ("steps.x=3", r"steps=\{'x': 3\}: "),
         ("name.x=3", r"--set name.x=3: name is a value, it has no keys"),
         ("steps=[3", r"--set steps, line 1: not valid YAML"),
-        ("steps=", r"--set steps=: no value; write steps=null if none is meant$"),
-        ("models.gpt3=null", r"--set models.gpt3=null: there is no such model \(did you mean gpt2\?\); it has "),
+        ("steps=", r'--set steps=: no value; give one, null where there may be none, or "" for an empty text$'),
+        (
+            "models.gpt3=null",
+            r"--set models.gpt3=null: there is no such model \(did you mean gpt2\?\); the protocol has",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(file, setting, message):

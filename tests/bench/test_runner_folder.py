@@ -17,7 +17,7 @@ from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.run_folder import check_checkpoints, check_results, write_json
 from resnet_bk.bench.runner import bench
-from tests.bench.own_model import RecurrentConfig
+from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
@@ -234,7 +234,7 @@ def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
-def test_a_recurrent_model_of_ones_own_carries_its_state(run, tmp_path):
+def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_path):
     own = {"transformers": RecurrentConfig.model_type, "learning_rate": 1e-2, "carry_state": True, "carry_reset": 0.5}
     results, _ = run(models={"own": own})
     (found,) = results["runs"]
@@ -245,12 +245,19 @@ def test_a_recurrent_model_of_ones_own_carries_its_state(run, tmp_path):
     with pytest.raises(ValueError, match=message):
         stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
 
+    def closed(*_, **options):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(RecurrentForCausalLM, "generate", closed)
+    with pytest.raises(BrokenPipeError):  # no fault of the model
+        stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
+
 
 def test_another_text_is_told_by_name(run, tmp_path):
     run(only=["gpt2"])
     other = write_text(tmp_path / "other.txt", documents=280)
     with pytest.raises(
-        ValueError, match=r"run with other settings: the text \(that of text\.txt there\); give another"
+        ValueError, match=r"run with other settings: the text \(there text\.txt as it was then\); give another"
     ):
         run(only=["gpt2"], dataset=str(other))
 
@@ -296,5 +303,5 @@ def test_other_text_is_another_run(run, text, tmp_path):
     models = {"gpt2": {"learning_rate": 3e-3}}
     run(models=models)
     other = write_text(tmp_path / "text.txt", documents=200)
-    with pytest.raises(ValueError, match=r"other settings: the text \(that of text\.txt there\)"):
+    with pytest.raises(ValueError, match=r"other settings: the text \(there text\.txt as it was then\)"):
         run(models=models, dataset=str(other))

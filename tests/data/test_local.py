@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import zipfile
@@ -126,6 +127,18 @@ def test_a_single_line_is_divided_at_a_space(tmp_path: Path) -> None:
         assert "".join(texts[0] for texts in found.values()) == "word " * 1000 + end
         assert found["train"][0].endswith("word")
         assert [len(texts[0].split()) for texts in found.values()] == pytest.approx([900, 50, 50], abs=1)
+
+
+def test_a_text_that_is_divided_otherwise_than_by_earlier_versions_is_another(tmp_path: Path) -> None:
+    """Their tokens may be kept, of a training split in which what is held out now was; other texts keep their name."""
+    path = tmp_path / "text.txt"
+    same = {}
+    for name, text in {"line": "word " * 1000, "end": "word " * 1000 + "\n", "lines": "word\n" * 1000}.items():
+        path.write_text(text)
+        content = ["local-1", "text", {"": [hashlib.sha256(text.encode()).hexdigest()]}]
+        earlier = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        same[name] = load_corpus(path).fingerprint == earlier
+    assert same == {"line": True, "end": False, "lines": True}
 
 
 def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_damaged_pages_of_parquet_are_named(tmp_path: Path) -> None:
         ('{"body": "x", "id": 1}', "line 3: no 'text', only body, id; rename"),
         ('{"text": 3}', r"line 3: 'text' is no string \(3\); write the text there"),
         ('{"text": null}', r"line 3: 'text' is no string \(null\); write the text there"),
+        ("{}", "line 3: no 'text', only an empty object; rename the key of the text, or take the row out"),
+        ('["' + 50 * "文" + '"]', r'line 3: is no JSON object \(\["文{35}\.\.\.\); write'),
         ("[1]", r'line 3: is no JSON object \(\[1\]\); write {"text": "..."}'),
         (r'{"text": "half \ud800"}', r"line 3: half a pair of surrogates \('\\ud800'\), .* write it whole"),
     ],

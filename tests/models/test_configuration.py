@@ -110,6 +110,13 @@ def test_fields_that_a_state_does_not_read(state, fields):
         config.check()
 
 
+def test_what_an_unknown_state_reads_is_not_known():
+    with pytest.raises(ValueError, match=r"state='vectr' must be one of [^;]*$"):
+        ResNetBKConfig(state="vectr", state_channels=24, hopping_phase=True)
+    with pytest.raises(ValueError, match=r"key_dim=24 has no effect with state='vector', .* or set it to None\)"):
+        ResNetBKConfig(state="vector", hidden_size=0, key_dim=24)
+
+
 def test_heads_may_be_of_any_size_where_it_is_given():
     config = ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16, value_dim=20)
     assert (config.key_dim, config.value_dim) == (16, 20)
@@ -197,7 +204,7 @@ def test_several_problems_in_one_error():
 
 
 def test_an_infinity_is_told_that_it_is_one():
-    with pytest.raises(ValueError, match=r"ponder_cost=inf must be 0 or above and finite \(0.01 is a start\)"):
+    with pytest.raises(ValueError, match=r"ponder_cost=inf must be a finite number, 0 or above \(0.01 is a start\)"):
         ResNetBKConfig(adaptive_computation=True, ponder_cost=float("inf"))
     with pytest.raises(ValueError, match=r"hopping_init=0 must be above 0 \("):
         ResNetBKConfig(hopping_init=0)

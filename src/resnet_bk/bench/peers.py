@@ -48,6 +48,7 @@ FIXED: dict[str, dict[str, Any]] = {
 }
 # Fields that follow from the tokenizer, which all models of a protocol share.
 OF_THE_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+SAID_BY_TOKENIZER = "is what the tokenizer has, in all models; leave it out"
 OURS = ("resnet_bk", "resnet_bk_seed", "resnet_bk_pointer")
 # A Mamba-2 block holds a mixer with its gate and no feed-forward network: two blocks stand for a layer of the others.
 # Where that leaves a smaller state than this, there are fewer blocks.
@@ -188,6 +189,8 @@ def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[st
     own = {key: value for key, value in config.items() if key != "language_model"}
     fields = [name for name in PointerConfig.__annotations__ if name not in ("model_type", "sub_configs")]
     for key in own:
+        if key in OF_THE_TOKENIZER:
+            raise ValueError(f"config.{key}={own[key]!r}: {SAID_BY_TOKENIZER}")
         if key not in fields:
             raise ValueError(f"config.{key}={own[key]!r}: resnet_bk_pointer has the fields {', '.join(fields)}")
     return lambda further: PointerConfig(language_model=template(further), **own)
@@ -241,14 +244,15 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     """
     default = AutoConfig.for_model(model_type)
     names = _fields(default)
+    of_the_tokenizer = {default.attribute_map.get(key, key) for key in OF_THE_TOKENIZER}
     for key, value in overrides.items():
         if key not in names:
             close = get_close_matches(key, names, n=1)
             raise ValueError(
                 f"config.{key}: {model_type} has no such field{f' (did you mean {close[0]}?)' if close else ''}"
             )
-        if default.attribute_map.get(key, key) in OF_THE_TOKENIZER:
-            raise ValueError(f"config.{key}={value!r}: is what the tokenizer has, in all models; leave it out")
+        if default.attribute_map.get(key, key) in of_the_tokenizer:
+            raise ValueError(f"config.{key}={value!r}: {SAID_BY_TOKENIZER}")
     base = {key: value for key, value in shape.items() if key in names}
     base |= {
         key: 0.0 for key in names if key.endswith(("dropout", "_pdrop", "dropout_prob")) and _is_float(default, key)

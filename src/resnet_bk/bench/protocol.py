@@ -45,7 +45,7 @@ ADDED_LATER = ("optimizer", "head", "carry_reset")
 TRAINED = ("word", "bpe")
 
 # The model that is trained where a call names none.
-OURS = "resnet-bk"
+DEFAULT_MODEL = "resnet-bk"
 
 # How a model is added to a protocol.
 ADD = (
@@ -368,11 +368,11 @@ def select_model(protocol: Comparison, name: str | None) -> str:
         ValueError: a name that the protocol does not have, or none where it is not clear which.
     """
     known = list(protocol.models)
-    if name is None and OURS not in known and len(known) > 1:
+    if name is None and DEFAULT_MODEL not in known and len(known) > 1:
         raise ValueError(
-            f"--model is missing: protocol {protocol.name} has {', '.join(known)}, and no {OURS}; name one"
+            f"--model is missing: protocol {protocol.name} has {', '.join(known)}, and no {DEFAULT_MODEL}; name one"
         )
-    default = OURS if OURS in known else known[0]
+    default = DEFAULT_MODEL if DEFAULT_MODEL in known else known[0]
     return select_models(protocol, [default if name is None else name])[0]
 
 
@@ -415,7 +415,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
     if not equals or not all(path):
         raise ValueError(f"--set {setting}: must be key=value, for example --set steps=100")
     if not text.strip():
-        raise ValueError(f"--set {setting}: no value; write {key.strip()}=null if none is meant")
+        raise ValueError(f'--set {setting}: no value; give one, null where there may be none, or "" for an empty text')
     value = parse_yaml(text, f"--set {key}")
     place = raw
     for depth, part in enumerate(path[:-1], start=1):
@@ -433,7 +433,8 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
 def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
     """A model, from a protocol that has it and others."""
     if name not in models:
-        raise ValueError(f"--set {setting}: there is no such model{_hint(name, models)}; it has {', '.join(models)}")
+        has = ", ".join(models) or "no models"
+        raise ValueError(f"--set {setting}: there is no such model{_hint(name, models)}; the protocol has {has}")
     if len(models) == 1:
         raise ValueError(f"--set {setting}: takes out the only model; leave it in, or add another one first")
     del models[name]

@@ -158,7 +158,7 @@ def check_same_settings(
         different = [key for key in sorted(compared) if here.get(key) != there.get(key)]
         if different:
             shown = ", ".join(
-                f"the text (that of {record['data']['name']} there)"
+                f"the text (there {record['data']['name']} as it was then)"
                 if key == "corpus"  # a hash
                 else f"{key} ({_short(there.get(key))} there, {_short(here.get(key))} now)"
                 for key in different
@@ -332,12 +332,11 @@ def read_results(file: Path) -> dict[str, Any]:
         ValueError: there is none, or it cannot be read.
     """
     out = file.parent
-    if not file.exists() and (runs := files_of_runs(out, "result.json")):
-        names = ",".join(dict.fromkeys(run.relative_to(out).parts[0] for run in runs))
+    if not file.exists() and files_of_runs(out, "result.json"):
         raise ValueError(
-            f"{out} holds runs and no results.json, as `resnet-bk train` leaves it; `resnet-bk bench "
-            f"{out / 'protocol.yaml'} --models {names} --out {out}` writes that and a report, and trains nothing that "
-            "is finished"
+            f"{out} holds runs and no results.json, as `resnet-bk train` leaves it; `resnet-bk bench` with the same "
+            "options, and --models NAME in the place of --model, writes that and a report, and trains nothing that is "
+            "finished"
         )
     return read_json(file)
 

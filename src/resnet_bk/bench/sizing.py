@@ -67,7 +67,7 @@ def solve_size(template: Template, size_by: str, reference: ParameterCount) -> i
     Raises:
         ValueError: the number of parameters does not grow with the field.
     """
-    # Both counts grow by the same number, in most models linearly.
+    # Tried first: both counts are linear in the field, with the same slope, as in nearly all models.
     low, high = 8, 16
     first, second = count_config(template({size_by: low})), count_config(template({size_by: high}))
     slope = (second.without_embeddings - first.without_embeddings) / (high - low)
@@ -95,7 +95,7 @@ def solve_size(template: Template, size_by: str, reference: ParameterCount) -> i
 def _search(template: Template, size_by: str, reference: ParameterCount, unit: int) -> int:
     """The same where the counts grow in another way (a recurrent network's with the square of its width), by halving.
 
-    Where one count is too large by as much as the other is too small, neither can be nearer without the other.
+    The best lies where one count is too large by as much as the other is too small: beyond, one of them is further off.
     """
 
     def count(size: int) -> ParameterCount:

@@ -74,8 +74,13 @@ def load_local(path: Path) -> Corpus:
     divided = "" in splits
     single = kind == "text" and divided and len(files) == 1
     whole = partial(READERS[kind], splits[""]) if divided else None
+    sets: dict[str, Reader]
+    version: list[object] = ["local-1", kind, content]
     if single:
-        sets = _divide_by_position(files[0])
+        bounds = _bounds(files[0])
+        sets = {split: partial(_read_range, files[0], start, stop) for split, (start, stop) in bounds.items()}
+        if bounds != _bounds(files[0], blank_lines=True):  # as earlier versions divided it, whose splits may be kept
+            version.append("blank end")
     elif whole is not None:
         sets = hash_split(whole)
     else:
@@ -83,7 +88,7 @@ def load_local(path: Path) -> Corpus:
     how = f", divided 90/5/5 by {'position' if single else 'document'}" if divided else ""
     return Corpus(
         name=path.resolve().name,
-        fingerprint=hashlib.sha256(json.dumps(["local-1", kind, content], sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps(version, sort_keys=True).encode()).hexdigest(),
         description=f"local {kind} files ({', '.join(counts)}){how}",
         readers=sets,
         whole=whole,
@@ -174,21 +179,21 @@ def _check_shards(files: Sequence[Path]) -> None:
             )
 
 
-def _divide_by_position(path: Path) -> dict[str, Reader]:
+def _bounds(path: Path, *, blank_lines: bool = False) -> dict[str, tuple[int, int]]:
+    """First byte of each split, and the one behind its last; `blank_lines`: at the end of the file they divide too."""
     size = path.stat().st_size
-    first = _line_end(path, int(0.90 * size), size)
-    second = _line_end(path, max(first, int(0.95 * size)), size)  # where nothing ends before, the first lies behind
-    bounds = {"train": (0, first), "validation": (first, second), "test": (second, size)}
-    return {split: partial(_read_range, path, start, stop) for split, (start, stop) in bounds.items()}
+    first = _line_end(path, int(0.90 * size), size, blank_lines)
+    # Where nothing ends before, the first lies behind.
+    second = _line_end(path, max(first, int(0.95 * size)), size, blank_lines)
+    return {"train": (0, first), "validation": (first, second), "test": (second, size)}
 
 
-def _line_end(path: Path, offset: int, size: int) -> int:
-    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes. What is blank at the end of
-    the file divides nothing."""
+def _line_end(path: Path, offset: int, size: int, blank_lines: bool) -> int:
+    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes."""
     with path.open("rb") as file:
         file.seek(offset)
         window = file.read(CUT_BYTES)
-    if offset + len(window) == size:
+    if offset + len(window) == size and not blank_lines:
         window = window.rstrip()
     if (place := window.find(b"\n")) >= 0:
         return offset + place + 1

@@ -131,10 +131,15 @@ def jsonl_rows(paths: Sequence[Path]) -> Iterator[str]:
 def _no_text(row: Any) -> str:
     """Why a row of jsonl has none, and the way out."""
     if not isinstance(row, dict):
-        return f'is no JSON object ({json.dumps(row)[:40]}); write {{"{COLUMN}": "..."}}'
+        return f'is no JSON object ({_short(row)}); write {{"{COLUMN}": "..."}}'
     if COLUMN in row:
-        return f"{COLUMN!r} is no string ({json.dumps(row[COLUMN])[:40]}); write the text there, or take the row out"
-    return f"no {COLUMN!r}, only {', '.join(row)}; rename the key of the text"
+        return f"{COLUMN!r} is no string ({_short(row[COLUMN])}); write the text there, or take the row out"
+    return f"no {COLUMN!r}, only {', '.join(row) or 'an empty object'}; rename the key of the text, or take the row out"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def check_parquet(path: Path) -> int:

@@ -1,6 +1,5 @@
 """Configuration of a causal LM of `transformers` with a pointer."""
 
-import math
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -54,7 +53,7 @@ class PointerConfig(Checked, PreTrainedConfig):
             rules.tokens("pad_token_id", "bos_token_id", "eos_token_id")
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
-        rules.number("absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000")
+        rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
         return rules.problems
 
     @property

@@ -228,10 +228,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             problems.append("conv_size=1 must be 0 or at least 2 (one tap mixes nothing; 0 leaves the convolution out)")
         if rules.whole("num_experts", 0, "0 is a dense feed-forward network") and self.num_experts:
             self._expert_problems(rules)
-        rules.number("router_aux_loss_coef", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is usual")
-        floor = rules.number(
-            "absorption_min", "above 0", lambda x: 0 < x < math.inf, "1e-3 bounds the resolvent by 1000"
-        )
+        rules.number("router_aux_loss_coef", "0 or above", lambda x: x >= 0, "0.01 is usual")
+        floor = rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
         rules.pair("potential_init", "0.3, 1.2")
         if rules.pair("absorption_init", "0.05, 1.0") and floor:
             assert self.absorption_init is not None
@@ -240,16 +238,16 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
                     f"absorption_init={self.absorption_init!r} must be above absorption_min={self.absorption_min} "
                     f"(for example {2 * self.absorption_min:g}, {max(1.0, 4 * self.absorption_min):g})"
                 )
-        rules.number("hopping_init", "above 0", lambda x: 0 < x < math.inf, "1 sets the unit of energy")
-        rules.number("site_gain", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 bends no chain")
+        rules.number("hopping_init", "above 0", lambda x: x > 0, "1 sets the unit of energy")
+        rules.number("site_gain", "0 or above", lambda x: x >= 0, "1 is usual, 0 bends no chain")
         rules.choice("output_gate", (*GATES, NO_GATE), "affine and silu are usual")
-        rules.number("query_key_bias", "0 or above", lambda x: 0 <= x < math.inf, "1 is usual, 0 leaves it out")
+        rules.number("query_key_bias", "0 or above", lambda x: x >= 0, "1 is usual, 0 leaves it out")
         if rules.whole("induction_heads", 0, "leave it out for the default", optional=True) and self.induction_heads:
             problems += self._induction_problems(self.induction_heads)
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")
-        rules.number("rms_norm_eps", "above 0", lambda x: 0 < x < math.inf, "1e-6 is usual")
-        rules.number("initializer_range", "above 0", lambda x: 0 < x < math.inf, "0.02 is usual")
+        rules.number("rms_norm_eps", "above 0", lambda x: x > 0, "1e-6 is usual")
+        rules.number("initializer_range", "above 0", lambda x: x > 0, "0.02 is usual")
         for name in ("hopping_phase", "tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
         rules.backend()
@@ -268,10 +266,11 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     def _unread(self) -> list[str]:
         """Fields that other states read and this one does not, with another value than they get by default."""
         mixer, sizes, problems = self._mixer(), self._default_sizes(), []
+        if not self._known_state():
+            return []  # nobody knows what it reads
+        filled_in = mixer.start._asdict() | {"induction_heads": 0}  # what has taken the place of None
         for name in unread_fields(mixer):
-            value, default = getattr(self, name), getattr(type(self), name)
-            if default is None and name not in sizes:
-                default = getattr(mixer.start, name, 0)  # what has taken the place of None
+            value, default = getattr(self, name), filled_in.get(name, getattr(type(self), name))
             if value not in (None, default, sizes.get(name)):
                 problems.append(
                     f"{name}={value!r} has no effect with state={self.state!r}, which does not read it (leave {name} "

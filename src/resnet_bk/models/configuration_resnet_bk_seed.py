@@ -1,6 +1,5 @@
 """Configuration of the earlier system and of its causal form."""
 
-import math
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
@@ -89,7 +88,7 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
             ("layer_norm_eps", "1e-5 is usual"),
             ("initializer_range", "0.02 is usual"),
         ):
-            rules.number(name, "above 0", lambda x: 0 < x < math.inf, way_out)
+            rules.number(name, "above 0", lambda x: x > 0, way_out)
         if self.causal is not None and self.causal is not (self.green == "surface"):
             rules.problems.append(
                 f"causal={self.causal!r} must be what green={self.green!r} is (leave it out; green='surface' makes a "

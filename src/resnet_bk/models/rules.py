@@ -94,10 +94,14 @@ class Rules:
         self, name: str, rule: str, fits: Callable[[float], bool], way_out: str, *, optional: bool = False
     ) -> bool:
         """A finite number that `fits`; `rule` says so in words."""
+
+        def right(value: Any) -> bool:
+            return isinstance(value, int | float) and math.isfinite(value) and fits(value)
+
         value = getattr(self.config, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            rule += " and finite"
-        return self._check(name, rule, lambda value: isinstance(value, int | float) and fits(value), way_out, optional)
+        if isinstance(value, float) and math.isinf(value) and fits(value):
+            rule = f"a finite number, {rule}"
+        return self._check(name, rule, right, way_out, optional)
 
     def choice(self, name: str, known: Sequence[str], way_out: str | None = None) -> bool:
         """One of `known`, the default first unless there is another way out."""
@@ -115,7 +119,7 @@ class Rules:
                 and bool(value[0] <= value[1])
             )
 
-        return self._check(name, "two numbers, low and high", fits, f"for example {example}", False)
+        return self._check(name, "two finite numbers, low and high", fits, f"for example {example}", False)
 
     def boolean(self, name: str) -> bool:
         """True or False."""

@@ -1,6 +1,5 @@
 """Rules of the switches of a ResNet-BK configuration: each by itself, and which of them do not go together."""
 
-import math
 from typing import Any
 
 from resnet_bk.layers.gradients import GRADIENTS
@@ -26,7 +25,7 @@ def switch_problems(config: Any) -> list[str]:
             "read (leave backend at 'auto', or gradient at 'exact')"
         )
     rules.number("halting_threshold", "above 0 and at most 1", lambda x: 0 < x <= 1, "0.99 is usual")
-    rules.number("ponder_cost", "0 or above", lambda x: 0 <= x < math.inf, "0.01 is a start")
+    rules.number("ponder_cost", "0 or above", lambda x: x >= 0, "0.01 is a start")
     rules.number(
         "early_exit_threshold",
         "above 0 and at most 1",
@@ -41,9 +40,7 @@ def switch_problems(config: Any) -> list[str]:
             f"halting_threshold={config.halting_threshold!r}, where tokens stop anyway (lower it, or leave it out)"
         )
     problems += _share_problems(config.sparse_bk, config.num_hidden_layers)
-    rules.number(
-        "sparsity_loss_coef", "above 0", lambda x: 0 < x < math.inf, "1 is usual; 0 would leave the share to chance"
-    )
+    rules.number("sparsity_loss_coef", "above 0", lambda x: x > 0, "1 is usual; 0 would leave the share to chance")
     rules.number("sparsity_schedule", "from 0 to 1", lambda x: 0 <= x <= 1, "0.5 reaches the share half-way")
     if config.backend == "triton" and (config.sparse_bk is not None or config.multi_scale is not None):
         problems.append(

@@ -65,7 +65,7 @@ def bench_recall(
     chosen = select_models(protocol, models, add="--set models.{name}={{}}")
     training_device(protocol.device)
     check_writable(out)
-    configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {})
+    configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
     check_results(out)
