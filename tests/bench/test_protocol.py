@@ -15,11 +15,10 @@ from resnet_bk.bench.protocol import (
     NOT_OF_A_RUN,
     Protocol,
     load_protocol,
-    parse_yaml,
-    read_raw,
     select_model,
     select_models,
 )
+from resnet_bk.bench.protocol_file import parse_yaml, read_raw
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.recall import is_recall
 from resnet_bk.bench.run_folder import OF_ONE_STATE

@@ -5,20 +5,15 @@ A protocol is the name of a shipped one (`resnet_bk.bench.protocols`) or a path 
 field here.
 """
 
-import copy
-import difflib
 import math
-import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_bk.bench.protocols import SHIPPED, shipped_protocols
+from resnet_bk.bench.protocol_file import did_you_mean, read_raw
 
 # Keys that do not change what a run computes, of which a record of its settings has a note all the same: a published
 # run is known by it. (Of a checkpoint the device that it is of is compared, see `run_folder.check_checkpoints`.)
@@ -214,51 +209,6 @@ def _as_published(model: BaseModel) -> dict[str, Any]:
     return {key: value for key, value in dumped if key not in ADDED_LATER or value != fields[key].default}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the numbers of version 1.2, for PyYAML takes 1e-3 (no dot) for a string, and without keys given twice,
-    of which it takes the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:  # as written: what an anchor merges in comes later, and may be given again
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    problem = f"the key {key.value} is there twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add((key.tag, key.value))
-        return node
-
-
-INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] not in (INT, FLOAT)]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), list("-+0123456789"))
-_Loader.add_constructor(INT, lambda _, node: int(node.value, 0 if node.value[1:2] in ("o", "x") else 10))
-_Loader.add_implicit_resolver(
-    FLOAT,
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML as Python values.
-
-    Raises:
-        ValueError: malformed YAML, with the line.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
-
-
 def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | None = None) -> Protocol:
     """Read a protocol, apply `--set` settings and `--data`, and check the whole.
 
@@ -274,37 +224,6 @@ def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | N
     if data is not None:
         raw["dataset"] = data
     return check_protocol(raw, name_or_path)
-
-
-def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
-    """The plain values of a protocol file with `--set` settings applied, not checked.
-
-    Raises:
-        ValueError: the file cannot be read, or a setting cannot be applied.
-    """
-    raw = _read(name_or_path)
-    before = copy.deepcopy(raw)
-    for setting in settings:
-        _apply(raw, setting)
-    named = {setting.partition("=")[0].strip() for setting in settings}
-    _forget_sources(before, raw, named)
-    if "epochs" in named and raw.get("steps") is not None:
-        raise ValueError(
-            f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
-            "it out, or add --set steps=null"
-        )
-    return raw
-
-
-def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]) -> None:
-    """A rate that is set otherwise was not found by the command that the file names."""
-    models = raw.get("models")
-    for name, entry in models.items() if isinstance(models, dict) else ():
-        key = f"models.{name}.learning_rate"
-        if isinstance(entry, dict) and key in named and f"{key}_source" not in named:
-            file = (before.get("models") or {}).get(name) or {}
-            if entry.get("learning_rate") != file.get("learning_rate"):
-                entry.pop("learning_rate_source", None)
 
 
 def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
@@ -355,8 +274,8 @@ def select_models(protocol: Comparison, names: Iterable[str] | None, add: str = 
     for name in wanted:
         if name not in known:
             raise ValueError(
-                f"model {name!r} is not in protocol {protocol.name}, which has {', '.join(known)}{_hint(name, known)}; "
-                f"add it with {add.format(name=name)}"
+                f"model {name!r} is not in protocol {protocol.name}, which has {', '.join(known)}"
+                f"{did_you_mean(name, known)}; add it with {add.format(name=name)}"
             )
     return [name for name in known if name in wanted]
 
@@ -376,75 +295,6 @@ def select_model(protocol: Comparison, name: str | None) -> str:
     return select_models(protocol, [default if name is None else name])[0]
 
 
-def _read(name_or_path: str) -> dict[str, Any]:
-    names = shipped_protocols()
-    if name_or_path in names:
-        text, where = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8"), name_or_path
-    else:
-        path = Path(name_or_path)
-        if path.suffix not in (".yaml", ".yml"):
-            raise ValueError(
-                f"unknown protocol {name_or_path!r}{_hint(name_or_path, names)}; "
-                f"shipped are {', '.join(names)}, or give a path to a .yaml file"
-            )
-        try:
-            text, where = path.read_text(encoding="utf-8"), name_or_path
-        except FileNotFoundError:
-            raise ValueError(
-                f"protocol {path} does not exist; give the path of a file that does, or a shipped protocol: "
-                f"{', '.join(names)}"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"protocol {path} cannot be read: {error}; give a file of YAML in UTF-8") from None
-    raw = parse_yaml(text, f"protocol {where}")
-    if not isinstance(raw, dict):
-        raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")
-    return _unshared(raw)
-
-
-def _unshared(value: Any) -> Any:
-    """The same values, each its own object: an anchor of YAML puts one into several places, and `--set` changes one."""
-    if isinstance(value, dict):
-        return {key: _unshared(item) for key, item in value.items()}
-    return [_unshared(item) for item in value] if isinstance(value, list) else value
-
-
-def _apply(raw: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    path = key.strip().split(".")
-    if not equals or not all(path):
-        raise ValueError(f"--set {setting}: must be key=value, for example --set steps=100")
-    if not text.strip():
-        raise ValueError(f'--set {setting}: no value; give one, null where there may be none, or "" for an empty text')
-    value = parse_yaml(text, f"--set {key}")
-    place = raw
-    for depth, part in enumerate(path[:-1], start=1):
-        if place.get(part) is None:
-            place[part] = {}
-        if not isinstance(place[part], dict):
-            raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys; set that itself")
-        place = place[part]
-    if path[:-1] == ["models"] and value is None:
-        _take_out(place, path[-1], setting)
-    else:
-        place[path[-1]] = value
-
-
-def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
-    """A model, from a protocol that has it and others."""
-    if name not in models:
-        has = ", ".join(models) or "no models"
-        raise ValueError(f"--set {setting}: there is no such model{_hint(name, models)}; the protocol has {has}")
-    if len(models) == 1:
-        raise ValueError(f"--set {setting}: takes out the only model; leave it in, or add another one first")
-    del models[name]
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     """What pydantic found wrong, with the key and the way out; `fields` are the keys of the protocol."""
     loc = [str(part) for part in item["loc"] if part != "[key]"]
@@ -453,7 +303,7 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     settable = ".".join(map(str, takewhile(lambda part: isinstance(part, str), item["loc"])))
     if item["type"] == "extra_forbidden":
         known = list(ModelEntry.model_fields if loc[0] == "models" else fields)
-        return f"{where}: unknown key{_hint(loc[-1], known) or '; known are ' + ', '.join(known)}"
+        return f"{where}: unknown key{did_you_mean(loc[-1], known) or '; known are ' + ', '.join(known)}"
     if item["type"] == "missing":
         return f"{where}: missing; add it to the file, or --set {settable}=VALUE"
     if item["input"] is None and loc[0] == "models" and len(loc) == 2:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_bk.bench.protocol import Count, ModelEntry, Name, Protocol, Rate, describe_problem, read_raw
+from resnet_bk.bench.protocol import Count, ModelEntry, Name, Protocol, Rate, describe_problem
+from resnet_bk.bench.protocol_file import read_raw
 from resnet_bk.bench.recall.task import Recall
 
 # What is read of a model's entry: all rates are of the grid, nothing is sized, no state is carried.

@@ -1,0 +1,162 @@
+"""Protocol files as plain values: YAML, and the settings of `--set` on top of it.
+
+What the values mean, and whether they are right, is looked at elsewhere (`resnet_bk.bench.protocol`,
+`resnet_bk.bench.recall`).
+"""
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet_bk.bench.protocols import SHIPPED, shipped_protocols
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the numbers of version 1.2, for PyYAML takes 1e-3 (no dot) for a string, and without keys given twice,
+    of which it takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:  # as written: what an anchor merges in comes later, and may be given again
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value} is there twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+INT, FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] not in (INT, FLOAT)]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(INT, re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), list("-+0123456789"))
+_Loader.add_constructor(INT, lambda _, node: int(node.value, 0 if node.value[1:2] in ("o", "x") else 10))
+_Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML as Python values.
+
+    Raises:
+        ValueError: malformed YAML, with the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
+
+
+def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a protocol file with `--set` settings applied, not checked.
+
+    Raises:
+        ValueError: the file cannot be read, or a setting cannot be applied.
+    """
+    raw = _read(name_or_path)
+    before = copy.deepcopy(raw)
+    for setting in settings:
+        _apply(raw, setting)
+    named = {setting.partition("=")[0].strip() for setting in settings}
+    _forget_sources(before, raw, named)
+    if "epochs" in named and raw.get("steps") is not None:
+        raise ValueError(
+            f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
+            "it out, or add --set steps=null"
+        )
+    return raw
+
+
+def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]) -> None:
+    """A rate that is set otherwise was not found by the command that the file names."""
+    models = raw.get("models")
+    for name, entry in models.items() if isinstance(models, dict) else ():
+        key = f"models.{name}.learning_rate"
+        if isinstance(entry, dict) and key in named and f"{key}_source" not in named:
+            file = (before.get("models") or {}).get(name) or {}
+            if entry.get("learning_rate") != file.get("learning_rate"):
+                entry.pop("learning_rate_source", None)
+
+
+def _read(name_or_path: str) -> dict[str, Any]:
+    names = shipped_protocols()
+    if name_or_path in names:
+        text, where = (SHIPPED / f"{name_or_path}.yaml").read_text(encoding="utf-8"), name_or_path
+    else:
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            raise ValueError(
+                f"unknown protocol {name_or_path!r}{did_you_mean(name_or_path, names)}; "
+                f"shipped are {', '.join(names)}, or give a path to a .yaml file"
+            )
+        try:
+            text, where = path.read_text(encoding="utf-8"), name_or_path
+        except FileNotFoundError:
+            raise ValueError(
+                f"protocol {path} does not exist; give the path of a file that does, or a shipped protocol: "
+                f"{', '.join(names)}"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"protocol {path} cannot be read: {error}; give a file of YAML in UTF-8") from None
+    raw = parse_yaml(text, f"protocol {where}")
+    if not isinstance(raw, dict):
+        raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")
+    return _unshared(raw)
+
+
+def _unshared(value: Any) -> Any:
+    """The same values, each its own object: an anchor of YAML puts one into several places, and `--set` changes one."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
+
+
+def _apply(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ValueError(f"--set {setting}: must be key=value, for example --set steps=100")
+    if not text.strip():
+        raise ValueError(f'--set {setting}: no value; give one, null where there may be none, or "" for an empty text')
+    value = parse_yaml(text, f"--set {key}")
+    place = raw
+    for depth, part in enumerate(path[:-1], start=1):
+        if place.get(part) is None:
+            place[part] = {}
+        if not isinstance(place[part], dict):
+            raise ValueError(f"--set {setting}: {'.'.join(path[:depth])} is a value, it has no keys; set that itself")
+        place = place[part]
+    if path[:-1] == ["models"] and value is None:
+        _take_out(place, path[-1], setting)
+    else:
+        place[path[-1]] = value
+
+
+def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
+    """A model, from a protocol that has it and others."""
+    if name not in models:
+        has = ", ".join(models) or "no models"
+        raise ValueError(f"--set {setting}: there is no such model{did_you_mean(name, models)}; the protocol has {has}")
+    if len(models) == 1:
+        raise ValueError(f"--set {setting}: takes out the only model; leave it in, or add another one first")
+    del models[name]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at the name that is nearest, in brackets; empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
