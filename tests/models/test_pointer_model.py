@@ -197,8 +197,8 @@ def test_what_is_refused():
         PointerConfig()
     with pytest.raises(ValueError, match=r"pointer_heads=0 must be .*; pointer_key_dim=1 must be"):
         PointerConfig(language_model=GPT2Config(), pointer_heads=0, pointer_key_dim=1)
-    for wrong in (0, float("inf")):
-        with pytest.raises(ValueError, match=f"absorption_min={wrong} must be above 0"):
+    for wrong, rule in ((0, "above 0"), (float("inf"), "a finite number, above 0")):
+        with pytest.raises(ValueError, match=f"absorption_min={wrong} must be {rule}"):
             PointerConfig(language_model=GPT2Config(), absorption_min=wrong)
     with pytest.raises(ValueError, match="pointer_head is not a field"):
         PointerConfig(language_model=GPT2Config(), pointer_head=8)
