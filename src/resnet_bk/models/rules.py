@@ -8,6 +8,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+INFINITE = (math.inf, -math.inf)
+
 # Arguments that transformers itself adds to the dictionary of a configuration when it saves or loads one.
 OF_TRANSFORMERS = {
     "_attn_implementation_internal",
@@ -96,10 +98,10 @@ class Rules:
         """A finite number that `fits`; `rule` says so in words."""
 
         def right(value: Any) -> bool:
-            return isinstance(value, int | float) and math.isfinite(value) and fits(value)
+            return isinstance(value, int | float) and value not in INFINITE and fits(value)
 
         value = getattr(self.config, name)
-        if isinstance(value, float) and math.isinf(value) and fits(value):
+        if isinstance(value, float) and value in INFINITE and fits(value):
             rule = f"a finite number, {rule}"
         return self._check(name, rule, right, way_out, optional)
 
