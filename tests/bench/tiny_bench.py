@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, documents: int = 300) -> Path:
+def write_text(path: Path, documents: int = 120) -> Path:
     """Documents over 80 made-up words, each drawn from three that may follow the one before."""
     draw = random.Random(0)
     texts = []

@@ -337,6 +337,12 @@ def test_shapes_on_the_meta_device(name):
 
 
 @pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])
+def test_tokens_and_labels_may_be_int32(name):
+    model, ids = build(name), tokens(2, 6)
+    assert torch.equal(model(ids.int(), labels=ids.int()).loss, model(ids, labels=ids).loss)
+
+
+@pytest.mark.parametrize("name", [PLAIN, "pointer-modulus"])
 def test_refused_arguments(name):
     model = build(name)
     config, ids = model.config, tokens(2, 6)
@@ -351,6 +357,9 @@ def test_refused_arguments(name):
     refused(r"inputs_embeds must be \[batch, tokens, 16\].*got \(2, 6, 15\)", inputs_embeds=torch.zeros(2, 6, 15))
     refused(r"input_ids must be int64.*got torch.int64 \(6,\)", input_ids=ids[0])
     refused("input_ids must be int64.*got torch.float32", input_ids=ids.float())
+    refused("input_ids must be a tensor, but got list; torch.as_tensor makes one", input_ids=ids.tolist())
+    for other in ("attention_mask", "document_ids", "position_ids", "seq_idx", "labels", "targets"):
+        refused(f"{other} must be a tensor, but got ndarray", input_ids=ids, cache=cache, **{other: ids.numpy()})
     refused(r"at least one token, but got torch.int64 \(2, 0\)", input_ids=ids[:, :0])
     refused(rf"input_ids must lie in \[0, {VOCAB_SIZE}\), but got 99", input_ids=torch.full_like(ids, 99))
     refused("but got -3", input_ids=torch.full_like(ids, -3))

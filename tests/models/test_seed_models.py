@@ -268,6 +268,8 @@ def test_refused_arguments():
         model(ids, output_attentions=True)
     with pytest.raises(ValueError, match=rf"input_ids must lie in \[0, {VOCAB_SIZE}\), but got 99"):
         model(torch.full_like(ids, 99))
+    with pytest.raises(ValueError, match="attention_mask must be a tensor, but got list"):
+        model(ids, attention_mask=[[1] * 24] * 2)
     with pytest.raises(ValueError, match=r"labels must be int64 of shape \(2, 24\)"):
         model(ids, labels=ids[:, 1:])
     with pytest.raises(ValueError, match="backend must be"):

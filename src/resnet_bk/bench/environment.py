@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def environments_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [call["environment"] for call in result.get("calls") or ()] or ([] if finished is None else [finished])
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resnet_bk.layers.boundaries import Boundaries, find_boundaries
 from resnet_bk.models.cache import ResNetBKCache
-from resnet_bk.models.checks import check_cache, check_tokens
+from resnet_bk.models.checks import check_cache, check_tensors, check_tokens
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.packing import packed_documents
 
@@ -56,6 +56,7 @@ def read_call(
         ValueError: tokens, cache, mask or documents that do not fit the model or one another.
     """
     shape = check_tokens(input_ids, inputs_embeds, config)
+    check_tensors(attention_mask=attention_mask, document_ids=document_ids, position_ids=position_ids, seq_idx=seq_idx)
     check_cache(cache, shape[0], config, mixer)
     past_length = 0 if cache is None else cache.get_seq_length()
     document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)

@@ -28,12 +28,24 @@ def check_config(config: Any, kind: type[Any]) -> None:
     config.check()
 
 
+def check_tensors(**given: Any) -> None:
+    """Arguments by name, each a tensor or None.
+
+    Raises:
+        ValueError: a list, an array or anything else.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, but got {type(value).__name__}; torch.as_tensor makes one")
+
+
 def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config: Any) -> tuple[int, int]:
     """(B, T) of the one of the two that is given.
 
     Raises:
         ValueError: none or both are given; shapes, types or word indices that do not fit.
     """
+    check_tensors(input_ids=input_ids, inputs_embeds=inputs_embeds)
     if (input_ids is None) == (inputs_embeds is None):
         given = "neither" if input_ids is None else "both"
         raise ValueError(f"input_ids or inputs_embeds must be given, but got {given}; pass one of the two")
@@ -68,6 +80,7 @@ def check_labels(labels: Tensor, shape: tuple[int, int], config: Any) -> None:
     Raises:
         ValueError: labels of another shape, or of no word.
     """
+    check_tensors(labels=labels)
     if tuple(labels.shape) != tuple(shape) or labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(
             f"labels must be int64 of shape {tuple(shape)}, one label a token, but got {labels.dtype} "
@@ -98,10 +111,11 @@ def check_targets(
         check_labels(labels, shape, config)
     if targets is None:
         return
+    check_tensors(targets=targets)
     if tuple(targets.shape) != tuple(shape) or targets.dtype != torch.int64:
         raise ValueError(
             f"targets must be int64 of shape {tuple(shape)}, what each token predicts, but got {targets.dtype} "
-            f"{tuple(targets.shape)}; pass the token after each, {IGNORED} where there is none"
+            f"{tuple(targets.shape)}; pass the token after each, {IGNORED} where there is none, as .long()"
         )
     _check_range("targets", targets, config)
 
@@ -110,18 +124,20 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
     """A number of last tokens, or places among the `length` tokens of a call: indices or a mask.
 
     Raises:
-        ValueError: a negative number, places of another shape or type, or beyond the call.
+        ValueError: neither a number nor a tensor, a negative number, places of another shape or type, or beyond the
+            call.
     """
     if not isinstance(kept, Tensor):
-        if kept < 0:
+        if not isinstance(kept, int) or kept < 0:
             raise ValueError(
-                f"logits_to_keep must be 0 or above, but got {kept}; it counts from the end: 1 is the last token, 0 all"
+                f"logits_to_keep must be a number of at least 0, or a tensor of places, but got {kept!r}; a number "
+                "counts from the end: 1 is the last token, 0 all"
             )
         return
     mask = kept.dtype == torch.bool
     if kept.ndim != 1 or kept.is_floating_point() or kept.is_complex() or (mask and len(kept) != length):
         raise ValueError(
-            f"logits_to_keep must be a number, a list of places or a mask of [{length}], but got {kept.dtype} "
+            f"logits_to_keep must be a number, places or a mask of [{length}], but got {kept.dtype} "
             f"{tuple(kept.shape)}; the same places are taken of every row"
         )
     if mask or kept.device.type != "cpu" or not kept.numel() or torch.compiler.is_compiling():  # as for input_ids

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
-from resnet_bk.models.checks import check_config, check_targets, check_tokens
+from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.targets import shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
@@ -158,6 +158,7 @@ class PointerForCausalLM(PreTrainedModel):
             raise ValueError("input_ids must be given: the pointer points to tokens; pass int64 [batch, tokens]")
         shape = check_tokens(input_ids, None, self.config)
         check_targets(labels, targets, reduction, shape, self.config)
+        check_tensors(attention_mask=attention_mask)
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError(
                 f"attention_mask masks {int((attention_mask == 0).sum())} tokens, but {self.config.model_type} reads "

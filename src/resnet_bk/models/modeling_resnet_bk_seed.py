@@ -23,6 +23,7 @@ from resnet_bk.models.checks import (
     check_labels,
     check_logits_to_keep,
     check_outputs,
+    check_tensors,
     check_tokens,
 )
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
@@ -93,6 +94,7 @@ class ResNetBKSeedModel(ResNetBKSeedPreTrainedModel):
             ValueError: inputs that do not fit together, more tokens than positions, use_cache=True.
         """
         batch, length = check_tokens(input_ids, inputs_embeds, self.config)
+        check_tensors(attention_mask=attention_mask, document_ids=document_ids)
         check_outputs(output_attentions, self.config)
         check_no_cache(use_cache)
         if length > self.config.max_position_embeddings:
