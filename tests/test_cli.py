@@ -57,6 +57,14 @@ def test_train_is_one_model_without_a_report(finished, home, tmp_path):
     assert call("report", tmp_path).exit_code == 0
 
 
+def test_train_leaves_the_protocol_of_results_as_it_is(home, tmp_path):
+    same = ("--set", "steps=2", "--out", tmp_path)
+    assert call("bench", home / "tiny.yaml", *same, "--models", "gpt2").exit_code == 0
+    before = (tmp_path / "protocol.yaml").read_text()
+    assert call("train", home / "tiny.yaml", *same, "--model", "gpt2", "--set", "seeds=[7]").exit_code == 0
+    assert (tmp_path / "protocol.yaml").read_text() == before
+
+
 def test_the_test_split_is_read_where_it_is_asked_for(home):
     out = home / "tested"
     only = ("bench", home / "tiny.yaml", "--models", "gpt2", "--set", "steps=2", "--out", out)
@@ -341,9 +349,10 @@ def test_audit_of_a_run_reads_no_other_settings(finished):
 
 def test_report_from_results(finished):
     (finished / "report.html").unlink()
-    done = call("report", finished)
-    assert done.exit_code == 0
-    assert (finished / "report.html").exists()
+    for named in (finished, finished / "results.json"):
+        done = call("report", named)
+        assert done.exit_code == 0
+        assert (finished / "report.html").exists()
 
 
 def test_unwritable_out(home):

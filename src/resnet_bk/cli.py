@@ -248,7 +248,7 @@ def lengths(
     else:
         standard_output().print(lengths_table(found))
     if out is not None:
-        write_found(found, out, FILE)
+        write_found(found, out, FILE, "dataset_name", "split", "tokens", "documents")
 
 
 @app.command()
@@ -281,7 +281,7 @@ def repeats(
     else:
         standard_output().print(repeats_table(found))
     if out is not None:
-        write_found(found, out, FILE)
+        write_found(found, out, FILE, "dataset_name", "split", "window")
 
 
 @app.command()
@@ -470,7 +470,8 @@ def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder tha
     from resnet_bk.bench.run_folder import read_results
     from resnet_bk.bench.runner import publish, standard_output
 
-    publish(read_results(out / "results.json"), out, standard_output())
+    folder = out.parent if out.name == "results.json" else out
+    publish(read_results(folder / "results.json"), folder, standard_output())
 
 
 def _print_json(found: dict[str, Any]) -> None:

@@ -203,3 +203,22 @@ def test_the_table_fits_a_terminal(two: list[Path]) -> None:
     console = Console(width=100, record=True, quiet=True)
     console.print(comparison_table(compare_results(two)))
     assert all(len(line) <= 100 for line in console.export_text().splitlines())
+
+
+def test_what_was_lost_and_on_what_it_was_trained(tmp_path: Path) -> None:
+    lost = sample_run("llama", seed=1) | {"held_out_perplexity": None, "diverged": "nan at step 2"}
+    whole = sample_results(seeds=(0, 1))
+    other = whole | {"runs": [run for run in whole["runs"] if run["model_name"] != "llama"] + [lost]}
+    folders = [
+        write(tmp_path / "whole", whole),
+        write(tmp_path / "part", other, fingerprints=HASHES | {"train_tokens": "fewer"}),
+    ]
+    compared = compare_results(folders)
+    assert compared["perplexities_comparable"]
+    assert not compared["training_perplexities_comparable"]
+    rows = printed(compared)
+    assert rows["llama/held-out perplexity"][1:] == ["diverged", ""]
+    assert rows["llama/seeds"] == ["0, 1", "1", ""]
+    assert rows["gpt2/learning rates"][2] == ""
+    assert rows["gpt2/held-out perplexity"][2] == "1.00"
+    assert rows["gpt2/training perplexity, last epoch"][2] == ""

@@ -259,3 +259,31 @@ def test_unequal_grids_are_a_warning() -> None:
     results = sample_results("resnet-bk", "llama")
     results["runs"][1]["learning_rates_tried"].append({"learning_rate": 3e-2, "held_out_perplexity": 300.0})
     assert "did not try the same learning rates" in notes(results, warning=True)
+
+
+def test_the_answer_is_of_the_seeds_that_both_have() -> None:
+    def runs(name: str, *values: float) -> list[dict[str, Any]]:
+        return [sample_run(name, seed=seed) | {"held_out_perplexity": value} for seed, value in enumerate(values)]
+
+    ours, theirs = runs("resnet-bk", 40.0, 40.2, 60.0), runs("gpt2", 42.0, 42.1)
+    results = with_runs(*ours, *theirs)
+    found = findings(results)
+    (compared,) = found.comparisons
+    assert compared.test is not None
+    assert compared.test.ratio < 1
+    assert found.answer.startswith("resnet-bk beats gpt2: held-out perplexity 40.1 ± 0.1 against 42.0")
+    assert f"(ratio {compared.test.ratio:.3f}; 2 seeds, paired p" in found.answer
+    assert "two are compared by those that both have" in notes(results, warning=True)
+
+
+def test_a_model_that_diverged_is_not_of_the_budget() -> None:
+    lost = sample_run("llama") | {
+        "held_out_perplexity": None,
+        "diverged": "nan at step 2",
+        "steps": 2,
+        "total_tokens": 64,
+    }
+    results = with_runs(sample_run("resnet-bk"), sample_run("gpt2"), lost)
+    assert findings(results).budget == findings(with_runs(sample_run("resnet-bk"), sample_run("gpt2"))).budget
+    assert "no comparison on an equal budget" not in notes(results, warning=True)
+    assert "llama has no finite perplexity" in notes(results, warning=True)

@@ -76,6 +76,8 @@ def test_another_split(protocol, folder, found):
     assert other["fingerprints"]["held_out_tokens"] != found["fingerprints"]["held_out_tokens"]
     with pytest.raises(ValueError, match="--split train: n-grams are counted on it; name a held-out split"):
         ngram_baselines(protocol, split="train", cache_dir=folder / "cache")
+    with pytest.raises(ValueError, match="--split all: n-grams are counted on a part of it; name a held-out split"):
+        ngram_baselines(protocol, split="all", cache_dir=folder / "cache")
     with pytest.raises(ValueError, match=r"--split dev: text\.txt has train, validation, test, all; name one of them"):
         ngram_baselines(protocol, split="dev", cache_dir=folder / "cache")
 
@@ -116,6 +118,31 @@ def test_those_of_another_split_are_not_overwritten(found, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"data": data, "ngrams": found, "runs": []}))
     with pytest.raises(ValueError, match="holds n-grams of the validation split"):
         write_ngrams(found | {"split": "test"}, tmp_path)
+
+
+def test_those_that_would_be_lost_are_not_overwritten(found, tmp_path):
+    write_ngrams(found, tmp_path)
+    fewer = found | {"ngrams": found["ngrams"][:1]}
+    with pytest.raises(ValueError, match="n-grams of order 2, 5, which would be lost; add --orders 1,2,5, or name"):
+        write_ngrams(fewer, tmp_path)
+    other = found | {"fingerprints": found["fingerprints"] | {"train_tokens": "other"}}
+    with pytest.raises(ValueError, match="holds n-grams of other text, tokens or vocabulary; name another folder"):
+        write_ngrams(other, tmp_path)
+    write_ngrams(found, tmp_path)  # the same may be written again
+    (tmp_path / "ngrams.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds n-grams that cannot be read; remove ngrams\.json, or name another"):
+        write_ngrams(found, tmp_path)
+    with pytest.raises(ValueError, match=r"holds n-grams that cannot be read; remove ngrams\.json"):
+        read_ngrams(tmp_path, {})
+
+
+def test_beside_runs_of_other_text(found, tmp_path):
+    folder = tmp_path / "gpt2" / "seed-1"
+    folder.mkdir(parents=True)
+    write_json(folder / "run.json", {"data": {"fingerprints": {"train_tokens": "other"}}})
+    with pytest.raises(ValueError, match="holds results of other text, tokens or vocabulary; name another folder"):
+        write_ngrams(found, tmp_path)
+    assert not (tmp_path / "ngrams.json").exists()
 
 
 def test_not_while_a_benchmark_runs_in_the_folder(found, tmp_path):

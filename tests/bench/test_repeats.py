@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -72,6 +73,9 @@ def home(tmp_path_factory):
         (folder / "other.yaml").write_text(yaml.safe_dump(settings(text, steps=3, vocab_size=32), sort_keys=False))
         assert call("bench", folder / "tiny.yaml", "--out", folder / "out").exit_code == 0
         assert call("train", folder / "other.yaml", "--out", folder / "other").exit_code == 0
+        less = settings(write_text(folder / "less.txt", documents=60), steps=3)
+        (folder / "less.yaml").write_text(yaml.safe_dump(less, sort_keys=False))
+        assert call("train", folder / "less.yaml", "--model", "resnet-bk", "--out", folder / "less").exit_code == 0
         yield folder
 
 
@@ -105,6 +109,36 @@ def test_the_command_writes_what_it_prints(home):
             assert loss == pytest.approx(chosen.mean().item(), rel=1e-4)
 
 
+def test_another_answer_is_not_overwritten(home, tmp_path):
+    run, other = (home / "out" / name / "seed-42" for name in ("resnet-bk", "gpt2"))
+    assert call("repeats", run, "--window", 8, "--out", tmp_path).exit_code == 0
+    there = (tmp_path / "repeats.json").read_text()
+    for arguments, told in (([run, "--window", 6], "window 8"), ([other, "--window", 8], str(run))):
+        done = call("repeats", *arguments, "--out", tmp_path)
+        assert done.exit_code == 2
+        expected = f"holds repeats.json of {told}, which would be lost; name another folder, or remove that file"
+        assert expected in " ".join(done.stderr.split())
+        assert (tmp_path / "repeats.json").read_text() == there
+    assert call("repeats", run, other, "--window", 8, "--out", tmp_path).exit_code == 0
+    assert len(json.loads((tmp_path / "repeats.json").read_text())["models"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("run.json", "model, seed, learning_rate, grid, data, protocol, training, environment"),
+        ("result.json", "audit, head"),
+    ],
+)
+def test_a_file_without_its_keys_is_named(home, tmp_path, name, missing):
+    run = tmp_path / "seed-42"
+    shutil.copytree(home / "out" / "gpt2" / "seed-42", run)
+    (run / name).write_text("{}")
+    done = call("repeats", run)
+    assert done.exit_code == 2
+    assert f"{name} has no {missing}; restore it, or remove" in " ".join(done.stderr.split())
+
+
 def test_the_window_is_a_segment_by_default(home):
     done = call("repeats", home / "out" / "gpt2" / "seed-42", "--json")
     assert json.loads(done.stdout)["window"] == 16
@@ -118,6 +152,7 @@ def test_the_window_is_a_segment_by_default(home):
         (["out/gpt2/seed-42", "--window", "0"], "--window 0: must be an even number below the"),
         (["out/gpt2/seed-42", "--window", "1000000"], "--window 1000000: must be an even number below the"),
         (["out/resnet-bk/seed-42", "other/resnet-bk/seed-42"], "reads other tokens than"),
+        (["out/resnet-bk/seed-42", "less/resnet-bk/seed-42"], "was trained on other text than"),
         (["out/resnet-bk/seed-42", "--split", "train"], "was trained on it; take another split"),
         (["out/resnet-bk"], "no run folder"),
     ],

@@ -212,6 +212,13 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     assert told(models={"gpt2": models["gpt2"]}) == [
         f"not in the table and results.json: {others}, which the protocol does not have"
     ]
+    # Of a grid those at its rates alone.
+    assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [
+        f"not in the table and results.json: gpt2/seed-42, {others}, which the protocol does not have"
+    ]
+    assert told(models={"gpt2": models["gpt2"]}) == [
+        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others}, which the protocol does not have"
+    ]
 
 
 @pytest.mark.parametrize(

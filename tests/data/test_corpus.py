@@ -30,7 +30,7 @@ def test_pieces_join_to_the_document_and_mark_its_end(chunk: int, text: str) -> 
 @pytest.mark.parametrize("pre_tokenizer", ["words", "whitespace"])
 @pytest.mark.parametrize("kind", ["word", "bpe"])
 def test_tokens_of_the_pieces_are_the_tokens_of_the_document(kind: str, pre_tokenizer: str) -> None:
-    texts = ["a b  c\n\n d-e. 1,000\tx y\r\nz 'tis don't  ", *make_documents(5, 4)]
+    texts = ["a b  c\n\n d-e. 1,000\tx y\r\nz 'tis don't  ", "a\x1f b \x1c\x1d\n c", *make_documents(5, 4)]
     tokenizer = train_tokenizer(texts * 2, kind=kind, vocab_size=400, pre_tokenizer=pre_tokenizer).backend_tokenizer
 
     @given(text=st.lists(TEXT | st.sampled_from(texts), max_size=4).map("".join))

@@ -158,6 +158,8 @@ def test_damaged_pages_of_parquet_are_named(tmp_path: Path) -> None:
         ('{"text": null}', r"line 3: 'text' is no string \(null\); write the text there"),
         ("{}", "line 3: no 'text', only an empty object; rename the key of the text, or take the row out"),
         ('["' + 50 * "文" + '"]', r'line 3: is no JSON object \(\["文{35}\.\.\.\); write'),
+        ('{"text": "x", "of": ' + 100_000 * "[", r"line 3: not JSON \("),
+        ('{"text": "x", "of": ' + 5_000 * "1" + "}", r"line 3: not JSON \(Exceeds the limit"),
         ("[1]", r'line 3: is no JSON object \(\[1\]\); write {"text": "..."}'),
         (r'{"text": "half \ud800"}', r"line 3: half a pair of surrogates \('\\ud800'\), .* write it whole"),
     ],

@@ -181,6 +181,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_loses_nothing(tmp_path):
     settings = spec(log_interval=4, checkpoint_seconds=0.0)
     with pytest.raises(NonFiniteLossError, match=r"tiny: the training loss is nan at step 8 of 12.*learning rate 0.01"):
         train(model, Poisoned(7, spoil), settings, tmp_path)
+    with pytest.raises(NonFiniteLossError, match=r"clip None .* try a smaller learning rate or a longer warm-up\."):
+        train(model, Tokens(), spec(clip=None), tmp_path / "without")  # its weights are still spoiled
     # The checkpoint before is whole: the run goes on from there, and is the run that was never spoiled.
     resumed = tiny_gpt2()
     result = train(resumed, Tokens(), settings, tmp_path)

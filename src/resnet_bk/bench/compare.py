@@ -20,6 +20,7 @@ from resnet_bk.bench.statistics import ModelSummary, summarize
 
 # What makes two perplexities figures of the same thing.
 SAME_TEXT = ("validation_tokens", "tokenizer")
+SAME_TRAINING_TEXT = ("train_tokens", "tokenizer")
 
 
 def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
@@ -31,8 +32,9 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     Returns:
         `results`: a list, one entry a path, with `path`, `protocol`, `dataset_name`, `data` (tokens, vocabulary, unk
         rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
-        `perplexities_comparable`: whether all were measured on the same held-out tokens; `times_comparable`: whether
-        all runs were made on one kind of processor or GPU with as many threads, as far as the results say.
+        `perplexities_comparable`: whether all were measured on the same held-out tokens;
+        `training_perplexities_comparable`: whether all were trained on the same tokens; `times_comparable`: whether all
+        runs were made on one kind of processor or GPU with as many threads, as far as the results say.
 
     Raises:
         ValueError: fewer than two paths, a path given twice, a file that is missing or no results.
@@ -49,18 +51,18 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
             parsed.append(parse_results(read_results(file)))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    texts = [_identity(results) for results in parsed]
     return {
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
-        "perplexities_comparable": None not in texts and len(set(texts)) == 1,
+        "perplexities_comparable": _one_text(parsed, SAME_TEXT),
+        "training_perplexities_comparable": _one_text(parsed, SAME_TRAINING_TEXT),
         "times_comparable": _one_machine(parsed),
     }
 
 
-def _identity(results: Results) -> tuple[Any, ...] | None:
-    """What held-out tokens are measured; None where the results do not say."""
-    hashes = results.data.get("fingerprints") or {}
-    return tuple(hashes[key] for key in SAME_TEXT) if all(key in hashes for key in SAME_TEXT) else None
+def _one_text(parsed: Sequence[Results], keys: Sequence[str]) -> bool:
+    """Whether all have the same tokens, by these fingerprints; not where results do not say."""
+    texts = [tuple((results.data.get("fingerprints") or {}).get(key) for key in keys) for results in parsed]
+    return len(set(texts)) == 1 and None not in texts[0]
 
 
 def _one_machine(parsed: Sequence[Results]) -> bool:
@@ -130,6 +132,8 @@ DATA_ROWS: tuple[tuple[str, str, Show], ...] = (
     ("held_out_unk_rate", "<unk>, held-out", lambda value: fmt.percent(value, 2)),
 )
 MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
+    ("seeds", "seeds", lambda value: ", ".join(map(str, value))),
+    ("learning_rates", "learning rates", lambda value: ", ".join(f"{rate:g}" for rate in value)),
     ("held_out_perplexity", "held-out perplexity", fmt.perplexity),
     ("held_out_perplexity_without_carry", "the same, state not carried", fmt.perplexity),
     ("held_out_perplexity_overlapping", "the same, overlapping windows", fmt.perplexity),
@@ -145,7 +149,9 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
 )
 # No row where no model carries a state, or for results of before there was such a figure.
 IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
-NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY, "training_perplexity")
+NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY)
+NOT_ACROSS_TRAINING_TEXTS = ("training_perplexity",)
+NO_RATIO = ("seeds", "learning_rates")
 # An unknown word costs what one word costs, and brings all of its characters.
 NOT_WITH_UNKNOWNS = ("bits_per_character",)
 NOT_ACROSS_MACHINES = ("training_time", "tokens_per_second", "peak_memory_mb")
@@ -161,11 +167,11 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     if len(results) == 2:
         table.add_column("second /\nfirst", justify="right")
 
-    def add(label: str, values: list[Any], show: Show, ratio: bool = True, leaks: Sequence[bool] = ()) -> None:
-        cells = [Text(show(value)) for value in values]
-        for place, leak in enumerate(leaks):
-            if leak:
-                cells[place] = Text("leaks", style="red")
+    def add(label: str, values: list[Any], show: Show, ratio: bool = True, instead: Sequence[str | None] = ()) -> None:
+        cells = [Text("–" if value is None else show(value)) for value in values]
+        for place, state in enumerate(instead):
+            if state is not None:
+                cells[place] = Text(state, style="red")
         if len(results) == 2:
             usable = ratio and None not in values and values[0]
             cells.append(Text(fmt.significant(values[1] / values[0]) if usable else ""))
@@ -175,7 +181,9 @@ def comparison_table(compared: dict[str, Any]) -> Table:
         add(label, [found["data"][key] for found in results], show)
     same = compared["perplexities_comparable"]
     without_ratio = (
+        *NO_RATIO,
         *(() if same else NOT_ACROSS_TEXTS),
+        *(() if compared["training_perplexities_comparable"] else NOT_ACROSS_TRAINING_TEXTS),
         *(() if same or not _unknown(compared) else NOT_WITH_UNKNOWNS),
         *(() if compared["times_comparable"] else NOT_ACROSS_MACHINES),
     )
@@ -190,10 +198,11 @@ def comparison_table(compared: dict[str, Any]) -> Table:
             values = [None if model is None else model[key] for model in models]
             if key in IF_ANY and values == [None] * len(values):
                 continue
-            leaks = [
-                key == "held_out_perplexity" and model is not None and model["state"] == "leaks" for model in models
+            instead = [
+                None if key != "held_out_perplexity" or model is None or model["state"] == "ranked" else model["state"]
+                for model in models
             ]
-            add(f"  {label}", values, show, ratio=key not in without_ratio, leaks=leaks)
+            add(f"  {label}", values, show, ratio=key not in without_ratio, instead=instead)
     return table
 
 

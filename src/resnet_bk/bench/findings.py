@@ -11,7 +11,15 @@ from typing import Any
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.environment import MACHINE, machine
 from resnet_bk.bench.results_schema import Results, Run
-from resnet_bk.bench.statistics import Interval, ModelSummary, PairedTest, compare, compare_documents, ranked
+from resnet_bk.bench.statistics import (
+    Interval,
+    ModelSummary,
+    PairedTest,
+    compare,
+    compare_documents,
+    on_shared_seeds,
+    ranked,
+)
 
 OURS = "resnet-bk"
 SIGNIFICANCE = 0.05
@@ -69,7 +77,7 @@ def find(results: Results, models: list[ModelSummary]) -> Findings:
             comparisons.append(Comparison(reference.name, other.name, test, documents))
     return Findings(
         answer=_answer(models, reference),
-        budget=_budget(models),
+        budget=_budget(_trained(models)),
         notes=tuple(_notes(results, models, reference)),
         comparisons=tuple(comparisons),
     )
@@ -92,7 +100,9 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     ours = f"{reference.name} {_with_seeds(reference)}"
     if not others:
         return f"{lead}{ours}; there is no other perplexity to compare it with."
-    rival = others[0]
+    beaten = [m.name for m in others if m.perplexity and m.perplexity.mean > reference.perplexity.mean]
+    reference, rival = on_shared_seeds(reference, others[0])
+    assert reference.perplexity is not None
     assert rival.perplexity is not None
     ratio = reference.perplexity.mean / rival.perplexity.mean
     pair = f"{fmt.spread(reference.perplexity)} against {fmt.spread(rival.perplexity)}"
@@ -108,7 +118,6 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
         figures = f"held-out perplexity {pair}, ratio {ratio:.3f}{paired}"
         return f"{lead}{reference.name} and {rival.name} are level: {figures}."
     if ratio > 1.0:
-        beaten = [m.name for m in others if m.perplexity and m.perplexity.mean > reference.perplexity.mean]
         ahead = f", though ahead of {_listed(beaten)}" if beaten else ""
         return (
             f"{lead}{reference.name} loses to {rival.name}: held-out perplexity {pair}, "
@@ -137,6 +146,11 @@ def _why_unranked(model: ModelSummary) -> str:
         return "fails the causality audit (it sees the tokens that it predicts) and gets no perplexity"
     lost = [run.seed for run in model.runs if run.perplexity is None]
     return f"has no finite perplexity for {len(lost)} of {_plural(len(model.runs), 'seed')} and is not ranked"
+
+
+def _trained(models: list[ModelSummary]) -> list[ModelSummary]:
+    """Those that were trained to the end; all of them where none was."""
+    return [model for model in models if model.state != "diverged"] or models
 
 
 def _budget(models: list[ModelSummary]) -> str:
@@ -175,9 +189,10 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         add(f"{_plural(fewest, 'seed')} for some models: a claim needs three seeds or more.")
     if len({model.seeds for model in ranked(models)}) > 1:
         seeds = "; ".join(f"{model.name}: {', '.join(map(str, model.seeds))}" for model in ranked(models))
-        add(f"The models were not trained on the same seeds ({seeds}); only shared seeds are paired.")
+        add(f"The models were not trained on the same seeds ({seeds}); two are compared by those that both have.")
     if len(models) > 1:
-        if not _same(models, lambda run: run.total_tokens) or not _same(models, lambda run: run.steps):
+        trained = _trained(models)
+        if not _same(trained, lambda run: run.total_tokens) or not _same(trained, lambda run: run.steps):
             add("Tokens or steps differ between models: this is no comparison on an equal budget.")
         gap = max(parameter_gap(models), parameter_gap(models, "parameters_without_embeddings"))
         if gap > PARAMETER_TOLERANCE:

@@ -10,7 +10,7 @@ from typing import Any
 
 from resnet_bk.bench.environment import other_code
 from resnet_bk.bench.protocol import Comparison
-from resnet_bk.bench.run_folder import Run, run_of
+from resnet_bk.bench.run_folder import Run, files_of_runs, run_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Grid:
         """Those of them that are finished."""
         return [run for run in self.trials() if run.finished]
 
+    def complete(self) -> bool:
+        """Whether every rate was tried."""
+        return len(self.tried()) == len(self.rates)
+
     def best(self) -> float | None:
         """The rate with the best score of those tried; None if none has one."""
         scores = {run.learning_rate: self.score(run.result()) for run in self.tried()}
@@ -64,6 +68,15 @@ class Grid:
         """These keys of the result of every rate tried."""
         results = [run.result() for run in self.tried()]
         return [{key: result.get(key) for key in keys} for result in results]
+
+
+def left_out(grids: Sequence[Grid], out: Path) -> str | None:
+    """A line on the finished runs in `out` that none of these grids has: of other models, seeds or rates. None where
+    there are none."""
+    known = {run.folder for grid in grids for run in (*grid.trials(), *grid.chosen())}
+    folders = [file.parent for file in files_of_runs(out, "result.json") if file.parent not in known]
+    names = ", ".join(str(folder.relative_to(out)) for folder in folders)
+    return f"not in the table and results.json: {names}, which the protocol does not have" if folders else None
 
 
 def _nothing(run: Run) -> None:

@@ -21,7 +21,8 @@ from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, pr
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.kneser_ney import FALLBACK_DISCOUNTS, OrderScore, kneser_ney
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, files_of_runs, locked, read_json, write_json
+from resnet_bk.data.corpus import WHOLE
 from resnet_bk.training import perplexity
 
 ORDERS = (1, 2, 5)
@@ -59,7 +60,7 @@ def ngram_baselines(
     Args:
         protocol: its data, tokenizer, vocabulary and data_limit count.
         orders: of the models.
-        split: "validation" or another split of the data that is not "train".
+        split: "validation" or another split of the data of which nothing is counted.
         cache_dir: of tokenizers and tokens, by default `default_cache_dir()`.
 
     Returns:
@@ -70,8 +71,11 @@ def ngram_baselines(
     Raises:
         ValueError: wrong orders or split, data that is missing or too small.
     """
-    if split == "train":
-        raise ValueError("--split train: n-grams are counted on it; name a held-out split, for example validation")
+    if split in ("train", WHOLE):
+        part = "it" if split == "train" else "a part of it"
+        raise ValueError(
+            f"--split {split}: n-grams are counted on {part}; name a held-out split, for example validation"
+        )
     corpus = open_corpus(protocol)
     check_split(corpus, split)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
@@ -148,36 +152,64 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
     """OUT/ngrams.json; where OUT has results of the same data, they get the baselines as well (`ngrams`).
 
     Raises:
-        ValueError: the folder cannot be written, a benchmark is running in it, its results are of other data, or it
-            has baselines of another split.
+        ValueError: the folder cannot be written, a benchmark is running in it, its results or runs are of other data,
+            or it has baselines of other data, of another split or of an order that these have not.
     """
     check_writable(out)
     with locked(out):
         file = out / "results.json"
         results = read_json(file) if file.exists() else None
-        if results is not None and not same_data(result, results.get("data") or {}):
+        beside = [read_json(run) for run in files_of_runs(out, "run.json")] + ([] if results is None else [results])
+        if not all(same_data(result, content.get("data") or {}) for content in beside):
             raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
         there = read_json(out / FILE) if (out / FILE).exists() else (results or {}).get("ngrams")
-        if there is not None and there["split"] != result["split"]:
-            raise ValueError(
-                f"--out {out} holds n-grams of the {there['split']} split, and these are of {result['split']}; name "
-                "another folder"
-            )
+        if there is not None:
+            _check_kept(there, result, out)
         write_json(out / FILE, result)
         if results is not None:
             write_json(file, results | {"ngrams": result})
     return out / FILE
 
 
+def _check_kept(there: dict[str, Any], result: dict[str, Any], out: Path) -> None:
+    """Raises ValueError where `result` has not all that it would take the place of."""
+    try:
+        split, orders = there["split"], [entry["order"] for entry in there["ngrams"]]
+        same = same_data(result, there)
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"--out {out} holds n-grams that cannot be read; remove {FILE}, or name another folder"
+        ) from None
+    if split != result["split"]:
+        raise ValueError(
+            f"--out {out} holds n-grams of the {split} split, and these are of {result['split']}; name another folder"
+        )
+    if not same:
+        raise ValueError(f"--out {out} holds n-grams of other text, tokens or vocabulary; name another folder")
+    lost = sorted({*orders} - {entry["order"] for entry in result["ngrams"]})
+    if lost:
+        every = ",".join(str(order) for order in sorted({*orders, *(entry["order"] for entry in result["ngrams"])}))
+        raise ValueError(
+            f"--out {out} holds n-grams of order {', '.join(map(str, lost))}, which would be lost; add --orders "
+            f"{every}, or name another folder"
+        )
+
+
 def read_ngrams(out: Path, data: dict[str, Any]) -> dict[str, Any] | None:
     """The baselines that are in OUT, if they are of this data (`data` of results.json): those of ngrams.json, or of a
-    results.json that came without it."""
+    results.json that came without it.
+
+    Raises:
+        ValueError: they cannot be read.
+    """
     if (out / FILE).exists():
         result: dict[str, Any] | None = read_json(out / FILE)
     elif (out / "results.json").exists():
         result = read_json(out / "results.json").get("ngrams")
     else:
         result = None
+    if result is not None and not {"fingerprints", "split", "ngrams"} <= {*result}:
+        raise ValueError(f"{out} holds n-grams that cannot be read; remove {FILE}, or the ngrams of results.json")
     return result if result is not None and same_data(result, data) else None
 
 

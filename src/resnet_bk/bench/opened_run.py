@@ -96,7 +96,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
             "--data"
         )
     model = load_model(folder / "model").to(run_device(protocol, device))
-    result = read_json(folder / "result.json")
+    result = read_json(folder / "result.json", "audit", "head")
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     with counter(f"tokens of {corpus.name}, {split}") as progress:
@@ -109,11 +109,17 @@ def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str
     """Finished runs whose losses on one text are to be compared token by token; arguments as of `open_run`.
 
     Raises:
-        ValueError: as `open_run`; different tokenizers, a model that leaks, text that one was trained on.
+        ValueError: as `open_run`; different tokenizers or, without `data`, texts; a model that leaks, text that one was
+            trained on.
     """
     runs = [open_run(folder, split, data, device) for folder in folders]
     first = runs[0]
     for run in runs:
+        if run.corpus.fingerprint != first.corpus.fingerprint:
+            raise ValueError(
+                f"{run.folder} was trained on other text than {first.folder}, and may have been on what that one holds "
+                "out; name text that none of them was trained on with --data"
+            )
         if run.record["data"]["fingerprints"]["tokenizer"] != first.record["data"]["fingerprints"]["tokenizer"]:
             raise ValueError(
                 f"{run.folder} reads other tokens than {first.folder}, so that places are not comparable; give runs of "

@@ -59,9 +59,10 @@ def repeat_losses(
     width = first.protocol.sequence_length // 2 * 2 if window is None else window
     tokens = first.tokens.tokens
     if width < 2 or width % 2 or width >= len(tokens):
+        way_out = "give an even one" if window is None else "leave it out for the segment of the first run"
         raise ValueError(
             f"--window {width}: must be an even number below the {len(tokens):,} tokens of {first.corpus.name}, "
-            f"{split}; leave it out for the segment of the first run, or give more text"
+            f"{split}; {way_out}, or give more text"
         )
     for run in runs:
         longest = longest_text(run.model)

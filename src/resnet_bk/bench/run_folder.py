@@ -25,6 +25,8 @@ from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
+# What run.json of a run on text always says.
+OF_A_RUN = ("model", "seed", "learning_rate", "grid", "data")
 # Sizes that ResNet-BK has with some states and not with others. Older versions noted them all.
 OF_ONE_STATE = ("key_dim", "value_dim", "state_channels")
 
@@ -152,6 +154,7 @@ def check_same_settings(
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, a run {what}; give another folder with --out"
             )
+        _require(file, record, "settings", "model", *(() if task is not None else OF_A_RUN))
         here, there = settings(record)
         here = finite(here)  # as it was written
         compared = {*here, *there} - {*NOT_OF_A_RUN}
@@ -184,7 +187,7 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str], vocab_size: int) 
         ValueError: naming what differs.
     """
     for file in files_of_runs(out, "run.json"):
-        data = read_json(file)["data"]
+        data = read_json(file, "data")["data"]
         there = data["fingerprints"] | {"vocab_size": data.get("vocab_size", vocab_size)}
         here = fingerprints | {"vocab_size": vocab_size}
         kept = ("train_tokens", "validation_tokens", "vocab_size")
@@ -252,7 +255,7 @@ def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str
                 f"{folder} holds a {what} and no run.json, so that nobody knows of what training; restore that, or "
                 "remove the folder"
             )
-        record = read_json(folder / "run.json")
+        record = read_json(folder / "run.json", "model")
         if (folder / "result.json").exists() or record["model"] not in configs:
             continue
         different = _differences(record.get("config", {}), finite(configs[record["model"]]))
@@ -308,11 +311,11 @@ def write_protocol(protocol: Protocol, out: Path) -> None:
     replace_file(out / "protocol.yaml", text.encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object with these keys.
 
     Raises:
-        ValueError: no such file, or not a JSON object.
+        ValueError: no such file, not a JSON object, or one without a key.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -322,7 +325,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); {_restore(path)}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; {_restore(path)}")
+    _require(path, content, *keys)
     return content
+
+
+def _require(path: Path, content: dict[str, Any], *keys: str) -> None:
+    """Raises ValueError where a JSON object lacks one of these keys."""
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)}; {_restore(path)}")
 
 
 def read_results(file: Path) -> dict[str, Any]:
@@ -359,6 +370,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is a run of another task ({record['task']}), which keeps no model and reads no text; name a run "
             "on text, or see its result.json"
         )
+    _require(folder / "run.json", record, *OF_A_RUN, "protocol", "training", "environment")
     return record
 
 
@@ -368,15 +380,31 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, text.encode())
 
 
-def write_found(result: dict[str, Any], out: Path, name: str) -> None:
-    """OUT/name of a command that was asked to keep what it printed.
+def write_found(result: dict[str, Any], out: Path, name: str, *question: str) -> None:
+    """OUT/name of a command that was asked to keep what it printed of trained models.
+
+    Args:
+        result: `models` is a list, whose entries name their `run`.
+        out: the folder.
+        name: of the file. One that is there is written anew where it answers the same and has no other models.
+        question: keys of `result` that say what was asked.
 
     Raises:
-        ValueError: the folder cannot be written.
+        ValueError: the folder cannot be written, or has an answer to another question, which would be lost.
     """
     check_writable(out)
     make_folder(out)
-    write_json(out / name, result)
+    with locked(out):
+        if (out / name).exists():
+            there = read_json(out / name, "models", *question)
+            asked = [key for key in question if there[key] != result[key]]
+            runs = {model.get("run") for model in there["models"]} - {model["run"] for model in result["models"]}
+            if asked or runs:
+                what = ", ".join([*(f"{key} {there[key]}" for key in asked), *sorted(map(str, runs))])
+                raise ValueError(
+                    f"--out {out} holds {name} of {what}, which would be lost; name another folder, or remove that file"
+                )
+        write_json(out / name, result)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -17,8 +17,9 @@ from rich.console import Console
 
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.grid import Grid, run_grid
+from resnet_bk.bench.grid import Grid, left_out, run_grid
 from resnet_bk.bench.model_check import check_model
+from resnet_bk.bench.ngrams import FILE as NGRAMS
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
@@ -29,7 +30,6 @@ from resnet_bk.bench.run_folder import (
     check_same_protocol,
     check_same_tokens,
     check_writable,
-    files_of_runs,
     locked,
     write_json,
     write_protocol,
@@ -102,7 +102,8 @@ def bench(
         check_same_protocol(protocol, out, corpus.fingerprint)
         check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
         check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
-        write_protocol(protocol, out)
+        if report or not (out / "results.json").exists():  # of which it is the protocol
+            write_protocol(protocol, out)
         diverged: list[str] = []
         for model in chosen:
             diverged += run_grid(
@@ -117,8 +118,10 @@ def bench(
                 write_json(out / "results.json", results)
         if report:
             publish(results, out, console)
-            if others := left_out(protocol, out):
-                say(f"not in the table and results.json: {', '.join(others)}, which the protocol does not have")
+            if others := left_out([_grid(protocol, out, model) for model in protocol.models], out):
+                say(others)
+            if (out / NGRAMS).exists() and "ngrams" not in results:
+                say(f"not in results.json: {NGRAMS}, which is of other text, tokens or vocabulary")
     if diverged:
         raise NonFiniteLossError(f"{' '.join(diverged)} All else is done and saved.")
     return results
@@ -184,13 +187,6 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
         "data": data,
         "runs": runs,
     } | ({} if baselines is None else {"ngrams": baselines})
-
-
-def left_out(protocol: Protocol, out: Path) -> list[str]:
-    """Folders of finished runs in `out` of models or seeds that the protocol does not have."""
-    folders = [file.parent.relative_to(out) for file in files_of_runs(out, "result.json")]
-    seeds = {f"seed-{seed}" for seed in protocol.seeds}
-    return [str(folder) for folder in folders if folder.parts[0] not in protocol.models or folder.name not in seeds]
 
 
 def publish(results: dict[str, Any], out: Path, console: Console) -> None:

@@ -204,6 +204,18 @@ def ranked(models: Iterable[ModelSummary]) -> list[ModelSummary]:
     )
 
 
+def on_shared_seeds(first: ModelSummary, second: ModelSummary) -> tuple[ModelSummary, ModelSummary]:
+    """Both models with the seeds that both have alone, or as they are where they share none: of a seed that the other
+    lacks a ratio would take luck for a difference."""
+    shared = {run.seed for run in first.runs} & {run.seed for run in second.runs}
+    if not shared:
+        return first, second
+    ours, theirs = (
+        _summary(model.name, [run for run in model.runs if run.seed in shared]) for model in (first, second)
+    )
+    return ours, theirs
+
+
 def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
     """The paired test on the seeds that both models ran; None with fewer than two."""
     ours, theirs = ({run.seed: run.perplexity for run in model.runs} for model in (first, second))
@@ -215,8 +227,7 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
 
 
 def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
-    """The bootstrap over documents, each model's losses averaged over the seeds that both have, or over its own where
-    they share none: of a seed that the other lacks the ratio would take luck for a difference.
+    """The bootstrap over documents, each model's losses averaged over its seeds (`on_shared_seeds`).
 
     None where a run kept no losses, or one of them is no number, or where the documents are too few to draw from.
 
@@ -224,8 +235,7 @@ def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequenc
         first, second: the models.
         tokens: tokens predicted in each document of the held-out text.
     """
-    shared = {run.seed for run in first.runs} & {run.seed for run in second.runs}
-    pair = [[run for run in model.runs if not shared or run.seed in shared] for model in (first, second)]
+    pair = [model.runs for model in on_shared_seeds(first, second)]
     ours, theirs = (
         np.array([run.document_nll for run in runs if len(run.document_nll) == len(tokens)], dtype=np.float64)
         for runs in pair

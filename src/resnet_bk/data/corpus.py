@@ -14,6 +14,7 @@ from functools import partial
 SPLITS = ("train", "validation", "test")
 WHOLE = "all"  # of a set that came without splits
 PIECE_CHARACTERS = 4_096
+SEPARATORS = "\x1c\x1d\x1e\x1f"  # whitespace to Python, and to no tokenizer
 
 Piece = tuple[str, bool]
 Reader = Callable[[], Iterator[Piece]]
@@ -114,7 +115,7 @@ def document_pieces(chunks: Iterable[str]) -> Iterator[Piece]:
 def _cut(text: str, start: int, stop: int) -> int:
     """Last place in text[start:stop] with whitespace after and none before; start if there is none."""
     end = max(text.rfind(" ", start, stop), text.rfind("\n", start, stop))
-    while end > start and text[end - 1].isspace():
+    while end > start and text[end - 1].isspace() and text[end - 1] not in SEPARATORS:
         end -= 1
     return max(end, start)
 

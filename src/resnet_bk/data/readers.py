@@ -111,10 +111,9 @@ def jsonl_rows(paths: Sequence[Path]) -> Iterator[str]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"data: {path}, line {number}: not JSON ({error.msg}); write one object a line"
-                ) from error
+            except (ValueError, RecursionError) as error:  # also numbers that are too long, and lists in lists in lists
+                why = error.msg if isinstance(error, json.JSONDecodeError) else error
+                raise ValueError(f"data: {path}, line {number}: not JSON ({why}); write one object a line") from error
             text = row.get(COLUMN) if isinstance(row, dict) else None
             if not isinstance(text, str):
                 raise ValueError(f"data: {path}, line {number}: {_no_text(row)}")

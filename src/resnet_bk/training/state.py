@@ -123,10 +123,11 @@ class TrainState:
         for step, (loss, norm) in enumerate(found, start=self.step - len(found) + 1):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"training loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+                clip = "" if spec.clip is None else ", a smaller clip"
                 raise NonFiniteLossError(
                     f"{spec.name}: the {what} at step {step} of {spec.steps}, with learning rate "
                     f"{spec.learning_rate:g}, clip {spec.clip} and {spec.warmup_steps} warm-up steps; try a smaller "
-                    "learning rate, a smaller clip or a longer warm-up. What was saved before is kept.",
+                    f"learning rate{clip} or a longer warm-up. What was saved before is kept.",
                     step,
                 )
             epoch = (step - 1) // self.stream.steps_per_epoch

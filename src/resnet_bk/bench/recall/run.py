@@ -17,7 +17,7 @@ from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.grid import Grid, run_grid
+from resnet_bk.bench.grid import Grid, left_out, run_grid
 from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED, select_models
@@ -84,6 +84,8 @@ def bench_recall(
             results = _collect(protocol, out)  # after each model, whatever ends the call later
             write_json(out / "results.json", results)
     console.print(recall_table(results))
+    if others := left_out([grid for grid in _grids(protocol, out) if grid.complete()], out):
+        say(f"{others}, or not at all rates")
     if lost:
         raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")
     return results
@@ -192,6 +194,10 @@ def _grid(protocol: RecallProtocol, out: Path, model: str) -> Grid:
     return Grid(protocol, out, model, protocol.learning_rates, _score)
 
 
+def _grids(protocol: RecallProtocol, out: Path) -> list[Grid]:
+    return [_grid(protocol, out, model) for model in protocol.models]
+
+
 def _score(result: dict[str, Any]) -> tuple[float, float] | None:
     """The best mean accuracy on fresh examples of the kinds of the test is best, of equals that of the lowest rate."""
     found = result.get("validation_accuracy")
@@ -201,13 +207,12 @@ def _score(result: dict[str, Any]) -> tuple[float, float] | None:
 def _collect(protocol: RecallProtocol, out: Path) -> dict[str, Any]:
     """Contents of results.json: the models whose whole grid is done, each at its best rate."""
     runs, diverged = [], []
-    for model in protocol.models:
-        grid = _grid(protocol, out, model)
-        tried = grid.rates_tried("learning_rate", "validation_accuracy", "accuracy", "diverged")
-        if len(tried) < len(grid.rates):
+    for grid in _grids(protocol, out):
+        if not grid.complete():
             continue
+        tried = grid.rates_tried("learning_rate", "validation_accuracy", "accuracy", "diverged")
         if grid.best() is None:
-            diverged.append({"title": f"{model} at every rate", "diverged": tried[0]["diverged"]})
+            diverged.append({"title": f"{grid.model} at every rate", "diverged": tried[0]["diverged"]})
         for run in grid.chosen():
             if not run.finished:
                 continue
