@@ -35,7 +35,10 @@ LENGTHS, REPEATS = "lengths", "repeats"
 TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
 # `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
-GRIDS = (*(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-peers", "-pointer")), "small-grid")
+GRIDS = (
+    *(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-deltanet", "-peers", "-pointer")),
+    "small-grid",
+)
 RESET_RUNS = (*(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)), f"{RESETS}/mamba2-25")
 CHOICE_RUNS = (
     CHOICES,
