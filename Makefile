@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# Options of the two passes of `make test`, for `make coverage`.
+FIRST :=
+SECOND :=
 
 .PHONY: install bench performance test coverage lint format clean
 
@@ -38,9 +41,8 @@ test: $(DEV)
 	OMP_NUM_THREADS=1 NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n 2 -m kernels $(SECOND) tests/ops
 
 # The same, and which lines of src it ran. Kernels have theirs from the second pass. Takes a third longer.
-coverage: FIRST = --cov --cov-report=
-coverage: SECOND = --cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90
-coverage: test
+coverage:
+	$(MAKE) test FIRST='--cov --cov-report=' SECOND='--cov --cov-append --cov-report=term:skip-covered --cov-fail-under=90'
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

@@ -236,19 +236,19 @@ def lengths(
     from resnet_bk.bench.lengths import FILE, length_profiles, parse_windows
     from resnet_bk.bench.lengths_table import lengths_table
     from resnet_bk.bench.resolve import run_folder
-    from resnet_bk.bench.run_folder import check_writable, write_found
+    from resnet_bk.bench.run_folder import check_new, write_found
     from resnet_bk.bench.runner import standard_output
 
     sizes = parse_windows(windows)
     if out is not None:
-        check_writable(out)  # before the work
+        check_new(out, FILE)  # before the work
     found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
     if as_json:
         _print_json(found)
     else:
         standard_output().print(lengths_table(found))
     if out is not None:
-        write_found(found, out, FILE, "dataset_name", "split", "tokens", "documents")
+        write_found(found, out, FILE)
 
 
 @app.command()
@@ -270,18 +270,18 @@ def repeats(
     from resnet_bk.bench.repeats import FILE, repeat_losses
     from resnet_bk.bench.repeats_table import repeats_table
     from resnet_bk.bench.resolve import run_folder
-    from resnet_bk.bench.run_folder import check_writable, write_found
+    from resnet_bk.bench.run_folder import check_new, write_found
     from resnet_bk.bench.runner import standard_output
 
     if out is not None:
-        check_writable(out)  # before the work
+        check_new(out, FILE)  # before the work
     found = repeat_losses([run_folder(run) for run in runs], data, split, window, device)
     if as_json:
         _print_json(found)
     else:
         standard_output().print(repeats_table(found))
     if out is not None:
-        write_found(found, out, FILE, "dataset_name", "split", "window")
+        write_found(found, out, FILE)
 
 
 @app.command()
@@ -430,14 +430,14 @@ def ngrams(
     as_json: Json = False,
 ) -> None:
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
-    from resnet_bk.bench.ngrams import ngram_baselines, ngram_table, parse_orders, write_ngrams
+    from resnet_bk.bench.ngrams import check_ngrams, ngram_baselines, ngram_table, parse_orders, write_ngrams
     from resnet_bk.bench.protocol import load_protocol
-    from resnet_bk.bench.run_folder import check_writable
     from resnet_bk.bench.runner import standard_output
 
+    lengths = parse_orders(orders)
     if out is not None:
-        check_writable(out)  # before the work
-    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=parse_orders(orders), split=split)
+        check_ngrams(out, split, lengths)  # before the work
+    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=lengths, split=split)
     if as_json:
         _print_json(found)
     else:
@@ -465,7 +465,7 @@ def compare(
 
 @app.command()
 @plain_errors
-def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that bench wrote.")]) -> None:
+def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="That bench wrote, or its results.json.")]) -> None:
     """Write report.html and the plots again from results.json."""
     from resnet_bk.bench.run_folder import read_results
     from resnet_bk.bench.runner import publish, standard_output

@@ -222,3 +222,4 @@ def test_what_was_lost_and_on_what_it_was_trained(tmp_path: Path) -> None:
     assert rows["gpt2/learning rates"][2] == ""
     assert rows["gpt2/held-out perplexity"][2] == "1.00"
     assert rows["gpt2/training perplexity, last epoch"][2] == ""
+    assert "no ratio of training perplexities is shown" in str(comparison_table(compared).caption)

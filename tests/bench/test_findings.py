@@ -274,6 +274,11 @@ def test_the_answer_is_of_the_seeds_that_both_have() -> None:
     assert found.answer.startswith("resnet-bk beats gpt2: held-out perplexity 40.1 ± 0.1 against 42.0")
     assert f"(ratio {compared.test.ratio:.3f}; 2 seeds, paired p" in found.answer
     assert "two are compared by those that both have" in notes(results, warning=True)
+    # The rival is the model that is hardest to beat on the seeds that both have, whatever its other seeds reach.
+    theirs, others = runs("gpt2", 39.0, 39.1, 60.0), runs("llama", 43.0, 43.2)
+    answer = findings(with_runs(*runs("resnet-bk", 40.0, 40.2), *theirs, *others)).answer
+    assert answer.startswith("resnet-bk loses to gpt2: held-out perplexity 40.1 ± 0.1 against 39.0")
+    assert answer.endswith("though ahead of llama.")
 
 
 def test_a_model_that_diverged_is_not_of_the_budget() -> None:
@@ -287,3 +292,6 @@ def test_a_model_that_diverged_is_not_of_the_budget() -> None:
     assert findings(results).budget == findings(with_runs(sample_run("resnet-bk"), sample_run("gpt2"))).budget
     assert "no comparison on an equal budget" not in notes(results, warning=True)
     assert "llama has no finite perplexity" in notes(results, warning=True)
+    alone = findings(with_runs(sample_run("resnet-bk"), lost | {"parameters": 9_000_000}))
+    assert alone.budget.startswith("resnet-bk: 1,024,000 tokens in 500 steps")
+    assert not any("Parameters differ" in note.text for note in alone.notes)

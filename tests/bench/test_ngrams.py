@@ -130,10 +130,11 @@ def test_those_that_would_be_lost_are_not_overwritten(found, tmp_path):
         write_ngrams(other, tmp_path)
     write_ngrams(found, tmp_path)  # the same may be written again
     (tmp_path / "ngrams.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds n-grams that cannot be read; remove ngrams\.json, or name another"):
-        write_ngrams(found, tmp_path)
-    with pytest.raises(ValueError, match=r"holds n-grams that cannot be read; remove ngrams\.json"):
-        read_ngrams(tmp_path, {})
+    for content in ({}, found | {"fingerprints": None}, found | {"ngrams": [{"x": 1}]}):
+        write_json(tmp_path / "ngrams.json", content)
+        for read in (lambda: write_ngrams(found, tmp_path), lambda: read_ngrams(tmp_path, {})):
+            with pytest.raises(ValueError, match=r"ngrams\.json holds n-grams that cannot be read; remove them"):
+                read()
 
 
 def test_beside_runs_of_other_text(found, tmp_path):

@@ -109,18 +109,15 @@ def test_the_command_writes_what_it_prints(home):
             assert loss == pytest.approx(chosen.mean().item(), rel=1e-4)
 
 
-def test_another_answer_is_not_overwritten(home, tmp_path):
-    run, other = (home / "out" / name / "seed-42" for name in ("resnet-bk", "gpt2"))
-    assert call("repeats", run, "--window", 8, "--out", tmp_path).exit_code == 0
-    there = (tmp_path / "repeats.json").read_text()
-    for arguments, told in (([run, "--window", 6], "window 8"), ([other, "--window", 8], str(run))):
-        done = call("repeats", *arguments, "--out", tmp_path)
-        assert done.exit_code == 2
-        expected = f"holds repeats.json of {told}, which would be lost; name another folder, or remove that file"
-        assert expected in " ".join(done.stderr.split())
-        assert (tmp_path / "repeats.json").read_text() == there
-    assert call("repeats", run, other, "--window", 8, "--out", tmp_path).exit_code == 0
-    assert len(json.loads((tmp_path / "repeats.json").read_text())["models"]) == 2
+@pytest.mark.parametrize("command", ["repeats", "lengths"])
+def test_an_answer_is_not_overwritten(home, tmp_path, command, monkeypatch):
+    (tmp_path / f"{command}.json").write_text("{}")
+    monkeypatch.setattr(f"resnet_bk.bench.{command}.open_runs", lambda *_: pytest.fail("after the work"))
+    done = call(command, home / "out" / "gpt2" / "seed-42", "--out", tmp_path)
+    assert done.exit_code == 2
+    expected = f"holds {command}.json already, which would be lost; name another folder, or remove that file"
+    assert expected in " ".join(done.stderr.split())
+    assert (tmp_path / f"{command}.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize(

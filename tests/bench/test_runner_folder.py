@@ -210,14 +210,15 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     assert told(models=models, seeds=[42, 43]) == []
     others = "gpt2/seed-43, llama/seed-42, llama/seed-43"
     assert told(models={"gpt2": models["gpt2"]}) == [
-        f"not in the table and results.json: {others}, which the protocol does not have"
+        f"not in the table and results.json: {others} (not of this protocol, or not at the best rate)"
     ]
     # Of a grid those at its rates alone.
     assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [
-        f"not in the table and results.json: gpt2/seed-42, {others}, which the protocol does not have"
+        f"not in the table and results.json: gpt2/seed-42, {others} (not of this protocol, or not at the best rate)"
     ]
     assert told(models={"gpt2": models["gpt2"]}) == [
-        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others}, which the protocol does not have"
+        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others} "
+        "(not of this protocol, or not at the best rate)"
     ]
 
 

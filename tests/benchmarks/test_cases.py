@@ -88,7 +88,8 @@ def test_attention_has_lengths_crossover_scaling_and_memory(found, case):
     assert all(set(row.ratios) == {attention.SDPA} for row in lengths)
     assert crossover.table.columns == ("crossover, tokens",)
     assert set(scaling.timings) == {"T=64", "T=128"}
-    assert all(mebibytes > 0 for *_, mebibytes, _ in memory.table.rows)
+    (*_, mebibytes, _), *_ = memory.table.rows  # those of the others are stated (`first_peak`)
+    assert mebibytes > 0
 
 
 def test_accuracy_has_every_operator_inside_and_outside_the_band(found):

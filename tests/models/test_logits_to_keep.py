@@ -27,9 +27,9 @@ def test_logits_of_some_tokens(name):
 
 
 WRONG = [
-    (-1, "must be a number of at least 0, or a tensor of places, but got -1"),
-    (None, "must be a number .* but got None"),
-    ([1, 2], r"must be a number .* but got \[1, 2\]"),
+    (-1, "must be an int of at least 0, or a tensor of places, but got -1"),
+    (None, "must be an int .* but got None"),
+    ([1, 2], r"must be an int .* but got \[1, 2\]"),
     (torch.tensor([0, 5]), r"must lie in \[-5, 5\), but got 5"),
     (torch.tensor([-6]), r"must lie in \[-5, 5\), but got -6"),
     (torch.tensor([[0]]), r".*a mask of \[5\], but got torch.int64 \(1, 1\)"),

@@ -214,6 +214,8 @@ def _unknown(compared: dict[str, Any]) -> bool:
 def _caption(compared: dict[str, Any]) -> str:
     if compared["perplexities_comparable"]:
         text = "The same held-out tokens and vocabulary: perplexities can be compared."
+        if not compared["training_perplexities_comparable"]:
+            text += " They were trained on other tokens: no ratio of training perplexities is shown."
     else:
         text = (
             "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no "

@@ -77,7 +77,7 @@ def find(results: Results, models: list[ModelSummary]) -> Findings:
             comparisons.append(Comparison(reference.name, other.name, test, documents))
     return Findings(
         answer=_answer(models, reference),
-        budget=_budget(_trained(models)),
+        budget=_budget(models),
         notes=tuple(_notes(results, models, reference)),
         comparisons=tuple(comparisons),
     )
@@ -100,11 +100,13 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     ours = f"{reference.name} {_with_seeds(reference)}"
     if not others:
         return f"{lead}{ours}; there is no other perplexity to compare it with."
-    beaten = [m.name for m in others if m.perplexity and m.perplexity.mean > reference.perplexity.mean]
-    reference, rival = on_shared_seeds(reference, others[0])
+    pairs = [on_shared_seeds(reference, other) for other in others]
+    ratios = [_ratio(*pair) for pair in pairs]
+    ratio = max(ratios)  # of the model that is hardest to beat
+    reference, rival = pairs[ratios.index(ratio)]
+    beaten = [other.name for other, over in zip(others, ratios, strict=True) if over < 1.0]
     assert reference.perplexity is not None
     assert rival.perplexity is not None
-    ratio = reference.perplexity.mean / rival.perplexity.mean
     pair = f"{fmt.spread(reference.perplexity)} against {fmt.spread(rival.perplexity)}"
     test = compare(reference, rival)
     one_seed = "; one seed, no spread" if min(len(reference.runs), len(rival.runs)) == 1 else ""
@@ -136,6 +138,12 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     )
 
 
+def _ratio(first: ModelSummary, second: ModelSummary) -> float:
+    assert first.perplexity is not None
+    assert second.perplexity is not None
+    return first.perplexity.mean / second.perplexity.mean
+
+
 def _with_seeds(model: ModelSummary) -> str:
     seeds = "one seed, no spread" if len(model.runs) == 1 else f"mean of {len(model.runs)} seeds"
     return f"reaches a held-out perplexity of {fmt.spread(model.perplexity)} ({seeds})"
@@ -149,14 +157,17 @@ def _why_unranked(model: ModelSummary) -> str:
 
 
 def _trained(models: list[ModelSummary]) -> list[ModelSummary]:
-    """Those that were trained to the end; all of them where none was."""
+    """Those of which no seed diverged; all of them where there are none."""
     return [model for model in models if model.state != "diverged"] or models
 
 
 def _budget(models: list[ModelSummary]) -> str:
+    alone = len(models) == 1
+    models = _trained(models)
     if len(models) == 1:
         run = models[0].runs[0]
-        seen = f"{fmt.count(run.total_tokens)} tokens in {fmt.count(run.steps)} steps"
+        whose = "" if alone else f"{models[0].name}: "
+        seen = f"{whose}{fmt.count(run.total_tokens)} tokens in {fmt.count(run.steps)} steps"
         return f"{seen}, {fmt.count(run.parameters)} parameters."
     tokens, steps = _range(models, lambda run: run.total_tokens), _range(models, lambda run: run.steps)
     equal = tokens[0] == tokens[1] and steps[0] == steps[1]
@@ -194,7 +205,7 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         trained = _trained(models)
         if not _same(trained, lambda run: run.total_tokens) or not _same(trained, lambda run: run.steps):
             add("Tokens or steps differ between models: this is no comparison on an equal budget.")
-        gap = max(parameter_gap(models), parameter_gap(models, "parameters_without_embeddings"))
+        gap = max(parameter_gap(trained), parameter_gap(trained, "parameters_without_embeddings"))
         if gap > PARAMETER_TOLERANCE:
             add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
     notes.extend(_rate_notes(results, models))

@@ -70,13 +70,12 @@ class Grid:
         return [{key: result.get(key) for key in keys} for result in results]
 
 
-def left_out(grids: Sequence[Grid], out: Path) -> str | None:
-    """A line on the finished runs in `out` that none of these grids has: of other models, seeds or rates. None where
-    there are none."""
+def left_out(grids: Sequence[Grid], out: Path) -> str:
+    """Folders of the finished runs in `out` that no table has: of none of these grids, or neither at the best rate of
+    one nor with the seed that tries the rates."""
     known = {run.folder for grid in grids for run in (*grid.trials(), *grid.chosen())}
     folders = [file.parent for file in files_of_runs(out, "result.json") if file.parent not in known]
-    names = ", ".join(str(folder.relative_to(out)) for folder in folders)
-    return f"not in the table and results.json: {names}, which the protocol does not have" if folders else None
+    return ", ".join(str(folder.relative_to(out)) for folder in folders)
 
 
 def _nothing(run: Run) -> None:

@@ -59,7 +59,7 @@ def length_profiles(
 
     Args:
         folders: run folders; their tokenizers must be one and the same.
-        data: the text; None for that of the first run.
+        data: the text; None for that of the runs, which must be one.
         split: of it, or "all" of one that came without splits.
         tokens: predicted in each document, from its start.
         documents: how many to read, the first that are long enough.
@@ -74,8 +74,9 @@ def length_profiles(
         of each stretch of each document.
 
     Raises:
-        ValueError: no finished run, a model that leaks, different tokenizers, no document that is long enough, text
-            that the models were trained on, windows that are odd or no shorter than the documents.
+        ValueError: no finished run, a model that leaks, different tokenizers or, without `data`, texts, no document
+            that is long enough, text that the models were trained on, windows that are odd or no shorter than the
+            documents.
     """
     runs = open_runs(folders, split, data, device)
     first = runs[0]

@@ -152,64 +152,82 @@ def write_ngrams(result: dict[str, Any], out: Path) -> Path:
     """OUT/ngrams.json; where OUT has results of the same data, they get the baselines as well (`ngrams`).
 
     Raises:
-        ValueError: the folder cannot be written, a benchmark is running in it, its results or runs are of other data,
-            or it has baselines of other data, of another split or of an order that these have not.
+        ValueError: as `check_ngrams`; a benchmark is running in the folder, or its results, runs or baselines are of
+            other data.
     """
-    check_writable(out)
+    check_ngrams(out, result["split"], [entry["order"] for entry in result["ngrams"]])
     with locked(out):
         file = out / "results.json"
         results = read_json(file) if file.exists() else None
         beside = [read_json(run) for run in files_of_runs(out, "run.json")] + ([] if results is None else [results])
         if not all(same_data(result, content.get("data") or {}) for content in beside):
             raise ValueError(f"--out {out} holds results of other text, tokens or vocabulary; name another folder")
-        there = read_json(out / FILE) if (out / FILE).exists() else (results or {}).get("ngrams")
-        if there is not None:
-            _check_kept(there, result, out)
+        there = _there(out)
+        if there is not None and not same_data(result, there):
+            raise ValueError(f"--out {out} holds n-grams of other text, tokens or vocabulary; name another folder")
         write_json(out / FILE, result)
         if results is not None:
             write_json(file, results | {"ngrams": result})
     return out / FILE
 
 
-def _check_kept(there: dict[str, Any], result: dict[str, Any], out: Path) -> None:
-    """Raises ValueError where `result` has not all that it would take the place of."""
-    try:
-        split, orders = there["split"], [entry["order"] for entry in there["ngrams"]]
-        same = same_data(result, there)
-    except (KeyError, TypeError):
+def check_ngrams(out: Path, split: str, orders: Sequence[int]) -> None:
+    """Nothing is written.
+
+    Raises:
+        ValueError: the folder cannot be written, or has baselines that cannot be read, of another split, or of an order
+            that is not among `orders`.
+    """
+    check_writable(out)
+    there = _there(out)
+    if there is None:
+        return
+    if there["split"] != split:
         raise ValueError(
-            f"--out {out} holds n-grams that cannot be read; remove {FILE}, or name another folder"
-        ) from None
-    if split != result["split"]:
-        raise ValueError(
-            f"--out {out} holds n-grams of the {split} split, and these are of {result['split']}; name another folder"
+            f"--out {out} holds n-grams of the {there['split']} split, and these are of {split}; name another folder"
         )
-    if not same:
-        raise ValueError(f"--out {out} holds n-grams of other text, tokens or vocabulary; name another folder")
-    lost = sorted({*orders} - {entry["order"] for entry in result["ngrams"]})
+    kept = {entry["order"] for entry in there["ngrams"]}
+    lost = sorted(kept - {*orders})
     if lost:
-        every = ",".join(str(order) for order in sorted({*orders, *(entry["order"] for entry in result["ngrams"])}))
+        every = ",".join(str(order) for order in sorted(kept | {*orders}))
         raise ValueError(
             f"--out {out} holds n-grams of order {', '.join(map(str, lost))}, which would be lost; add --orders "
             f"{every}, or name another folder"
         )
 
 
-def read_ngrams(out: Path, data: dict[str, Any]) -> dict[str, Any] | None:
-    """The baselines that are in OUT, if they are of this data (`data` of results.json): those of ngrams.json, or of a
-    results.json that came without it.
+def _there(out: Path) -> dict[str, Any] | None:
+    """The baselines that are in OUT: those of ngrams.json, or of a results.json that came without it.
 
     Raises:
         ValueError: they cannot be read.
     """
-    if (out / FILE).exists():
-        result: dict[str, Any] | None = read_json(out / FILE)
-    elif (out / "results.json").exists():
-        result = read_json(out / "results.json").get("ngrams")
-    else:
-        result = None
-    if result is not None and not {"fingerprints", "split", "ngrams"} <= {*result}:
-        raise ValueError(f"{out} holds n-grams that cannot be read; remove {FILE}, or the ngrams of results.json")
+    file = out / FILE if (out / FILE).exists() else out / "results.json"
+    if not file.exists():
+        return None
+    content = read_json(file)
+    found: Any = content if file.name == FILE else content.get("ngrams")
+    if found is None:
+        return None
+    entries = found.get("ngrams") if isinstance(found, dict) else None
+    if not (
+        isinstance(entries, list)
+        and all(isinstance(entry, dict) and {"order", "name", "perplexity"} <= {*entry} for entry in entries)
+        and "split" in found
+        and isinstance(found.get("fingerprints"), dict)
+    ):
+        raise ValueError(f"{file} holds n-grams that cannot be read; remove them, and count anew with resnet-bk ngrams")
+    kept: dict[str, Any] = found
+    return kept
+
+
+def read_ngrams(out: Path, data: dict[str, Any]) -> dict[str, Any] | None:
+    """The baselines that are in OUT, if they are of this data (`data` of results.json).
+
+    Raises:
+        ValueError: they cannot be read.
+    """
+    result = _there(out)
     return result if result is not None and same_data(result, data) else None
 
 

@@ -40,7 +40,7 @@ def repeat_losses(
 
     Args:
         folders: run folders; their tokenizers must be one and the same.
-        data: the text; None for that of the first run.
+        data: the text; None for that of the runs, which must be one.
         split: of it, or "all" of one that came without splits.
         window: W, an even number; None for the segment of the first run.
         device: see `run_device`.
@@ -51,15 +51,15 @@ def repeat_losses(
         where the text has none of a kind) and `loss`, that of all.
 
     Raises:
-        ValueError: no finished run, a model that leaks, different tokenizers, a window that is odd, longer than the
-            text or than a model has positions for, text that the models were trained on.
+        ValueError: no finished run, a model that leaks, different tokenizers or, without `data`, texts, a window that
+            is odd, longer than the text or than a model has positions for, text that the models were trained on.
     """
     runs = open_runs(folders, split, data, device)
     first = runs[0]
     width = first.protocol.sequence_length // 2 * 2 if window is None else window
     tokens = first.tokens.tokens
     if width < 2 or width % 2 or width >= len(tokens):
-        way_out = "give an even one" if window is None else "leave it out for the segment of the first run"
+        way_out = "give a smaller even one" if window is None else "leave it out for the segment of the first run"
         raise ValueError(
             f"--window {width}: must be an even number below the {len(tokens):,} tokens of {first.corpus.name}, "
             f"{split}; {way_out}, or give more text"

@@ -84,6 +84,19 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
 
 
+def check_new(out: Path, name: str) -> None:
+    """Nothing is written.
+
+    Raises:
+        ValueError: the folder could not be made or written to, or has such a file already.
+    """
+    check_writable(out)
+    if (out / name).exists():
+        raise ValueError(
+            f"--out {out} holds {name} already, which would be lost; name another folder, or remove that file"
+        )
+
+
 def make_folder(out: Path) -> None:
     """OUT and what is above it.
 
@@ -380,31 +393,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     replace_file(path, text.encode())
 
 
-def write_found(result: dict[str, Any], out: Path, name: str, *question: str) -> None:
-    """OUT/name of a command that was asked to keep what it printed of trained models.
-
-    Args:
-        result: `models` is a list, whose entries name their `run`.
-        out: the folder.
-        name: of the file. One that is there is written anew where it answers the same and has no other models.
-        question: keys of `result` that say what was asked.
+def write_found(result: dict[str, Any], out: Path, name: str) -> None:
+    """OUT/name of a command that was asked to keep what it printed.
 
     Raises:
-        ValueError: the folder cannot be written, or has an answer to another question, which would be lost.
+        ValueError: as `check_new`.
     """
-    check_writable(out)
+    check_new(out, name)
     make_folder(out)
-    with locked(out):
-        if (out / name).exists():
-            there = read_json(out / name, "models", *question)
-            asked = [key for key in question if there[key] != result[key]]
-            runs = {model.get("run") for model in there["models"]} - {model["run"] for model in result["models"]}
-            if asked or runs:
-                what = ", ".join([*(f"{key} {there[key]}" for key in asked), *sorted(map(str, runs))])
-                raise ValueError(
-                    f"--out {out} holds {name} of {what}, which would be lost; name another folder, or remove that file"
-                )
-        write_json(out / name, result)
+    write_json(out / name, result)
 
 
 def replace_file(path: Path, content: bytes) -> None:

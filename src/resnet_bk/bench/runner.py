@@ -119,7 +119,7 @@ def bench(
         if report:
             publish(results, out, console)
             if others := left_out([_grid(protocol, out, model) for model in protocol.models], out):
-                say(others)
+                say(f"not in the table and results.json: {others} (not of this protocol, or not at the best rate)")
             if (out / NGRAMS).exists() and "ngrams" not in results:
                 say(f"not in results.json: {NGRAMS}, which is of other text, tokens or vocabulary")
     if diverged:

@@ -130,7 +130,7 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
     if not isinstance(kept, Tensor):
         if not isinstance(kept, int) or kept < 0:
             raise ValueError(
-                f"logits_to_keep must be a number of at least 0, or a tensor of places, but got {kept!r}; a number "
+                f"logits_to_keep must be an int of at least 0, or a tensor of places, but got {kept!r}; a number "
                 "counts from the end: 1 is the last token, 0 all"
             )
         return

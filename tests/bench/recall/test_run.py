@@ -131,7 +131,7 @@ def test_a_model_is_shown_when_its_whole_grid_is_done(tmp_path):
     assert result.exit_code == 0
     runs = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert [found["model_name"] for found in runs] == ["llama"]
-    told = "modulus/lr-0.01/seed-42, which the protocol does not have, or not at all rates"
+    told = "modulus/lr-0.01/seed-42 (not of this protocol, or not tried at all rates)"
     assert f"not in the table and results.json: {told}" in " ".join(result.output.split())
 
 

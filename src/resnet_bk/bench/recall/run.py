@@ -85,7 +85,7 @@ def bench_recall(
             write_json(out / "results.json", results)
     console.print(recall_table(results))
     if others := left_out([grid for grid in _grids(protocol, out) if grid.complete()], out):
-        say(f"{others}, or not at all rates")
+        say(f"not in the table and results.json: {others} (not of this protocol, or not tried at all rates)")
     if lost:
         raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")
     return results
