@@ -123,7 +123,7 @@ def test_an_answer_is_not_overwritten(home, tmp_path, command, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "missing"),
     [
-        ("run.json", "model, seed, learning_rate, grid, data, protocol, training, environment"),
+        ("run.json", "model, seed, learning_rate, data, protocol, training, environment"),
         ("result.json", "audit, head"),
     ],
 )

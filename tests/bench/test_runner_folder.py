@@ -92,6 +92,10 @@ def test_the_second_seed_goes_on_where_it_was_stopped(run, tmp_path):
 def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
     before, _ = run(only=["gpt2"])
     folder = tmp_path / "out" / "gpt2" / "seed-42"
+    (folder / "run.json").write_text("{}")
+    missing = "settings, model, seed, learning_rate, grid, data"
+    with pytest.raises(ValueError, match=rf"run\.json has no {missing}; restore it, or remove \S+gpt2/seed-42 and run"):
+        run(only=["gpt2"])
     (folder / "run.json").unlink()
     with pytest.raises(ValueError, match=r"gpt2/seed-42 holds a checkpoint and no run.json, .*; restore that, or"):
         run(only=["gpt2"])

@@ -56,7 +56,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
                 f"--set {settings[0]}: {name} is a finished run with settings of its own; name a protocol to change "
                 "with --protocol"
             )
-        loaded = check_protocol(read_run(Path(name))["protocol"], name)
+        loaded = check_protocol(read_run(Path(name), "protocol")["protocol"], name)
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if is_protocol(name):
@@ -72,7 +72,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         return Target(model, loaded, "fresh")
     if named.kind == "hub":
         return Target(model, loaded, f"{name} of the hub")
-    steps = read_run(named.path)["training"]["steps"] if own_protocol else None
+    steps = read_run(named.path, "training")["training"]["steps"] if own_protocol else None
     return Target(model, loaded, name, named.path, steps)
 
 

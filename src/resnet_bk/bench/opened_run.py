@@ -84,7 +84,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     Raises:
         ValueError: no finished run, no such data, split or device, text that has changed since the run.
     """
-    record = read_run(folder)
+    record = read_run(folder, "model", "seed", "learning_rate", "data", "protocol", "training", "environment")
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
     corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
     if data is None:

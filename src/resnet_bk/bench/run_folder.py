@@ -25,8 +25,6 @@ from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
-# What run.json of a run on text always says.
-OF_A_RUN = ("model", "seed", "learning_rate", "grid", "data")
 # Sizes that ResNet-BK has with some states and not with others. Older versions noted them all.
 OF_ONE_STATE = ("key_dim", "value_dim", "state_channels")
 
@@ -167,7 +165,8 @@ def check_same_settings(
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, a run {what}; give another folder with --out"
             )
-        _require(file, record, "settings", "model", *(() if task is not None else OF_A_RUN))
+        of_text = () if task is not None else ("seed", "learning_rate", "grid", "data")
+        _require(file, record, "settings", "model", *of_text)
         here, there = settings(record)
         here = finite(here)  # as it was written
         compared = {*here, *there} - {*NOT_OF_A_RUN}
@@ -371,11 +370,11 @@ def _restore(path: Path) -> str:
     return f"restore it, or remove {what} and run again"
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of a run on text.
+def read_run(folder: Path, *keys: str) -> dict[str, Any]:
+    """run.json of a run on text, with these keys.
 
     Raises:
-        ValueError: it cannot be read, or is of another task, which has neither text nor a saved model.
+        ValueError: it cannot be read, lacks a key, or is of another task, which has neither text nor a saved model.
     """
     record = read_json(folder / "run.json")
     if "task" in record:
@@ -383,7 +382,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             f"{folder} is a run of another task ({record['task']}), which keeps no model and reads no text; name a run "
             "on text, or see its result.json"
         )
-    _require(folder / "run.json", record, *OF_A_RUN, "protocol", "training", "environment")
+    _require(folder / "run.json", record, *keys)
     return record
 
 

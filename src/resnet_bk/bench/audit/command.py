@@ -145,7 +145,7 @@ def _protocol(name: str, protocol: str | None, settings: Sequence[str]) -> Proto
         return load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     if protocol is not None:
         raise ValueError(f"--protocol {protocol}: {name} is a finished run with a protocol of its own; leave it out")
-    of_run = check_protocol(read_run(folder)["protocol"], name)
+    of_run = check_protocol(read_run(folder, "protocol")["protocol"], name)
     for setting in settings:
         key, _, value = setting.partition("=")
         if key.strip() != "device":
