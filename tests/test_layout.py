@@ -26,7 +26,7 @@ def imported(file: Path) -> set[str]:
             assert not node.level, file
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
         found |= {name.split(".")[1] for name in names if name.startswith("resnet_bk.")}
-    return found & {*BELOW, "cli"}
+    return found & {*BELOW, "cli", "cli_options"}
 
 
 @pytest.mark.parametrize("part", BELOW)

@@ -15,11 +15,20 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
+from resnet_bk.cli_options import (
+    AnyProtocol,
+    Data,
+    Device,
+    EarlyExit,
+    Json,
+    ModelProtocol,
+    Models,
+    Out,
+    ProtocolArgument,
+    RunArgument,
+    Settings,
+)
 from resnet_bk.process import tune_process
-
-RECALL_PROTOCOLS = recall_protocols()
-TEXT_PROTOCOLS = [name for name in shipped_protocols() if name not in RECALL_PROTOCOLS]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 # What the parser raises for a call that it cannot read, by the only public name that its family has.
@@ -79,48 +88,6 @@ def plain_errors(command: Command) -> Command:
             raise typer.Exit(130) from None
 
     return wrapped  # type: ignore[return-value]
-
-
-ProtocolArgument = Annotated[
-    str,
-    typer.Argument(metavar="PROTOCOL", help=f"{', '.join(TEXT_PROTOCOLS)}, or a path to a .yaml file."),
-]
-AnyProtocol = Annotated[
-    str,
-    typer.Argument(
-        metavar="PROTOCOL",
-        help=f"{', '.join(TEXT_PROTOCOLS)}, {', '.join(RECALL_PROTOCOLS)} (recall), or a path to a .yaml file.",
-    ),
-]
-EarlyExit = Annotated[
-    float | None,
-    typer.Option("--early-exit", metavar="THRESHOLD", help="Of a model with adaptive computation: stop tokens sooner."),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="auto, cpu or cuda. [a GPU where there is one, unless the run's protocol says cpu]",
-    ),
-]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the protocol; may be given again."),
-]
-Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Only these models of the protocol.")]
-Data = Annotated[
-    str | None, typer.Option("--data", metavar="DATA", help="Text to use: a file, a folder, or a hub data set.")
-]
-ModelProtocol = Annotated[
-    str | None,
-    typer.Option(
-        "--protocol", metavar="PROTOCOL", help="Gives the shapes; by default a run's own protocol, else seed."
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results; by default runs/<protocol>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

@@ -1,0 +1,52 @@
+"""Arguments and options that several commands of the command line share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
+
+RECALL_PROTOCOLS = recall_protocols()
+TEXT_PROTOCOLS = [name for name in shipped_protocols() if name not in RECALL_PROTOCOLS]
+
+ProtocolArgument = Annotated[
+    str,
+    typer.Argument(metavar="PROTOCOL", help=f"{', '.join(TEXT_PROTOCOLS)}, or a path to a .yaml file."),
+]
+AnyProtocol = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROTOCOL",
+        help=f"{', '.join(TEXT_PROTOCOLS)}, {', '.join(RECALL_PROTOCOLS)} (recall), or a path to a .yaml file.",
+    ),
+]
+EarlyExit = Annotated[
+    float | None,
+    typer.Option("--early-exit", metavar="THRESHOLD", help="Of a model with adaptive computation: stop tokens sooner."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cpu or cuda. [a GPU where there is one, unless the run's protocol says cpu]",
+    ),
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the protocol; may be given again."),
+]
+Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Only these models of the protocol.")]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Text to use: a file, a folder, or a hub data set.")
+]
+ModelProtocol = Annotated[
+    str | None,
+    typer.Option(
+        "--protocol", metavar="PROTOCOL", help="Gives the shapes; by default a run's own protocol, else seed."
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results; by default runs/<protocol>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
