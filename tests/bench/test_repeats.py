@@ -136,6 +136,15 @@ def test_a_file_without_its_keys_is_named(home, tmp_path, name, missing):
     assert f"{name} has no {missing}; restore it, or remove" in " ".join(done.stderr.split())
 
 
+def test_a_run_that_was_stopped_before_its_figures(home, tmp_path):
+    run = tmp_path / "seed-42"
+    shutil.copytree(home / "out" / "gpt2" / "seed-42", run)
+    (run / "result.json").unlink()
+    done = call("repeats", run)
+    assert done.exit_code == 2
+    assert "has no result.json: it was stopped before its figures were measured" in " ".join(done.stderr.split())
+
+
 def test_the_window_is_a_segment_by_default(home):
     done = call("repeats", home / "out" / "gpt2" / "seed-42", "--json")
     assert json.loads(done.stdout)["window"] == 16

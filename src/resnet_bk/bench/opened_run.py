@@ -96,6 +96,11 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
             "--data"
         )
     model = load_model(folder / "model").to(run_device(protocol, device))
+    if not (folder / "result.json").exists():
+        raise ValueError(
+            f"{folder} has no result.json: it was stopped before its figures were measured; `resnet-bk bench` again, "
+            "with the same options, finishes it"
+        )
     result = read_json(folder / "result.json", "audit", "head")
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
