@@ -27,6 +27,7 @@ NAMES = {
     "llama-pointer": "Llama with the pointer",
     "llama": "Llama",
     "mamba2": "Mamba-2",
+    "gated-deltanet": "Gated DeltaNet",
     "gpt2": "GPT-2",
 }
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
