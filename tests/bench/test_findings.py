@@ -279,6 +279,11 @@ def test_the_answer_is_of_the_seeds_that_both_have() -> None:
     answer = findings(with_runs(*runs("resnet-bk", 40.0, 40.2), *theirs, *others)).answer
     assert answer.startswith("resnet-bk loses to gpt2: held-out perplexity 40.1 ± 0.1 against 39.0")
     assert answer.endswith("though ahead of llama.")
+    # Where they share no seed, each has its own.
+    apart = [run | {"seed": run["seed"] + 7} for run in runs("gpt2", 42.0, 42.1)]
+    results = with_runs(*runs("resnet-bk", 40.0, 40.2), *apart)
+    assert findings(results).answer.startswith("resnet-bk beats gpt2: held-out perplexity 40.1 ± 0.1 against 42.0")
+    assert "or by their own where they share none" in notes(results, warning=True)
 
 
 def test_a_model_that_diverged_is_not_of_the_budget() -> None:

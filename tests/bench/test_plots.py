@@ -195,6 +195,7 @@ def test_a_model_keeps_its_style_whatever_stands_beside_it() -> None:
     assert styles_by_model(["llama", "other", "resnet-bk"])["llama"] == styles_by_model(["gpt2", "llama"])["llama"]
     six = styles_by_model(list(PERPLEXITIES))
     assert len({style.color for style in six.values()}) == 6
+    assert len({style.color for style in styles_by_model([*PERPLEXITIES, "seven"]).values()}) == 7
     assert len(styles_by_model([*PERPLEXITIES, "seven", "eight"])) == 8
 
 

@@ -200,7 +200,10 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         add(f"{_plural(fewest, 'seed')} for some models: a claim needs three seeds or more.")
     if len({model.seeds for model in ranked(models)}) > 1:
         seeds = "; ".join(f"{model.name}: {', '.join(map(str, model.seeds))}" for model in ranked(models))
-        add(f"The models were not trained on the same seeds ({seeds}); two are compared by those that both have.")
+        add(
+            f"The models were not trained on the same seeds ({seeds}); two are compared by those that both have, or by "
+            "their own where they share none."
+        )
     if len(models) > 1:
         trained = _trained(models)
         if not _same(trained, lambda run: run.total_tokens) or not _same(trained, lambda run: run.steps):

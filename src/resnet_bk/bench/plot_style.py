@@ -53,6 +53,7 @@ STYLES = (
     Style("#a23b78", "--series-4", (0, (7, 1.6, 1.4, 1.6)), "D"),
     Style("#7f6000", "--series-5", (0, (3, 1.2)), "v"),
     Style("#4c5b9e", "--series-6", (0, (7, 1.4, 1.4, 1.4, 1.4, 1.4)), "P"),
+    Style("#b3261e", "--series-7", (0, (2.6, 1.2, 1.2, 1.2)), "X"),
 )
 THEME = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {style.color: style.variable for style in STYLES}
 
@@ -61,7 +62,7 @@ USUAL = {"resnet-bk": 0, "gpt2": 1, "llama": 2, "mamba2": 3}
 
 
 def styles_by_model(names: list[str]) -> dict[str, Style]:
-    """One style a model: the usual ones their own, the others what is free, from the start again after six."""
+    """One style a model: the usual ones their own, the others what is free, from the start again after seven."""
     chosen = {name: USUAL[name] for name in names if name in USUAL}
     free = [slot for slot in range(len(STYLES)) if slot not in chosen.values()] or list(range(len(STYLES)))
     others = [name for name in names if name not in chosen]
