@@ -1,23 +1,57 @@
-"""What each choice of a model is worth: the tables of `tuned-choices` in docs/results.md.
+"""Writes what each choice of the model is worth into docs/choices.md, so that no figure is typed by hand.
 
-Three kinds of results.json: of the protocol as it is, whose first model is the one that was chosen; of models that it
-does not have, trained by changed code (a patch beside the file); and of some of its models under another setting of
-the protocol, such as the optimizer.
+    python -m benchmarks.choices [FILE ...] [--page FILE] [--check]
+
+FILE is a results.json of `resnet-bk bench`, by default those in results/, or the repeats.json of `resnet-bk repeats`:
+
+- `tuned-choices`, of three kinds: the protocol as it is, whose first model is the one that was chosen; models that it
+  does not have, trained by changed code (results/tuned-choices-patched, a patch beside the file); and some of its
+  models under another setting of the protocol, such as the optimizer (results/tuned-choices-settings)
+- shares of rows that start from no state (results/carry-reset); the grids of learning rates have some of the runs
+  without
+- what tokens cost that came before (results/repeats)
+
+--check writes nothing and exits with code 1 if the page differs from them.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.page import by_model, machine, table
+from benchmarks.command import guarded
+from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, trained_and_read
 from resnet_bk.bench import formatting as fmt
 
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "choices.md"
+CHOICES = "tuned-choices"  # one model, with one part after the other changed
+CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-norm", "real-part")
+CHANGED_SETTINGS = ("adamw",)
+REPEATS = "repeats"
+# `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
+RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
+FOLDERS = (
+    CHOICES,
+    *(f"{CHOICES}-patched/{name}" for name in CHANGED_CODE),
+    *(f"{CHOICES}-settings/{name}" for name in CHANGED_SETTINGS),
+    *(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)),
+    f"{RESETS}/mamba2-25",
+    f"{RESET_PROTOCOL}-grid",
+    f"{RESET_PROTOCOL}-grid-mamba2",
+)
+FILES = [
+    *(ROOT / "results" / folder / "results.json" for folder in FOLDERS),
+    ROOT / "results" / REPEATS / f"{REPEATS}.json",
+]
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
+OVERLAPPING = "held_out_perplexity_overlapping"
 # What two calls of one protocol may differ in and still have the same settings.
 NO_SETTINGS = {"name", "description", "models", "seeds", "learning_rates"}
 
 
-def tables(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def choices(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The table of the models, and that of the settings where there are any, by the name of their places.
 
     Args:
@@ -84,3 +118,105 @@ def _facts(trained: Sequence[Mapping[str, Any]]) -> str:
     """Where the runs were made, one fact a line."""
     runs = [{"environment": results["environment"], **run} for results in trained for run in results["runs"]]
     return "\n".join(f"- {line}" for line in machine({"runs": runs}))
+
+
+def resets(trained: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str, Any]]) -> str:
+    """A row a share of rows that start from no state; where there is no run without, the grid has one.
+
+    Raises:
+        ValueError: runs of a model that are not alike, or none without in the grids either.
+    """
+    runs, plain = ([_with_share(run, of) for of in found for run in of["runs"]] for found in (trained, searches))
+    lines, shown = [], []
+    for name in dict.fromkeys(run["model_name"] for run in runs):
+        of_model = sorted((run for run in runs if run["model_name"] == name), key=lambda run: run["share"])
+        if of_model[0]["share"]:
+            of_model[:0] = [run for run in plain if run["model_name"] == name]
+        if of_model[0]["share"] or any(run[key] != of_model[0][key] for run in of_model for key in ALIKE):
+            raise ValueError(f"{name}: no run with {RESETS} 0, or its runs differ in one of {', '.join(ALIKE)}")
+        shown += of_model
+        lines += [
+            (f"`{name}`", f"{run['share']:g}", *(fmt.perplexity(run[key]) for key in (HELD_OUT, WITHOUT, OVERLAPPING)))
+            for run in of_model
+        ]
+    columns = ("model", "`carry_reset`", "held-out perplexity", "state not carried", "overlapping windows")
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in machine({"runs": shown}))
+
+
+ALIKE = ("steps", "seed", "learning_rate", "parameters")
+
+
+def _with_share(run: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """The run, with its share of reset rows and where it was made."""
+    share = results["protocol"]["models"][run["model_name"]].get("carry_reset", 0.0)
+    return {"environment": results["environment"], **run, "share": share}
+
+
+def repeats(result: Mapping[str, Any]) -> str:
+    """A row a kind of token, a column a model: nats a token, the mean over its seeds."""
+    models = by_model({**result, "runs": result["models"]})
+    lines = []
+    for place, kind in enumerate(result["kinds"]):
+        losses = ([run["losses"][place] for run in runs] for runs in models.values())
+        cells = (fmt.decimal(None if None in found else fmean(found), 3) for found in losses)
+        lines.append((kind["name"], f"{kind['share']:.1%}", *cells))
+    whole = (fmt.decimal(fmean(run["loss"] for run in runs), 3) for runs in models.values())
+    lines.append(("all", fmt.MISSING, *whole))
+    facts = [
+        f"{result['tokens']:,} tokens of {result['dataset_name']}, {result['split']}, windows of {result['window']:,}",
+        *trained_and_read(result),
+    ]
+    columns = ("token", "share", *(f"`{name}`" for name in models))
+    return f"{table(columns, lines)}\n\n" + "\n".join(f"- {line}" for line in facts)
+
+
+def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`.
+
+    Raises:
+        ValueError: results of another protocol, or that do not fit together.
+    """
+    chosen: list[Mapping[str, Any]] = []
+    reset: list[Mapping[str, Any]] = []
+    searches: list[Mapping[str, Any]] = []
+    for found in results:
+        if "kinds" in found:
+            page = replace_all(page, REPEATS, {"table": repeats(found)})
+            continue
+        suite, searched = found["protocol"]["name"], found["protocol"]["learning_rates"] is not None
+        if suite == CHOICES:
+            chosen.append(found)
+        elif suite == RESETS:
+            reset.append(found)
+        elif suite == RESET_PROTOCOL and searched:
+            searches.append(found)
+        else:
+            raise ValueError(
+                f"the results are of protocol {suite}, not of {CHOICES}, {RESETS} or the rates of {RESET_PROTOCOL}; "
+                "name other files"
+            )
+    if chosen:
+        page = replace_all(page, CHOICES, choices(chosen))
+    if reset:
+        page = replace_all(page, RESETS, {"table": resets(reset, searches)})
+    return page
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        ValueError: a bad call.
+    """
+    return fill_page(
+        arguments,
+        module="choices",
+        description=__doc__,
+        page=PAGE,
+        files=FILES,
+        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
+    )
+
+
+if __name__ == "__main__":
+    guarded(lambda: main(sys.argv[1:]))

@@ -37,10 +37,10 @@ ALONE, CARRIED, WINDOWS = (
 )
 OURS, LLAMA = ("resnet-bk", "no-pointer"), ("llama-pointer", "llama")  # with the pointer and without
 PAIRS = {
-    "same view, no pointer": (WINDOWS, OURS[1], LLAMA[1]),
-    "same view, both with the pointer": (WINDOWS, OURS[0], LLAMA[0]),
-    "each segment alone, no pointer": (ALONE, OURS[1], LLAMA[1]),
-    "each segment alone, both with the pointer": (ALONE, OURS[0], LLAMA[0]),
+    "overlapping windows, no pointer": (WINDOWS, OURS[1], LLAMA[1]),
+    "overlapping windows, both with the pointer": (WINDOWS, OURS[0], LLAMA[0]),
+    "state not carried, no pointer": (ALONE, OURS[1], LLAMA[1]),
+    "state not carried, both with the pointer": (ALONE, OURS[0], LLAMA[0]),
     "state carried, no pointer": (CARRIED, OURS[1], LLAMA[1]),
     "state carried, both with the pointer": (CARRIED, OURS[0], LLAMA[0]),
     "state carried, only ResNet-BK with the pointer": (CARRIED, OURS[0], LLAMA[1]),

@@ -127,6 +127,18 @@ def machine(results: Mapping[str, Any]) -> list[str]:
     return [*processors, *versions, f"commit {', '.join(commits)}{dirty}"]
 
 
+def trained_and_read(result: Mapping[str, Any]) -> list[str]:
+    """Where the models of such a file were trained and read."""
+    commits = dict.fromkeys(
+        commit[:12] for model in result["models"] for commit in (model["trained_at_commit"] or "unknown").split(", ")
+    )
+    seeds = "; ".join(
+        f"{name} {', '.join(str(run['seed']) for run in runs)}"
+        for name, runs in by_model({**result, "runs": result["models"]}).items()
+    )
+    return [f"trained at commit {', '.join(commits)}", f"seeds: {seeds}", *machine(result)]
+
+
 def _places(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Where a run trained, and where its figures of held-out text were measured, at the end or later."""
     finished = [run["environment"]] if run.get("environment") else []

@@ -53,10 +53,10 @@ def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
     assert lines["training tokens; parameters; tokens a segment; seeds"][0] == "10.0M; 4.1M; 128; 2"
     first = {label: cells[0] for label, cells in lines.items() if " pointer" in label}
     assert first == {
-        "same view, no pointer": "36.0 / 36.0 (1.00), 1 seed",
-        "same view, both with the pointer": "**30.0** / 34.0 (0.88), 1 seed",
-        "each segment alone, no pointer": "42.0 / **40.0** (1.05), 1 seed",
-        "each segment alone, both with the pointer": "**31.0** / 33.0 (0.94), 1 seed",
+        "overlapping windows, no pointer": "36.0 / 36.0 (1.00), 1 seed",
+        "overlapping windows, both with the pointer": "**30.0** / 34.0 (0.88), 1 seed",
+        "state not carried, no pointer": "42.0 / **40.0** (1.05), 1 seed",
+        "state not carried, both with the pointer": "**31.0** / 33.0 (0.94), 1 seed",
         "state carried, no pointer": "**38.0** / 40.0 (0.95), 1 seed",
         "state carried, both with the pointer": "**29.0** / 32.0 (0.91), 1 seed",
         "state carried, only ResNet-BK with the pointer": "**29.0** / 40.0 (0.72), 1 seed",
@@ -64,7 +64,7 @@ def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
     other = [run("llama", 40.0, seed=3), *WORDS["runs"][:3]]
     assert table([results("seed-local-tuned", *other), SMALL, QUICK])["state carried, no pointer"][0] == "–"
     # What was not trained or not read so is left open.
-    assert [lines[f"same view, {what}"][1] for what in ("no pointer", "both with the pointer")] == ["–", "–"]
+    assert [lines[f"overlapping windows, {what}"][1] for what in ("no pointer", "both with the pointer")] == ["–", "–"]
 
 
 def test_models_of_another_file_join_their_column():

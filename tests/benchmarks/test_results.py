@@ -6,37 +6,7 @@ import pytest
 
 from benchmarks import results
 from benchmarks.command import guarded
-
-ENVIRONMENT = {
-    "cpu": "a processor",
-    "cpu_count": 2,
-    "threads": 1,
-    "python": "3.11.1",
-    "versions": {"torch": "2.9.0", "numba": "0.62.0"},
-}
-
-
-def point(step, seconds, perplexity):
-    return {"step": step, "seconds": seconds, "perplexity": perplexity}
-
-
-def run(name, perplexity, seed=0, **changes):
-    return {
-        "model_name": name,
-        "seed": seed,
-        "git_commit": "0123456789abcdef",
-        "git_dirty": False,
-        "held_out_perplexity": perplexity,
-        "held_out_perplexity_without_carry": None,
-        "parameters": 1_000,
-        "learning_rate": 0.01,
-        "tokens_per_second": 500.0,
-        "peak_memory_mb": 64.4,
-        "training_time": 10.0,
-        "validation_log": [point(1_000, 8.0, 60.0), point(2_000, 12.0, 50.0)],
-        "learning_rates_tried": [{"learning_rate": 0.01, "held_out_perplexity": perplexity}],
-    } | changes
-
+from tests.benchmarks.made_runs import ENVIRONMENT, point, run
 
 RESULTS = {
     "protocol": {"name": "seed-local-tuned", "learning_rates": None},
@@ -44,15 +14,14 @@ RESULTS = {
     "data": {"name": "text", "train_tokens": 12_345},
     "runs": [
         run("gpt2", 90.0),
-        run("llama", 50.0, training_time=12.0),
+        run("llama", 50.0),
         run(
             "llama",
             52.0,
             seed=1,
-            training_time=14.0,
             validation_log=[point(1_000, 9.0, 70.0), point(2_000, 14.0, 52.0)],
         ),
-        run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0),
+        run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0, held_out_perplexity_overlapping=44.0),
     ],
 }
 PAGE = "".join(
@@ -63,12 +32,12 @@ PAGE = "".join(
 def test_models_are_held_to_the_best_transformer():
     lines = [line for line in results.fill(PAGE, [RESULTS]).splitlines() if line.startswith(("|", "-"))]
     assert lines[0].startswith(
-        "| model | held-out perplexity | seeds | relative to `llama` | state not carried | in the time of"
+        "| model | held-out perplexity | seeds | relative to `llama` | state not carried | overlapping windows |"
     )
     assert [line.split(" | ")[:6] for line in lines[2:5]] == [
-        ["| `resnet-bk`", "40.0", "1", "0.784", "55.0", "50.0"],
-        ["| `llama`", "51.0 ± 1.4", "2", "1.000", "–", "51.0 ± 1.4"],  # its own last one
-        ["| `gpt2`", "90.0", "1", "1.765", "–", "50.0"],
+        ["| `resnet-bk`", "40.0", "1", "0.784", "55.0", "44.0"],
+        ["| `llama`", "51.0 ± 1.4", "2", "1.000", "–", "–"],
+        ["| `gpt2`", "90.0", "1", "1.765", "–", "–"],
     ]
     assert "- commit 0123456789ab" in lines
     assert "| model | 1,000 steps | 2,000 steps |" in lines
@@ -76,53 +45,36 @@ def test_models_are_held_to_the_best_transformer():
     assert "- data text: 12,345 training tokens" in lines
 
 
-def test_overlapping_windows_have_a_column_where_they_were_read():
-    runs = [*RESULTS["runs"], run("mamba2", 45.0, held_out_perplexity_overlapping=44.0)]
-    lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
-    assert "| state not carried | overlapping windows | in the time of `llama` |" in "".join(lines)
-    (line,) = [line for line in lines if line.startswith("| `mamba2` | 45.0")]
-    assert line.split(" | ")[:7] == ["| `mamba2`", "45.0", "1", "0.882", "–", "44.0", "50.0"]
-
-
-def test_times_of_another_machine_are_left_out():
-    other = {"environment": ENVIRONMENT | {"cpu": "a slow one"}, "training_time": 90.0, "tokens_per_second": 50.0}
+def test_memory_on_another_machine_is_left_out():
+    slow = {"environment": ENVIRONMENT | {"cpu": "a slow one"}, "peak_memory_mb": 9.0}
     runs = [run(name, 40.0, seed=seed, environment=ENVIRONMENT) for name in ("llama", "resnet-bk") for seed in (0, 1)]
-    runs += [run("llama", 43.0, seed=2, **other), run("resnet-bk", 43.0, seed=2, **other), run("gpt2", 90.0, **other)]
+    runs += [run("llama", 43.0, seed=2, **slow), run("resnet-bk", 43.0, seed=2, **slow), run("gpt2", 90.0, **slow)]
     del runs[0]["environment"]  # of before runs said where; the whole did
     lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
-    first = [line for line in lines if line.startswith("| `")][:3]
-    cells = {line.split(" | ")[0]: line.split(" | ") for line in first}
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in [line for line in lines if line.startswith("| `")][:3]}
     assert cells["| `resnet-bk`"][1:3] == ["41.0 ± 1.7", "3"]
-    # At 10 s, when the Transformer of the first machine was done; the slow one's 90 s would have been the end.
-    assert cells["| `resnet-bk`"][5] == "60.0 ± 0.0"
-    assert [cells[f"| `{name}`"][8] for name in ("resnet-bk", "gpt2")] == ["500", "–"]
-    assert cells["| `gpt2`"][5] == "–"
-    assert [cells[f"| `{name}`"][9] for name in ("resnet-bk", "gpt2")] == ["64 |", "– |"]
+    assert [cells[f"| `{name}`"][-1] for name in ("resnet-bk", "gpt2")] == ["64 |", "– |"]
     place = lines.index("- a processor, 1 thread of 2 cores: 4 runs")
     assert lines[place + 1] == "- a slow one, 1 thread of 2 cores: 3 runs"
-    assert "- times and memory: of the runs on the first machine alone" in lines
+    assert "- memory: of the runs on the first machine alone" in lines
 
 
-def test_a_processor_that_takes_other_kernels_is_another_machine():
-    place = ENVIRONMENT | {"kernel_instructions": "AVX-512, AMX"}
-    runs = [run(name, 40.0, seed=seed, environment=place) for name in ("llama", "resnet-bk") for seed in (0, 1)]
-    runs.append(run("llama", 43.0, seed=2, environment=ENVIRONMENT, tokens_per_second=1.0))
-    page = results.fill(PAGE, [RESULTS | {"runs": runs}])
-    assert (
-        "- a processor (AVX-512, AMX), 1 thread of 2 cores: 4 runs\n- a processor, 1 thread of 2 cores: 1 run" in page
-    )
-    (line,) = [line for line in page.splitlines() if line.startswith("| `llama` | 41.0")]
-    assert line.split(" | ")[8] == "500"
-
-
-def test_a_run_on_a_gpu_is_of_another_machine():
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"environment": ENVIRONMENT | {"kernel_instructions": "AVX-512"}}, "a processor (AVX-512)"),
+        ({"environment": ENVIRONMENT | {"gpu": "a GPU"}, "device": "cuda:0"}, "a GPU, a processor"),
+    ],
+    ids=["other kernels", "GPU"],
+)
+def test_what_is_another_machine(changes, named):
     place = ENVIRONMENT | {"gpu": "a GPU"}  # which is there for all
     runs = [run(name, 40.0, seed=seed, environment=place) for name in ("llama", "resnet-bk") for seed in (0, 1)]
-    runs.append(run("llama", 43.0, seed=2, environment=place, device="cuda:0", tokens_per_second=9000.0))
+    runs.append(run("llama", 43.0, seed=2, peak_memory_mb=9.0, **changes))
     page = results.fill(PAGE, [RESULTS | {"runs": runs}])
-    assert "- a processor, 1 thread of 2 cores: 4 runs\n- a GPU, a processor, 1 thread of 2 cores: 1 run" in page
+    assert f"- a processor, 1 thread of 2 cores: 4 runs\n- {named}, 1 thread of 2 cores: 1 run" in page
     (line,) = [line for line in page.splitlines() if line.startswith("| `llama` | 41.0")]
-    assert line.split(" | ")[8] == "500"
+    assert line.endswith("| 64 |")
 
 
 def test_a_run_on_two_machines_is_of_neither():
@@ -134,46 +86,12 @@ def test_a_run_on_two_machines_is_of_neither():
     lines = results.fill(PAGE, [RESULTS | {"runs": runs}]).splitlines()
     assert "- a processor, 1 thread of 2 cores: 1 run" in lines
     assert "- a processor, 1 thread of 2 cores, then a processor, 2 threads of 2 cores: 1 run" in lines
-    assert "- times and memory: of the runs on the first machine alone" in lines
+    assert "- memory: of the runs on the first machine alone" in lines
     assert f"- commit {'a' * 12}, {'b' * 12}" in lines
     assert [line for line in lines if line.startswith("- Python")] == [
         "- Python 3.11.1, torch 2.9.0, numba 0.62.0",
         "- Python 3.12.0, torch 2.9.0, numba 0.62.0",
     ]
-
-
-def test_a_run_that_is_slow_is_looked_at_when_the_transformer_was_done():
-    slow = run("resnet-bk", 40.0)
-    assert results.at_time(slow, 13.0) == 50.0
-    assert results.at_time(slow, 11.0) == 60.0
-    assert results.at_time(slow, 1.0) is None
-
-
-def of_shares(name, share, learning_rates=None, model="resnet-bk", **changes):
-    protocol = {"name": name, "learning_rates": learning_rates, "models": {model: {"carry_reset": share}}}
-    views = {"held_out_perplexity_without_carry": 60.0 - 40 * share, "held_out_perplexity_overlapping": 55.0}
-    found = run(model, 50.0 - 10 * share, **views)
-    return RESULTS | {"protocol": protocol, "runs": [found | {"steps": 1000, "seed": 42} | changes]}
-
-
-def test_shares_of_rows_that_start_from_no_state():
-    whole = PAGE + "<!-- begin carry-reset:table -->\nold\n<!-- end -->\n"
-    searched = of_shares("seed-local-tuned", 0.0, [0.01])
-    page = results.fill(whole, [of_shares("carry-reset", share) for share in (0.5, 0.25)] + [searched])
-    found = [line for line in page.splitlines() if line.startswith("| `resnet-bk` | 0")]
-    assert found == [
-        "| `resnet-bk` | 0 | 50.0 | 60.0 | 55.0 |",
-        "| `resnet-bk` | 0.25 | 47.5 | 50.0 | 55.0 |",
-        "| `resnet-bk` | 0.5 | 45.0 | 40.0 | 55.0 |",
-    ]
-    for wrong in (searched | {"runs": []}, of_shares("seed-local-tuned", 0.0, [0.01], steps=500)):
-        with pytest.raises(ValueError, match=r"^resnet-bk: no run with carry-reset 0, or its runs differ"):
-            results.fill(whole, [of_shares("carry-reset", 0.25), wrong])
-    own = of_shares("carry-reset", 0.0)
-    own["runs"][0]["held_out_perplexity"] = 51.0
-    page = results.fill(whole, [of_shares("carry-reset", 0.25), own, searched])
-    assert "| `resnet-bk` | 0 | 51.0 |" in page
-    assert "| `resnet-bk` | 0 | 50.0 |" not in page
 
 
 def test_a_grid():
@@ -193,47 +111,6 @@ def test_seeds_of_two_models_are_compared_in_pairs():
     runs = [run(name, level + seed, seed) for name, level in levels.items() for seed in range(3)]
     lines = results.fill(PAGE, [RESULTS | {"runs": [*runs, run("gpt2", 60.0)]}]).splitlines()
     assert "- paired t test of `resnet-bk`, on the logarithm, two-sided: `llama` p < 0.001, 3 seeds" in lines
-
-
-def test_choices_stand_beside_the_model_that_was_chosen():
-    runs = [run("resnet-bk", 40.0, held_out_perplexity_without_carry=50.0), run("vector", 44.0), run("heads-2", 39.0)]
-    found = RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None}, "runs": runs}
-    lines = results.fill("<!-- begin tuned-choices:table -->\nold\n<!-- end -->\n", [found]).splitlines()
-    assert "| model | held-out perplexity | relative to `resnet-bk` | state not carried |" in lines
-    rows = [line for line in lines if line.startswith("| `")]
-    assert rows == [
-        "| `resnet-bk` | 40.0 | 1.000 | 50.0 |",
-        "| `vector` | 44.0 | 1.100 | – |",
-        "| `heads-2` | 39.0 | 0.975 | – |",
-    ]
-    assert "- commit 0123456789ab" in lines
-
-
-def of_choices(*runs, **settings):
-    return RESULTS | {"protocol": {"name": "tuned-choices", "learning_rates": None} | settings, "runs": list(runs)}
-
-
-def test_choices_of_changed_code_and_settings():
-    page = "".join(f"<!-- begin tuned-choices:{place} -->\nold\n<!-- end -->\n" for place in ("table", "settings"))
-    usual = {"optimizer": "muon", "tie_word_embeddings": True}
-    chosen = of_choices(run("resnet-bk", 40.0), run("llama", 60.0), **usual)
-    patched = of_choices(run("fixed-chain", 50.0, git_dirty=True), models={"fixed-chain": {}}, **usual)
-    apart = of_choices(run("llama", 63.0, learning_rate=0.002), **usual | {"tie_word_embeddings": False})
-    searched = of_choices(run("resnet-bk", 44.0), **usual | {"optimizer": "adamw", "learning_rates": [0.01]})
-    lines = results.fill(page, [chosen, patched, apart, searched]).splitlines()
-    assert [line for line in lines if line.startswith("| `")] == [
-        "| `resnet-bk` | 40.0 | 1.000 | – |",
-        "| `llama` | 60.0 | 1.500 | – |",
-        "| `fixed-chain` | 50.0 | 1.250 | – |",
-        "| `llama` | `tie_word_embeddings: false` | 63.0 | 1.050 | – | 0.002 |",
-        "| `resnet-bk` | `optimizer: adamw` | 44.0 | 1.100 | – | 0.01 |",
-    ]
-    assert [line for line in lines if "commit" in line] == [
-        "- commit 0123456789ab, with uncommitted changes",
-        "- commit 0123456789ab",
-    ]
-    with pytest.raises(ValueError, match=r"^llama with `tie_word_embeddings: false` has no run with the settings of"):
-        results.fill(page, [of_choices(run("resnet-bk", 40.0), **usual), apart])
 
 
 def test_recall_stands_beside_what_the_layers_carry():
@@ -316,41 +193,6 @@ def test_lengths_are_means_over_seeds():
     assert "- trained at commit 0123456789ab" in lines
     assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
     assert "- commit fedcba987654" in lines
-
-
-def test_repeats_are_means_over_seeds():
-    def model(name, seed, loss, losses):
-        return {
-            "model_name": name,
-            "seed": seed,
-            "trained_at_commit": "0123456789abcdef",
-            "loss": loss,
-            "losses": losses,
-        }
-
-    found = {
-        "dataset_name": "a text",
-        "split": "validation",
-        "window": 64,
-        "tokens": 3_200,
-        "kinds": [{"name": "new word", "share": 0.75}, {"name": "repeated, 1 to 15 tokens ago", "share": 0.25}],
-        "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
-        "models": [
-            model("resnet-bk", 42, 4.0, [5.0, 1.0]),
-            model("resnet-bk", 43, 5.0, [6.0, 2.0]),
-            model("gpt2", 42, 4.0, [4.0, None]),
-        ],
-    }
-    lines = results.fill("<!-- begin repeats:table -->\nold\n<!-- end -->\n", [found]).splitlines()
-    assert lines[2:7] == [
-        "| token | share | `resnet-bk` | `gpt2` |",
-        "|---|---|---|---|",
-        "| new word | 75.0% | 5.500 | 4.000 |",
-        "| repeated, 1 to 15 tokens ago | 25.0% | 1.500 | – |",
-        "| all | – | 4.500 | 4.000 |",
-    ]
-    assert "- 3,200 tokens of a text, validation, windows of 64" in lines
-    assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
 
 
 TIMED = {

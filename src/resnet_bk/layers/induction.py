@@ -17,7 +17,7 @@ noise of all that it holds, so that there is little to follow until the match is
 
 All of it is where training starts, and nothing holds it there. Two keys of K numbers that have nothing to do with each
 other meet with a product of about 1 / sqrt(K), so that a match stands out the more the larger K is: with 64 such heads
-are worth much, with 16 the heads that they take the place of were worth more (docs/results.md).
+are worth much, with 16 the heads that they take the place of were worth more (docs/choices.md).
 """
 
 from typing import NamedTuple
