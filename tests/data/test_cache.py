@@ -3,6 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data import Corpus, cache, corpus, token_cache, train_tokenizer
@@ -194,3 +197,23 @@ def test_a_cache_dir_that_cannot_be_written_is_an_error(
         ValueError, match=r"cache_dir '.*file/cache' cannot be written \(Not a directory\); set RESNET_BK_CACHE"
     ):
         token_cache(small_corpus, "train", tokenizer, cache_dir=tmp_path / "file" / "cache")
+
+
+def words(numbers: dict[str, int]) -> PreTrainedTokenizerFast:
+    inside = Tokenizer(WordLevel(numbers, unk_token="<unk>"))
+    inside.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="<unk>", eos_token="<eos>")
+
+
+def test_words_that_are_numbered_with_gaps_are_an_error(tmp_path: Path) -> None:
+    gaps = words({"<unk>": 0, "<eos>": 1, "a": 70_000})
+    with pytest.raises(ValueError, match=r"tokenizer has 3 words and ids up to 70000, .* number them anew"):
+        token_cache(make_corpus({"train": ["a a"]}), "train", gaps, cache_dir=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_special_tokens_that_are_named_later_are_another_cache(tmp_path: Path) -> None:
+    made, tokenizer = make_corpus({"train": ["a b"]}), words({"<unk>": 0, "<eos>": 1, "a": 2, "b": 3})
+    assert token_cache(made, "train", tokenizer, cache_dir=tmp_path).tokens.tolist() == [2, 3, 1]
+    tokenizer.bos_token = "a"  # and so a word no more
+    assert token_cache(made, "train", tokenizer, cache_dir=tmp_path).tokens.tolist() == [0, 3, 1]

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import os
 import zipfile
@@ -129,18 +128,6 @@ def test_a_single_line_is_divided_at_a_space(tmp_path: Path) -> None:
         assert [len(texts[0].split()) for texts in found.values()] == pytest.approx([900, 50, 50], abs=1)
 
 
-def test_a_text_that_is_divided_otherwise_than_by_earlier_versions_is_another(tmp_path: Path) -> None:
-    """Their tokens may be kept, of a training split in which what is held out now was; other texts keep their name."""
-    path = tmp_path / "text.txt"
-    same = {}
-    for name, text in {"line": "word " * 1000, "end": "word " * 1000 + "\n", "lines": "word\n" * 1000}.items():
-        path.write_text(text)
-        content = ["local-1", "text", {"": [hashlib.sha256(text.encode()).hexdigest()]}]
-        earlier = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        same[name] = load_corpus(path).fingerprint == earlier
-    assert same == {"line": True, "end": False, "lines": True}
-
-
 def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> None:
     path = tmp_path / "one.txt"
     path.write_text("oneword")
@@ -250,6 +237,10 @@ def test_a_column_that_is_no_text_is_an_error(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"column 'text' of .*train\.parquet holds int64, not strings"):
+        load_corpus(tmp_path)
+    twice = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(twice, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet has 2 columns 'text'; keep one"):
         load_corpus(tmp_path)
 
 

@@ -6,6 +6,7 @@ logits of these models lie to each other.
 
 import pytest
 import torch
+from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
 
 from resnet_bk.layers import modulus_propagator, pointer
@@ -180,3 +181,28 @@ def test_a_cache_that_holds_a_text_and_is_not_to_be_used():
     cache = model(tokens(1, 5), use_cache=True).cache
     with pytest.raises(ValueError, match=r"use_cache=False with a cache of 5 tokens: .*leave use_cache out, or the"):
         model.generate(tokens(1, 3), cache=cache, use_cache=False, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("name", ["pointer-switched", "all-modulus", "delta-as-it-is"])
+def test_a_cache_of_inference_mode_serves_outside_of_it(name):
+    model, ids = build(name), tokens(2, 12)
+    with torch.inference_mode():
+        cache = model(ids[:, :7], use_cache=True).cache
+    expected = model(ids[:, :7], use_cache=True).cache
+    rows = torch.tensor([True, False])
+    loss = model(ids[:, 7:], targets=ids[:, 7:], cache=cache.start_anew(rows), use_cache=True).loss
+    assert_close(loss, model(ids[:, 7:], targets=ids[:, 7:], cache=expected.detach().start_anew(rows)).loss)
+    loss.backward()
+    with torch.inference_mode():
+        cache = model(ids[:, :7], use_cache=True).cache
+    model(ids[:, 7:], labels=ids[:, 7:], cache=cache).loss.backward()
+
+
+def test_beams_go_on_from_a_cache_whose_rows_are_repeated():
+    model, ids = build("modulus-as-it-is", dtype=torch.float64), tokens(2, 12)
+    options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
+    cache = model(ids[:, :7], use_cache=True).cache.detach()
+    with pytest.raises(ValueError, match=r"holds 2 rows, but this batch has 6; repeat each row with .*interleave\(3\)"):
+        model.generate(ids, cache=cache, **options)
+    cache.batch_repeat_interleave(3)
+    assert torch.equal(model.generate(ids, cache=cache, **options), model.generate(ids, **options))

@@ -87,3 +87,28 @@ def test_positions_of_padding_are_no_documents():
     positions = (mask.cumsum(1) - 1).clamp(min=0)  # as tokenizers' users make them
     found = model.generate(ids, attention_mask=mask, position_ids=positions, **OPTIONS)
     assert torch.equal(found, model.generate(ids, attention_mask=mask, **OPTIONS))
+
+
+@pytest.mark.parametrize("name", ["document_ids", "position_ids", "seq_idx"])
+def test_numbers_that_do_not_cover_the_prompt(name):
+    model, ids = build("pointer-modulus"), tokens(2, 12)
+    for wrong in (ids[:, :9], torch.cat([ids, ids], 1), ids[0], ids.float()):
+        for prompt in ({"inputs": ids}, {"input_ids": ids}):
+            with pytest.raises(ValueError, match=rf"{name} must be integers of shape \(2, 12\), one a token"):
+                model.generate(**prompt, **{name: wrong}, **OPTIONS)
+    with pytest.raises(ValueError, match=f"{name} must be a tensor, but got list"):
+        model.generate(ids, **{name: ids.tolist()}, **OPTIONS)
+    with pytest.raises(ValueError, match=rf"{name} must be integers of shape \(1, 1\)"):  # of the prompt that it makes
+        model.generate(bos_token_id=1, **{name: ids}, **OPTIONS)
+    with pytest.raises(ValueError, match=r"the prompt must be a tensor \[batch, tokens\], but got torch\.Size"):
+        model.generate(ids[0], **{name: ids}, **OPTIONS)
+
+
+def test_the_numbers_of_a_prompt_of_embeddings():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 12)
+    embeddings = model.model.embed_tokens(ids)
+    numbers = torch.tensor([[0] * 5 + [1] * 7] * 2)
+    found = model.generate(inputs_embeds=embeddings, document_ids=numbers, **OPTIONS)
+    assert torch.equal(found, model.generate(ids, document_ids=numbers, **OPTIONS)[:, 12:])
+    with pytest.raises(ValueError, match=r"document_ids must be integers of shape \(2, 12\)"):
+        model.generate(inputs_embeds=embeddings, document_ids=numbers[:, 1:], **OPTIONS)

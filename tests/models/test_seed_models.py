@@ -239,6 +239,8 @@ def test_generates_by_reading_everything_again(name):
     documents = torch.tensor([[0] * 5 + [1] * 4])
     packed = model.generate(ids[:1], document_ids=documents, max_new_tokens=4, do_sample=False)
     assert torch.equal(packed[:, 5:], model.generate(ids[:1, 5:], max_new_tokens=4, do_sample=False))
+    with pytest.raises(ValueError, match=r"document_ids must be integers of shape \(1, 9\), one a token"):
+        model.generate(ids[:1], document_ids=documents[:, :7], max_new_tokens=4)
 
 
 def test_what_generation_refuses():

@@ -13,7 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data.corpus import Corpus, Piece
-from resnet_bk.data.saved_tokenizer import unknown_id
+from resnet_bk.data.saved_tokenizer import check_numbering, unknown_id
 from resnet_bk.data.storage import cached_folder
 from resnet_bk.data.tokenizer import reads_pieces, tokenizer_fingerprint
 
@@ -72,11 +72,13 @@ def token_cache(
         raise ValueError(f"data_limit {limit!r} must be a positive number of tokens, or none for the whole split")
     if tokenizer.eos_token_id is None:
         raise ValueError("tokenizer has no eos_token, which ends each document; set tokenizer.eos_token")
+    check_numbering(tokenizer)
     # A missing split is named before anything is written.
     pieces = corpus.pieces(split) if reads_pieces(tokenizer) else corpus.whole_documents(split)
     # The second number: of words, since the name of a control token in a text is an unknown word.
     version = "tokens-3" if _is_of_words(tokenizer) else "tokens-2"
-    key = json.dumps([version, corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), limit])
+    special = [unknown_id(tokenizer), *sorted(tokenizer.all_special_ids)]
+    key = json.dumps([version, corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), special, limit])
 
     def build(folder: Path) -> None:
         _build(folder, pieces, tokenizer, limit, progress or (lambda tokens: None))

@@ -75,20 +75,18 @@ def load_local(path: Path) -> Corpus:
     single = kind == "text" and divided and len(files) == 1
     whole = partial(READERS[kind], splits[""]) if divided else None
     sets: dict[str, Reader]
-    version: list[object] = ["local-1", kind, content]
     if single:
         bounds = _bounds(files[0])
         sets = {split: partial(_read_range, files[0], start, stop) for split, (start, stop) in bounds.items()}
-        if bounds != _bounds(files[0], blank_lines=True):  # as earlier versions divided it, whose splits may be kept
-            version.append("blank end")
     elif whole is not None:
         sets = hash_split(whole)
     else:
         sets = {split: partial(READERS[kind], members) for split, members in splits.items()}
+    version = "local-1" if kind == "parquet" else "local-2"  # of what is read from the same bytes
     how = f", divided 90/5/5 by {'position' if single else 'document'}" if divided else ""
     return Corpus(
         name=path.resolve().name,
-        fingerprint=hashlib.sha256(json.dumps(version, sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps([version, kind, content], sort_keys=True).encode()).hexdigest(),
         description=f"local {kind} files ({', '.join(counts)}){how}",
         readers=sets,
         whole=whole,
@@ -179,21 +177,22 @@ def _check_shards(files: Sequence[Path]) -> None:
             )
 
 
-def _bounds(path: Path, *, blank_lines: bool = False) -> dict[str, tuple[int, int]]:
-    """First byte of each split, and the one behind its last; `blank_lines`: at the end of the file they divide too."""
+def _bounds(path: Path) -> dict[str, tuple[int, int]]:
+    """First byte of each split, and the one behind its last."""
     size = path.stat().st_size
-    first = _line_end(path, int(0.90 * size), size, blank_lines)
+    first = _line_end(path, int(0.90 * size), size)
     # Where nothing ends before, the first lies behind.
-    second = _line_end(path, max(first, int(0.95 * size)), size, blank_lines)
+    second = _line_end(path, max(first, int(0.95 * size)), size)
     return {"train": (0, first), "validation": (first, second), "test": (second, size)}
 
 
-def _line_end(path: Path, offset: int, size: int, blank_lines: bool) -> int:
-    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes."""
+def _line_end(path: Path, offset: int, size: int) -> int:
+    """First place from offset on after a line feed, or else before a space, in UTF-8 bytes; blank lines at the end of
+    the file divide nothing."""
     with path.open("rb") as file:
         file.seek(offset)
         window = file.read(CUT_BYTES)
-    if offset + len(window) == size and not blank_lines:
+    if offset + len(window) == size:
         window = window.rstrip()
     if (place := window.find(b"\n")) >= 0:
         return offset + place + 1

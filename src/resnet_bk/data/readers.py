@@ -66,20 +66,11 @@ def read_text(
 def sha256_of_text(path: Path) -> str:
     """sha256 of a file that must be UTF-8 and not blank. Raises ValueError where it is neither."""
     digest = hashlib.sha256()
-    returns = False  # carriage returns, which were no line feeds to earlier versions
-
-    def seen(data: bytes) -> None:
-        nonlocal returns
-        returns = returns or b"\r" in data
-        digest.update(data)
-
     blank = True
-    for text in read_text(path, on_bytes=seen):
+    for text in read_text(path, on_bytes=digest.update):
         blank = blank and is_blank(text)
     if blank:
         raise ValueError(f"data: {path} is empty; give a file with text, or remove it")
-    if returns:
-        digest.update(b"line feeds")
     return digest.hexdigest()
 
 
@@ -155,6 +146,8 @@ def check_parquet(path: Path) -> int:
         raise ValueError(
             f"data: {path} has no column {COLUMN!r}, only {', '.join(schema.names)}; rename the text column"
         )
+    if schema.names.count(COLUMN) > 1:
+        raise ValueError(f"data: {path} has {schema.names.count(COLUMN)} columns {COLUMN!r}; keep one")
     if not _is_string(schema.field(COLUMN).type):
         raise ValueError(
             f"data: column {COLUMN!r} of {path} holds {schema.field(COLUMN).type}, not strings; write the texts there"

@@ -26,13 +26,22 @@ def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
         raise ValueError(
             f"tokenizer {folder!r}: has no eos_token, which ends every document; set tokenizer.eos_token, and save it"
         )
+    check_numbering(tokenizer, f" {folder!r}:")
+    return tokenizer
+
+
+def check_numbering(tokenizer: PreTrainedTokenizerFast, name: str = "") -> None:
+    """Every id is below the number of words. `name` stands in the error behind "tokenizer".
+
+    Raises:
+        ValueError: one is not.
+    """
     highest = max(tokenizer.get_vocab().values())
     if highest >= len(tokenizer):
         raise ValueError(
-            f"tokenizer {folder!r}: has {len(tokenizer):,} words and ids up to {highest}, for which a model of as many "
-            "words has no place; number them anew"
+            f"tokenizer{name} has {len(tokenizer):,} words and ids up to {highest}, for which a model of as many words "
+            "has no place; number them anew"
         )
-    return tokenizer
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

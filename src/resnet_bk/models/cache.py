@@ -144,7 +144,14 @@ class ResNetBKCache(Cache):
             ValueError: something else than a mask of the rows.
         """
         check_rows(rows, self.batch_size)
+        self.leave_inference_mode()
         return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
+
+    def leave_inference_mode(self) -> None:
+        """Copies states that were made under `torch.inference_mode`, and may neither be saved for a gradient nor
+        written to outside of it."""
+        if not torch.is_inference_mode_enabled():
+            self._apply(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
     def reset(self) -> None:
         """Forgets everything."""
@@ -172,7 +179,7 @@ class ResNetBKCache(Cache):
         """
         raise ValueError(
             f"tokens_to_remove={tokens_to_remove}: a ResNetBKCache cannot forget single tokens, for its size does not "
-            "grow with them; keep a copy.deepcopy(cache) of the point to go back to"
+            "grow with them; keep a copy.deepcopy(cache.detach()) of the point to go back to"
         )
 
     def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:

@@ -58,6 +58,8 @@ def read_call(
     shape = check_tokens(input_ids, inputs_embeds, config)
     check_tensors(attention_mask=attention_mask, document_ids=document_ids, position_ids=position_ids, seq_idx=seq_idx)
     check_cache(cache, shape[0], config, mixer)
+    if cache is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        cache.leave_inference_mode()
     past_length = 0 if cache is None else cache.get_seq_length()
     document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
     boundaries = find_boundaries(

@@ -210,9 +210,13 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
                 f"model shortens by {wanted}; it belongs to another model"
             )
     if batch is not None and cache.batch_size not in (-1, batch):
+        ways, left = divmod(batch, max(cache.batch_size, 1))
+        way_out = "select rows with cache.batch_select_indices"
+        if ways > 1 and not left:  # beams, or several continuations of each prompt
+            way_out = f"repeat each row with cache.batch_repeat_interleave({ways})"
         raise ValueError(
-            f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; select rows with "
-            "cache.batch_select_indices, or start with an empty cache"
+            f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; {way_out}, or start with an "
+            "empty cache"
         )
 
 

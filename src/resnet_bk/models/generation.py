@@ -7,10 +7,8 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 from resnet_bk.models.cache import ResNetBKCache
-from resnet_bk.models.checks import check_cache
-from resnet_bk.models.packing import check_numbers, document_starts, packed_documents
-
-PROMPTS = ("inputs", "input_ids", "inputs_embeds")  # of `generate`
+from resnet_bk.models.checks import check_cache, check_tensors
+from resnet_bk.models.packing import check_numbers, document_starts, packed_documents, prompt_shape
 
 
 class ResNetBKGenerationMixin(GenerationMixin):
@@ -25,16 +23,19 @@ class ResNetBKGenerationMixin(GenerationMixin):
         """As in `transformers`. `document_ids`, or one of the two other names of `packed_documents`, cover the prompt;
         what is generated continues its last document."""
         documents = options.get("document_ids")
+        check_tensors(document_ids=documents, position_ids=position_ids, seq_idx=seq_idx)
+        if documents is None and position_ids is None and seq_idx is None:
+            return super().generate(*args, **options)
+        shape = prompt_shape(args, options)
+        if documents is not None:
+            check_numbers("document_ids", documents, shape)
         if position_ids is not None and seq_idx is None and documents is None:
             # Padding has positions too, and starts no document.
-            prompt = next((x for x in (*args[:1], *map(options.get, PROMPTS)) if x is not None), position_ids)
-            shape = (prompt.shape[0], prompt.shape[1])
             check_numbers("position_ids", position_ids, shape)
             starts = document_starts(position_ids, options.get("attention_mask"))
             if bool(starts.any()):  # else they only count
                 options["document_ids"] = starts.cumsum(dim=1).expand(shape)
-        elif (given := position_ids if seq_idx is None else seq_idx) is not None:
-            shape = (given.shape[0], given.shape[-1])
+        else:
             options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)
         return super().generate(*args, **options)
 

@@ -28,6 +28,7 @@ from resnet_bk.models.checks import (
 )
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
+from resnet_bk.models.packing import check_numbers, prompt_shape
 from resnet_bk.models.targets import labels_a_target, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
@@ -221,6 +222,14 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             )
         generation_config.use_cache = False
         return False
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """As in `transformers`. `document_ids` cover the prompt; what is generated continues its last document."""
+        documents = options.get("document_ids")
+        check_tensors(document_ids=documents)
+        if documents is not None:
+            check_numbers("document_ids", documents, prompt_shape(args, options))
+        return super().generate(*args, **options)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""

@@ -6,6 +6,9 @@ Shape legend: B batch, T tokens of this call, P tokens already in the cache.
 start anew, or by `seq_idx`, the number of the example of every token, which is what `document_ids` is here.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,11 +74,29 @@ def document_starts(position_ids: Tensor, attention_mask: Tensor | None = None) 
     return starts & real & F.pad(real, (1, 0))[:, :-1]
 
 
+def prompt_shape(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> tuple[int, int]:
+    """(B, T) of the prompt of a call of `generate`; of that which it makes where there is none, (1, 1).
+
+    Raises:
+        ValueError: the prompt is no tensor of two dimensions or more.
+    """
+    prompts = (options.get("inputs_embeds"), *arguments[:1], *map(options.get, ("inputs", "input_ids")))
+    prompt = next((x for x in prompts if x is not None), None)
+    if prompt is None:
+        return 1, 1
+    if not isinstance(prompt, Tensor) or prompt.ndim < 2:
+        raise ValueError(
+            f"the prompt must be a tensor [batch, tokens], but got {getattr(prompt, 'shape', type(prompt).__name__)}; "
+            "a single sequence needs [None]"
+        )
+    return prompt.shape[0], prompt.shape[1]
+
+
 def check_numbers(name: str, value: Tensor, shape: tuple[int, int]) -> None:
     """Numbers of documents or positions for B rows of T tokens.
 
     Args:
-        name: "position_ids" or "seq_idx".
+        name: "document_ids", "position_ids" or "seq_idx".
         value: the numbers.
         shape: (B, T).
 
