@@ -17,7 +17,8 @@ from resnet_bk.bench.recall import load_recall
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-ALL_PAGES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+INDEX = ROOT / "results" / "README.md"
+ALL_PAGES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", INDEX]
 COMMANDS = typer.main.get_command(cli.app).commands
 
 
@@ -47,7 +48,7 @@ def test_a_command_of_the_docs(page, line):
     assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_row_of_a_table_is_one_line(page):
     lines = page.read_text(encoding="utf-8").splitlines()
     broken = [line for row, line in itertools.pairwise(lines) if row.startswith("|") and line[:1] not in ("", "|")]
@@ -87,7 +88,7 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_anchors_exist(page):
     found = re.findall(r"\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
     missing = []
@@ -96,3 +97,18 @@ def test_anchors_exist(page):
         if anchor not in map(slug, re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)):
             missing.append(f"{file}#{anchor}")
     assert missing == []
+
+
+def test_the_index_of_results_is_whole():
+    rows = [line.split("|")[1] for line in INDEX.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    named = re.findall(r"`([^`]+)`", " ".join(rows))
+    assert sorted(named) == sorted(path.name for path in INDEX.parent.iterdir() if path != INDEX)
+
+
+def test_every_result_has_a_page():
+    """Those that the tables of a page are made of need not be named on it."""
+    written = " ".join(path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    pages = " ".join(page.read_text(encoding="utf-8") for page in ALL_PAGES if page != INDEX)
+    names = {path.name for path in INDEX.parent.iterdir() if path != INDEX}
+    unnamed = {name for name in names if not re.search(rf"results/{re.escape(name)}(?![\w-])", pages)}
+    assert {name for name in unnamed if name.removesuffix(".json") not in written} == set()

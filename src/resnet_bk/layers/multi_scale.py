@@ -103,7 +103,7 @@ class Shortening(nn.Module):
         if selection is not None:
             coarse = selection.place(self.pool(self._groups(full, selection)).to(hidden.dtype))
             coarse_boundaries = select_boundaries(boundaries, selection)
-        last = _last_tokens(hidden, boundaries, real)
+        last = _last_tokens(hidden, real)
         behind = last.clamp(min=0).unsqueeze(1)
         filled = torch.where(last < 0, state.filled, (place.gather(1, behind).squeeze(1) + 1) % k)
         kept = (last + 1).unsqueeze(1) + torch.arange(k - 1, device=hidden.device)
@@ -160,7 +160,7 @@ def _places(hidden: Tensor, boundaries: Boundaries | None, real: Tensor | None, 
     return count - start + torch.where(segment == 0, filled.unsqueeze(1), 0)
 
 
-def _last_tokens(hidden: Tensor, boundaries: Boundaries | None, real: Tensor | None) -> Tensor:
+def _last_tokens(hidden: Tensor, real: Tensor | None) -> Tensor:
     """Place of the last token of each row, int64 [B]; -1 where there is none."""
     batch, length, _ = hidden.shape
     if real is None:
