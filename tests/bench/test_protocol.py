@@ -21,7 +21,6 @@ from resnet_bk.bench.protocol import (
 from resnet_bk.bench.protocol_file import parse_yaml, read_raw
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.recall import is_recall
-from resnet_bk.bench.run_folder import OF_ONE_STATE
 from resnet_bk.bench.sizing import count_config
 from resnet_bk.data import TokenStream
 from resnet_bk.models import ResNetBKConfig
@@ -220,11 +219,12 @@ def test_choices_are_changed_one_at_a_time():
     base = ours.pop("resnet-bk").to_dict()
     chains = {"state", "potential_init", "absorption_init", "query_key_bias"}  # a vector state has no queries
     follows = {"intermediate_size", "induction_heads"}  # from the size of the others, and from heads and convolution
+    sizes = ("key_dim", "value_dim", "state_channels")  # which one state has and another has not
     parts = [chains, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
     choices = {}
     for name, config in ours.items():
         own = config.to_dict()
-        states = {key for key in OF_ONE_STATE if None in (own[key], base[key])}  # that another state has or has not
+        states = {key for key in sizes if None in (own[key], base[key])}
         changed = {key for key, value in own.items() if value != base[key]} - follows - states
         entry, usual = protocol.models[name], protocol.models["resnet-bk"]
         carried = (entry.carry_state, entry.carry_reset) == (usual.carry_state, usual.carry_reset)

@@ -114,9 +114,7 @@ def test_repeats_are_means_over_seeds():
 
 def test_what_does_not_fit():
     for name, rates in (("quick", [0.01]), ("seed-local-tuned", None)):
-        with pytest.raises(
-            ValueError, match=f"the results are of protocol {name}, not of tuned-choices"
-        ):
+        with pytest.raises(ValueError, match=f"the results are of protocol {name}, not of tuned-choices"):
             choices.fill("", [{"protocol": {"name": name, "learning_rates": rates}}])
 
 

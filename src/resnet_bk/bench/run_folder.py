@@ -25,8 +25,6 @@ from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
-# Sizes that ResNet-BK has with some states and not with others. Older versions noted them all.
-OF_ONE_STATE = ("key_dim", "value_dim", "state_channels")
 
 
 @dataclass(frozen=True)
@@ -287,8 +285,7 @@ def check_checkpoints(out: Path, configs: dict[str, dict[str, Any]], device: str
 def _differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
     """Fields of two configurations that both have, with different values."""
     found = []
-    unread = {key for key in OF_ONE_STATE if key in here and here[key] is None}
-    for key in sorted({*there} & {*here} - SAVED - unread):
+    for key in sorted({*there} & {*here} - SAVED):
         if isinstance(there[key], dict) and isinstance(here[key], dict):
             found += _differences(there[key], here[key], f"{prefix}{key}.")
         elif there[key] != here[key]:
