@@ -220,7 +220,7 @@ def test_choices_are_changed_one_at_a_time():
     chains = {"state", "potential_init", "absorption_init", "query_key_bias"}  # a vector state has no queries
     follows = {"intermediate_size", "induction_heads"}  # from the size of the others, and from heads and convolution
     sizes = ("key_dim", "value_dim", "state_channels")  # which one state has and another has not
-    parts = [chains, {"hopping_phase"}, {"num_heads", "key_dim", "value_dim"}]
+    parts = [chains, {"num_heads", "key_dim", "value_dim"}]
     choices = {}
     for name, config in ours.items():
         own = config.to_dict()
@@ -230,7 +230,7 @@ def test_choices_are_changed_one_at_a_time():
         carried = (entry.carry_state, entry.carry_reset) == (usual.carry_state, usual.carry_reset)
         choices[name] = changed if carried else {*changed, "carry"}
         joined = sum(1 for part in parts if part & choices[name]) + len(choices[name].difference(*parts))
-        assert joined == (2 if name in ("matrix-phase", "no-pointer-no-convolution") else 1), name
+        assert joined == (2 if name == "no-pointer-no-convolution" else 1), name
     assert len({frozenset(changed) for changed in choices.values()}) >= 8
 
 

@@ -7,8 +7,6 @@ import torch
 from torch.testing import assert_close
 
 from resnet_bk.layers import ChainProjection, find_boundaries
-from resnet_bk.layers.boundaries import select_boundaries
-from resnet_bk.layers.selection import select
 
 
 def build(chains=16, **overrides):
@@ -27,7 +25,7 @@ def build(chains=16, **overrides):
 def test_starts_as_documented(chains, hopping):
     chain = build(chains, hopping_init=hopping)
     # 1e-5: float32 biases through softplus and its inverse.
-    potential, b, absorption = (part[0, 0] for part in chain(torch.zeros(1, 1, 8), None).sites)
+    potential, b, absorption = (part[0, 0] for part in chain(torch.zeros(1, 1, 8), None))
     assert_close(b, torch.full((chains,), hopping), rtol=1e-5, atol=0)
     assert ((absorption >= 0.02 * (1 - 1e-5)) & (absorption <= 1 + 1e-5)).all()
     assert_close(potential, -potential.flip(0), rtol=1e-5, atol=1e-6)
@@ -52,7 +50,7 @@ def test_range_and_precision():
     chain = build()
     hidden = 1e6 * torch.randn(3, 5, 8)
     for dtype in (torch.float32, torch.bfloat16):
-        potential, hopping, absorption = chain(hidden.to(dtype), None).sites
+        potential, hopping, absorption = chain(hidden.to(dtype), None)
         for part in (potential, hopping, absorption):
             assert part.dtype == torch.float32
             assert torch.isfinite(part).all()
@@ -60,7 +58,7 @@ def test_range_and_precision():
         assert (absorption >= 1e-3).all()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = chain(hidden, None)
-    for part, expected in zip(inside.sites, chain(hidden, None).sites, strict=True):
+    for part, expected in zip(inside, chain(hidden, None), strict=True):
         assert torch.equal(part, expected)
     assert chain(hidden.double(), None).potential.dtype == torch.float64
 
@@ -76,21 +74,4 @@ def test_cuts():
 def test_gradients():
     chain = build(3).double()
     hidden = torch.randn(1, 2, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda hidden: chain(hidden, None).sites, (hidden,))
-
-
-def test_phases_start_at_the_angle_of_the_band():
-    chain = build(4, potential_init=(-1.5, 1.5), hopping_phase=True)
-    hidden = torch.randn(2, 5, 8)
-    angles = torch.tensor([math.pi, 2 * math.pi / 3, math.pi / 3, 0.0])
-    assert_close(chain(hidden, None).phase, angles.expand(2, 5, 4))
-    assert build(3)(hidden, None).phase is None
-
-
-def test_a_filling_has_no_phase():
-    chain = build(3, hopping_phase=True)
-    selection = select(torch.tensor([[True, True, True, True], [True, False, True, False]]))
-    boundaries = select_boundaries(None, selection)
-    phases = chain(torch.randn(2, selection.width, 8), boundaries).phase
-    assert (phases != 0).any(-1).tolist() == (boundaries.real.squeeze(-1) != 0).tolist()
-    assert not bool(boundaries.real.all())
+    assert torch.autograd.gradcheck(lambda hidden: chain(hidden, None), (hidden,))

@@ -30,7 +30,6 @@ CONFIG = SimpleNamespace(
     absorption_min=1e-3,
     absorption_init=(0.05, 1.0),
     hopping_init=1.0,
-    hopping_phase=False,
     site_gain=1.0,
     backend="auto",
     gradient="exact",
@@ -52,7 +51,7 @@ def inputs(length=9, dtype=torch.float64):
 
 def propagator(mixer, hidden):
     """Gamma_tj of every chain as the last row of the inverse of the first t sites, complex [B, H, T, T]."""
-    a, b, eta = (part.transpose(1, 2) for part in mixer.chain(hidden, None).sites)
+    a, b, eta = (part.transpose(1, 2) for part in mixer.chain(hidden, None))
     length = a.shape[-1]
     matrix = torch.diag_embed(torch.complex(a, -eta))
     matrix = matrix - torch.diag_embed(b[..., 1:], offset=1) - torch.diag_embed(b[..., 1:], offset=-1)

@@ -94,9 +94,7 @@ def test_green_is_that_of_the_dense_operator(green, gradient):
     # Inverses of 9 x 9 matrices with condition numbers below 10, in float64.
     assert_close(found, dense_green(v, green), rtol=1e-12, atol=1e-12)
     assert found.abs().max() <= 1
-    single = seed_green(
-        Chain(*(part.float() for part in chain_of(v).sites)), green=green, gradient=gradient, backend="auto"
-    )
+    single = seed_green(Chain(*(part.float() for part in chain_of(v))), green=green, gradient=gradient, backend="auto")
     assert single.dtype == torch.complex64
     assert_close(single.to(found.dtype), found, rtol=1e-5, atol=1e-5)
 
@@ -128,7 +126,7 @@ def test_published_gradient_is_the_diagonal_of_the_exact_one(green):
 
 
 def test_both_gradients_have_one_value():
-    chain = Chain(*(part.float() for part in chain_of(sites(40)).sites))
+    chain = Chain(*(part.float() for part in chain_of(sites(40))))
     for green in GREENS:
         exact, published = (seed_green(chain, green=green, gradient=g, backend="auto") for g in ("exact", "diagonal"))
         assert torch.equal(exact, published)

@@ -38,8 +38,6 @@ def _grid() -> dict[str, dict[str, Any]]:
     # Shapes that differ from one another, where the grid above has many that are equal.
     grid["matrix-wide-values"] = {"state": "matrix", "key_dim": 4, "value_dim": 12, "conv_size": 3, "num_heads": 4}
     grid["vector-many-channels"] = {"state": "vector", "state_channels": 40, "conv_size": 2, "intermediate_size": 24}
-    for state in ("matrix", "vector"):
-        grid[f"{state}-phase"] = {"state": state, "hopping_phase": True, "potential_init": (-0.5, 1.1)}
     grid["modulus-noconv-nogate"] = {"state": "modulus", "conv_size": 0, "output_gate": "none"}
     grid["modulus-conv-silu"] = {
         "state": "modulus",
@@ -98,7 +96,6 @@ SWITCHED: dict[str, dict[str, Any]] = {
     "all-delta": {
         "state": "delta", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
     },
-    "sparse-matrix-phase": {"state": "matrix", "sparse_bk": 0.5, "hopping_phase": True},
     "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},
     "all-matrix": {
         "state": "matrix", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],

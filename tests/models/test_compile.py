@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from resnet_bk import ops
 from tests.models.configs import build, tokens
 
-DENSE = ("matrix-conv-gate-dense-untied", "modulus-conv-silu", "matrix-phase")
+DENSE = ("matrix-conv-gate-dense-untied", "modulus-conv-silu", "matrix-bias-affine")
 # The grouped matmul of experts stays outside of the graph; of the others the number of rows depends on the text.
 SPLIT = ("vector-conv-gate-moe-untied", "adaptive-matrix", "sparse-matrix")
 

@@ -25,7 +25,6 @@ WRONG = {
     "output_gate": [True, "relu"],
     "query_key_bias": [-1, float("inf"), True],
     "induction_heads": [-1, 0.5, True, 5],
-    "hopping_phase": [None, "yes", 2],
     "num_experts": [-1, 1, 0.5],
     "router_aux_loss_coef": [-0.1, float("nan"), "small"],
     "potential_init": [(1.0,), 2.0, (1.2, 0.9), (0.0, float("inf")), ("a", "b")],
@@ -91,8 +90,8 @@ def test_rules_of_experts():
     {
         "vector": {"key_dim": 24, "value_dim": 24, "query_key_bias": 1, "induction_heads": 2},
         "matrix": {"state_channels": 24},
-        "modulus": {"state_channels": 24, "hopping_phase": True},
-        "delta": {"state_channels": 24, "hopping_phase": True},
+        "modulus": {"state_channels": 24},
+        "delta": {"state_channels": 24},
     }.items(),
 )
 def test_fields_that_a_state_does_not_read(state, fields):
@@ -112,7 +111,7 @@ def test_fields_that_a_state_does_not_read(state, fields):
 
 def test_what_an_unknown_state_reads_is_not_known():
     with pytest.raises(ValueError, match=r"state='vectr' must be one of [^;]*$"):
-        ResNetBKConfig(state="vectr", state_channels=24, hopping_phase=True)
+        ResNetBKConfig(state="vectr", state_channels=24)
     with pytest.raises(ValueError, match=r"key_dim=24 has no effect with state='vector', .* or set it to None\)"):
         ResNetBKConfig(state="vector", hidden_size=0, key_dim=24)
 

@@ -390,7 +390,6 @@ def test_number_of_parameters(name):
     mixer += chains * width + config.value_dim if real else 0
     mixer += width * read if config.output_gate != "none" else 0
     mixer += 2 * config.num_heads * config.key_dim if config.query_key_bias else 0
-    mixer += chains if config.hopping_phase else 0
     feed_forward = 3 * width * inner
     if config.num_experts:
         feed_forward = config.num_experts * (feed_forward + width)

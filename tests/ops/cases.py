@@ -33,7 +33,7 @@ def _pair(tensors: dict[str, Tensor], second: str) -> tuple[Tensor, Tensor] | No
 def _vector(tensors: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
     chain = (tensors["source"], tensors["potential"], tensors["hopping"], tensors["absorption"])
     state_in = _pair(tensors, "psi_in")
-    psi, state = propagate_vector(*chain, phase=tensors.get("phase"), initial_state=state_in, backend=backend)
+    psi, state = propagate_vector(*chain, initial_state=state_in, backend=backend)
     return (psi, *state)
 
 
@@ -41,7 +41,7 @@ def _matrix(tensors: dict[str, Tensor], backend: str) -> tuple[Tensor, ...]:
     names = ("query", "key", "value", "potential", "hopping", "absorption")
     state = _pair(tensors, "memory_in")
     inputs = (tensors[name] for name in names)
-    output, state = propagate(*inputs, phase=tensors.get("phase"), initial_state=state, backend=backend)
+    output, state = propagate(*inputs, initial_state=state, backend=backend)
     return (output, *state)
 
 

@@ -7,24 +7,16 @@ import torch
 from torch import Tensor
 
 
-def operator(
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    green_in: Tensor | None = None,
-    phase: Tensor | None = None,
-) -> Tensor:
-    """tridiag(-b e^(-i phi), a, -b e^(i phi)) - i diag(eta), complex [B, H, T, T]; a state shifts the first site by
-    -b^2 L."""
+def operator(potential: Tensor, hopping: Tensor, absorption: Tensor, green_in: Tensor | None = None) -> Tensor:
+    """tridiag(-b, a, -b) - i diag(eta), complex [B, H, T, T]; a state shifts the first site by -b^2 L."""
     a, b, eta = (x.movedim(1, 2) for x in (potential, hopping, absorption))
-    turned = b if phase is None else b * torch.exp(-1j * phase.movedim(1, 2))
     diagonal = torch.complex(a, -eta)
     if green_in is not None:
         shift = b[..., 0] ** 2 * green_in
         diagonal = torch.cat([(diagonal[..., 0] - shift)[..., None], diagonal[..., 1:]], -1)
     matrix = torch.diag_embed(diagonal)
     if a.shape[-1] > 1:
-        matrix = matrix - torch.diag_embed(turned[..., 1:].conj(), 1) - torch.diag_embed(turned[..., 1:], -1)
+        matrix = matrix - torch.diag_embed(b[..., 1:], 1) - torch.diag_embed(b[..., 1:], -1)
     return matrix
 
 
@@ -49,26 +41,21 @@ def resolvent_diagonal(potential, hopping, absorption):
     return (inverse.diagonal(dim1=-2, dim2=-1).movedim(1, 2),)
 
 
-def _entering(hopping, phase):
-    """The hopping from the state to the first site, [B, H]."""
-    return hopping[:, 0] if phase is None else hopping[:, 0] * torch.exp(-1j * phase[:, 0])
-
-
-def propagate_vector(source, potential, hopping, absorption, green_in=None, psi_in=None, phase=None):
-    gamma = propagator(operator(potential, hopping, absorption, green_in, phase))
+def propagate_vector(source, potential, hopping, absorption, green_in=None, psi_in=None):
+    gamma = propagator(operator(potential, hopping, absorption, green_in))
     psi = torch.einsum("bhtj,bjh->bth", gamma, source.to(gamma.dtype))
     if psi_in is not None:
-        psi = psi + (gamma[..., 0] * (_entering(hopping, phase) * psi_in)[..., None]).movedim(1, 2)
+        psi = psi + (gamma[..., 0] * (hopping[:, 0] * psi_in)[..., None]).movedim(1, 2)
     return psi, gamma[..., -1, -1], psi[:, -1]
 
 
-def propagate(query, key, value, potential, hopping, absorption, green_in=None, memory_in=None, phase=None):
-    gamma = propagator(operator(potential, hopping, absorption, green_in, phase))
+def propagate(query, key, value, potential, hopping, absorption, green_in=None, memory_in=None):
+    gamma = propagator(operator(potential, hopping, absorption, green_in))
     q, k, v = (x.to(gamma.dtype) for x in (query, key, value))
     output = torch.einsum("bthk,bjhk,bhtj,bjhv->bthv", q, k, gamma, v)
     memory = torch.einsum("bhj,bjhk,bjhv->bhkv", gamma[..., -1, :], k, v)
     if memory_in is not None:
-        kept = gamma[..., 0] * _entering(hopping, phase)[..., None]
+        kept = gamma[..., 0] * hopping[:, 0, :, None]
         output = output + torch.einsum("bthk,bht,bhkv->bthv", q, kept, memory_in)
         memory = memory + kept[..., -1, None, None] * memory_in
     return output, gamma[..., -1, -1], memory

@@ -7,7 +7,6 @@ import pytest
 import torch
 from llvmlite.binding import get_host_cpu_features
 
-from resnet_bk import ops
 from resnet_bk.ops import available_backends, dispatch, record_backends
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
 from tests.ops.cases import OPERATORS, WITH_MODULUS, draw, each_backend, each_operator, with_modulus
@@ -86,19 +85,6 @@ def check_forward_derivative(operator, backend, tensors, names):
         with pytest.raises(ValueError, match=r"no forward-mode derivative, .* take backend='reference'"):
             torch.func.jvp(outputs, values, directions)
         outputs(*values)
-
-
-@pytest.mark.parametrize(
-    "operator",
-    [op for op in OPERATORS if op.name in ("propagate", "propagate_vector")],
-    ids=lambda operator: operator.name,
-)
-def test_a_forward_derivative_by_the_phase_is_refused(operator):
-    tensors = draw(operator, 5)
-    run = getattr(ops, operator.name)
-    phase = torch.rand_like(tensors["potential"])
-    with pytest.raises(ValueError, match="no forward-mode derivative"):
-        torch.func.jvp(lambda x: run(*tensors.values(), phase=x)[0], (phase,), (torch.ones_like(phase),))
 
 
 def test_features_are_those_that_numba_compiles_for(monkeypatch):

@@ -363,17 +363,3 @@ def test_the_modulus_takes_the_kernel_for_its_green_function(state, erases):
         assert seen == {"propagate_modulus": {backend}} | kernel
     for actual, expected in zip(*results, strict=True):
         assert relative_error(actual, expected) < FLOAT
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("operator", OPERATORS[2:], ids=lambda operator: operator.name)
-def test_hoppings_with_a_phase(operator):
-    drawn = draw(operator, 5, batch=1, chains=1, dtype=torch.float32, state=True)
-    drawn["phase"] = torch.linspace(-3, 4, 5).view(1, 5, 1)
-    results = []
-    for backend in ("triton", "reference"):
-        tensors = with_gradients(drawn)
-        outputs = operator.run(tensors, backend)
-        results.append((*outputs, *gradients(outputs, tensors)))
-    for actual, expected in zip(*results, strict=True):
-        assert relative_error(actual, expected) < FLOAT

@@ -69,12 +69,10 @@ def time_scales(model: Any, input_ids: Tensor) -> list[dict[str, Any]]:
 def _layer(name: str, chains: list[Chain], tokens: int) -> dict[str, Any]:
     rates = []
     for chain in chains:
-        potential, hopping, absorption = (part.float() for part in chain.sites)
+        potential, hopping, absorption = (part.float() for part in chain)
         green, _ = ops.surface_green(potential, hopping, absorption)
         rates.append(-(hopping * green.abs())[:, 1:].log().flatten(0, 1))
-    potential, hopping, absorption = (
-        torch.cat(parts, dim=1).float() for parts in zip(*(chain.sites for chain in chains), strict=True)
-    )
+    potential, hopping, absorption = (torch.cat(parts, dim=1).float() for parts in zip(*chains, strict=True))
     energy = potential / (2 * hopping)
     spacing = tokens / potential.shape[1]  # tokens to a site
     return {

@@ -18,18 +18,11 @@ from resnet_bk.ops.dispatch import full_precision
 
 
 class Chain(NamedTuple):
-    """Real float32 (float64 for float64 input) tensors [B, T, H], as `resnet_bk.ops` takes them; the phases of the
-    hoppings are None where they have none."""
+    """Real float32 (float64 for float64 input) tensors [B, T, H], as `resnet_bk.ops` takes them."""
 
     potential: Tensor
     hopping: Tensor
     absorption: Tensor
-    phase: Tensor | None = None
-
-    @property
-    def sites(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Potential, hopping and absorption."""
-        return self.potential, self.hopping, self.absorption
 
 
 class ChainProjection(KeepsFloat32):
@@ -60,12 +53,6 @@ class ChainProjection(KeepsFloat32):
     - c_eta: absorptions log-uniform over absorption_init; in mid-band the amplitude decays by about eta / (2 b
       sin theta) a site. The golden-ratio sequence pairs them with the energies, so that neither rises with the other.
 
-    With `hopping_phase` each chain also learns an angle phi: its hoppings are b exp(-i phi) (`resnet_bk.ops.peierls`).
-    It starts at arccos(a / 2b), at 0 above the band and at pi below it. What a chain in its band carries then
-    arrives in step from as far as the absorption lets it, and what turns is the rest, theta - phi, for the tokens to
-    bend and the training to set. Without it only the edge of the band is in step, where a chain with absorption eta
-    reaches no further than about sqrt(2 b / eta) sites and every bump of the potential throws it back.
-
     Softplus is linear for large arguments: no token makes hopping or absorption explode. Everything runs in float32
     whatever the precision of the model: phases accumulate along the chain, and the three digits of a bfloat16 energy
     would smear them within a few sites.
@@ -77,7 +64,6 @@ class ChainProjection(KeepsFloat32):
         absorption_min: floor of the absorption; 1 / absorption_min bounds the resolvent.
         absorption_init: (low, high) of the absorptions at the start, above absorption_min.
         hopping_init: hopping at the start.
-        hopping_phase: learn phases.
         site_gain: how many times as far as by default a token bends its site.
         induction_heads: how many of the chains, the last ones, start with a long memory instead
             (`resnet_bk.layers.induction`).
@@ -92,7 +78,6 @@ class ChainProjection(KeepsFloat32):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
-        hopping_phase: bool = False,
         site_gain: float = 1.0,
         induction_heads: int = 0,
     ) -> None:
@@ -106,22 +91,18 @@ class ChainProjection(KeepsFloat32):
         self.hopping_init = hopping_init
         self.weight = nn.Parameter(torch.empty(3 * chains, hidden_size))
         self.bias = nn.Parameter(torch.empty(3 * chains))
-        self.phase = nn.Parameter(torch.empty(chains)) if hopping_phase else None
         self.keep_float32()
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self, std: float = 0.02) -> None:
-        """Weights N(0, std), biases and phases as described above."""
+        """Weights N(0, std), biases as described above."""
         init.normal_(self.weight, std=std)
         init.copy_(self.bias, self.initial_bias())
-        if self.phase is not None:
-            init.copy_(self.phase, torch.arccos(self._energies().clamp(-1, 1)).float())
 
     def extra_repr(self) -> str:
-        phase = ", hopping_phase" if self.phase is not None else ""
         size = f"hidden_size={self.weight.shape[1]}, chains={self.chains}"
-        return f"{size}, absorption_min={self.absorption_min:g}{phase}"
+        return f"{size}, absorption_min={self.absorption_min:g}"
 
     def _energies(self) -> Tensor:
         """a / 2b at the start, float64 [H]: from one bound to the other; a single chain stands in the middle."""
@@ -158,25 +139,20 @@ class ChainProjection(KeepsFloat32):
             potential, rest = self.project(hidden).split([self.chains, 2 * self.chains], dim=-1)
             hopping, absorption = F.softplus(rest).chunk(2, dim=-1)
             absorption = absorption + self.absorption_min
-            phase = None if self.phase is None else self.phase.to(dtype).expand(potential.shape)
             if boundaries is not None:
                 hopping = hopping * boundaries.keep.to(dtype)
                 if boundaries.filling is not None:
-                    return _filled_up(Chain(potential, hopping, absorption, phase), boundaries)
-            return Chain(potential, hopping, absorption, phase)
+                    return _filled_up(Chain(potential, hopping, absorption), boundaries)
+            return Chain(potential, hopping, absorption)
 
 
 def _filled_up(chain: Chain, boundaries: Boundaries) -> Chain:
-    """The chain with transparent sites where `boundaries` has no token: no phases there, for they undo each other."""
+    """The chain with transparent sites where `boundaries` has no token."""
     assert boundaries.filling is not None
     assert boundaries.real is not None
     token, filling = boundaries.real != 0, boundaries.filling
     sites = (filling.potential, filling.hopping, filling.absorption)
-    potential, hopping, absorption = (
-        torch.where(token, own, site.to(own.dtype)) for own, site in zip(chain.sites, sites, strict=True)
-    )
-    phase = None if chain.phase is None else chain.phase * boundaries.tokens_only(chain.phase)
-    return Chain(potential, hopping, absorption, phase)
+    return Chain(*(torch.where(token, own, site.to(own.dtype)) for own, site in zip(chain, sites, strict=True)))
 
 
 def _log_uniform(low: float, high: float, count: int) -> Tensor:

@@ -25,7 +25,6 @@ def propagate_vector(
     hopping: Tensor,
     absorption: Tensor,
     *,
-    phase: Tensor | None = None,
     initial_state: State | None,
     backend: str,
     gradient: str,
@@ -33,9 +32,9 @@ def propagate_vector(
     """psi [B, T, H] and the state, as `resnet_bk.ops.propagate_vector`."""
     chain = (potential, hopping, absorption)
     if gradient == "diagonal":
-        return diagonal_gradient.propagate_vector(source, *chain, initial_state, phase=phase)
+        return diagonal_gradient.propagate_vector(source, *chain, initial_state)
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate_vector(source, *chain, phase=phase, initial_state=initial_state, backend=backend)
+    return ops.propagate_vector(source, *chain, initial_state=initial_state, backend=backend)
 
 
 def propagate(
@@ -46,7 +45,6 @@ def propagate(
     hopping: Tensor,
     absorption: Tensor,
     *,
-    phase: Tensor | None = None,
     initial_state: State | None,
     backend: str,
     gradient: str,
@@ -54,9 +52,9 @@ def propagate(
     """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate`."""
     chain = (potential, hopping, absorption)
     if gradient == "diagonal":
-        return diagonal_gradient.propagate(query, key, value, *chain, initial_state, phase=phase)
+        return diagonal_gradient.propagate(query, key, value, *chain, initial_state)
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate(query, key, value, *chain, phase=phase, initial_state=initial_state, backend=backend)
+    return ops.propagate(query, key, value, *chain, initial_state=initial_state, backend=backend)
 
 
 def propagate_modulus(

@@ -39,8 +39,7 @@ class MatrixPropagator(Mixer):
             convolution.
         backend: of `resnet_bk.ops.propagate`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase, site_gain: see
-            `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, site_gain: see `ChainProjection`.
     """
 
     name: ClassVar[str] = "matrix"
@@ -65,7 +64,6 @@ class MatrixPropagator(Mixer):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
-        hopping_phase: bool = False,
         site_gain: float = 1.0,
         backend: str = "auto",
         gradient: str = "exact",
@@ -83,7 +81,6 @@ class MatrixPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
-            hopping_phase=hopping_phase,
             site_gain=site_gain,
             induction_heads=induction_heads,
         )
@@ -111,13 +108,11 @@ class MatrixPropagator(Mixer):
         value = value.view(batch, length, self.num_heads, self.value_dim)
         if boundaries is not None and boundaries.filling is not None:
             value = value * boundaries.tokens_only(value)
-        chain = self.chain(hidden, boundaries)
         output, chain_state = propagate(
             query,
             key,
             value,
-            *chain.sites,
-            phase=chain.phase,
+            *self.chain(hidden, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

@@ -140,7 +140,7 @@ class ModulusPropagator(Mixer):
             query,
             key,
             value * write.unsqueeze(-1),
-            *self.chain(hidden, boundaries).sites,
+            *self.chain(hidden, boundaries),
             erase=write if self.erases else None,
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),

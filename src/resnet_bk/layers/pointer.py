@@ -284,7 +284,7 @@ class Pointer(KeepsFloat32):
 
     def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":
         previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)
-        potential, hopping, absorption = self.chain(hidden, boundaries).sites
+        potential, hopping, absorption = self.chain(hidden, boundaries)
         green, last_green = ops.surface_green(potential, hopping, absorption, initial_state=state.green)
         write = self.write_proj(hidden).sigmoid() * green.abs()
         log_transmission, segment = (green.abs() * hopping).clamp_min(SMALLEST).log(), None

@@ -80,8 +80,8 @@ def seed_green(chain: Chain, *, green: str, gradient: str, backend: str) -> Tens
 
 def _operator(chain: Chain, green: str, backend: str) -> Tensor:
     if green == "two_sided":
-        return ops.resolvent_diagonal(*chain.sites, backend=backend)
-    return ops.surface_green(*chain.sites, backend=backend)[0]
+        return ops.resolvent_diagonal(*chain, backend=backend)
+    return ops.surface_green(*chain, backend=backend)[0]
 
 
 class SeedBlock(GradientCheckpointingLayer):

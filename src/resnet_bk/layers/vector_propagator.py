@@ -31,8 +31,7 @@ class VectorPropagator(Mixer):
         output_gate: what multiplies what is read, of `resnet_bk.layers.output_gate`; "none" for nothing.
         backend: of `resnet_bk.ops.propagate_vector`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
-        potential_init, absorption_min, absorption_init, hopping_init, hopping_phase, site_gain: see
-            `ChainProjection`.
+        potential_init, absorption_min, absorption_init, hopping_init, site_gain: see `ChainProjection`.
     """
 
     name: ClassVar[str] = "vector"
@@ -53,7 +52,6 @@ class VectorPropagator(Mixer):
         absorption_min: float,
         absorption_init: tuple[float, float],
         hopping_init: float,
-        hopping_phase: bool = False,
         site_gain: float = 1.0,
         backend: str = "auto",
         gradient: str = "exact",
@@ -68,7 +66,6 @@ class VectorPropagator(Mixer):
             absorption_min=absorption_min,
             absorption_init=absorption_init,
             hopping_init=hopping_init,
-            hopping_phase=hopping_phase,
             site_gain=site_gain,
         )
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
@@ -91,11 +88,9 @@ class VectorPropagator(Mixer):
             source, tail = self.conv(source, boundaries, state.convolution if state is not None else None)
         if boundaries is not None and boundaries.filling is not None:
             source = source * boundaries.tokens_only(source)
-        chain = self.chain(hidden, boundaries)
         psi, chain_state = propagate_vector(
             source,
-            *chain.sites,
-            phase=chain.phase,
+            *self.chain(hidden, boundaries),
             initial_state=state.chain if state is not None else None,
             backend=backend_for(self.backend, filled=is_filled(boundaries), device=hidden.device),
             gradient=self.gradient,

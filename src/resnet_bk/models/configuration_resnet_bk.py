@@ -45,8 +45,6 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         absorption_min (`float`): floor of the absorption; its inverse bounds the resolvent.
         absorption_init (`tuple[float, float]`, *optional*): lowest and highest absorption at the start.
         hopping_init (`float`): hopping at the start.
-        hopping_phase (`bool`): let each chain of a matrix or vector state learn a phase of its hopping
-            (`resnet_bk.layers.ChainProjection`).
         site_gain (`float`): how many times as far as by default a token bends the chains of the mixers, and moves the
             write gates of a modulus or delta state (`resnet_bk.layers.ChainProjection`).
         pointer_heads (`int`): heads of the pointer, which predicts tokens that were seen again
@@ -105,7 +103,6 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     absorption_min: float = 1e-3
     absorption_init: tuple[float, float] | list[float] | None = None
     hopping_init: float = 1.0
-    hopping_phase: bool = False
     site_gain: float = 1.0
     pointer_heads: int = 0
     pointer_key_dim: int = 16
@@ -248,7 +245,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("rms_norm_eps", "above 0", lambda x: x > 0, "1e-6 is usual")
         rules.number("initializer_range", "above 0", lambda x: x > 0, "0.02 is usual")
-        for name in ("hopping_phase", "tie_word_embeddings", "use_cache", "adaptive_computation"):
+        for name in ("tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
         rules.backend()
         return problems + switch_problems(self)

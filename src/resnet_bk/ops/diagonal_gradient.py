@@ -14,7 +14,7 @@ operators. It is here to be compared with; nothing else should use it.
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, peierls
+from resnet_bk.ops import dispatch
 from resnet_bk.ops.precision import narrowed, widened
 from resnet_bk.ops.propagate.chunked import propagate_through
 from resnet_bk.ops.propagate_modulus.chunked import carried
@@ -42,31 +42,17 @@ def _initial(state: State | None, like: Tensor, *shape: int, real: bool = False)
 
 
 def propagate_vector(
-    source: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    initial_state: State | None = None,
-    *,
-    phase: Tensor | None = None,
+    source: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor, initial_state: State | None = None
 ) -> tuple[Tensor, State]:
     """As `resnet_bk.ops.propagate_vector`, on inputs that fit together."""
     dispatch.note("propagate_vector", "diagonal")
     green_in, psi_in = _initial(initial_state, potential)
     source = dispatch.operands("chunked", source)[0]
     with dispatch.full_precision(potential.device):
-        inputs = (source, potential, hopping, absorption, green_in, psi_in)
-        psi, green = peierls.propagate_vector(_propagate_vector, phase, *inputs)
-        return psi, (green, psi[:, -1].clone())
-
-
-def _propagate_vector(
-    source: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor, green_in: Tensor, psi_in: Tensor
-) -> tuple[Tensor, Tensor]:
-    green = local_green(potential, hopping, absorption, green_in)
-    wide_source, wide_hopping, wide_psi = widened(source, hopping, psi_in)
-    psi = narrowed(linear_scan(wide_hopping * green, wide_source * green, wide_psi), psi_in.dtype)
-    return psi, narrowed(green[:, -1].clone(), green_in.dtype)
+        green = local_green(potential, hopping, absorption, green_in)
+        wide_source, wide_hopping, wide_psi = widened(source, hopping, psi_in)
+        psi = narrowed(linear_scan(wide_hopping * green, wide_source * green, wide_psi), psi_in.dtype)
+        return psi, (narrowed(green[:, -1].clone(), green_in.dtype), psi[:, -1].clone())
 
 
 def propagate(
@@ -77,32 +63,15 @@ def propagate(
     hopping: Tensor,
     absorption: Tensor,
     initial_state: State | None = None,
-    *,
-    phase: Tensor | None = None,
 ) -> tuple[Tensor, State]:
     """As `resnet_bk.ops.propagate`, on inputs that fit together."""
     dispatch.note("propagate", "diagonal")
     green_in, memory_in = _initial(initial_state, potential, key.shape[3], value.shape[3])
     query, key, value = dispatch.operands("chunked", query, key, value)
     with dispatch.full_precision(potential.device):
-        inputs = (query, key, value, potential, hopping, absorption, green_in, memory_in)
-        output, green, memory = peierls.propagate(_propagate, phase, *inputs)
-        return output, (green, memory)
-
-
-def _propagate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    green_in: Tensor,
-    memory_in: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    green = local_green(potential, hopping, absorption, green_in)
-    output, memory = propagate_through(query, key, value, green, widened(hopping)[0] * green, memory_in)
-    return output, narrowed(green[:, -1].clone(), green_in.dtype), memory
+        green = local_green(potential, hopping, absorption, green_in)
+        output, memory = propagate_through(query, key, value, green, widened(hopping)[0] * green, memory_in)
+        return output, (narrowed(green[:, -1].clone(), green_in.dtype), memory)
 
 
 def propagate_modulus(

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from resnet_bk.ops import checks, dispatch, peierls
+from resnet_bk.ops import checks, dispatch
 from resnet_bk.ops.propagate import chunked, library, reference, triton_library
 
 __all__ = ["propagate"]
@@ -23,7 +23,6 @@ def propagate(
     hopping: Tensor,
     absorption: Tensor,
     *,
-    phase: Tensor | None = None,
     initial_state: tuple[Tensor, Tensor] | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -42,8 +41,6 @@ def propagate(
         hopping: b >= 0, real [B, T, H], between sites t-1 and t. A 0 cuts the chain before t exactly. Without a state
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
-        phase: phi, real [B, T, H], rad: the hopping from site t-1 to t is b_t exp(-i phi_t) (`resnet_bk.ops.peierls`);
-            None is 0. It takes up to twice the work.
         initial_state: (L, S) at the site before the first, complex [B, H] and [B, H, K, V]; None where the chain
             begins.
         backend: "auto" or a name of `available_backends("propagate", device_type)`.
@@ -57,8 +54,6 @@ def propagate(
             while a graph is traced), a state that is not such a pair, a backend that the device does not have.
     """
     chain = {"potential": potential, "hopping": hopping, "absorption": absorption}
-    if phase is not None:
-        chain["phase"] = phase
     checks.real_inputs(query=query, key=key, value=value, **chain)
     checks.same_shape(**chain)
     checks.heads(potential, query=query, key=key, value=value)
@@ -68,10 +63,9 @@ def propagate(
     shape = (key.shape[0], *key.shape[2:], value.shape[3])
     memory_in = checks.state_part("initial_state[1] (S)", memory_in, potential, shape)
     chosen = dispatch.choose("propagate", backend, potential)
-    beside = (phase, green_in, memory_in)
+    beside = (green_in, memory_in)
     operands = dispatch.operands(chosen, query, key, value, potential, hopping, absorption, beside=beside)
-    inputs = (*operands, green_in, memory_in)
     run = dispatch.select("propagate", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(potential.device):
-        output, green, memory = peierls.propagate(run, phase, *inputs)
+        output, green, memory = run(*operands, *beside)
         return output, (green, memory)

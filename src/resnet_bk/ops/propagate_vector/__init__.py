@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from resnet_bk.ops import checks, dispatch, peierls
+from resnet_bk.ops import checks, dispatch
 from resnet_bk.ops.propagate_vector import chunked, library, reference, triton_library
 
 __all__ = ["propagate_vector"]
@@ -21,7 +21,6 @@ def propagate_vector(
     hopping: Tensor,
     absorption: Tensor,
     *,
-    phase: Tensor | None = None,
     initial_state: tuple[Tensor, Tensor] | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
@@ -37,8 +36,6 @@ def propagate_vector(
         hopping: b >= 0, real [B, T, H], between sites t-1 and t. A 0 cuts the chain before t exactly. Without a state
             the first one couples to nothing and has no gradient.
         absorption: eta > 0, real [B, T, H], the imaginary part of the spectral shift.
-        phase: phi, real [B, T, H], rad: the hopping from site t-1 to t is b_t exp(-i phi_t) (`resnet_bk.ops.peierls`);
-            None is 0. It takes up to twice the work.
         initial_state: (L, psi) at the site before the first, complex [B, H] each; None where the chain begins.
         backend: "auto" or a name of `available_backends("propagate_vector", device_type)`.
 
@@ -51,8 +48,6 @@ def propagate_vector(
             while a graph is traced), a state that is not such a pair, a backend that the device does not have.
     """
     chain = {"source": source, "potential": potential, "hopping": hopping, "absorption": absorption}
-    if phase is not None:
-        chain["phase"] = phase
     checks.real_inputs(**chain)
     checks.same_shape(**chain)
     checks.chain_values(hopping, absorption)
@@ -60,11 +55,10 @@ def propagate_vector(
     green_in = checks.green_state("initial_state[0] (green)", green_in, potential)
     psi_in = checks.green_state("initial_state[1] (psi)", psi_in, potential)
     chosen = dispatch.choose("propagate_vector", backend, potential)
-    beside = (phase, green_in, psi_in)
+    beside = (green_in, psi_in)
     operands = dispatch.operands(chosen, source, potential, hopping, absorption, beside=beside)
-    inputs = (*operands, green_in, psi_in)
     run = dispatch.select("propagate_vector", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(potential.device):
-        psi, green = peierls.propagate_vector(run, phase, *inputs)
+        psi, green = run(*operands, *beside)
         # A copy: the state must not keep the whole chain in memory.
         return psi, (green, psi[:, -1].clone())
