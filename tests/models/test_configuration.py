@@ -320,3 +320,11 @@ def test_padding_beyond_the_vocabulary_is_told(tmp_path, caplog):
     config.save_pretrained(tmp_path)
     assert ResNetBKConfig.from_pretrained(tmp_path).pad_token_id == 50
     assert "pad_token_id=50 lies beyond the vocabulary, which ends at 49" in caplog.text
+
+
+def test_a_field_that_is_gone_may_stand_in_a_file_where_it_did_nothing():
+    config = ResNetBKConfig()
+    again = ResNetBKConfig.from_dict(config.to_dict() | {"hopping_phase": False})
+    assert again.to_dict() == config.to_dict()
+    with pytest.raises(ValueError, match="hopping_phase is not a field"):
+        ResNetBKConfig.from_dict(config.to_dict() | {"hopping_phase": True})

@@ -126,6 +126,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("hopping_phase") is False:  # models that were saved when there was such a field had none
+            del kwargs["hopping_phase"]
         self._start()
         self._refuse(self._unknown(kwargs) + self._problems() + self._unread())
         for name in self._default_sizes():
