@@ -89,7 +89,7 @@ def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> i
     which takes the place of `out` when all are."""
     from benchmarks.machine import describe, machine
     from benchmarks.text import lines
-    from resnet_bk.bench.run_folder import write_json
+    from resnet_bk.bench.json_files import write_json
 
     out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"suite": suite, "quick": quick, "machine": machine(), "complete": False, "rows": []}

@@ -158,7 +158,7 @@ def main(argv: Sequence[str]) -> int:
     usual = chosen == ("embedded", TOKENS, VOCABULARY, LIMIT_MB)
     out = out_file(given.out, "data", whole=usual)
     from benchmarks.machine import describe, machine
-    from resnet_bk.bench.run_folder import write_json
+    from resnet_bk.bench.json_files import write_json
 
     where = machine()
     for line in describe(where):

@@ -100,7 +100,7 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
 
 def evaluated(opened: "OpenedRun", threshold: float | None, batches: int | None = None) -> "Evaluation":
     """The held-out text, or its first batches, read at a threshold; None is no early exit."""
-    from resnet_bk.bench.run import split_batches
+    from resnet_bk.bench.held_out import split_batches
     from resnet_bk.training import evaluate
 
     model, protocol = opened.model, opened.protocol

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.command import Parser, guarded, out_file
 from benchmarks.machine import describe, machine
-from resnet_bk.bench.run_folder import write_json
+from resnet_bk.bench.json_files import write_json
 from resnet_bk.ops import (
     available_backends,
     propagate,

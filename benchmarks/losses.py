@@ -46,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     tune_process()  # before PyTorch is loaded
     from benchmarks.page import read_json
     from resnet_bk.bench.environment import environment
+    from resnet_bk.bench.json_files import write_json
     from resnet_bk.bench.protocol import load_protocol
-    from resnet_bk.bench.run_folder import write_json
 
     before = None if given.against is None else read_json(json_file(given.against))
     protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"])

@@ -94,7 +94,7 @@ class Steps:
     """
 
     def __init__(self, opened: "OpenedRun") -> None:
-        from resnet_bk.bench.run import split_batches
+        from resnet_bk.bench.held_out import split_batches
         from resnet_bk.training import RunSpec, choose_head
         from resnet_bk.training.optimizer import build_optimizer
 
@@ -184,7 +184,7 @@ def checks(
     """The models are the trained ones, and skip as much as in their runs: loss and work on the batches are about those
     of the whole held-out text. Fills `seen` with the work."""
     from benchmarks.gate import Check
-    from resnet_bk.bench.run_folder import read_json
+    from resnet_bk.bench.json_files import read_json
 
     for opened in runs:
         name, result = opened.record["model"], read_json(opened.folder / "result.json")

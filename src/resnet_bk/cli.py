@@ -443,7 +443,7 @@ def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="That bench w
 
 def _print_json(found: dict[str, Any]) -> None:
     """JSON has no infinity and no NaN: null stands in their place."""
-    from resnet_bk.bench.run_folder import finite
+    from resnet_bk.bench.json_files import finite
 
     typer.echo(json.dumps(finite(found), allow_nan=False))
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from resnet_bk import cli
 from resnet_bk.bench import ngrams as ngrams_module
 from resnet_bk.bench.data import open_corpus, prepare
+from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.kneser_ney import kneser_ney
 from resnet_bk.bench.ngrams import (
     describe_ngrams,
@@ -21,7 +22,7 @@ from resnet_bk.bench.ngrams import (
     write_ngrams,
 )
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.run_folder import locked, write_json
+from resnet_bk.bench.run_folder import locked
 from tests.bench.tiny_bench import settings, write_text
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from resnet_bk import cli
 from resnet_bk.bench.repeats import NEW, REPEATED, SEEN, kind_names, kinds_of, windows
-from resnet_bk.bench.run import load_model
+from resnet_bk.bench.saved_model import load_model
 from tests.bench.tiny_bench import settings, write_text
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from resnet_bk.bench.run_folder import check_writable, locked, read_json, write_found, write_json
+from resnet_bk.bench.json_files import read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, locked, write_found
 
 
 def test_folders_that_can_be_made(tmp_path):

@@ -16,13 +16,14 @@ from rich.console import Console
 
 from benchmarks.published import RESULTS
 from resnet_bk.bench import data as data_module
+from resnet_bk.bench import held_out, later, run_folder, runner
 from resnet_bk.bench import run as run_module
-from resnet_bk.bench import run_folder, runner
 from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.run import audit_lengths, load_model, validation_steps
+from resnet_bk.bench.run import audit_lengths, validation_steps
 from resnet_bk.bench.runner import bench, deterministic
+from resnet_bk.bench.saved_model import load_model
 from resnet_bk.bench.statistics import summarize
 from resnet_bk.training import NonFiniteLossError, RunSpec
 from tests.bench.own_model import OwnConfig, OwnForCausalLM
@@ -279,8 +280,8 @@ def test_a_held_out_loss_that_is_no_number(run, monkeypatch):
     def poisoned(*arguments, **options):
         return dataclasses.replace(evaluate(*arguments, **options), nll=math.nan)
 
-    evaluate = run_module.evaluate
-    monkeypatch.setattr(run_module, "evaluate", poisoned)
+    evaluate = held_out.evaluate
+    monkeypatch.setattr(held_out, "evaluate", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"gpt2  lr 0.003  seed 42: the held-out loss is nan, .*smaller clip"):
         run(only=["gpt2"])
 
@@ -381,13 +382,13 @@ def test_a_model_that_is_finished_is_not_tried_again(run, monkeypatch):
 
 def test_the_test_split_is_read_where_it_is_named_and_once(run, monkeypatch):
     read, evaluated = [], []
-    token_cache, evaluate = data_module.token_cache, run_module.evaluate
+    token_cache, evaluate = data_module.token_cache, later.evaluate
     monkeypatch.setattr(
         data_module,
         "token_cache",
         lambda corpus, split, *a, **k: read.append(split) or token_cache(corpus, split, *a, **k),
     )
-    monkeypatch.setattr(run_module, "evaluate", lambda *a, **k: evaluated.append(1) or evaluate(*a, **k))
+    monkeypatch.setattr(later, "evaluate", lambda *a, **k: evaluated.append(1) or evaluate(*a, **k))
     results, _ = run(only=["gpt2"])
     assert set(read) == {"train", "validation"}
     assert results["runs"][0]["test_perplexity"] is None

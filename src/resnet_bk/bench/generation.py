@@ -11,7 +11,7 @@ from transformers import TextStreamer, set_seed
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.peers import is_of_others
 from resnet_bk.bench.positions import longest_text
-from resnet_bk.bench.run import load_model
+from resnet_bk.bench.saved_model import load_model
 from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
 from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state

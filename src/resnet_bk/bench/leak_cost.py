@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.bench.held_out import split_batches
 from resnet_bk.bench.leak_setup import LeakSetup
 from resnet_bk.bench.peers import build_model
-from resnet_bk.bench.run import WARMUP_SHARE, split_batches
+from resnet_bk.bench.run import WARMUP_SHARE
 from resnet_bk.bench.runner import deterministic
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.data import TokenStream

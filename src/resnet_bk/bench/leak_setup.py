@@ -11,8 +11,8 @@ from resnet_bk.bench.opened_run import check_same_text
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.resolve import protocol_with, resolve
-from resnet_bk.bench.run import load_model
 from resnet_bk.bench.run_folder import read_run
+from resnet_bk.bench.saved_model import load_model
 from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.data.saved_tokenizer import read_tokenizer, special_ids
 from resnet_bk.training.progress import counter

@@ -19,9 +19,10 @@ from rich.text import Text
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
+from resnet_bk.bench.json_files import read_json, write_json
 from resnet_bk.bench.kneser_ney import FALLBACK_DISCOUNTS, OrderScore, kneser_ney
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.bench.run_folder import check_writable, files_of_runs, locked, read_json, write_json
+from resnet_bk.bench.run_folder import check_writable, files_of_runs, locked
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.training import perplexity
 

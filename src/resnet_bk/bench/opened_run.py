@@ -11,9 +11,11 @@ import torch
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.environment import environments_of
+from resnet_bk.bench.held_out import evaluate_overlapping, split_batches
+from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.protocol import Protocol, check_protocol
-from resnet_bk.bench.run import evaluate_overlapping, load_model, split_batches
-from resnet_bk.bench.run_folder import read_json, read_run
+from resnet_bk.bench.run_folder import read_run
+from resnet_bk.bench.saved_model import load_model
 from resnet_bk.data import Corpus, TokenCache, token_cache
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import read_tokenizer

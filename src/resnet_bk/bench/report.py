@@ -14,11 +14,11 @@ from markupsafe import Markup
 
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.findings import find, rate_sources, reference_model
+from resnet_bk.bench.json_files import replace_file
 from resnet_bk.bench.plot_style import styles_by_model
 from resnet_bk.bench.plots import Plot, draw_plots
 from resnet_bk.bench.protocol import TRAINED, ModelEntry
 from resnet_bk.bench.results_schema import Results, parse_results
-from resnet_bk.bench.run_folder import replace_file
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
 from resnet_bk.training import perplexity
 

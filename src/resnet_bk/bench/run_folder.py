@@ -10,7 +10,6 @@ OUT/results.json, report.html, plots/      of all finished runs
 """
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from resnet_bk.bench.json_files import finite, read_json, replace_file, require, write_json
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
 # Fields that a model writes into its configuration when it is saved.
@@ -164,7 +164,7 @@ def check_same_settings(
                 f"--out {out} holds {file.parent.relative_to(out)}, a run {what}; give another folder with --out"
             )
         of_text = () if task is not None else ("seed", "learning_rate", "grid", "data")
-        _require(file, record, "settings", "model", *of_text)
+        require(file, record, "settings", "model", *of_text)
         here, there = settings(record)
         here = finite(here)  # as it was written
         compared = {*here, *there} - {*NOT_OF_A_RUN}
@@ -320,31 +320,6 @@ def write_protocol(protocol: Protocol, out: Path) -> None:
     replace_file(out / "protocol.yaml", text.encode())
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A JSON object with these keys.
-
-    Raises:
-        ValueError: no such file, not a JSON object, or one without a key.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; is {path.parent} a folder that resnet-bk wrote?") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {_restore(path)}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object; {_restore(path)}")
-    _require(path, content, *keys)
-    return content
-
-
-def _require(path: Path, content: dict[str, Any], *keys: str) -> None:
-    """Raises ValueError where a JSON object lacks one of these keys."""
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)}; {_restore(path)}")
-
-
 def read_results(file: Path) -> dict[str, Any]:
     """OUT/results.json.
 
@@ -361,12 +336,6 @@ def read_results(file: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def _restore(path: Path) -> str:
-    """The way out where a file is damaged. What a run left behind is of no use without its settings."""
-    what = path.parent if path.name == "run.json" else "it"
-    return f"restore it, or remove {what} and run again"
-
-
 def read_run(folder: Path, *keys: str) -> dict[str, Any]:
     """run.json of a run on text, with these keys.
 
@@ -379,14 +348,8 @@ def read_run(folder: Path, *keys: str) -> dict[str, Any]:
             f"{folder} is a run of another task ({record['task']}), which keeps no model and reads no text; name a run "
             "on text, or see its result.json"
         )
-    _require(folder / "run.json", record, *keys)
+    require(folder / "run.json", record, *keys)
     return record
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file as `replace_file` writes it. NaN and infinity become null."""
-    text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    replace_file(path, text.encode())
 
 
 def write_found(result: dict[str, Any], out: Path, name: str) -> None:
@@ -398,25 +361,3 @@ def write_found(result: dict[str, Any], out: Path, name: str) -> None:
     check_new(out, name)
     make_folder(out)
     write_json(out / name, result)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Written under another name and renamed: a reader sees the old file or the new one, never a part."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
-def finite(value: Any) -> Any:
-    """What JSON has for a value: None in the place of NaN and infinity, lists in that of tuples."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value

@@ -18,12 +18,14 @@ from rich.console import Console
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
+from resnet_bk.bench.json_files import write_json
+from resnet_bk.bench.later import add_test, add_views
 from resnet_bk.bench.model_check import check_model
 from resnet_bk.bench.ngrams import FILE as NGRAMS
 from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
-from resnet_bk.bench.run import add_test, add_views, config_dict, execute, planned_steps
+from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
     check_checkpoints,
     check_results,
@@ -31,9 +33,9 @@ from resnet_bk.bench.run_folder import (
     check_same_tokens,
     check_writable,
     locked,
-    write_json,
     write_protocol,
 )
+from resnet_bk.bench.run_result import config_dict
 from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, special_ids
 from resnet_bk.training import NonFiniteLossError, training_device

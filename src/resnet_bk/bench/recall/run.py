@@ -18,6 +18,7 @@ from rich.console import Console
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
+from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED, select_models
@@ -26,7 +27,7 @@ from resnet_bk.bench.recall.mixers import without_feed_forward
 from resnet_bk.bench.recall.settings import READ, RecallProtocol
 from resnet_bk.bench.recall.stream import RecallStream
 from resnet_bk.bench.recall.table import recall_table
-from resnet_bk.bench.run import audit_lengths, config_dict
+from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.run_folder import (
     Run,
     check_checkpoints,
@@ -34,8 +35,8 @@ from resnet_bk.bench.run_folder import (
     check_same_settings,
     check_writable,
     locked,
-    write_json,
 )
+from resnet_bk.bench.run_result import config_dict
 from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device

@@ -1,0 +1,107 @@
+"""What a trained model makes of the held-out text, read in one way or another."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator
+from typing import Any, cast
+
+from torch import Tensor
+
+from resnet_bk.bench.audit import Audit
+from resnet_bk.bench.data import Prepared
+from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.run_folder import Run
+from resnet_bk.data import TokenCache, held_out_batches, overlapping_batches
+from resnet_bk.training import Evaluation, TrainingResult, evaluate
+from resnet_bk.training.loss import Head
+
+# What `held_out_views` of a protocol may name -> the key of the result.
+VIEWS = {
+    "not_carried": "held_out_perplexity_without_carry",
+    "overlapping": "held_out_perplexity_overlapping",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """What a trained model makes of the held-out text.
+
+    Attributes:
+        full: of the whole validation split; None for a model that leaks.
+        views: perplexities of the other views, by key of the result.
+        leaking: perplexity of a model that sees the answer: no measure of it, and never in the place of one.
+    """
+
+    full: Evaluation | None = None
+    views: dict[str, float] = dataclasses.field(default_factory=dict)
+    leaking: float | None = None
+
+
+def measure_held_out(
+    run: Run, model: Any, protocol: Protocol, prepared: Prepared, trained: TrainingResult, audit: Audit
+) -> HeldOut:
+    head = cast(Head, trained.head)
+    if audit.verdict != "causal":
+        leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        return HeldOut(leaking=leaking.perplexity)
+    carry_state = protocol.models[run.model].carry_state
+    full = evaluate_validation(model, head, protocol, prepared, carry_state=carry_state)
+    return HeldOut(full, further_views(model, head, run, protocol, prepared, protocol.held_out_views))
+
+
+def held_out_problem(run: Run, held_out: HeldOut) -> str | None:
+    """Why a model that was trained has no perplexity all the same; None if it has one, or leaks."""
+    if held_out.full is None or math.isfinite(held_out.full.loss):
+        return None
+    return (
+        f"{run.title}: the held-out loss is {held_out.full.loss}, though all training losses were numbers; try a "
+        "smaller learning rate, a smaller clip or a longer warm-up"
+    )
+
+
+def reached(held_out: HeldOut) -> str:
+    """In a line."""
+    if held_out.full is None:
+        return f"no perplexity (leaks; {held_out.leaking:.2f} with the answer in sight)"
+    if not math.isfinite(held_out.full.loss):
+        return "no perplexity (its held-out loss is no number)"
+    return f"held-out perplexity {held_out.full.perplexity:.2f}"
+
+
+def evaluate_validation(
+    model: Any, head: Head, protocol: Protocol, prepared: Prepared, *, carry_state: bool
+) -> Evaluation:
+    """The whole validation split in segments as long as those of training."""
+    return evaluate(
+        model,
+        split_batches(prepared.validation, protocol.batch_size, protocol.sequence_length),
+        head=head,
+        carry_state=carry_state,
+        bucket_of_token=prepared.bucket_of_token,
+        bucket_count=len(prepared.bucket_names),
+        dtype=protocol.dtype,
+        keep_losses=True,
+    )
+
+
+def further_views(
+    model: Any, head: Head, run: Run, protocol: Protocol, prepared: Prepared, views: Collection[str]
+) -> dict[str, float]:
+    """Perplexities of the validation split, by key of the result, as far as the model has such a view."""
+    found = {}
+    if "not_carried" in views and protocol.models[run.model].carry_state:
+        without = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        found[VIEWS["not_carried"]] = without.perplexity
+    if "overlapping" in views:
+        found[VIEWS["overlapping"]] = evaluate_overlapping(model, head, prepared.validation, protocol)
+    return found
+
+
+def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float:
+    """Perplexity over a split in windows that overlap by half, no state carried."""
+    batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
+    return evaluate(model, batches, head=head, dtype=protocol.dtype).perplexity
+
+
+def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return held_out_batches(split.tokens, batch_size, sequence_length)
