@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.layers import find_boundaries, pointer
-from resnet_bk.layers.pointer import Pointer, PointerState, mixed_logits, mixed_loss
+from resnet_bk.layers.pointer import Pointer
+from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss
+from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 from resnet_bk.ops import dispatch, record_backends
 

@@ -9,7 +9,8 @@ from resnet_bk.layers.induction import QueryKeyValue
 from resnet_bk.layers.mixer import Mixer, MixerState
 from resnet_bk.layers.moe import SparseMoE, load_balancing_loss
 from resnet_bk.layers.multi_scale import ScaleState, Shortening
-from resnet_bk.layers.pointer import KindsOfContext, Pointer, PointerState
+from resnet_bk.layers.pointer import KindsOfContext, Pointer
+from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.registry import MIXERS, get_mixer

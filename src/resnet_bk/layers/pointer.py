@@ -28,7 +28,7 @@ generation, behind a state that may be written to, is `resnet_bk.ops.pointer_ste
 """
 
 import math
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,13 @@ from transformers import initialization as init
 from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
-from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.plain import is_plain
+from resnet_bk.layers.pointer_mixture import Pointed
+from resnet_bk.layers.pointer_state import PointerSites, PointerState
 from resnet_bk.layers.precision import InputDtypeLinear, KeepsFloat32
 from resnet_bk.ops.dispatch import full_precision, takes_token
-from resnet_bk.ops.linear_cross_entropy import IGNORED
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
-from resnet_bk.ops.precision import in_float64
 from resnet_bk.ops.propagate_tokens.pairs import PairWeights
 
 # Inside the band, with memories of a few to a few hundred words.
@@ -56,42 +55,6 @@ KINDS_STD = 0.2
 VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
-
-
-class PointerState(NamedTuple):
-    """What the heads remember, in constant size. float32 (float64 for a float64 model).
-
-    Attributes:
-        green: surface Green's functions, complex [B, H].
-        words: S / exp(scale), [B, V, H K]; by far the largest part. V is 0 where nothing has been written.
-        scale: [B, H].
-        total: S summed over words, [B, H, K].
-        hidden: the last hidden state, of which the next key is made; [B, D].
-    """
-
-    green: Tensor
-    words: Tensor
-    scale: Tensor
-    total: Tensor
-    hidden: Tensor
-
-    def only(self, rows: Tensor) -> "PointerState":
-        """This state for `rows`, bool [B], and the one before any token for the others."""
-        return PointerState(*(part * rows.view(-1, *[1] * (part.ndim - 1)) for part in self))
-
-
-class Pointed(NamedTuple):
-    """What the heads propose.
-
-    Attributes:
-        copied: probability that they give: to the target of each token [B, T], or to every word [B, N, V].
-        rest: share that is left to the vocabulary, [B, T] or [B, N].
-        state: after the last token; of no use where it was not asked for.
-    """
-
-    copied: Tensor
-    rest: Tensor
-    state: PointerState
 
 
 class KindsOfContext(InputDtypeLinear):
@@ -282,7 +245,7 @@ class Pointer(KeepsFloat32):
         after = PointerState(green, state.words, scale, total, hidden.squeeze(1).clone())
         return Pointed(copied.unsqueeze(1), rest.unsqueeze(1), after)
 
-    def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> "_Sites":
+    def _sites(self, hidden: Tensor, boundaries: Boundaries | None, state: PointerState) -> PointerSites:
         previous = torch.cat([state.hidden.unsqueeze(1), hidden[:, :-1]], dim=1)
         potential, hopping, absorption = self.chain(hidden, boundaries)
         green, last_green = ops.surface_green(potential, hopping, absorption, initial_state=state.green)
@@ -298,10 +261,10 @@ class Pointer(KeepsFloat32):
         key = self.key(previous).unflatten(-1, heads).softmax(-1) * write.unsqueeze(-1)
         gates = self.gate_proj(hidden).softmax(-1)
         query = self.query(hidden).unflatten(-1, heads).softmax(-1)
-        return _Sites(query, key, log_transmission, gates, segment, last_green.detach())
+        return PointerSites(query, key, log_transmission, gates, segment, last_green.detach())
 
     def _piece(
-        self, sites: "_Sites", ids: Tensor, state: PointerState, targets: Tensor | None, at: Tensor | None
+        self, sites: PointerSites, ids: Tensor, state: PointerState, targets: Tensor | None, at: Tensor | None
     ) -> Pointed:
         """What the tokens of the piece found in each other, and in S what was before."""
         query, gates = sites.query.transpose(1, 2), sites.gates.transpose(1, 2)  # [B, H, T, ...]
@@ -344,7 +307,7 @@ class Pointer(KeepsFloat32):
         return (rows * self.vocab_size + words).flatten()
 
     @torch.no_grad()
-    def _written(self, sites: "_Sites", ids: Tensor, state: PointerState) -> PointerState:
+    def _written(self, sites: PointerSites, ids: Tensor, state: PointerState) -> PointerState:
         """The state after the piece; writes into `state.words`."""
         dtype = state.total.dtype
         log_left, joined = sites.until_end()
@@ -368,96 +331,3 @@ class Pointer(KeepsFloat32):
         arriving = (arriving * (-scale).exp()[:, :, None, None]).transpose(1, 2).flatten(2)
         words.view(-1, words.shape[2]).index_add_(0, self._columns(ids), arriving.flatten(0, 1))
         return state._replace(words=words, scale=scale, total=total)
-
-
-def mixed_loss(
-    hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = IGNORED
-) -> Tensor:
-    """Cross-entropy of targets [B, T] under the mixture, of which `head` [D] -> [V] has the vocabulary's part.
-
-    -log P = -log rest - log(p + copied / rest), with p the softmax of the head.
-
-    Args:
-        hidden: last hidden states, [B, T, D].
-        head: of the model.
-        targets: int64 [B, T]; `ignore_index` where nothing is predicted.
-        pointed: what the pointer proposes for these targets.
-        reduction: "mean", "sum" or "none" ([B, T]).
-    """
-    log_rest = pointed.rest.log()
-    log_extra = pointed.copied.clamp_min(SMALLEST).log() - log_rest
-    loss = head_loss(hidden, head, targets, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction)
-    kept = targets != ignore_index
-    log_rest = torch.where(kept, log_rest, 0.0)
-    if reduction != "none":
-        log_rest = log_rest.sum() / (kept.sum() if reduction == "mean" else 1)
-    return loss - log_rest
-
-
-def mixed_logits(logits: Tensor, pointed: Pointed) -> Tensor:
-    """log P of every word, of which the vocabulary alone has `logits`; [B, N, V]."""
-    vocabulary = pointed.rest.log().unsqueeze(-1) + logits.to(pointed.copied.dtype).log_softmax(-1)
-    return torch.logaddexp(vocabulary, pointed.copied.clamp_min(SMALLEST).log()).to(logits.dtype)
-
-
-def pointed_share(pointed: Pointed, kept: Tensor) -> Tensor:
-    """Share of the prediction that the heads make, the mean over tokens `kept`, bool [B, T]; 0-d, 0 for none."""
-    return ((1 - pointed.rest.detach()) * kept).sum() / kept.sum().clamp_min(1)
-
-
-class _Sites(NamedTuple):
-    """The tokens of a call or a piece.
-
-    Attributes:
-        query, key: [B, T, H, K], the key times the write gate.
-        log_transmission: logarithm of b |L|, [B, T, H].
-        gates: [B, T, 1 + H].
-        segment: number of cuts up to and with t, int64 [B, T]; None without any.
-        last_green: L after the call, [B, H].
-        before: `segment` of the token before the first, [B, 1].
-    """
-
-    query: Tensor
-    key: Tensor
-    log_transmission: Tensor
-    gates: Tensor
-    segment: Tensor | None
-    last_green: Tensor
-    before: Tensor | int = 0
-
-    def part(self, start: int, length: int) -> "_Sites":
-        """`length` tokens from `start`."""
-        tokens = slice(start, start + length)
-        segment, before = self.segment, self.before
-        if segment is not None:
-            before = segment[:, start - 1 : start] if start else 0
-            segment = segment[:, tokens]
-        query, key, log_transmission, gates = (x[:, tokens] for x in self[:4])
-        return _Sites(query, key, log_transmission, gates, segment, self.last_green, before)
-
-    def since_start(self) -> tuple[Tensor, Tensor]:
-        """How much of what was before the first token is left.
-
-        Returns:
-            Its logarithm at every token, float64 (float32 on MPS, which has none) [B, H, T]; 1 up to the first cut and
-            0 behind it, where the logarithm means nothing, [B or 1, 1, T].
-        """
-        steps = in_float64(self.log_transmission).transpose(1, 2)
-        if self.segment is None:
-            return steps.cumsum(2), steps.new_ones(1, 1, steps.shape[2], dtype=self.query.dtype)
-        unbroken = (self.segment == self.before).unsqueeze(1)
-        return steps.masked_fill(~unbroken, 0).cumsum(2), unbroken.to(self.query.dtype)
-
-    def until_end(self) -> tuple[Tensor, Tensor]:
-        """How much of a token is left after the last one.
-
-        Returns:
-            Its logarithm, of the same kind as above, [B, H, T]; 1 behind the last cut and 0 before it, [B or 1, 1, T].
-        """
-        steps = in_float64(self.log_transmission).transpose(1, 2)
-        joined = steps.new_ones(1, 1, steps.shape[2], dtype=torch.bool)
-        if self.segment is not None:
-            joined = (self.segment == self.segment[:, -1:]).unsqueeze(1)
-        # The sum of the steps behind each token, none of them before the last cut.
-        behind = torch.nn.functional.pad(steps[:, :, 1:], (0, 1)).masked_fill(~joined, 0)
-        return behind.flip(2).cumsum(2).flip(2), joined.to(self.query.dtype)

@@ -12,7 +12,7 @@ from transformers import Cache
 
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.multi_scale import ScaleState
-from resnet_bk.layers.pointer import PointerState
+from resnet_bk.layers.pointer_state import PointerState
 
 
 class ResNetBKCacheLayer:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
-from resnet_bk.layers.pointer import mixed_logits, mixed_loss, pointed_share
+from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens
 from resnet_bk.models.configuration_pointer import PointerConfig

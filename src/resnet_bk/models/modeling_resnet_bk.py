@@ -22,7 +22,8 @@ from resnet_bk.layers import (
     SparseMoE,
 )
 from resnet_bk.layers.head import head_loss
-from resnet_bk.layers.pointer import Pointed, PointerState, mixed_logits, mixed_loss, pointed_share
+from resnet_bk.layers.pointer_mixture import Pointed, mixed_logits, mixed_loss, pointed_share
+from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.layers.token_score import TokenScore
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.call import Call, read_call
