@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, machine, one_machine, reached, read_json, replace_all, table
+from benchmarks.page import by_model, machine, one_machine, page_writer, reached, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -142,21 +142,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     return tables.fill(page, [dict(by_name[name]) for name in MEASURED if name in by_name])
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="ablation",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
-    )
-
+main = page_writer("ablation", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, machine, read_json, replace_all, table, trained_and_read
+from benchmarks.page import by_model, machine, page_writer, replace_all, table, trained_and_read
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -202,21 +202,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     return page
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="choices",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
-    )
-
+main = page_writer("choices", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

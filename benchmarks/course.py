@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, read_json
+from benchmarks.page import by_model, page_writer
 from benchmarks.readme import FILES, ROOT
 
 PAGE = ROOT / "docs" / "course.svg"
@@ -127,21 +127,7 @@ def fill(picture: str, results: Sequence[Mapping[str, Any]]) -> str:
     return picture if picture and figures(picture) == panels else draw(panels)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="course",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda picture, files: fill(picture, [read_json(file) for file in files]),
-    )
-
+main = page_writer("course", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

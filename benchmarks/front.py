@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, one_machine, read_json, replace_all, table
+from benchmarks.page import by_model, one_machine, page_writer, replace_all, table
 from benchmarks.readme import PAGE, ROOT
 from resnet_bk.bench import formatting as fmt
 
@@ -140,23 +140,9 @@ def size(column: Column) -> str:
     return f"{tokens}; {parameters}; {column.results['protocol']['sequence_length']}; {len(runs)}"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="front",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda page, files: replace_all(
-            page, PLACE, {"table": rows(columns([read_json(file) for file in files]))}
-        ),
-    )
-
+main = page_writer(
+    "front", __doc__, PAGE, FILES, lambda page, found: replace_all(page, PLACE, {"table": rows(columns(found))})
+)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

@@ -194,39 +194,43 @@ def read_page(path: Path) -> str:
         raise ValueError(f"--page {path} cannot be read ({error.strerror}); name a Markdown file") from None
 
 
-def fill_page(
-    arguments: Sequence[str],
-    *,
+def page_writer(
     module: str,
     description: str | None,
     page: Path,
     files: Sequence[Path],
-    fill: Callable[[str, list[Path]], str],
-) -> int:
-    """The command `python -m benchmarks.MODULE [FILE ...] [--page FILE] [--check]`; returns its exit code.
+    fill: Callable[[str, list[dict[str, Any]]], str],
+    *,
+    read: Callable[[Path], dict[str, Any]] = read_json,
+) -> Callable[[Sequence[str]], int]:
+    """The command `python -m benchmarks.MODULE [FILE ...] [--page FILE] [--check]`: its exit code from its arguments.
 
     Args:
-        arguments: of the call.
         module, description: for its help.
         page: by default.
         files: what it is filled from, by default.
-        fill: the page with the figures of these files.
+        fill: the page with the figures of what was read.
+        read: a file.
 
-    Raises:
+    Raises (when it is called):
         ValueError: a bad call, or files that do not fit the page.
     """
-    options = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
-    by_default = ", ".join(map(str, files))
-    options.add_argument("files", nargs="*", metavar="FILE", type=Path, help=f"by default {by_default}")
-    options.add_argument("--page", metavar="FILE", type=Path, default=page, help="by default %(default)s")
-    options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
-    given = options.parse_args(arguments)
-    sources = given.files or list(files)
-    before = read_page(given.page)
-    after, names = fill(before, sources), ", ".join(map(str, sources))
-    if given.check:
-        print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
-        return int(after != before)
-    replace_file(given.page, after.encode())
-    print(f"{given.page} written from {names}")
-    return 0
+
+    def main(arguments: Sequence[str]) -> int:
+        options = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
+        by_default = ", ".join(map(str, files))
+        options.add_argument("files", nargs="*", metavar="FILE", type=Path, help=f"by default {by_default}")
+        options.add_argument("--page", metavar="FILE", type=Path, default=page, help="by default %(default)s")
+        options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page differs")
+        given = options.parse_args(arguments)
+        sources = given.files or list(files)
+        before = read_page(given.page)
+        after, names = fill(before, [read(file) for file in sources]), ", ".join(map(str, sources))
+        if given.check:
+            print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
+            return int(after != before)
+        replace_file(given.page, after.encode())
+        print(f"{given.page} written from {names}")
+        return 0
+
+    return main

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, fill_page, reached, read_json, replace_all, table
+from benchmarks.page import by_model, page_writer, reached, replace_all, table
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import compare_documents, summarize
@@ -114,21 +114,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     return page
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="readme",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
-    )
-
+main = page_writer("readme", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import fill_page, machine, one_machine, read_json, replace_all, table
+from benchmarks.page import machine, one_machine, page_writer, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
 ROOT = Path(__file__).parents[1]
@@ -138,28 +138,14 @@ def fill(page: str, results: Mapping[str, Any]) -> str:
     return replace_all(page, SUITE, texts)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="reproduction",
-        description=__doc__,
-        page=PAGE,
-        files=[RESULTS],
-        fill=lambda page, files: fill(page, _only(files)),
-    )
-
-
-def _only(files: Sequence[Path]) -> dict[str, Any]:
+def _only(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The results of the one file there may be."""
-    if len(files) > 1:
-        raise ValueError(f"{files[1]} is one file too many; the page is filled from one")
-    return read_json(files[0])
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} files are named; the page is filled from one")
+    return found[0]
 
+
+main = page_writer("reproduction", __doc__, PAGE, [RESULTS], lambda page, found: fill(page, _only(found)))
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

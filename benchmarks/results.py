@@ -18,11 +18,10 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.page import (
     by_model,
-    fill_page,
     machine,
     one_machine,
+    page_writer,
     reached,
-    read_json,
     replace_all,
     table,
     timed,
@@ -241,21 +240,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     return page
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="results",
-        description=__doc__,
-        page=PAGE,
-        files=FILES,
-        fill=lambda page, files: fill(page, [read_json(file) for file in files]),
-    )
-
+main = page_writer("results", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

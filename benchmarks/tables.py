@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.machine import describe
-from benchmarks.page import fill_page, places, replace
+from benchmarks.page import page_writer, places, replace
 from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -47,21 +47,7 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
     return page
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit code.
-
-    Raises:
-        ValueError: a bad call.
-    """
-    return fill_page(
-        arguments,
-        module="tables",
-        description=__doc__,
-        page=PAGE,
-        files=[RESULTS / f"{suite}.json" for suite in SUITES],
-        fill=lambda page, files: fill(page, [read_results(file) for file in files]),
-    )
-
+main = page_writer("tables", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill, read=read_results)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

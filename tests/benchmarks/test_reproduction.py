@@ -119,8 +119,8 @@ def test_what_does_not_fit(results, page, says, tmp_path, capsys):
 
 
 def test_the_page_has_one_source(tmp_path, capsys):
-    assert call("one.json", "two.json", "--page", reproduction.PAGE) == 2
-    assert "two.json is one file too many" in capsys.readouterr().err
+    assert call(reproduction.RESULTS, reproduction.RESULTS, "--page", reproduction.PAGE) == 2
+    assert "2 files are named; the page is filled from one" in capsys.readouterr().err
 
 
 def test_the_page_of_the_repository():

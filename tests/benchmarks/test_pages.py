@@ -1,0 +1,30 @@
+"""All pages are written by one command. (The test of each writer holds its page to results/.)"""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import pages
+
+
+def test_every_writer_of_a_page_is_called():
+    folder = Path(pages.__file__).parent
+    writers = {file.stem for file in folder.glob("*.py") if "\nmain = page_writer(" in file.read_text(encoding="utf-8")}
+    assert {writer.__name__ for writer in pages.WRITERS} == {f"benchmarks.{name}" for name in writers}
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 1), 1), ((1, 0), 1)])
+def test_one_page_that_differs_is_enough(codes, expected, monkeypatch):
+    seen = []
+
+    class Writer:
+        def __init__(self, code):
+            self.code = code
+
+        def main(self, arguments):
+            seen.append(arguments)
+            return self.code
+
+    monkeypatch.setattr(pages, "WRITERS", [Writer(code) for code in codes])
+    assert pages.main(["--check"]) == expected
+    assert seen == [["--check"]] * 2  # those after it are looked at too
