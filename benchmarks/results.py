@@ -37,7 +37,7 @@ RECALL = "mqar"
 LENGTHS = "lengths"
 TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
 GRIDS = (
-    *(f"seed-local-tuned-grid{models}" for models in ("", "-mamba2", "-deltanet", "-peers", "-pointer")),
+    *(f"seed-local-tuned-grid{models}" for models in ("", "-no-pointer", "-mamba2", "-deltanet", "-peers", "-pointer")),
     "small-grid",
 )
 FILES = [
