@@ -40,6 +40,7 @@ class HeldOut:
 def measure_held_out(
     run: Run, model: Any, protocol: Protocol, prepared: Prepared, trained: TrainingResult, audit: Audit
 ) -> HeldOut:
+    """The views that the protocol asks for; of a model that leaks nothing but what it has with the answer in sight."""
     head = cast(Head, trained.head)
     if audit.verdict != "causal":
         leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False)
@@ -104,4 +105,5 @@ def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Pr
 
 
 def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The whole split in segments of this length: tokens and targets, int64 [B, T]."""
     return held_out_batches(split.tokens, batch_size, sequence_length)
