@@ -254,13 +254,14 @@ def test_a_wrong_filter_is_red(monkeypatch):
     assert all(row.red and not row.timings for row in short_convolution.rows(True))
 
 
-def test_wrong_shares_of_words_are_red(monkeypatch):
+@pytest.mark.parametrize("broken", ["numba", "chunked"])
+def test_wrong_shares_of_words_are_red(monkeypatch, broken):
     rows = list(pointed_tokens.rows(True))
-    assert all(row.gate.passed and set(row.timings) == {OURS, "all pairs"} for row in rows)
+    assert all(row.gate.passed and set(row.timings) == {OURS, "all pairs", "sorted chains"} for row in rows)
     right = pointed_tokens.shares
 
     def wrong(backend, ids, **tensors):
-        return right(backend, ids if backend == "pairs" else ids.flip(1), **tensors)
+        return right(backend, ids.flip(1) if backend == broken else ids, **tensors)
 
     monkeypatch.setattr(pointed_tokens, "shares", wrong)
     assert all(row.red and not row.timings for row in pointed_tokens.rows(True))

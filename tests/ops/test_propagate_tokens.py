@@ -4,6 +4,7 @@ test_operators."""
 import math
 import os
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk import ops
-from resnet_bk.ops import kernels, propagate_tokens, record_backends
+from resnet_bk.ops import dispatch, kernels, propagate_tokens, record_backends
 from tests.ops.cases import relative_error
 from tests.ops.test_operators import TOLERANCE
 
@@ -172,14 +173,15 @@ def test_kinds_of_inputs(backend):
         assert torch.equal(y, z)
 
 
-def test_time_and_memory_are_linear():
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+def test_time_and_memory_are_linear(backend):
     """All pairs of these sites would take 80 GB."""
     query, key = torch.rand(2, 1, 100_000, 1, 2).unbind()
     log_transmission, tokens = (
         torch.full((1, 100_000, 1), -1e-3, requires_grad=True),
         torch.arange(100_000)[None] % 1_000,
     )
-    found, hits = propagate_tokens(query, key, log_transmission, tokens, tokens, backend="numba")
+    found, hits = propagate_tokens(query, key, log_transmission, tokens, tokens, backend=backend)
     (found.mean() + hits.mean()).backward()
     assert bool(log_transmission.grad.isfinite().all())
 
@@ -253,19 +255,39 @@ def test_it_is_recorded(backend):
 
 
 def test_backends():
-    assert BACKENDS == ("numba", "pairs")
-    assert ops.available_backends("propagate_tokens", "cuda") == ("pairs",)
+    assert BACKENDS == ("numba", "pairs", "chunked")
+    assert ops.available_backends("propagate_tokens", "cuda") == ("pairs", "chunked")
     leaves, words, _ = drawn(5)
-    for name in ("chunked", "triton"):
+    for name in ("reference", "triton"):
         message = (
-            rf"^backend must be 'auto' or one of numba, pairs for propagate_tokens on cpu, but got '{name}'; 'auto'"
+            r"^backend must be 'auto' or one of numba, pairs, chunked for propagate_tokens on cpu, but got "
+            rf"'{name}'; 'auto'"
         )
         with pytest.raises(ValueError, match=message):
             propagate_tokens(*leaves, *words, backend=name)
 
 
-def test_further_derivatives():
-    """With pairs; the kernels, which would drop them, refuse."""
+@pytest.mark.parametrize(("sites", "expected"), [(512, "pairs"), (513, "chunked")])
+def test_where_there_is_no_kernel_auto_forms_all_pairs_of_few_sites(monkeypatch, sites, expected):
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
+    leaves, words, _ = drawn(sites, batch=1)
+    with record_backends() as seen:
+        propagate_tokens(*leaves, *words)
+    assert seen["propagate_tokens"] == {expected}
+
+
+@cut
+def test_second_derivatives(cuts):
+    leaves, words, document = drawn(5, cuts=cuts)
+    for backend in ("pairs", "chunked"):
+        assert torch.autograd.gradgradcheck(
+            lambda *inputs, backend=backend: propagate_tokens(*inputs, *words, document=document, backend=backend),
+            leaves,
+        )
+
+
+def test_derivatives_that_a_backend_has_not():
+    """Forwards with pairs alone; the others, which would drop them, refuse, and the kernels a second one."""
     leaves, words, _ = drawn(5)
 
     def call(query, backend="pairs"):
@@ -274,8 +296,9 @@ def test_further_derivatives():
     _, tangents = torch.func.jvp(call, (leaves[0],), (leaves[0],))
     for y, z in zip(tangents, call(leaves[0]), strict=True):
         assert relative_error(y, z) < TOLERANCE[torch.float64]  # linear in the query
-    with pytest.raises(ValueError, match=r"^propagate_tokens: no forward-mode derivative.*; take backend='pairs'"):
-        torch.func.jvp(lambda query: call(query, "numba"), (leaves[0],), (leaves[0],))
+    for name in ("numba", "chunked"):
+        with pytest.raises(ValueError, match=r"^propagate_tokens: no forward-mode derivative.*; take backend='pairs'"):
+            torch.func.jvp(partial(call, backend=name), (leaves[0],), (leaves[0],))
     (first,) = torch.autograd.grad(call(leaves[0], "numba")[0].sum(), leaves[:1], create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula was registered"):
         first.sum().backward()

@@ -56,9 +56,10 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
         "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint, of propagate_modulus for L alone; in float32
         only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference"
-        (the definition, a loop over sites under autograd; the head has none). In the place of the last two
-        propagate_tokens has "pairs" (plain PyTorch on any device, quadratic in the sites). Where TRITON_INTERPRET=1 is
-        set, "triton" stands last on a CPU too: its interpreter runs the kernels there, slowly, to debug them.
+        (the definition, a loop over sites under autograd; the head has none). propagate_tokens has "pairs" before
+        "chunked" and in the place of "reference": plain PyTorch on any device, quadratic in the sites, which "auto"
+        takes for few sites alone. Where TRITON_INTERPRET=1 is set, "triton" stands last on a CPU too: its interpreter
+        runs the kernels there, slowly, to debug them.
 
     Raises:
         ValueError: `op` is not an operator with backends.
@@ -66,7 +67,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     if op == "linear_cross_entropy":
         return ("numba", "chunked") if device_type == "cpu" and cpu_has("avx512f") else ("chunked",)
     if op == "propagate_tokens":
-        return ("numba", "pairs") if device_type == "cpu" and _HAS_NUMBA else ("pairs",)
+        return ("numba", "pairs", "chunked") if device_type == "cpu" and _HAS_NUMBA else ("pairs", "chunked")
     if op not in OPERATORS:
         known = ", ".join((*OPERATORS, "propagate_tokens", "linear_cross_entropy"))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")

@@ -5,14 +5,18 @@ from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch
 from resnet_bk.ops.precision import at_least_float32
-from resnet_bk.ops.propagate_tokens import library, pairs
+from resnet_bk.ops.propagate_tokens import chunked, library, pairs
 
 __all__ = ["propagate_tokens"]
 
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.propagate_tokens,
     "pairs": pairs.propagate_tokens,
+    "chunked": chunked.propagate_tokens,
 }
+
+# Up to which, in plain PyTorch on a CPU, all pairs take less time than sorted chains; at 1,024 they take more.
+FEW_SITES = 512
 
 
 def propagate_tokens(
@@ -31,9 +35,9 @@ def propagate_tokens(
 
         S_t = k_t e(x_t)^T + tau_t S_{t-1},     m_t = (q_t^T S_t)_{y_t},     n_t = sum over v of (q_t^T S_t)_v
 
-    of which only the columns of words that are there are ever formed: O(T) with "numba", in time and memory (O(T^2)
-    with "pairs"). m_t / n_t is the share that a pointer gives to y_t (Merity et al., arXiv 1609.07843). Differentiable
-    in query, key and log_transmission (with numba once: a second derivative raises; with pairs forwards too).
+    of which only the columns of words that are there are ever formed: O(T) in time and memory (O(T^2) with "pairs").
+    m_t / n_t is the share that a pointer gives to y_t (Merity et al., arXiv 1609.07843). Differentiable in query, key
+    and log_transmission (with numba once: a second derivative raises; with pairs forwards too).
 
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
@@ -44,7 +48,8 @@ def propagate_tokens(
         targets: y, integers [B, T]; a number that is no token finds nothing.
         document: integers [B, T] that change where the chain is cut, so that a site sees only sites j for which they
             are the same from j to t; None for one chain a row.
-        backend: "auto" or a name of `available_backends("propagate_tokens", device_type)`.
+        backend: "auto" or a name of `available_backends("propagate_tokens", device_type)`. Where there is no kernel,
+            "auto" takes "pairs" up to 512 sites and "chunked" beyond.
 
     Returns:
         n and m, real [B, T, H]; float64 for float64 inputs, float32 for all others.
@@ -52,7 +57,7 @@ def propagate_tokens(
     Raises:
         ValueError: shapes, dtypes or devices that do not fit, T = 0, an infinite log_transmission (on a CPU, outside
             graphs of torch.compile; elsewhere it gives NaN), a backend that the device does not have, an input that
-            carries a tangent of forward-mode differentiation with numba.
+            carries a tangent of forward-mode differentiation with a backend other than pairs.
     """
     checks.real_inputs(query=query, key=key, log_transmission=log_transmission)
     checks.same_shape(log_transmission=log_transmission)
@@ -61,8 +66,10 @@ def propagate_tokens(
     checks.words(log_transmission, **whole)
     checks.transmission_values(log_transmission)
     chosen = dispatch.choose("propagate_tokens", backend, log_transmission)
+    if backend == "auto" and chosen == "pairs" and tokens.shape[1] > FEW_SITES:
+        chosen = "chunked"
     inputs = [query, key, log_transmission]
-    if chosen == "numba":
+    if chosen != "pairs":
         dispatch.no_tangents("propagate_tokens", "take backend='pairs'", *inputs)
     inputs = [at_least_float32(x) for x in inputs]
     run = dispatch.select("propagate_tokens", chosen, IMPLEMENTATIONS)
