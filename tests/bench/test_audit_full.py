@@ -285,8 +285,8 @@ def test_resnet_bk_is_causal_in_every_check(fields):
     [
         # Each switch alone and all together; the other configurations are held to the bits in test_invariants.
         *((name, "none") for name in ("adaptive-matrix", "scales-nested-vector", "sparse-modulus")),
-        *((name, "none") for name in ("all-modulus", "all-delta", "all-vector-moe", "scales-ending-coarse-moe")),
-        *((name, "none") for name in ("diagonal-vector", "autograd-modulus", "pointer-switched")),
+        *((name, "none") for name in ("all-modulus", "all-vector-moe", "pointer-switched")),
+        *((name, "none") for name in ("diagonal-vector", "autograd-modulus")),
         *((name, "bf16") for name in ("matrix-conv-gate-dense-untied", "all-matrix")),
     ],
 )

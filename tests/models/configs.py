@@ -117,6 +117,21 @@ DENSE = [name for name, fields in GRID.items() if not fields.get("num_experts")]
 # Whose tokens are never regrouped, so that what may not change does not change in a single bit.
 SKIPPING = [name for name in GRID if name in SWITCHED or name == "pointer-switched"]
 BITWISE = [name for name in DENSE if name not in SKIPPING]
+# One of each kind, for what goes token by token and takes long: every state, experts, each switch, all, the pointer.
+KINDS = (
+    "vector-conv-gate-moe-untied",
+    "matrix-conv-gate-dense-untied",
+    "modulus-as-it-is",
+    "delta-as-it-is",
+    "delta-silu",
+    "adaptive-matrix",
+    "scales-jump",
+    "sparse-modulus",
+    "all-modulus",
+    "pointer-modulus",
+    "pointer-switched",
+)
+assert set(KINDS) <= set(GRID)
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any) -> ResNetBKForCausalLM:

@@ -1,4 +1,5 @@
-"""`generate()` with the constant-size cache, over the whole table of configurations.
+"""`generate()` with the constant-size cache. What a call with a cache gives is tested over the whole table of
+configurations in test_invariants.
 
 Greedy choices are compared in float64: there the cached and the uncached evaluation agree to 1e-9, far closer than two
 logits of these models lie to each other.
@@ -11,15 +12,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
 
 from resnet_bk.layers import modulus_propagator, pointer
 from resnet_bk.models import ResNetBKCache
-from tests.models.configs import GRID, VOCAB_SIZE, build, tokens
+from tests.models.configs import GRID, KINDS, VOCAB_SIZE, build, tokens
 
 pytestmark = pytest.mark.sweep
 every_config = pytest.mark.parametrize("name", GRID)
+every_kind = pytest.mark.parametrize("name", KINDS)
 ONE_OF_EACH = ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"]
 one_of_each = pytest.mark.parametrize("name", [*ONE_OF_EACH, "pointer-modulus"])
 
 
-@every_config
+@every_kind
 def test_cached_greedy_generation_is_uncached_greedy_generation(name):
     model = build(name, dtype=torch.float64)
     prompt = tokens(3, 9)
@@ -51,7 +53,7 @@ def test_a_token_takes_the_kernels_of_one_token(options, padding, monkeypatch):
     assert calls.count("modulus_step") == 5 * model.config.num_hidden_layers
 
 
-@every_config
+@every_kind
 def test_left_padded_batch_generates_what_each_prompt_generates_alone(name):
     model = build(name, dtype=torch.float64, pad_token_id=0)
     lengths = [2, 9, 5]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.models import ResNetBKCache, ResNetBKConfig, ResNetBKForCausalLM
-from tests.models.configs import BITWISE, GRID, POINTING, SKIPPING, VOCAB_SIZE, build, of_embeddings, tokens
+from tests.models.configs import BITWISE, GRID, KINDS, POINTING, SKIPPING, VOCAB_SIZE, build, of_embeddings, tokens
 from tests.models.test_mixed_precision import off
 
 pytestmark = pytest.mark.sweep
@@ -22,19 +22,6 @@ EXACT = {"rtol": 0.0, "atol": 0.0}
 ROUNDING_64 = {"rtol": 1e-9, "atol": 1e-9}
 
 every_config = pytest.mark.parametrize("name", GRID)
-# One of each kind reads whole texts token by token.
-STEPWISE = (
-    "vector-conv-gate-moe-untied",
-    "matrix-conv-gate-dense-untied",
-    "modulus-as-it-is",
-    "delta-as-it-is",
-    "delta-silu",
-    "scales-jump",
-    "all-modulus",
-    "pointer-modulus",
-    "pointer-switched",
-)
-assert set(STEPWISE) <= set(GRID)
 
 
 @pytest.mark.parametrize("name", BITWISE)
@@ -91,7 +78,7 @@ def test_whole_equals_chunks_equals_token_by_token(name):
     model = build(name, dtype=torch.float64)
     ids = tokens(2, 70)
     whole = model(ids, use_cache=True)
-    steps = [1] * 70 if name in STEPWISE else [1] * 14 + [56]  # beyond every convolution, and several groups
+    steps = [1] * 70 if name in KINDS else [1] * 14 + [56]  # beyond every convolution, and several groups
     for lengths in ([33, 37], [1, 2, 3, 64], [69, 1], steps):
         cache, pieces = None, []
         with torch.set_grad_enabled(lengths is not steps):  # without a gradient a token may take a kernel of its own
@@ -146,7 +133,7 @@ def test_packed_documents_are_separate_documents(name):
     assert_close(packed.logits, separate, **ROUNDING_64)
 
     # The same in calls that cut at, before and after a boundary and inside a document, and token by token.
-    steps = [1] * 34 if name in STEPWISE else [1] * 13 + [21]  # beyond three boundaries
+    steps = [1] * 34 if name in KINDS else [1] * 13 + [21]  # beyond three boundaries
     for split in ([9, 25], [8, 26], [10, 24], [11, 1, 22], steps):
         cache = ResNetBKCache(model.config)
         pieces = [
