@@ -1,9 +1,10 @@
-"""A device that is not the CPU, for tests on a machine without a GPU: `torch.device(NAME)`.
+"""A stand-in for a GPU, for tests on a machine without one: `torch.device(NAME)`, computed by the CPU.
 
 PyTorch lets a backend be written in Python. A tensor on this one stands for a tensor on the CPU, on which its operators
-run. As on a GPU, an operator refuses tensors that were left on the CPU (but for those of no dimension, indices and
-copies), and none of our CPU kernels takes one that is not there. PyTorch takes every tensor here for contiguous, and
-does not know which of them are views of the same memory: what is written into one may show in another.
+run. As on a GPU, an operator refuses tensors that were left on the CPU (but for those of no dimension, which a GPU does
+not take everywhere, indices and copies), and none of our CPU kernels takes one that is not there. PyTorch takes every
+tensor here for contiguous, and does not know which of them are views of the same memory: what is written into one may
+show in another.
 
 Importing this registers the device for the rest of the process, in which other tests must not run then.
 """
@@ -20,7 +21,7 @@ NAME = "another"
 
 # By the address of the storage, which the copies that autograd makes of a tensor share. Nothing is ever taken out.
 _behind: dict[int, Tensor] = {}
-# Both take tensors of two devices.
+# Their indices, the second argument, may be on the CPU.
 _INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
 # These stay as they are everywhere, and lead to the operators below or share the storage.
 _OF_ALL_DEVICES = ("_to_copy", "alias", "clone", "copy_", "detach", "lift", "lift_fresh", "set_")
@@ -47,8 +48,9 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """An operator on what its arguments stand for."""
     name = op._schema.name
     tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-    left = [x for x in tensors if not _is_there(x) and x.ndim > 0]
-    if left and (name not in _INDEXING or not _is_there(tensors[0])):
+    indices = {id(x) for x in tree_flatten(args[1])[0]} if name in _INDEXING and _is_there(args[0]) else set()
+    left = [x for x in tensors if not _is_there(x) and x.ndim > 0 and id(x) not in indices]
+    if left:
         raise RuntimeError(f"{name}: a tensor {tuple(left[0].shape)} is on the CPU, others on {NAME}")
     given = {id(_on_cpu(x)): x for x in tensors if _is_there(x)}
     args, kwargs = tree_map(_on_cpu, (args, kwargs))

@@ -11,6 +11,8 @@ from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss
 from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 from resnet_bk.ops import dispatch, record_backends
+from resnet_bk.ops.propagate.chunked import CHUNK
+from resnet_bk.ops.propagate_tokens import pairs
 
 D, V, HEADS, KINDS = 6, 11, 3, 2
 ROUNDING_64 = {"rtol": 1e-10, "atol": 1e-12}
@@ -313,7 +315,9 @@ def test_loss_and_logits_in_one_call_leave_the_state_of_one():
 
 
 @pytest.mark.parametrize("boundaries", [None, cut_at(16, 30, padding=5)], ids=["whole", "both"])
-def test_training_without_compiled_kernels(boundaries, monkeypatch):
+@pytest.mark.parametrize("plain", ["pairs", "chunked"])
+def test_training_without_compiled_kernels(boundaries, plain, monkeypatch):
+    monkeypatch.setattr(pairs, "FEW_SITES", 512 if plain == "pairs" else 8)
     layer = build()
     hidden, ids = inputs(2, 61)
     results = []
@@ -322,7 +326,7 @@ def test_training_without_compiled_kernels(boundaries, monkeypatch):
         leaf = hidden.clone().requires_grad_()
         with record_backends() as seen:
             pointed = layer(leaf, ids, boundaries, targets=ids.roll(-1, 1))
-        assert seen["propagate_tokens"] == {"numba" if compiled else "pairs"}
+        assert seen["propagate_tokens"] == {"numba" if compiled else plain}
         leaves = (leaf, *layer.parameters())
         results.append((pointed.copied, *torch.autograd.grad((pointed.copied / pointed.rest).sum(), leaves)))
     for mine, other in zip(*results, strict=True):
@@ -345,8 +349,10 @@ def test_a_row_that_is_cut_leaves_the_others_as_they_are():
         assert_close(mine[:1], other, **ROUNDING_64)
 
 
-def test_training_keeps_no_pairs_of_tokens():
+@pytest.mark.parametrize("compiled", [True, False])
+def test_training_keeps_no_pairs_of_tokens(compiled, monkeypatch):
     """Here nor in the graph: memory is linear in the segment."""
+    monkeypatch.setattr(dispatch, "_HAS_NUMBA", compiled)
     layer, length, kept = build(torch.float32), 600, []
     hidden, ids = inputs(2, length)
     boundaries = cut_at(250, 500, length=length)
@@ -355,5 +361,7 @@ def test_training_keeps_no_pairs_of_tokens():
         torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x),
     ):
         layer(hidden.float().requires_grad_(), ids, boundaries, targets=ids)
-    assert seen["propagate_tokens"] == {"numba"}
-    assert max(x.numel() for x in kept) <= 2 * length * V * HEADS
+    assert seen["propagate_tokens"] == {"numba" if compiled else "chunked"}
+    # Of a token and head what a word has, or two events' pairs with those of a chunk.
+    most = V if compiled else 2 * (CHUNK + 2)
+    assert max(x.numel() for x in kept) <= 2 * length * HEADS * most

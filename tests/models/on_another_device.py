@@ -1,4 +1,4 @@
-"""Models on a device that is not the CPU: `test_another_device.py` runs this file in a process of its own.
+"""Models on a stand-in for a GPU: `test_another_device.py` runs this file in a process of its own.
 
 What a GPU would refuse, a tensor that was left on the CPU, is refused by `tests/another_device.py` as well; and there
 too plain PyTorch runs in the place of the kernels of the CPU, so that results are compared in float64.
@@ -55,7 +55,12 @@ def compare(name, call, **fields):
 
 def test_the_device_is_another():
     x, y = torch.arange(6.0).view(2, 3), torch.ones(3)
-    for together in (lambda: x.to(THERE) + y, lambda: y @ x.to(THERE).T, lambda: torch.cat([x, x.to(THERE)])):
+    for together in (
+        lambda: x.to(THERE) + y,
+        lambda: y @ x.to(THERE).T,
+        lambda: torch.cat([x, x.to(THERE)]),
+        lambda: x.to(THERE).index_put((torch.tensor([0]),), y),
+    ):
         with pytest.raises(RuntimeError, match=r"(is|to be) on the (CPU|same device)"):
             together()
     there = x.to(THERE).requires_grad_()

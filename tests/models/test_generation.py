@@ -1,5 +1,5 @@
-"""`generate()` with the constant-size cache. What a call with a cache gives is tested over the whole table of
-configurations in test_invariants.
+"""`generate()` with the constant-size cache, of one configuration of each kind where it takes long. That calls with a
+cache give the logits of one call is tested over the whole table in test_invariants.
 
 Greedy choices are compared in float64: there the cached and the uncached evaluation agree to 1e-9, far closer than two
 logits of these models lie to each other.

@@ -101,10 +101,11 @@ def test_gradcheck(backend, cuts):
     )
 
 
+@each_backend
 @pytest.mark.parametrize("only", [0, 1], ids=["n", "m"])
-def test_a_gradient_of_one_result(only):
+def test_a_gradient_of_one_result(only, backend):
     leaves, words, _ = drawn(9)
-    found, expected = propagate_tokens(*leaves, *words, backend="numba"), oracle(leaves, words, None)
+    found, expected = propagate_tokens(*leaves, *words, backend=backend), oracle(leaves, words, None)
     for g, h in zip(
         gradients(found[only : only + 1], leaves), gradients(expected[only : only + 1], leaves), strict=True
     ):
@@ -113,7 +114,7 @@ def test_a_gradient_of_one_result(only):
 
 @each_backend
 def test_a_document_knows_nothing_of_the_others(backend):
-    """Not to the last bit, however large what it must not see."""
+    """Not to the last bit, however large what it must not see, as long as it is a number."""
     leaves, (tokens, targets), _ = drawn(12, dtype=torch.float32)
     document = (torch.arange(12) >= 5).long().expand(2, -1)
     expected = propagate_tokens(*leaves, tokens, targets, document=document, backend=backend)
@@ -184,6 +185,21 @@ def test_time_and_memory_are_linear(backend):
     found, hits = propagate_tokens(query, key, log_transmission, tokens, tokens, backend=backend)
     (found.mean() + hits.mean()).backward()
     assert bool(log_transmission.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+def test_long_chains(backend):
+    """Words that come again after hundreds of sites, in float32 and beside pairs in float64."""
+    sites = 3_000
+    leaves, _, _ = drawn(sites, dtype=torch.float32, batch=1)
+    leaves = [x.detach()[:, :, :1].requires_grad_() for x in leaves]
+    leaves[2] = (-1e-2 * leaves[2].detach().abs()).requires_grad_()
+    words = torch.randint(300, (2, 1, sites), generator=torch.Generator().manual_seed(1)).unbind()
+    wide = [x.detach().double().requires_grad_() for x in leaves]
+    outputs = propagate_tokens(*leaves, *words, backend=backend)
+    expected = propagate_tokens(*wide, *words, backend="pairs")
+    for y, z in zip((*outputs, *gradients(outputs, leaves)), (*expected, *gradients(expected, wide)), strict=True):
+        assert relative_error(y, z) < TOLERANCE[torch.float32]
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")

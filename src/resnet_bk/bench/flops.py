@@ -4,9 +4,9 @@ Counted by PyTorch's FlopCounterMode: two for each multiply-add of a matmul or c
 `resnet_bk` register for themselves. Formulas stand here for the grouped matmuls of experts, where PyTorch has none,
 and for the gradient of a convolution, where PyTorch's counts C^2 filters for C channels that each have one. Other
 element-wise work (norms, activations, softmax) is not counted. Every model is counted with its own logits, whatever
-head it is trained with, for which a pointer forms all pairs of tokens (training on targets does not, on a CPU), and
-attention in full, without taking off the masked half. The optimizer is counted as 15
-operations a parameter, as in the earlier report, whose own count stands beside this one where it applies
+head it is trained with, for which a pointer forms all pairs of tokens (training on targets does not, where there is a
+kernel or a segment is longer than 512), and attention in full, without taking off the masked half. The optimizer is
+counted as 15 operations a parameter, as in the earlier report, whose own count stands beside this one where it applies
 (`resnet_bk.bench.flops_convention`).
 """
 

@@ -23,8 +23,8 @@ touches one column of S; what all columns lose is kept as one number a head.
 The states are read and written as numbers: no gradient goes into tokens before the call. Within a call it is exact.
 Where the probability of one target a token is wanted, as in training, `resnet_bk.ops.propagate_tokens` takes time and
 memory linear in T. Where all words are wanted under autograd, a call forms all pairs of its tokens, T^2 numbers a head;
-without autograd it goes piece by piece, so that its time is linear in T again. A token of
-generation, behind a state that may be written to, is `resnet_bk.ops.pointer_step` on a CPU.
+without autograd it goes piece by piece, so that its time is linear in T again. A token of generation, behind a state
+that may be written to, is `resnet_bk.ops.pointer_step` on a CPU.
 """
 
 import math

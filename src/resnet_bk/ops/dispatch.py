@@ -44,7 +44,7 @@ def cpu_has(feature: str) -> bool:
 
 
 def available_backends(op: str, device_type: str, device: torch.device | None = None) -> tuple[str, ...]:
-    """Backends of an operator on a kind of device; `backend="auto"` takes the first.
+    """Backends of an operator on a kind of device; `backend="auto"` takes the first that takes the inputs.
 
     Args:
         op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus",

@@ -15,9 +15,6 @@ IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "chunked": chunked.propagate_tokens,
 }
 
-# Up to which, in plain PyTorch on a CPU, all pairs take less time than sorted chains; at 1,024 they take more.
-FEW_SITES = 512
-
 
 def propagate_tokens(
     query: Tensor,
@@ -43,7 +40,8 @@ def propagate_tokens(
         query: q, real [B, T, H, K]; no scale is applied.
         key: k, real [B, T, H, K].
         log_transmission: log tau, real [B, T, H], between sites t-1 and t; finite, for a cut is what `document` makes.
-            The first one has no gradient.
+            The first one has no gradient. Where a product of transmissions is out of the range of float32, "chunked"
+            gives its largest number or NaN, at other words too.
         tokens: x, integers [B, T].
         targets: y, integers [B, T]; a number that is no token finds nothing.
         document: integers [B, T] that change where the chain is cut, so that a site sees only sites j for which they
@@ -66,7 +64,7 @@ def propagate_tokens(
     checks.words(log_transmission, **whole)
     checks.transmission_values(log_transmission)
     chosen = dispatch.choose("propagate_tokens", backend, log_transmission)
-    if backend == "auto" and chosen == "pairs" and tokens.shape[1] > FEW_SITES:
+    if backend == "auto" and chosen == "pairs" and tokens.shape[1] > pairs.FEW_SITES:
         chosen = "chunked"
     inputs = [query, key, log_transmission]
     if chosen != "pairs":

@@ -1,10 +1,11 @@
-"""Propagation of tokens in plain PyTorch on any device, in time and memory linear in the sites.
+"""Propagation of tokens in plain PyTorch on any device, by chains of sorted sites: memory linear in the sites, and time
+but for a sort and the log2(T) passes of a scan.
 
 Shape legend: B batch, T sites, E = 2T events, H heads, K key size.
 
-Both sums are chains whose value is the number 1, which `propagate.chunked` runs in matmuls inside chunks. For n_t the
-sites stand as they are. For m_t a site is two events: it writes k_t under x_t, then it reads under y_t. Sorted by word,
-and by time within a word, they are a chain a word, which from one event to the next, at sites s and t, keeps
+Both sums are chains that carry the value 1 at every site; `propagate.chunked` runs them in matmuls inside chunks. For
+n_t the sites stand as they are. For m_t a site is two events: it writes k_t under x_t, then it reads under y_t. Sorted
+by word, and by time within a word, they are a chain a word, which from one event to the next, at sites s and t, keeps
 
     tau_{s+1} ... tau_t = exp(R_t - R_s)        R_t = sum of log tau since the cut
 
@@ -31,9 +32,13 @@ def propagate_tokens(
     steps = steps.masked_fill(begins.unsqueeze(2), 0.0)
     found = _chain(query, key, steps, begins)
 
-    # By scan, which starts anew at a cut: of a difference of two sums the rounding of what was before would be seen.
-    goes_on = (~begins).to(steps.dtype).unsqueeze(2)
-    reached = linear_scan(goes_on, steps, torch.zeros_like(steps[:, 0]))
+    if document is None:
+        reached = steps.cumsum(1)
+    else:
+        # A scan starts anew at a cut; of the difference of two sums over the whole row the rounding of what was before
+        # the cut would be seen.
+        goes_on = (~begins).to(steps.dtype).unsqueeze(2)
+        reached = linear_scan(goes_on, steps, torch.zeros_like(steps[:, 0]))
     # A stable sort leaves the events of a word in the order of time.
     words, order = torch.stack([tokens, targets], 2).flatten(1).sort(dim=1, stable=True)
     site, chain = order // 2, begins.long().cumsum(1)
