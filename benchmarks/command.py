@@ -1,6 +1,7 @@
 """What the benchmark commands share: arguments, output, JSON, exit codes.
 
-Exit codes: 0 done, 1 a gate is red, 2 a bad call (one line on standard error), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 a gate is red, 2 a bad call (one line on standard error), 3 a failure that is no fault of the
+call, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
@@ -137,4 +139,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
             file=sys.stderr,
         )
         code = 130
+    except Exception:  # Python's own code for it is 1, which says that a gate is red
+        traceback.print_exc()
+        code = 3
     sys.exit(code)

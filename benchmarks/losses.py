@@ -40,6 +40,10 @@ def main(arguments: Sequence[str]) -> int:
     given = options.parse_args(arguments)
     if given.steps < 1:
         raise ValueError(f"--steps {given.steps}: must be at least 1")
+    for setting in given.settings:
+        key = setting.partition("=")[0].strip()
+        if key in ("steps", "warmup_steps"):
+            raise ValueError(f"--set {setting}: not read; --steps N says how many, and there is no warm-up")
     if given.out is None and given.against is None:
         raise ValueError("--out or --against FILE must be given; name a file to write, or one to compare with")
     out = None if given.out is None else out_file(given.out, "losses", whole=False)
@@ -50,9 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     from resnet_bk.bench.protocol import load_protocol
 
     before = None if given.against is None else read_json(json_file(given.against))
-    protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"])
-    if given.data is not None:
-        protocol = protocol.model_copy(update={"dataset": given.data})
+    protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"], given.data)
     names = choose("--models", given.models, list(protocol.models))
     found: dict[str, Any] = {"environment": environment(), "steps": given.steps, "models": {}}
     if before is not None:

@@ -67,7 +67,6 @@ def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first."""
     models = by_model(results)
     base = best_transformer(models)
-    reference = fmean(run[HELD_OUT] for run in models[base])
     comparable = by_model({"runs": timed(results)})
     lines = []
     for name, runs in sorted(models.items(), key=lambda item: fmean(run[HELD_OUT] for run in item[1])):
@@ -75,7 +74,7 @@ def rows(results: Mapping[str, Any]) -> str:
             "model": f"`{name}`",
             "held-out perplexity": reached([run[HELD_OUT] for run in runs]),
             "seeds": fmt.count(len(runs)),
-            f"relative to `{base}`": f"{fmean(run[HELD_OUT] for run in runs) / reference:.3f}",
+            f"relative to `{base}`": relative(runs, models[base]),
             "state not carried": reached([run[WITHOUT] for run in runs]),
             "overlapping windows": reached([run[OVERLAPPING] for run in runs]),
             "parameters": fmt.count(runs[0]["parameters"]),
@@ -89,6 +88,13 @@ def rows(results: Mapping[str, Any]) -> str:
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
+
+
+def relative(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> str:
+    """Mean perplexity over that of `base`, of the seeds that both have."""
+    ours, theirs = ({run["seed"]: run[HELD_OUT] for run in found} for found in (runs, base))
+    shared = ours.keys() & theirs.keys()
+    return f"{fmean(ours[seed] for seed in shared) / fmean(theirs[seed] for seed in shared):.3f}" if shared else "–"
 
 
 def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -195,6 +195,7 @@ def test_generate_from_a_model_that_was_not_trained_here(finished, tmp_path):
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)
     assert_bad_call(call("generate", folder, "--prompt", ""), "--prompt ''", "give a text to continue")
+    assert_bad_call(call("generate", folder, "--prompt", "w1 \udcff"), "--prompt 'w1 \\udcff'", "no text in UTF-8")
     (folder / "tokenizer.json").unlink()
     assert_bad_call(call("generate", folder, *arguments), f"{folder} holds a model and no tokenizer.json")
 

@@ -55,6 +55,27 @@ def test_bad_calls(home, tmp_path, monkeypatch, arguments, parts):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "work", "table"),
+    [
+        ("lengths", "lengths.length_profiles", "lengths_table.lengths_table"),
+        ("repeats", "repeats.repeat_losses", "repeats_table.repeats_table"),
+        ("ngrams", "ngrams.ngram_baselines", "ngrams.ngram_table"),
+    ],
+)
+def test_a_file_is_written_before_anything_is_printed(tmp_path, monkeypatch, command, work, table):
+    """For what is printed may not arrive."""
+
+    def closed(found):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(f"resnet_bk.bench.{work}", lambda *_, **__: {"ngrams": [], "split": "validation"})
+    monkeypatch.setattr(f"resnet_bk.bench.{table}", closed)
+    monkeypatch.setattr("resnet_bk.bench.resolve.run_folder", lambda path: path)
+    call(command, "quick", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / f"{command}.json").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00 not UTF-8 \xff"], ids=["empty", "bytes"])
 def test_bad_text(home, tmp_path, content):
     path = tmp_path / "text.txt"

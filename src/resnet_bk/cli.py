@@ -210,12 +210,12 @@ def lengths(
     if out is not None:
         check_new(out, FILE)  # before the work
     found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
+    if out is not None:
+        write_found(found, out, FILE)  # first: what is printed may not arrive
     if as_json:
         _print_json(found)
     else:
         standard_output().print(lengths_table(found))
-    if out is not None:
-        write_found(found, out, FILE)
 
 
 @app.command()
@@ -243,12 +243,12 @@ def repeats(
     if out is not None:
         check_new(out, FILE)  # before the work
     found = repeat_losses([run_folder(run) for run in runs], data, split, window, device)
+    if out is not None:
+        write_found(found, out, FILE)  # first: what is printed may not arrive
     if as_json:
         _print_json(found)
     else:
         standard_output().print(repeats_table(found))
-    if out is not None:
-        write_found(found, out, FILE)
 
 
 @app.command()
@@ -405,12 +405,12 @@ def ngrams(
     if out is not None:
         check_ngrams(out, split, lengths)  # before the work
     found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=lengths, split=split)
+    if out is not None:
+        write_ngrams(found, out)  # first: what is printed may not arrive
     if as_json:
         _print_json(found)
     else:
         standard_output().print(ngram_table(found))
-    if out is not None:
-        write_ngrams(found, out)
 
 
 @app.command()

@@ -110,6 +110,33 @@ def test_another_device_of_the_same_machine_is_another_machine(tmp_path: Path) -
     assert not compare_results(paths)["times_comparable"]
 
 
+def test_ratios_are_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    """Of another seed's luck there is no ratio, and none where no seed is shared."""
+
+    def made(name: str, **perplexities: float) -> Path:
+        results = sample_results("llama")
+        results["runs"] = [
+            sample_run("llama", seed=int(seed[1:]), held_out_perplexity=value) for seed, value in perplexities.items()
+        ]
+        return write(tmp_path / name, results)
+
+    several, one, other = made("several", s1=100.0, s2=120.0), made("one", s1=110.0), made("other", s3=110.0)
+    compared = compare_results([several, one])
+    assert printed(compared)["llama/held-out perplexity"] == ["110.0", "110.0", "1.10"]
+    assert str(comparison_table(compared).caption).endswith("Ratios are of the seeds that both have.")
+    assert printed(compare_results([several, other]))["llama/held-out perplexity"] == ["110.0", "110.0", ""]
+
+
+def test_peaks_of_different_kinds_have_no_ratio(tmp_path: Path) -> None:
+    results = sample_results("llama")
+    other = copy.deepcopy(results)
+    for run in other["runs"]:
+        run["peak_memory_kind"] = "since the start of the process"
+    paths = [write(tmp_path / "a", results), write(tmp_path / "b", other)]
+    assert printed(compare_results(paths))["llama/peak memory"][2] == ""
+    assert printed(compare_results(paths))["llama/training time"][2] == "1.00"
+
+
 def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None:
     carried = sample_results("resnet-bk", "llama")
     for run in carried["runs"]:

@@ -23,7 +23,7 @@ class Task:
         loss = None if run.seed in self.diverging_seeds else self.losses[run.learning_rate]
         run.folder.mkdir(parents=True)
         (run.folder / "run.json").write_text("{}")
-        result = {"learning_rate": run.learning_rate, "loss": loss}
+        result = {"model_name": run.model, "learning_rate": run.learning_rate, "seed": run.seed, "loss": loss}
         if loss is None:
             result["diverged"] = f"{run.title} diverged"
         (run.folder / "result.json").write_text(json.dumps(result))
@@ -111,3 +111,11 @@ def test_of_a_single_rate_nothing_is_searched(task, seed):
     assert found.lines == [lost]  # it is not out of a grid
     assert found.executed == [(0.3, 7), (0.3, 8)]
     assert found.chosen == [(0.3, other) for other in SEEDS if other != seed]
+
+
+def test_a_single_rate_is_known_before_its_first_seed_is_run(task):
+    found = task({0.3: 1.0}, searched=False)
+    found.execute(found.grid.run(0.3, SEEDS[1]))
+    assert [run.finished for run in found.grid.chosen()] == [False, True]
+    searched = task({0.3: 1.0})
+    assert searched.grid.chosen() == []

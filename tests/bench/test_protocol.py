@@ -192,6 +192,22 @@ def test_keys_that_are_no_words(text):
         parse_yaml(text, "w")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("!!bool foo", r"^w: not the value that it is written as \('foo'\); write it otherwise"),
+        ("2024-99-99", r"^w: not the value that it is written as \(month must be in 1..12\)"),
+        ("!!int abc", r"^w: not the value that it is written as \(invalid literal for int"),
+        ("&a [*a]", r"^w: lists or keys within one another without end; write them out"),
+        ("[" * 3_000, r"^w: lists or keys within one another without end"),
+    ],
+    ids=["truth", "date", "number", "itself", "deep"],
+)
+def test_values_that_are_none(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_yaml(text, "w")
+
+
 def test_keys_that_an_anchor_merges_in_may_be_given_again():
     text = "x:\n  y: &b {<<: &a {k: 1}, k: 2}\nz:\n  <<: *b\n1: one\n'1': text\n"
     assert parse_yaml(text, "w") == yaml.safe_load(text)

@@ -1,6 +1,7 @@
 """What a name means, and which of several things goes first."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,15 @@ def test_what_means_nothing(protocol, folder):
     folder("runs/mine/seed-1", "run.json")
     with pytest.raises(ValueError, match=r"runs is no run folder .*; it holds the runs runs/mine/seed-1"):
         resolve("runs", protocol)
+
+
+def test_names_that_no_file_can_have(protocol):
+    name = "a" * 300
+    for find in (run_folder, model_folder):
+        with pytest.raises(ValueError, match=r"is no run folder|no folder"):
+            find(Path(name))
+    with pytest.raises(ValueError, match=rf"model '{name}' is no model of protocol tiny"):
+        resolve(name, protocol)
 
 
 def test_folders_of_models(folder, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from filelock import Timeout
 
 from resnet_bk.bench.json_files import read_json, write_json
-from resnet_bk.bench.run_folder import check_writable, locked, write_found
+from resnet_bk.bench.run_folder import Run, check_places, check_writable, locked, write_found
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -78,3 +78,28 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
         pass
     with pytest.raises(ValueError, match=message):
         write_found({}, tmp_path / "out", "found.json")
+
+
+def test_places_that_something_else_has(tmp_path):
+    out = tmp_path / "out"
+    folders, files = [out / "model" / "seed-1", out / "plots"], ("results.json",)
+    check_places(out, folders, files)
+    for folder in folders:
+        folder.mkdir(parents=True)
+    (out / "results.json").write_text("{}")
+    check_places(out, folders, files)
+    (out / "results.json").unlink()
+    (out / "results.json").mkdir()
+    with pytest.raises(ValueError, match=r"--out .*results.json is a folder, and a file is to be written there;"):
+        check_places(out, folders, files)
+    (out / "model" / "seed-1").rmdir()
+    (out / "model").rmdir()
+    (out / "model").write_text("text")
+    with pytest.raises(ValueError, match=r"--out .*model is no folder, and one is to be written there; remove it, or"):
+        check_places(out, folders, files)
+
+
+def test_a_result_that_is_none(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"result.json has no model_name, learning_rate, seed; restore it, or remove"):
+        Run("model", 0.1, 1, tmp_path).result()

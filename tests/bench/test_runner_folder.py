@@ -139,6 +139,10 @@ def test_results_whose_folders_are_missing_are_not_overwritten(run, tmp_path):
     check_results(out)  # there are none
     write_json(out / "results.json", results)
     check_results(out)
+    write_json(out / "results.json", {"runs": [1]})
+    with pytest.raises(ValueError, match=r"results.json: its runs are no list of objects; restore it, or remove it"):
+        check_results(out)
+    write_json(out / "results.json", results)
     shutil.rmtree(out / "gpt2")
     with pytest.raises(
         ValueError, match=r"runs whose folders are missing \(1; the first is gpt2, .* 0.003, seed 42\).*remove results"
@@ -208,16 +212,14 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     run(models=models, seeds=[42, 43])
     assert told(models=models, seeds=[42, 43]) == []
     others = "gpt2/seed-43, llama/seed-42, llama/seed-43"
-    assert told(models={"gpt2": models["gpt2"]}) == [
-        f"not in the table and results.json: {others} (not of this protocol, or not at the best rate)"
-    ]
+    why = "(not of this protocol, not at the best rate, or in a grid that is not finished)"
+    assert told(models={"gpt2": models["gpt2"]}) == [f"not in the table and results.json: {others} {why}"]
     # Of a grid those at its rates alone.
     assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [
-        f"not in the table and results.json: gpt2/seed-42, {others} (not of this protocol, or not at the best rate)"
+        f"not in the table and results.json: gpt2/seed-42, {others} {why}"
     ]
     assert told(models={"gpt2": models["gpt2"]}) == [
-        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others} "
-        "(not of this protocol, or not at the best rate)"
+        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others} {why}"
     ]
 
 

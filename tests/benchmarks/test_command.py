@@ -85,6 +85,13 @@ def test_rows_that_were_done_are_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["ops.json"]
 
 
+def test_a_failure_is_no_red_gate(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.guarded(lambda: {}["missing"])
+    assert ended.value.code == 3
+    assert "KeyError: 'missing'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("main", "arguments", "says"),
     [

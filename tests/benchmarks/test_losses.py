@@ -82,6 +82,8 @@ def test_what_differs_is_named(before, capsys):
     [
         (("quick",), "--out or --against FILE must be given"),
         (("quick", "--steps", 0, "--out", "x.json"), "--steps 0: must be at least 1"),
+        (("quick", "--set", "steps=5", "--out", "x.json"), "--set steps=5: not read; --steps N says how many"),
+        (("quick", "--set", "warmup_steps=5", "--out", "x.json"), "--set warmup_steps=5: not read"),
         (("quick", "--models", "gpt3", "--out", "x.json"), "--models gpt3: no such case (did you mean gpt2?)"),
         (("quick", "--against", "nowhere.json"), "nowhere.json cannot be read"),
         (("quik", "--out", "x.json"), "quik"),

@@ -233,6 +233,27 @@ def test_a_setting_that_does_not_exist(field, value):
         spec(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("steps", 0, "at least 1"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", math.inf, "above 0"),
+        ("weight_decay", -0.1, "0 or more"),
+        ("clip", 0.0, "above 0, or None"),
+        ("warmup_steps", -1, "0 or more"),
+        ("warmup_steps", 99, r"at most steps=\d+"),
+        ("final_lr_ratio", 1.5, "from 0 to 1"),
+        ("carry_reset", 1.0, "0 or more, and below 1"),
+        ("log_interval", 0, "at least 1"),
+        ("checkpoint_seconds", math.nan, "0 or more"),
+    ],
+)
+def test_a_setting_out_of_its_range(field, value, rule):
+    with pytest.raises(ValueError, match=rf"^RunSpec: {field}={value} must be {rule} \(change "):
+        spec(**{field: value})
+
+
 def test_the_number_of_threads_stays(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """Two or more finished benchmarks side by side: the same models on other data, or under other settings.
 
 What belongs to the data (tokens, vocabulary, `<unk>`) comes first, then every model has a block of its own. A figure is
-the mean over the seeds of a model, as in the report of its benchmark.
+the mean over the seeds of a model, as in the report of its benchmark; a ratio is of the seeds that both have.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.environment import machine
 from resnet_bk.bench.results_schema import Ngram, Results, parse_results
 from resnet_bk.bench.run_folder import read_results
-from resnet_bk.bench.statistics import ModelSummary, summarize
+from resnet_bk.bench.statistics import ModelSummary, on_shared_seeds, summarize
 
 # What makes two perplexities figures of the same thing.
 SAME_TEXT = ("validation_tokens", "tokenizer")
@@ -32,6 +32,8 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
     Returns:
         `results`: a list, one entry a path, with `path`, `protocol`, `dataset_name`, `data` (tokens, vocabulary, unk
         rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
+        `on_shared_seeds`: for two paths, name -> the figures of both over the seeds that both have, of models for which
+        there are such;
         `perplexities_comparable`: whether all were measured on the same held-out tokens;
         `training_perplexities_comparable`: whether all were trained on the same tokens; `times_comparable`: whether all
         runs were made on one kind of processor or GPU with as many threads, as far as the results say.
@@ -53,6 +55,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
             raise ValueError(f"{path}: {error}") from None
     return {
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
+        "on_shared_seeds": _on_shared_seeds(*parsed) if len(parsed) == 2 else {},
         "perplexities_comparable": _one_text(parsed, SAME_TEXT),
         "training_perplexities_comparable": _one_text(parsed, SAME_TRAINING_TEXT),
         "times_comparable": _one_machine(parsed),
@@ -94,6 +97,15 @@ def _figures(path: Path, results: Results) -> dict[str, Any]:
     }
 
 
+def _on_shared_seeds(first: Results, second: Results) -> dict[str, list[dict[str, Any]]]:
+    models = [{model.name: model for model in summarize(results)} for results in (first, second)]
+    return {
+        name: [_model(model) for model in on_shared_seeds(ours, models[1][name])]
+        for name, ours in models[0].items()
+        if name in models[1] and {*ours.seeds} & {*models[1][name].seeds}
+    }
+
+
 def _held_out_ngrams(results: Results) -> list[Ngram]:
     """The n-gram models, where they were scored on the split that the models are."""
     found = results.ngrams
@@ -118,6 +130,7 @@ def _model(model: ModelSummary) -> dict[str, Any]:
         "training_time": model.mean("training_time"),
         "tokens_per_second": model.mean("tokens_per_second"),
         "peak_memory_mb": model.mean("peak_memory_mb"),
+        "peak_memory_kinds": sorted({str(run.peak_memory_kind) for run in model.runs}),
         "total_flops_per_step": model.mean("total_flops_per_step"),
         "total_training_flops": model.mean("total_training_flops"),
     }
@@ -167,18 +180,22 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     if len(results) == 2:
         table.add_column("second /\nfirst", justify="right")
 
-    def add(label: str, values: list[Any], show: Show, ratio: bool = True, instead: Sequence[str | None] = ()) -> None:
+    def add(
+        label: str, values: list[Any], show: Show, ratio: Sequence[Any] | None, instead: Sequence[str | None] = ()
+    ) -> None:
+        """A row; `ratio` holds the two figures whose ratio is shown."""
         cells = [Text("–" if value is None else show(value)) for value in values]
         for place, state in enumerate(instead):
             if state is not None:
                 cells[place] = Text(state, style="red")
         if len(results) == 2:
-            usable = ratio and None not in values and values[0]
-            cells.append(Text(fmt.significant(values[1] / values[0]) if usable else ""))
+            usable = ratio is not None and None not in (*ratio, *values) and ratio[0]
+            cells.append(Text(fmt.significant(ratio[1] / ratio[0]) if ratio is not None and usable else ""))
         table.add_row(Text(label), *cells)
 
     for key, label, show in DATA_ROWS:
-        add(label, [found["data"][key] for found in results], show)
+        values = [found["data"][key] for found in results]
+        add(label, values, show, values)
     same = compared["perplexities_comparable"]
     without_ratio = (
         *NO_RATIO,
@@ -189,11 +206,13 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     )
     for name in dict.fromkeys(name for found in results for name in found["ngrams"]):
         values = [found["ngrams"].get(name) for found in results]
-        add(f"{name} perplexity", values, fmt.perplexity, ratio=same)
+        add(f"{name} perplexity", values, fmt.perplexity, values if same else None)
     for name in dict.fromkeys(name for found in results for name in found["models"]):
         table.add_section()
         table.add_row(Text(name, style="bold"))
         models = [found["models"].get(name) for found in results]
+        shared = compared["on_shared_seeds"].get(name)
+        other_memory = len({str(model["peak_memory_kinds"]) for model in shared or ()}) > 1
         for key, label, show in MODEL_ROWS:
             values = [None if model is None else model[key] for model in models]
             if key in IF_ANY and values == [None] * len(values):
@@ -202,8 +221,18 @@ def comparison_table(compared: dict[str, Any]) -> Table:
                 None if key != "held_out_perplexity" or model is None or model["state"] == "ranked" else model["state"]
                 for model in models
             ]
-            add(f"  {label}", values, show, ratio=key not in without_ratio, instead=instead)
+            unlike = key in without_ratio or (key == "peak_memory_mb" and other_memory)
+            ratio = None if unlike or shared is None else [model[key] for model in shared]
+            add(f"  {label}", values, show, ratio, instead=instead)
     return table
+
+
+def _other_seeds(compared: dict[str, Any]) -> bool:
+    """Whether a model that both have was not trained with the same seeds."""
+    if len(compared["results"]) != 2:
+        return False
+    first, second = (found["models"] for found in compared["results"])
+    return any(first[name]["seeds"] != second[name]["seeds"] for name in first.keys() & second.keys())
 
 
 def _unknown(compared: dict[str, Any]) -> bool:
@@ -226,6 +255,8 @@ def _caption(compared: dict[str, Any]) -> str:
             if _unknown(compared)
             else "Bits a character depend less on the vocabulary."
         )
+    if _other_seeds(compared):
+        text += "\nRatios are of the seeds that both have."
     if not compared["times_comparable"]:
         text += (
             "\nMade on other processors or with other numbers of threads: times and memory cannot be compared, and no "

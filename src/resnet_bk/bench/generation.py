@@ -45,6 +45,10 @@ def stream_text(
         ValueError: no finished run, no such device, a tokenizer of another model, nothing to begin with, more tokens
             than the model has positions for, or no model that exits early.
     """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--prompt {prompt!r}: no text in UTF-8 ({error.reason}); give one that is") from None
     model = load_model(folder).to(training_device(device)).eval()
     exit_early(model, early_exit)
     tokenizer = read_tokenizer(folder)

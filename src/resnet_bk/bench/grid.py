@@ -56,8 +56,8 @@ class Grid:
         return min(known, key=lambda rate: scores[rate], default=None)
 
     def chosen(self) -> list[Run]:
-        """The runs at the best rate, one a seed, finished or not."""
-        best = self.best()
+        """The runs at the best rate, one a seed, finished or not; none where it is searched and not known yet."""
+        best = self.best() if self.searched else self.rates[0]
         return [] if best is None else [self.run(best, seed) for seed in self.protocol.seeds]
 
     def done(self) -> bool:

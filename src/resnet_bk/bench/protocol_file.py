@@ -47,18 +47,23 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """YAML as Python values.
+    """YAML as Python values, of which no two are one object: an anchor puts one into several places, and `--set`
+    changes one.
 
     Raises:
-        ValueError: malformed YAML, with the line.
+        ValueError: malformed YAML, with the line, or values that cannot be made of it.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _unshared(yaml.load(text, Loader=_Loader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
+    except RecursionError:
+        raise ValueError(f"{where}: lists or keys within one another without end; write them out") from None
+    except (ValueError, KeyError) as error:  # a date that there is not, a number or truth value that is none
+        raise ValueError(f"{where}: not the value that it is written as ({error}); write it otherwise") from None
 
 
 def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
@@ -115,11 +120,11 @@ def _read(name_or_path: str) -> dict[str, Any]:
     raw = parse_yaml(text, f"protocol {where}")
     if not isinstance(raw, dict):
         raise ValueError(f"protocol {where}: must be `key: value` lines, but holds a {type(raw).__name__}")
-    return _unshared(raw)
+    return raw
 
 
 def _unshared(value: Any) -> Any:
-    """The same values, each its own object: an anchor of YAML puts one into several places, and `--set` changes one."""
+    """The same values, each its own object."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value

@@ -1,5 +1,6 @@
 """What a name on the command line means: one order for `audit`, `flops`, `inspect`, and for the cost of a leak."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,17 +51,17 @@ def resolve(name: str, protocol: Protocol) -> Named:
     path = Path(name)
     if is_run(path):
         return Named(name, "run")
-    if path.is_file() or _only_config(path):
+    if os.path.isfile(path) or _only_config(path):
         return Named(name, "config")
-    if not path.exists() and REPOSITORY.fullmatch(name):
+    if not os.path.exists(path) and REPOSITORY.fullmatch(name):
         return Named(name, "hub")
     if name in protocol.models or name in KNOWN:
         return Named(name, "name")
-    if (path / "config.json").exists():
+    if os.path.exists(path / "config.json"):
         return Named(name, "saved")
     if is_causal_lm(name):
         return Named(name, "type")
-    if path.is_dir():
+    if os.path.isdir(path):
         run_folder(path)  # says what it lacks, and which runs it holds
     raise ValueError(
         f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
@@ -70,13 +71,13 @@ def resolve(name: str, protocol: Protocol) -> Named:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
-    return (path / "run.json").exists()
+    return os.path.exists(path / "run.json")  # unlike that of Path, False for a name that is too long
 
 
 def _only_config(path: Path) -> bool:
     """Whether a folder holds a configuration and no weights."""
     weights = ("*.safetensors", "*.safetensors.index.json", "*.bin")
-    return (path / "config.json").exists() and not any(any(path.glob(pattern)) for pattern in weights)
+    return os.path.exists(path / "config.json") and not any(any(path.glob(pattern)) for pattern in weights)
 
 
 def run_folder(path: Path) -> Path:
@@ -88,7 +89,7 @@ def run_folder(path: Path) -> Path:
     if is_run(path):
         read_run(path)
         return path
-    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if path.is_dir() else []
+    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if os.path.isdir(path) else []
     hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
     raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
 
@@ -100,7 +101,7 @@ def model_folder(path: Path) -> Path:
     Raises:
         ValueError: it is no run folder, and not a folder of both.
     """
-    if is_run(path) or not (path / "config.json").exists():
+    if is_run(path) or not os.path.exists(path / "config.json"):
         return run_folder(path) / "model"
     if not (path / FILE).exists():
         raise ValueError(

@@ -11,7 +11,7 @@ OUT/results.json, report.html, plots/      of all finished runs
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,8 @@ from filelock import FileLock, Timeout
 from resnet_bk.bench.json_files import finite, read_json, replace_file, require, write_json
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
 
+# Files in OUT that a benchmark writes.
+WRITTEN = ("protocol.yaml", "results.json", "report.html", ".lock")
 # Fields that a model writes into its configuration when it is saved.
 SAVED = {"architectures", "dtype"}
 
@@ -48,9 +50,9 @@ class Run:
         """The run's result.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: it cannot be read, or is none.
         """
-        return read_json(self.folder / "result.json")
+        return read_json(self.folder / "result.json", "model_name", "learning_rate", "seed")
 
 
 def run_of(protocol: Comparison, out: Path, model: str, learning_rate: float, seed: int) -> Run:
@@ -78,6 +80,27 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: {place} is not a folder; name a folder, or one that can be made")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
+
+
+def check_places(out: Path, folders: Iterable[Path], files: Iterable[str]) -> None:
+    """Nothing is written.
+
+    Args:
+        out: the folder.
+        folders: below it, which may be made.
+        files: names in it of files that may be written.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    below = {place for folder in folders for place in (folder, *folder.parents) if out in place.parents}
+    wrong = [place for place in sorted(below) if place.exists() and not place.is_dir()]
+    wrong += [out / name for name in files if (out / name).is_dir()]
+    if wrong:
+        what = "a folder, and a file" if wrong[0].is_dir() else "no folder, and one"
+        raise ValueError(
+            f"--out {out}: {wrong[0]} is {what} is to be written there; remove it, or give another folder with --out"
+        )
 
 
 def check_new(out: Path, name: str) -> None:
@@ -116,7 +139,7 @@ def locked(out: Path) -> Iterator[None]:
         raise ValueError(
             f"--out {out}: another resnet-bk is running there; wait for it or name another folder"
         ) from None
-    except PermissionError as error:
+    except OSError as error:
         raise ValueError(f"--out {out}: {error}; name another folder") from None
     try:
         yield
@@ -220,7 +243,9 @@ def check_results(out: Path) -> None:
     file = out / "results.json"
     if not file.exists():
         return
-    runs = read_json(file).get("runs") or ()
+    runs = read_json(file).get("runs") or []
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ValueError(f"{file}: its runs are no list of objects; restore it, or remove it and run again")
     unnamed = any("run_folder" not in run for run in runs)  # as in associative recall, and of before it was noted
     there = {_identity(read_json(result)) for result in files_of_runs(out, "result.json")} if unnamed else set()
 

@@ -27,12 +27,15 @@ from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
 from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
+    WRITTEN,
     check_checkpoints,
+    check_places,
     check_results,
     check_same_protocol,
     check_same_tokens,
     check_writable,
     locked,
+    run_of,
     write_protocol,
 )
 from resnet_bk.bench.run_result import config_dict
@@ -76,6 +79,13 @@ def bench(
     chosen = select_models(protocol, models)
     device = training_device(protocol.device).type
     check_writable(out)
+    possible = [
+        run_of(protocol, out, name, rate, seed)
+        for name in chosen
+        for rate in protocol.rates(name)
+        for seed in protocol.seeds
+    ]
+    check_places(out, [out / "plots", *(run.folder for run in possible)], (*WRITTEN, NGRAMS))
     resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen)
     if protocol.tokenizer not in TRAINED:
         saved_tokenizer(protocol.tokenizer)  # before large texts are read
@@ -121,7 +131,8 @@ def bench(
         if report:
             publish(results, out, console)
             if others := left_out([_grid(protocol, out, model) for model in protocol.models], out):
-                say(f"not in the table and results.json: {others} (not of this protocol, or not at the best rate)")
+                why = "not of this protocol, not at the best rate, or in a grid that is not finished"
+                say(f"not in the table and results.json: {others} ({why})")
             if (out / NGRAMS).exists() and "ngrams" not in results:
                 say(f"not in results.json: {NGRAMS}, which is of other text, tokens or vocabulary")
     if diverged:

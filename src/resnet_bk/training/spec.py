@@ -1,5 +1,7 @@
 """What a training run is given and what it gives back."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +12,18 @@ CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
     "head": ("auto", "model"),
+}
+# What holds of a number, and how it is said.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "steps": (lambda steps: steps >= 1, "at least 1"),
+    "learning_rate": (lambda rate: 0 < rate < math.inf, "above 0"),
+    "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or more"),
+    "clip": (lambda clip: clip is None or clip > 0, "above 0, or None"),
+    "warmup_steps": (lambda steps: steps >= 0, "0 or more"),
+    "final_lr_ratio": (lambda ratio: 0 <= ratio <= 1, "from 0 to 1"),
+    "carry_reset": (lambda share: 0 <= share < 1, "0 or more, and below 1"),
+    "log_interval": (lambda steps: steps >= 1, "at least 1"),
+    "checkpoint_seconds": (lambda seconds: seconds >= 0, "0 or more"),
 }
 
 
@@ -38,7 +52,7 @@ class RunSpec:
         head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.
 
     Raises:
-        ValueError: another optimizer, dtype, device or head than these.
+        ValueError: another optimizer, dtype, device or head than these, or a number out of its range.
     """
 
     name: str
@@ -64,6 +78,14 @@ class RunSpec:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"RunSpec: {name}={value!r} must be one of {', '.join(known)} (change {name})")
+        for name, (holds, rule) in RANGES.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise ValueError(f"RunSpec: {name}={value!r} must be {rule} (change {name})")
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"RunSpec: warmup_steps={self.warmup_steps} must be at most steps={self.steps} (change either)"
+            )
 
     def fixed(self) -> dict[str, Any]:
         """What a run cannot change when it is resumed: everything that its result depends on."""
