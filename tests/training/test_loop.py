@@ -237,8 +237,8 @@ def test_a_setting_that_does_not_exist(field, value):
     ("field", "value", "rule"),
     [
         ("steps", 0, "at least 1"),
-        ("learning_rate", 0.0, "above 0"),
-        ("learning_rate", math.inf, "above 0"),
+        ("learning_rate", -1e-3, "0 or more"),
+        ("learning_rate", math.inf, "0 or more"),
         ("weight_decay", -0.1, "0 or more"),
         ("clip", 0.0, "above 0, or None"),
         ("warmup_steps", -1, "0 or more"),

@@ -16,7 +16,7 @@ CHOICES = {
 # What holds of a number, and how it is said.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda steps: steps >= 1, "at least 1"),
-    "learning_rate": (lambda rate: 0 < rate < math.inf, "above 0"),
+    "learning_rate": (lambda rate: 0 <= rate < math.inf, "0 or more"),
     "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or more"),
     "clip": (lambda clip: clip is None or clip > 0, "above 0, or None"),
     "warmup_steps": (lambda steps: steps >= 0, "0 or more"),
