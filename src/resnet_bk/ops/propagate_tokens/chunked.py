@@ -1,5 +1,5 @@
-"""Propagation of tokens in plain PyTorch on any device, by chains of sorted sites: memory linear in the sites, and time
-but for a sort and the log2(T) passes of a scan.
+"""Propagation of tokens in plain PyTorch on any device, by chains of sorted sites: linear in the sites in memory, and in
+time but for a sort and the log2(T) passes of a scan.
 
 Shape legend: B batch, T sites, E = 2T events, H heads, K key size.
 
@@ -51,10 +51,10 @@ def propagate_tokens(
     at = chain.gather(1, site)
     first = torch.ones_like(words, dtype=torch.bool)
     first[:, 1:] = (words.diff(dim=1) != 0) | (at.diff(dim=1) != 0)
-    lost = torch.cat([reached[:, :1], reached.diff(dim=1)], 1).masked_fill(first.unsqueeze(2), 0.0)
+    kept = torch.cat([reached[:, :1], reached.diff(dim=1)], 1).masked_fill(first.unsqueeze(2), 0.0)
     reads, writes = torch.zeros_like(query), torch.zeros_like(key)
     queries, keys = torch.stack([reads, query], 2).flatten(1, 2), torch.stack([key, writes], 2).flatten(1, 2)
-    hits = _chain(in_order(queries), in_order(keys), lost, first)
+    hits = _chain(in_order(queries), in_order(keys), kept, first)
     back = order.argsort(1)[:, 1::2]  # where the events that read have gone
     return found, hits.gather(1, back.unsqueeze(2).expand_as(found))
 
