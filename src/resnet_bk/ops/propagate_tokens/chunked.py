@@ -1,5 +1,5 @@
-"""Propagation of tokens in plain PyTorch on any device, by chains of sorted sites: linear in the sites in memory, and in
-time but for a sort and the log2(T) passes of a scan.
+"""Propagation of tokens in plain PyTorch on any device, by chains of sorted sites: linear in the sites in memory, and
+in time but for a sort and the log2(T) passes of a scan.
 
 Shape legend: B batch, T sites, E = 2T events, H heads, K key size.
 
