@@ -22,4 +22,5 @@ def test_models_on_another_device():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_another_device.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[1])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^\d{2,} passed in", done.stdout, re.MULTILINE), done.stdout  # none skipped, no warning
+    # None skipped; an experimental part of PyTorch may warn.
+    assert re.search(r"^\d{2,} passed(, \d+ warnings?)? in", done.stdout, re.MULTILINE), done.stdout
