@@ -26,7 +26,9 @@ def test_instructions_that_kernels_choose_by(monkeypatch):
     assert module.environment()["kernel_instructions"] == "AVX-512, AMX"
     monkeypatch.setattr(module, "cpu_has", lambda feature: False)
     monkeypatch.setattr(module, "has_amx", lambda: False)
-    assert module.environment()["kernel_instructions"] == "none of AVX-512"
+    for there, name in ((True, "AVX2"), (False, "neither AVX2 nor AVX-512")):
+        monkeypatch.setattr(module, "has_avx2", lambda there=there: there)
+        assert module.environment()["kernel_instructions"] == name
 
 
 def test_commit_of_a_checkout(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ import numba
 import pytest
 import torch
 
-from resnet_bk.ops import kernels, linear_cross_entropy, record_backends
+from resnet_bk.ops import dispatch, kernels, linear_cross_entropy, record_backends
 from resnet_bk.ops.amx import has_amx
 from resnet_bk.ops.dispatch import available_backends, cpu_has
 from resnet_bk.ops.linear_cross_entropy import compiled
@@ -13,7 +13,10 @@ from resnet_bk.ops.sizes import SQUARE
 
 pytestmark = [
     pytest.mark.kernels,
-    pytest.mark.skipif(not cpu_has("avx512f"), reason="the head's kernels need AVX-512; elsewhere PyTorch runs"),
+    pytest.mark.skipif(
+        "numba" not in available_backends("linear_cross_entropy", "cpu"),
+        reason="the head's kernels need AVX2 and FMA; elsewhere PyTorch runs",
+    ),
 ]
 
 
@@ -21,11 +24,12 @@ pytestmark = [
 def unit(request, monkeypatch):
     """The dtype of a problem, and with "amx" or "vectors" which of the kernels for bfloat16 runs."""
     name = request.param
-    if name != "float32" and not cpu_has("avx512bf16"):
+    if numba.config.DISABLE_JIT:  # the products are NumPy's and run anywhere
+        monkeypatch.setattr(dispatch, "cpu_has", lambda feature: True)
+    elif name != "float32" and not cpu_has("avx512bf16"):
         pytest.skip("no AVX512-BF16 on this processor")
-    if name == "amx" and not has_amx() and not numba.config.DISABLE_JIT:
+    elif name == "amx" and not has_amx():
         pytest.skip("no AMX on this processor")
-    # Uncompiled, its products are NumPy's and run anywhere.
     monkeypatch.setattr(compiled, "has_amx", lambda: name == "amx")
     return torch.float32 if name == "float32" else torch.bfloat16
 
@@ -205,12 +209,31 @@ def test_threads_do_not_change_the_result(unit, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
 
 
-def test_auto_takes_the_kernels_where_they_can_run():
+def test_auto_takes_the_kernels_where_they_can_run(monkeypatch):
     assert available_backends("linear_cross_entropy", "cpu")[0] == "numba"
     for dtype, expected in ((torch.float32, "numba"), (torch.float64, "chunked"), (torch.float16, "chunked")):
+        monkeypatch.setattr(dispatch, "cpu_multiplies", lambda dtype: True)
         with record_backends() as seen:
             linear_cross_entropy(**problem(2, 16, 5, dtype, bias=False))
         assert seen == {"linear_cross_entropy": {expected}}
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_nothing_is_rounded_where_the_processor_multiplies_no_half_type(half, monkeypatch):
+    """PyTorch's matmuls of half types would be plain loops there."""
+    monkeypatch.setattr(dispatch, "cpu_multiplies", lambda dtype: False)
+    case = problem(2, 16, 5, half)
+    with record_backends() as seen:
+        found = gradients(case, backend="auto")
+    assert seen == {"linear_cross_entropy": {"numba"}}
+    wide = {
+        key: value.detach().float().requires_grad_(value.requires_grad)
+        for key, value in case.items()
+        if key != "target"
+    }
+    expected = gradients(wide | {"target": case["target"]}, backend="numba")
+    for got, want in zip(found, expected, strict=True):
+        assert torch.equal(got, want.to(got.dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])

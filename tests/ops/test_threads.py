@@ -1,11 +1,14 @@
 """Results do not depend on the number of threads, at lengths at which kernels take several of their own accord."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from resnet_bk import ops
 from resnet_bk.ops import available_backends
 from tests.ops.cases import WITH_MODULUS
 
@@ -119,3 +122,17 @@ def test_long_chains_give_the_same_bits():
     if "numba" in available_backends("linear_cross_entropy", "cpu"):
         names.append("head")
     assert done.stdout.splitlines() == [f"{name} 1 [2, 3]" for name in names]
+
+
+def test_every_parallel_loop_is_one_for_the_compiler():
+    """numba takes `prange(a if b else c)` for `range`: the loop would run on one thread, without a word."""
+    calls = [
+        (path.name, node)
+        for path in Path(ops.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "prange"
+    ]
+    assert len(calls) > 20
+    for name, call in calls:
+        conditions = [part for part in ast.walk(call) if isinstance(part, ast.IfExp | ast.BoolOp)]
+        assert not conditions, f"{name}:{call.lineno}: compute the bound before the call"

@@ -14,7 +14,7 @@ import torch
 
 import resnet_bk
 from resnet_bk.ops.amx import has_amx
-from resnet_bk.ops.dispatch import cpu_has
+from resnet_bk.ops.dispatch import cpu_has, has_avx2
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy", "numba", "triton", "safetensors")
 
@@ -97,7 +97,8 @@ def _cpu_name() -> str:
 def _kernel_instructions() -> str:
     """What the compiled CPU kernels choose by: of two kernels for one job these decide."""
     known = {"AVX-512": cpu_has("avx512f"), "AVX512-BF16": cpu_has("avx512bf16"), "AMX": has_amx()}
-    return ", ".join(name for name, there in known.items() if there) or "none of AVX-512"
+    narrow = "AVX2" if has_avx2() else "neither AVX2 nor AVX-512"
+    return ", ".join(name for name, there in known.items() if there) or narrow
 
 
 def _git(*arguments: str) -> str | None:

@@ -39,6 +39,7 @@ from resnet_bk.bench.run_folder import (
     write_protocol,
 )
 from resnet_bk.bench.run_result import config_dict
+from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, special_ids
 from resnet_bk.training import NonFiniteLossError, training_device
@@ -108,6 +109,8 @@ def bench(
         for name in chosen:
             if not _grid(protocol, out, name).done():
                 check_model(name, configs[name], protocol, len(prepared.tokenizer))
+    for line in slow_precision(protocol.dtype, {name: configs[name] for name in chosen}, device):
+        say(line)
 
     with locked(out), deterministic():
         # Once more: another process may have finished runs here since.

@@ -43,6 +43,21 @@ def cpu_has(feature: str) -> bool:
     return bool(config.ENABLE_AVX) or not feature.startswith("avx")  # type: ignore[attr-defined]
 
 
+def has_avx2() -> bool:
+    """Whether numba compiles for AVX2 and its multiply-adds, as on all x86 processors since 2015 or so."""
+    return cpu_has("avx2") and cpu_has("fma")
+
+
+@cache
+def cpu_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this processor has instructions for matmuls of a half type; without, PyTorch's are a plain loop over
+    numbers, 10 to 50 times slower than in float32."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")())
+
+
 def available_backends(op: str, device_type: str, device: torch.device | None = None) -> tuple[str, ...]:
     """Backends of an operator on a kind of device; `backend="auto"` takes the first that takes the inputs.
 
@@ -53,7 +68,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         device: which GPU, where several kinds are there; None for the current one.
 
     Returns:
-        Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX-512),
+        Names out of "numba" (compiled CPU kernels with the exact adjoint; of the head where there is AVX2 with FMA),
         "triton" (compiled kernels for NVIDIA GPUs with the exact adjoint, of propagate_modulus for L alone; in float32
         only, so that "auto" takes the next for float64 inputs), "chunked" (plain PyTorch on any device) and "reference"
         (the definition, a loop over sites under autograd; the head has none). propagate_tokens has "pairs" before
@@ -65,7 +80,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         ValueError: `op` is not an operator with backends.
     """
     if op == "linear_cross_entropy":
-        return ("numba", "chunked") if device_type == "cpu" and cpu_has("avx512f") else ("chunked",)
+        return ("numba", "chunked") if device_type == "cpu" and has_avx2() else ("chunked",)
     if op == "propagate_tokens":
         return ("numba", "pairs", "chunked") if device_type == "cpu" and _HAS_NUMBA else ("pairs", "chunked")
     if op not in OPERATORS:

@@ -8,7 +8,7 @@ import yaml
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from resnet_bk.bench import run_folder
+from resnet_bk.bench import run_folder, slow_precision
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.recall import load_recall, run
 from resnet_bk.bench.recall.measure import accuracy, state_numbers
@@ -37,6 +37,12 @@ def call(out, *settings, models="llama,modulus", extra=()):
     for setting in (*TINY, *settings):
         arguments += ["--set", setting]
     return CliRunner().invoke(app, arguments)
+
+
+def test_a_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(slow_precision, "cpu_multiplies", lambda dtype: False)
+    result = call(tmp_path / "out", "dtype=bfloat16", "epochs=1", models="llama")
+    assert "dtype: this processor has no instructions for bfloat16" in " ".join(result.output.split())
 
 
 def test_trains_reports_and_skips_what_is_finished(tmp_path):

@@ -39,6 +39,7 @@ from resnet_bk.bench.run_folder import (
 from resnet_bk.bench.run_result import config_dict
 from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
 from resnet_bk.training.threads import same_threads
 
@@ -64,7 +65,7 @@ def bench_recall(
     console = console or standard_output()
     say = speaker(console)
     chosen = select_models(protocol, models, add="--set models.{name}={{}}")
-    training_device(protocol.device)
+    device = training_device(protocol.device).type
     check_writable(out)
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
@@ -74,6 +75,8 @@ def bench_recall(
         for name, config in to_train.items():
             build = functools.partial(without_feed_forward, config, 0)
             check_mixer(name, build, protocol.name, protocol.device, _longest(protocol), protocol.vocab_size)
+    for line in slow_precision(protocol.dtype, to_train, device):
+        say(line)
     with locked(out), deterministic():
         _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since
         write_json(out / "protocol.json", protocol.model_dump())

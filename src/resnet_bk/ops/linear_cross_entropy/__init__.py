@@ -42,7 +42,7 @@ def linear_cross_entropy(
         ignore_index: target value of tokens that take no part; on the CPU they cost nothing either.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
-        backend: "numba" (compiled kernels: CPUs with AVX-512, float32 or bfloat16 matmuls, these on AMX where it is),
+        backend: "numba" (compiled kernels: CPUs with AVX2 and FMA in float32, with AVX512-BF16 or AMX in bfloat16),
             "chunked" (plain PyTorch on any device) or "auto", which takes the first of them that can run.
 
     Returns:

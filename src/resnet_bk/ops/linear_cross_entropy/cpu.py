@@ -1,4 +1,4 @@
-"""The fused head on AVX-512 in float32: logits, softmax and all gradients in one pass over tokens.
+"""The fused head in float32, on AVX-512 or AVX2: logits, softmax and all gradients in one pass over tokens.
 
 Shape legend: N tokens, D width, V vocabulary, C = TOKENS in a chunk, K blocks of BLOCK words. Arrays are flat.
 
@@ -36,12 +36,13 @@ from resnet_bk.ops.simd import (
     store,
     sum_lanes,
     tile_from,
-    tile_onto,
-    tile_onto_narrow,
-    tile_zero,
+    tile_from_narrow,
     zeros,
 )
+from resnet_bk.ops.simd.products import WIDEST, multiply
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
+
+logits_tile = tile_from if WIDEST == TILE_COLUMNS else tile_from_narrow
 
 
 @register_jitable
@@ -90,7 +91,6 @@ def sweep_float32(
     """
     blocks = (vocabulary + BLOCK - 1) // BLOCK
     wide = lanes(x)
-    columns = TILE_COLUMNS * wide
     transposed = scratch(x, width * TOKENS)
     for first in range(0, tokens, TOKENS):
         for c in range(TOKENS):
@@ -100,9 +100,22 @@ def sweep_float32(
             low = block * BLOCK
             words = min(BLOCK, vocabulary - low)
             for v in range(low, low + words, TILE_ROWS):
-                tile_from(
-                    exponentials, v * TOKENS, TOKENS, bias, v, weight, v * width, width, 1, transposed, 0, TOKENS, width
-                )
+                for c in range(0, TOKENS, WIDEST * wide):
+                    logits_tile(
+                        exponentials,
+                        v * TOKENS + c,
+                        TOKENS,
+                        bias,
+                        v,
+                        weight,
+                        v * width,
+                        width,
+                        1,
+                        transposed,
+                        c,
+                        TOKENS,
+                        width,
+                    )
             for c in range(0, TOKENS, wide):
                 m = largest_of_rows(exponentials, low * TOKENS + c, words, TOKENS)
                 s, odd = zeros(x), zeros(x)
@@ -118,78 +131,54 @@ def sweep_float32(
                 store(block_largest, block * TOKENS + c, TOKENS, m)
                 store(block_total, block * TOKENS + c, TOKENS, s + odd)
             if with_gradients:
-                for d in range(0, width, TILE_ROWS):
-                    at = (block * width + d) * TOKENS
-                    start = low * TOKENS
-                    tile_zero(
-                        partial,
+                at, start = block * width * TOKENS, low * TOKENS
+                multiply(
+                    partial,
+                    at,
+                    TOKENS,
+                    weight,
+                    low * width,
+                    1,
+                    width,
+                    exponentials,
+                    start,
+                    TOKENS,
+                    width,
+                    TOKENS,
+                    words,
+                    False,
+                )
+        combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
+        if with_gradients:
+            # The same block goes to the same thread again, which has its logits in its cache.
+            for block in prange(blocks):
+                gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
+                if with_parameters:
+                    low = block * BLOCK
+                    high = min(vocabulary, low + BLOCK)
+                    scaled = scratch(x, TOKENS * width)
+                    _scaled_input(x, factor, scaled, first, block, width)
+                    at, start = low * width, low * TOKENS
+                    multiply(
+                        grad_weight,
                         at,
-                        TOKENS,
-                        bias,
-                        0,
-                        weight,
-                        low * width + d,
-                        1,
                         width,
                         exponentials,
                         start,
                         TOKENS,
-                        words,
+                        1,
+                        scaled,
+                        0,
+                        width,
+                        high - low,
+                        width,
+                        TOKENS,
+                        True,
                     )
-        combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
-        if with_gradients:
-            # Weights that need no gradient have no tasks.
-            for task in prange(0 if with_parameters else blocks, blocks + width // TILE_ROWS):
-                if task >= blocks:
-                    gather_input_gradient(
-                        partial, factor, grad_input, (task - blocks) * TILE_ROWS, first, width, blocks, TOKENS
-                    )
-                else:
-                    low = task * BLOCK
-                    high = min(vocabulary, low + BLOCK)
-                    scaled = scratch(x, TOKENS * width)
-                    _scaled_input(x, factor, scaled, first, task, width)
-                    full = width // columns * columns
-                    for d in range(0, full, columns):
-                        for v in range(low, high, TILE_ROWS):
-                            at = v * width + d
-                            tile_onto(
-                                grad_weight,
-                                at,
-                                width,
-                                bias,
-                                0,
-                                exponentials,
-                                v * TOKENS,
-                                TOKENS,
-                                1,
-                                scaled,
-                                d,
-                                width,
-                                TOKENS,
-                            )
-                    for d in range(full, width, wide):
-                        for v in range(low, high, TILE_ROWS):
-                            at = v * width + d
-                            tile_onto_narrow(
-                                grad_weight,
-                                at,
-                                width,
-                                bias,
-                                0,
-                                exponentials,
-                                v * TOKENS,
-                                TOKENS,
-                                1,
-                                scaled,
-                                d,
-                                width,
-                                TOKENS,
-                            )
                     if with_bias:
                         for v in range(low, high):
                             s = zeros(x)
                             for c in range(0, TOKENS, wide):
-                                i = task * TOKENS + c
+                                i = block * TOKENS + c
                                 s = s + load(exponentials, v * TOKENS + c, TOKENS) * load(factor, i, TOKENS)
                             grad_bias[v] += sum_lanes(s)

@@ -28,7 +28,7 @@ from resnet_bk.ops.simd import (
     squares_zero,
     store,
 )
-from resnet_bk.ops.sizes import SQUARE, TILE_ROWS
+from resnet_bk.ops.sizes import SQUARE
 
 
 @kernel
@@ -104,17 +104,14 @@ def sweep_amx(
             squares_close()
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, chunk)
         if with_gradients:
-            # Weights that need no gradient have no tasks.
-            for task in prange(0 if with_parameters else blocks, blocks + width // TILE_ROWS):
-                if task >= blocks:
-                    gather_input_gradient(
-                        partial, factor, grad_input, (task - blocks) * TILE_ROWS, first, width, blocks, chunk
-                    )
-                else:
-                    low = task * BLOCK
+            # The same block goes to the same thread again, which has its logits in its cache.
+            for block in prange(blocks):
+                gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, chunk)
+                if with_parameters:
+                    low = block * BLOCK
                     high = min(vocabulary, low + BLOCK)
                     scaled = scratch(x, pairs * width).view(np.int32)
-                    scaled_input(x, factor, scaled, first, task, width, chunk)
+                    scaled_input(x, factor, scaled, first, block, width, chunk)
                     squares_open()
                     for v in range(low, high, SQUARE):
                         for d in range(0, width, SQUARE):
@@ -124,4 +121,4 @@ def sweep_amx(
                             )
                     squares_close()
                     if with_bias:
-                        add_bias_gradient(exponentials, factor, grad_bias, task, low, high, chunk)
+                        add_bias_gradient(exponentials, factor, grad_bias, block, low, high, chunk)

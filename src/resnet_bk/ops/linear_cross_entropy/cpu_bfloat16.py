@@ -87,17 +87,14 @@ def sweep_bfloat16(
                     )
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
         if with_gradients:
-            # Weights that need no gradient have no tasks.
-            for task in prange(0 if with_parameters else blocks, blocks + width // TILE_ROWS):
-                if task >= blocks:
-                    gather_input_gradient(
-                        partial, factor, grad_input, (task - blocks) * TILE_ROWS, first, width, blocks, TOKENS
-                    )
-                else:
-                    low = task * BLOCK
+            # The same block goes to the same thread again, which has its logits in its cache.
+            for block in prange(blocks):
+                gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
+                if with_parameters:
+                    low = block * BLOCK
                     high = min(vocabulary, low + BLOCK)
                     scaled = scratch(x, PAIRS * width).view(np.int32)
-                    scaled_input(x, factor, scaled, first, task, width, TOKENS)
+                    scaled_input(x, factor, scaled, first, block, width, TOKENS)
                     full = width // columns * columns
                     for d in range(0, full, columns):
                         for v in range(low, high, TILE_ROWS):
@@ -112,4 +109,4 @@ def sweep_bfloat16(
                                 grad_weight, at, width, bias, 0, exponentials, row, PAIRS, 1, scaled, d, width, PAIRS
                             )
                     if with_bias:
-                        add_bias_gradient(exponentials, factor, grad_bias, task, low, high, TOKENS)
+                        add_bias_gradient(exponentials, factor, grad_bias, block, low, high, TOKENS)

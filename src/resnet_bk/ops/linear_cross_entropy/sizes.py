@@ -1,6 +1,6 @@
 """Sizes of the compiled head, chosen by timing on two AVX-512 cores."""
 
-# Tokens in a chunk: one tile wide.
+# Tokens in a chunk: one tile wide (four where registers are narrower).
 TOKENS = 64
 
 # The same on AMX, at most. Its products are so fast that memory counts: W's gradient is read and written once a chunk.

@@ -10,7 +10,7 @@ from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats
 from resnet_bk.ops.simd import exponential, lanes, load, maximum, scratch, spread, store, zeros
-from resnet_bk.ops.sizes import TILE_ROWS, VECTOR_BYTES
+from resnet_bk.ops.sizes import VECTOR_BYTES
 
 # The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN. Also stands
 # for the logarithm of 0.
@@ -76,11 +76,11 @@ def combine(
 
 @register_jitable
 def gather_input_gradient(
-    partial: Floats, factor: Floats, grad_input: Floats, low: int, first: int, width: int, blocks: int, chunk: int
+    partial: Floats, factor: Floats, grad_input: Floats, task: int, first: int, width: int, blocks: int, chunk: int
 ) -> None:
-    """d x of the chunk, columns `low` to `low + TILE_ROWS`: sum_k f_k (dx)_k, out of (dx)_k^T [K, D, C]."""
+    """d x of the chunk, the columns of one of `blocks` tasks: sum_k f_k (dx)_k, out of (dx)_k^T [K, D, C]."""
     row = scratch(partial, chunk)
-    for d in range(low, low + TILE_ROWS):
+    for d in range(task * width // blocks, (task + 1) * width // blocks):
         for c in range(0, chunk, lanes(partial)):
             x = zeros(partial)
             for k in range(blocks):

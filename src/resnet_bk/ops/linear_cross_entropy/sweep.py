@@ -29,18 +29,18 @@ from torch import Tensor
 
 from resnet_bk.ops import dispatch
 from resnet_bk.ops.linear_cross_entropy import chunked, compiled
+from resnet_bk.ops.precision import HALF
 
 NORMALIZERS = {"numba": compiled.normalizers, "chunked": chunked.normalizers}
 
 
 def _obstacle(accumulate: torch.dtype, matmul_dtype: torch.dtype, backend: str) -> str | None:
     """Why a backend cannot work in these precisions on this processor (`dispatch.choose`)."""
-    needs = {torch.float32: "avx512f", torch.bfloat16: "avx512bf16"}.get(matmul_dtype)
-    possible = accumulate == torch.float32 and needs is not None and dispatch.cpu_has(needs)
-    if backend != "numba" or possible:
+    multiplied = {torch.float32: True, torch.bfloat16: dispatch.cpu_has("avx512bf16")}.get(matmul_dtype, False)
+    if backend != "numba" or (accumulate == torch.float32 and multiplied):
         return None
     return (
-        "multiplies in float32 (with AVX-512) or bfloat16 (with AVX512-BF16), but got "
+        "multiplies in float32 or, with AVX512-BF16, in bfloat16, but got "
         f"{matmul_dtype} on this processor; take 'chunked' or 'auto'"
     )
 
@@ -69,6 +69,7 @@ def sweep(
         log_extra: [N] logarithm of what the target has beside its softmax, or None; without label smoothing.
         token_scale: [N] cotangent of the losses; None stands for ones.
         matmul_dtype: precision of the operands of the matmuls; sums over tokens and words are float32 or better.
+            On a CPU without instructions for this half type, "auto" does not round them: float32 is faster there.
         backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
         with_gradients: False leaves the four gradients empty.
         with_parameters: False leaves those of weight and bias empty; so it is without gradients.
@@ -82,11 +83,14 @@ def sweep(
     """
     vocabulary = weight.shape[0]
     accumulate = torch.promote_types(input.dtype, torch.float32)
+    on_cpu = input.device.type == "cpu"
+    if backend == "auto" and on_cpu and matmul_dtype in HALF and not dispatch.cpu_multiplies(matmul_dtype):
+        matmul_dtype = accumulate
     backend = dispatch.choose("linear_cross_entropy", backend, input, partial(_obstacle, accumulate, matmul_dtype))
     kept = target != ignore_index
     # On a CPU the number of kept tokens is known without a wait, and the others are not computed (those of graphs, and
     # of a batch in which none takes part: all others do not come here).
-    if input.device.type == "cpu" and not bool(kept.all()):
+    if on_cpu and not bool(kept.all()):
         index = kept.nonzero()[:, 0]
         losses, grad_input, grad_weight, grad_bias, grad_extra = sweep(
             input[index],

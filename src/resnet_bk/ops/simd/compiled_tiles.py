@@ -135,6 +135,7 @@ def _tile(start: str, vectors: int) -> Any:
 
 
 tile_from = _tile("offsets", TILE_COLUMNS)
+tile_from_narrow = _tile("offsets", 1)
 tile_zero = _tile("zero", TILE_COLUMNS)
 tile_onto = _tile("out", TILE_COLUMNS)
 tile_zero_half = _tile("zero", TILE_COLUMNS // 2)
