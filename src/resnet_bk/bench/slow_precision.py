@@ -22,7 +22,7 @@ def slow_precision(dtype: str, configs: Mapping[str, Any], device_type: str) -> 
     settings = [("dtype", "float32")] if dtype == "bfloat16" else []
     settings += [(f"models.{name}.config.mixed_precision", "none") for name, of in configs.items() if is_mixed(of)]
     return [
-        f"{key}: this processor has no instructions for bfloat16, and PyTorch's matmuls take 10 to 50 times as long as "
-        f"in float32; --set {key}={quick} is quicker"
+        f"{key}: this processor has no instructions for bfloat16, and PyTorch's matmuls in it take many times as long "
+        f"as in float32; --set {key}={quick} is quicker"
         for key, quick in settings
     ]

@@ -51,7 +51,7 @@ def has_avx2() -> bool:
 @cache
 def cpu_multiplies(dtype: torch.dtype) -> bool:
     """Whether this processor has instructions for matmuls of a half type; without, PyTorch's are a plain loop over
-    numbers, 10 to 50 times slower than in float32."""
+    numbers, many times slower than in float32."""
     if not torch.backends.mkldnn.is_available():
         return False
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
