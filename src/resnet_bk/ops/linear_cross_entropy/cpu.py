@@ -42,6 +42,7 @@ from resnet_bk.ops.simd import (
 from resnet_bk.ops.simd.products import WIDEST, multiply
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
+# As wide as `multiply` makes its tiles.
 logits_tile = tile_from if WIDEST == TILE_COLUMNS else tile_from_narrow
 
 
