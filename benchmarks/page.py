@@ -225,7 +225,14 @@ def page_writer(
         given = options.parse_args(arguments)
         sources = given.files or list(files)
         before = read_page(given.page)
-        after, names = fill(before, [read(file) for file in sources]), ", ".join(map(str, sources))
+        contents, names = [read(file) for file in sources], ", ".join(map(str, sources))
+        try:
+            after = fill(before, contents)
+        except LookupError as error:
+            raise ValueError(
+                f"{names}: lacks what the page is made of ({type(error).__name__} {error}); name files of the same "
+                f"commands, and as many, as by default: {by_default}"
+            ) from error
         if given.check:
             print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
             return int(after != before)

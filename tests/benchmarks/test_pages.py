@@ -28,3 +28,11 @@ def test_one_page_that_differs_is_enough(codes, expected, monkeypatch):
     monkeypatch.setattr(pages, "WRITERS", [Writer(code) for code in codes])
     assert pages.main(["--check"]) == expected
     assert seen == [["--check"]] * 2  # those after it are looked at too
+
+
+@pytest.mark.parametrize("writer", pages.WRITERS, ids=lambda writer: writer.__name__)
+def test_a_file_of_something_else_is_a_bad_call(writer, tmp_path):
+    file = tmp_path / "other.json"
+    file.write_text("{}")
+    with pytest.raises(ValueError, match=r"other\.json.*(lacks what the page is made of|is no result of a benchmark)"):
+        writer.main([str(file), "--check"])
