@@ -342,4 +342,7 @@ def test_what_the_trainer_saves_is_loaded(tmp_path):
     model = build("surface")
     Trainer(model=model, args=TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)).save_model()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits)
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
+    # Not bit for bit: weights read from a file may lie at any address, by which some matmuls order their sums.
+    torch.testing.assert_close(loaded(tokens(2, 9)).logits, model(tokens(2, 9)).logits, rtol=1e-5, atol=1e-5)
