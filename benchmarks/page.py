@@ -173,7 +173,10 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); name the results.json of a benchmark") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object; name the results.json of a benchmark")
-    for run in found.get("runs", ()):
+    runs = found.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ValueError(f"{path}: runs must be a list of objects; name the results.json of a benchmark")
+    for run in runs:
         if run.get("diverged"):
             raise ValueError(
                 f"{path}: {run['model_name']}, seed {run['seed']}, diverged and has no figures ({run['diverged']}); "

@@ -1,4 +1,4 @@
-"""What is said before a training in bfloat16 where the processor has no instructions for it."""
+"""What is said before a training in bfloat16 where that is slow."""
 
 import torch
 
@@ -14,11 +14,12 @@ def test_a_line_names_each_setting_and_the_way_out(monkeypatch):
     configs = {"a": ResNetBKConfig(), "b": ResNetBKConfig(mixed_precision="bf16")}
     on_a_processor(monkeypatch, with_bfloat16=False)
     first, second = module.slow_precision("bfloat16", configs, "cpu")
-    assert first.startswith("dtype: this processor has no instructions for bfloat16")
+    assert first.startswith("dtype: PyTorch has no fast matmuls of bfloat16")
     assert first.endswith("--set dtype=float32 is quicker")
     assert second.endswith("--set models.b.config.mixed_precision=none is quicker")
     assert module.slow_precision("float32", {"a": configs["a"]}, "cpu") == []
     assert module.slow_precision("bfloat16", configs, "cuda") == []
+    assert module.slow_precision("bfloat16", {}, "cpu") == []
     on_a_processor(monkeypatch, with_bfloat16=True)
     assert module.slow_precision("bfloat16", configs, "cpu") == []
 
@@ -26,6 +27,8 @@ def test_a_line_names_each_setting_and_the_way_out(monkeypatch):
 def test_it_is_said_before_the_training(run, monkeypatch):
     on_a_processor(monkeypatch, with_bfloat16=False)
     _, lines = run(only=["gpt2"], dtype="bfloat16", steps=2)
-    (said,) = [i for i, line in enumerate(lines) if "no instructions for bfloat16" in line]
+    (said,) = [i for i, line in enumerate(lines) if "no fast matmuls of bfloat16" in line]
     (trained,) = [i for i, line in enumerate(lines) if "held-out perplexity" in line and "2 steps" in line]
     assert said < trained
+    _, lines = run(only=["gpt2"], dtype="bfloat16", steps=2)
+    assert not any("fast matmuls" in line for line in lines)  # the advice would be refused: the run is finished

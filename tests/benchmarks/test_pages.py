@@ -31,8 +31,10 @@ def test_one_page_that_differs_is_enough(codes, expected, monkeypatch):
 
 
 @pytest.mark.parametrize("writer", pages.WRITERS, ids=lambda writer: writer.__name__)
-def test_a_file_of_something_else_is_a_bad_call(writer, tmp_path):
+@pytest.mark.parametrize("content", ["{}", '{"runs": 3}', '{"runs": [3]}'])
+def test_a_file_of_something_else_is_a_bad_call(content, writer, tmp_path):
     file = tmp_path / "other.json"
-    file.write_text("{}")
-    with pytest.raises(ValueError, match=r"other\.json.*(lacks what the page is made of|is no result of a benchmark)"):
+    file.write_text(content)
+    told = r"other\.json.*(lacks what the page is made of|is no result of a benchmark|runs must be a list of objects)"
+    with pytest.raises(ValueError, match=told):
         writer.main([str(file), "--check"])

@@ -103,6 +103,21 @@ def test_features_are_those_that_numba_compiles_for(monkeypatch):
     assert not has("no-such-feature")
 
 
+def test_avx2_without_multiply_adds_is_not_enough(monkeypatch):
+    for features, expected in (({"avx2", "fma"}, True), ({"avx2"}, False), ({"fma"}, False)):
+        monkeypatch.setattr(dispatch, "cpu_has", features.__contains__)
+        assert dispatch.has_avx2() is expected
+        assert ("numba" in available_backends("linear_cross_entropy", "cpu")) is expected
+
+
+def test_without_onednn_no_half_type_is_fast(monkeypatch):
+    fast = dispatch.cpu_multiplies.__wrapped__
+    for half in (torch.bfloat16, torch.float16):
+        assert fast(half) in (True, False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not any(map(fast, (torch.bfloat16, torch.float16)))
+
+
 def test_no_such_operator():
     with pytest.raises(ValueError, match=r"op must be one of surface_green.*propagate_tokens.*but got 'greens'"):
         available_backends("greens", "cpu")

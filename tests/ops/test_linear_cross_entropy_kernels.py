@@ -1,5 +1,9 @@
 """The head's CPU kernels against the plain PyTorch form in float64, and their independence of blocks and threads."""
 
+import os
+import subprocess
+import sys
+
 import numba
 import pytest
 import torch
@@ -211,8 +215,8 @@ def test_threads_do_not_change_the_result(unit, monkeypatch):
 
 def test_auto_takes_the_kernels_where_they_can_run(monkeypatch):
     assert available_backends("linear_cross_entropy", "cpu")[0] == "numba"
+    monkeypatch.setattr(dispatch, "cpu_multiplies", lambda half: True)
     for dtype, expected in ((torch.float32, "numba"), (torch.float64, "chunked"), (torch.float16, "chunked")):
-        monkeypatch.setattr(dispatch, "cpu_multiplies", lambda dtype: True)
         with record_backends() as seen:
             linear_cross_entropy(**problem(2, 16, 5, dtype, bias=False))
         assert seen == {"linear_cross_entropy": {expected}}
@@ -240,3 +244,33 @@ def test_nothing_is_rounded_where_the_processor_multiplies_no_half_type(half, mo
 def test_precisions_that_the_kernels_lack(dtype):
     with pytest.raises(ValueError, match=f"multiplies in float32.*{dtype}.*take 'chunked' or 'auto'"):
         linear_cross_entropy(**problem(2, 16, 5, dtype), backend="numba")
+
+
+ON_AVX2 = """
+import numba, re, torch
+from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.ops.linear_cross_entropy import cpu
+from tests.ops.test_linear_cross_entropy_kernels import gradients, problem
+for shape in ((3, 16, 5), (70, 112, 600)):
+    case = problem(*shape, torch.float32)
+    wide = {key: x.detach().double().requires_grad_() if x.is_floating_point() else x for key, x in case.items()}
+    for found, exact in zip(gradients(case, backend="numba"), gradients(wide, backend="chunked"), strict=True):
+        assert (found - exact).norm() <= 1e-6 * exact.norm()
+fresh = numba.njit(error_model="numpy", boundscheck=False)(cpu.sweep_float32.serial.py_func)
+fresh.compile(cpu.sweep_float32.serial.signatures[0])
+(code,) = fresh.inspect_asm().values()
+print("zmm" in code, len(re.findall("vfmadd[0-9]+ps.*%ymm", code)) >= 24, "vfmadd231ss" in code)
+"""
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="uncompiled kernels have no machine code")
+def test_processors_with_avx2_alone(tmp_path):
+    """Eight registers to a tile, three products. (Elsewhere in this file it is whatever this processor has.)"""
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2",
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", ON_AVX2], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "True", "False"], done.stderr

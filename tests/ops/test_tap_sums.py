@@ -20,7 +20,7 @@ def definition(grad, x, taps):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize("taps", [1, 2, 4, 5, 7])  # four at a time
 @pytest.mark.parametrize("with_tail", [False, True])
 @pytest.mark.parametrize(("length", "channels"), [(1, 3), (5, 16), (3, 65), (PIECE + 2, 9)])
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])

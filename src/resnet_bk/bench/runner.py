@@ -106,10 +106,10 @@ def bench(
     _check_warmup(protocol, prepared)
     _check_carried(protocol, {name: configs[name] for name in chosen})
     with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
-        for name in chosen:
-            if not _grid(protocol, out, name).done():
-                check_model(name, configs[name], protocol, len(prepared.tokenizer))
-    for line in slow_precision(protocol.dtype, {name: configs[name] for name in chosen}, device):
+        to_train = [name for name in chosen if not _grid(protocol, out, name).done()]
+        for name in to_train:
+            check_model(name, configs[name], protocol, len(prepared.tokenizer))
+    for line in slow_precision(protocol.dtype, {name: configs[name] for name in to_train}, device):
         say(line)
 
     with locked(out), deterministic():

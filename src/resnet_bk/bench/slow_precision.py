@@ -1,4 +1,4 @@
-"""What to say before a training in a precision that the processor has no instructions for."""
+"""What to say before a training in a precision that is slow on this processor."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,10 +19,10 @@ def slow_precision(dtype: str, configs: Mapping[str, Any], device_type: str) -> 
     """
     if device_type != "cpu" or cpu_multiplies(torch.bfloat16):
         return []
-    settings = [("dtype", "float32")] if dtype == "bfloat16" else []
+    settings = [("dtype", "float32")] if configs and dtype == "bfloat16" else []
     settings += [(f"models.{name}.config.mixed_precision", "none") for name, of in configs.items() if is_mixed(of)]
     return [
-        f"{key}: this processor has no instructions for bfloat16, and PyTorch's matmuls in it take many times as long "
-        f"as in float32; --set {key}={quick} is quicker"
+        f"{key}: PyTorch has no fast matmuls of bfloat16 on this processor; they take many times as long as in "
+        f"float32: --set {key}={quick} is quicker"
         for key, quick in settings
     ]

@@ -44,14 +44,14 @@ def cpu_has(feature: str) -> bool:
 
 
 def has_avx2() -> bool:
-    """Whether numba compiles for AVX2 and its multiply-adds, as on all x86 processors since 2015 or so."""
+    """Whether numba compiles for AVX2 and its multiply-adds, as on most x86 processors since 2015."""
     return cpu_has("avx2") and cpu_has("fma")
 
 
 @cache
 def cpu_multiplies(dtype: torch.dtype) -> bool:
-    """Whether this processor has instructions for matmuls of a half type; without, PyTorch's are a plain loop over
-    numbers, many times slower than in float32."""
+    """Whether PyTorch, by oneDNN, has fast matmuls of a half type on this processor: of bfloat16 from AVX-512 on. Its
+    others are a loop over numbers, many times slower than in float32 where operands lie the wrong way round."""
     if not torch.backends.mkldnn.is_available():
         return False
     name = {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]

@@ -42,7 +42,7 @@ def call(out, *settings, models="llama,modulus", extra=()):
 def test_a_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(slow_precision, "cpu_multiplies", lambda dtype: False)
     result = call(tmp_path / "out", "dtype=bfloat16", "epochs=1", models="llama")
-    assert "dtype: this processor has no instructions for bfloat16" in " ".join(result.output.split())
+    assert "dtype: PyTorch has no fast matmuls of bfloat16" in " ".join(result.output.split())
 
 
 def test_trains_reports_and_skips_what_is_finished(tmp_path):

@@ -75,7 +75,8 @@ def bench_recall(
         for name, config in to_train.items():
             build = functools.partial(without_feed_forward, config, 0)
             check_mixer(name, build, protocol.name, protocol.device, _longest(protocol), protocol.vocab_size)
-    for line in slow_precision(protocol.dtype, to_train, device):
+    unfinished = {name: configs[name] for name in chosen if not _grid(protocol, out, name).done()}
+    for line in slow_precision(protocol.dtype, unfinished, device):
         say(line)
     with locked(out), deterministic():
         _check_same(protocol, out, to_train)  # once more: another process may have finished runs here since

@@ -29,8 +29,9 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Equal to `F.cross_entropy(F.linear(input, weight, bias), target, ...)` in memory linear in tokens + vocabulary.
 
-    Under autocast the matmuls take the autocast dtype and everything else stays in float32. The first derivative is
-    supported; a second one raises.
+    Under autocast the matmuls take the autocast dtype and everything else stays in float32, the matmuls too where
+    `backend` is "auto" and PyTorch has no fast ones of that dtype on the processor. The first derivative is supported;
+    a second one raises.
 
     Args:
         input: hidden states, float [..., D].
@@ -42,7 +43,7 @@ def linear_cross_entropy(
         ignore_index: target value of tokens that take no part; on the CPU they cost nothing either.
         label_smoothing: in [0, 1]; the share of the target's probability spread evenly over the vocabulary.
         reduction: "mean" over tokens that take part (NaN if there are none, as in PyTorch), "sum" or "none".
-        backend: "numba" (compiled kernels: CPUs with AVX2 and FMA in float32, with AVX512-BF16 or AMX in bfloat16),
+        backend: "numba" (compiled kernels: CPUs with AVX2 and FMA; in bfloat16 with AVX512-BF16, on AMX where it is),
             "chunked" (plain PyTorch on any device) or "auto", which takes the first of them that can run.
 
     Returns:

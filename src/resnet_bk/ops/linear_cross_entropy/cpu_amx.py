@@ -104,7 +104,7 @@ def sweep_amx(
             squares_close()
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, chunk)
         if with_gradients:
-            # The same block goes to the same thread again, which has its logits in its cache.
+            # Shared out as before: what a thread left in its cache is of its own blocks.
             for block in prange(blocks):
                 gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, chunk)
                 if with_parameters:

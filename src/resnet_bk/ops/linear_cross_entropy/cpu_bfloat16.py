@@ -87,7 +87,7 @@ def sweep_bfloat16(
                     )
         combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
         if with_gradients:
-            # The same block goes to the same thread again, which has its logits in its cache.
+            # Shared out as before: what a thread left in its cache is of its own blocks.
             for block in prange(blocks):
                 gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
                 if with_parameters:

@@ -69,7 +69,7 @@ def sweep(
         log_extra: [N] logarithm of what the target has beside its softmax, or None; without label smoothing.
         token_scale: [N] cotangent of the losses; None stands for ones.
         matmul_dtype: precision of the operands of the matmuls; sums over tokens and words are float32 or better.
-            On a CPU without instructions for this half type, "auto" does not round them: float32 is faster there.
+            Where PyTorch has no fast matmuls of a half type on a CPU, "auto" does not round: float32 is faster.
         backend: "auto", "numba" or "chunked". Chosen here, at run time, so that it is recorded in compiled graphs too.
         with_gradients: False leaves the four gradients empty.
         with_parameters: False leaves those of weight and bias empty; so it is without gradients.

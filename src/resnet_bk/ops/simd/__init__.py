@@ -31,7 +31,8 @@ Tiles of matrix products, TILE_ROWS rows by TILE_COLUMNS vectors, summed in regi
 
     tile_zero, tile_onto                      the same without offsets, and added to what `out` holds
     tile_zero_half, tile_onto_half            half as many vectors wide
-    tile_from_narrow, tile_zero_narrow, tile_onto_narrow    one vector wide
+    tile_from_narrow                          one vector wide, as are
+    tile_zero_narrow, tile_onto_narrow
 
 `out`, `offsets`, `left` and `right` are of one precision, or the first two float32 and the others int32, for pairs of
 bfloat16 [2 k, 2 k + 1], whose products are summed in float32 (needs AVX512-BF16). Such pairs are made and read by

@@ -26,6 +26,7 @@ def sums(grad: Array, x: Array, out: Floats, batch: int, length: int, inputs: in
         first = task * block
         total, part = wide.scratch(taps * block), scratch(out, taps * block)
         total.fill(0)
+        part.fill(0)  # of which the last task may write no more than a vector
         for row in range(batch):
             for start in range(0, length, PIECE):
                 stop = min(start + PIECE, length)
