@@ -137,7 +137,7 @@ def test_ctrl_c_says_how_to_go_on(home, monkeypatch):
     monkeypatch.setattr(runner_module, "bench", stopped)
     done = call("bench", home / "tiny.yaml")
     assert done.exit_code == 130
-    assert "a training goes on from its last checkpoint when the same command is given" in done.stderr
+    assert "the same command goes on from the last checkpoint, where there is one" in done.stderr
 
 
 def test_a_failure_that_is_no_fault_of_the_call_is_no_answer(home, monkeypatch):

@@ -83,7 +83,7 @@ def plain_errors(command: Command) -> Command:
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             trains = command.__name__ in ("bench", "train")
-            way_on = "; a training goes on from its last checkpoint when the same command is given" if trains else ""
+            way_on = "; the same command goes on from the last checkpoint, where there is one" if trains else ""
             typer.echo(f"\nstopped{way_on}", err=True)
             raise typer.Exit(130) from None
 

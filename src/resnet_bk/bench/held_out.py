@@ -104,6 +104,18 @@ def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Pr
     return evaluate(model, batches, head=head, dtype=protocol.dtype).perplexity
 
 
+def short_rows(tokens: int, batch_size: int, sequence_length: int) -> list[str]:
+    """A line where a held-out split of so many tokens does not fill a segment a row; none where it does."""
+    row = -(-(tokens - 1) // batch_size)
+    if row >= sequence_length:
+        return []
+    return [
+        f"the validation text has {tokens:,} tokens: its {batch_size} rows have {row} each, less than a segment of "
+        f"{sequence_length}, and each begins without what came before, which makes perplexities high; give more text, "
+        "or lower batch_size"
+    ]
+
+
 def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole split in segments of this length: tokens and targets, int64 [B, T]."""
     return held_out_batches(split.tokens, batch_size, sequence_length)

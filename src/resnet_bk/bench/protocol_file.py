@@ -163,5 +163,5 @@ def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint at the name that is nearest, in brackets; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)  # at 0.6 "test" would be near "steps"
     return f" (did you mean {close[0]}?)" if close else ""

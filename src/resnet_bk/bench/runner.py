@@ -18,6 +18,7 @@ from rich.console import Console
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
+from resnet_bk.bench.held_out import short_rows
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.later import add_test, add_views
 from resnet_bk.bench.model_check import check_model
@@ -109,7 +110,9 @@ def bench(
         to_train = [name for name in chosen if not _grid(protocol, out, name).done()]
         for name in to_train:
             check_model(name, configs[name], protocol, len(prepared.tokenizer))
-    for line in slow_precision(protocol.dtype, {name: configs[name] for name in to_train}, device):
+    notes = slow_precision(protocol.dtype, {name: configs[name] for name in to_train}, device)
+    notes += short_rows(len(prepared.validation.tokens), protocol.batch_size, protocol.sequence_length)
+    for line in notes:
         say(line)
 
     with locked(out), deterministic():

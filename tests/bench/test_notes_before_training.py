@@ -1,4 +1,4 @@
-"""What is said before a training in bfloat16 where that is slow."""
+"""What is said before a training: bfloat16 where it is slow, held-out text that is short."""
 
 import torch
 
@@ -32,3 +32,10 @@ def test_it_is_said_before_the_training(run, monkeypatch):
     assert said < trained
     _, lines = run(only=["gpt2"], dtype="bfloat16", steps=2)
     assert not any("fast matmuls" in line for line in lines)  # the advice would be refused: the run is finished
+
+
+def test_rows_shorter_than_a_segment_are_told(run):
+    _, lines = run(only=["gpt2"], steps=2, batch_size=32)
+    assert any("its 32 rows have 8 each, less than a segment of 16" in line for line in lines), lines
+    _, lines = run("other", only=["gpt2"], steps=2)
+    assert not any("less than a segment" in line for line in lines)
