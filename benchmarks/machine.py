@@ -12,7 +12,6 @@ def machine() -> dict[str, Any]:
     """JSON-able. memory_gib and load are None where the system does not tell."""
     return environment() | {
         "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "kernel_threads": kernel_threads(),
         "simd": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": _memory_gib(),
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -28,20 +27,10 @@ def describe(found: dict[str, Any]) -> list[str]:
     timed = [name for name in ("torch", "transformers", "numba") if name in found["versions"]]
     return [
         f"{found['cpu']}, {found['cores_allowed']} of {found['cpu_count']} cores{memory}, {found['simd']}",
-        f"{found['threads']} PyTorch threads, {found['kernel_threads']} for compiled kernels{load}",
+        f"{found['threads']} {'thread' if found['threads'] == 1 else 'threads'}{load}",
         ", ".join([f"python {found['python']}", *(f"{name} {found['versions'][name]}" for name in timed)]),
         "no git checkout" if commit is None else f"commit {commit[:12]}{dirty}",
     ]
-
-
-def kernel_threads() -> int | None:
-    """The most threads that numba would start (the operators take no more than PyTorch's number of them); None without
-    numba."""
-    try:
-        import numba
-    except ImportError:
-        return None
-    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
 def _memory_gib() -> float | None:

@@ -85,8 +85,7 @@ def rows(quick: bool) -> Iterator[Row]:
         ),
         notes=(
             "backends: " + ", ".join(f"{name} {'+'.join(ran)}" for name, ran in sorted(warm["backends"].items())),
-            "the first operator's time includes the import of numba; a kernel is compiled a second time, for several "
-            "threads, when a call is first large enough for them",
+            "the first operator's time includes the import of numba",
         ),
     )
 

@@ -19,7 +19,6 @@ MACHINE = {
     "memory_gib": 24.0,
     "simd": "AVX512",
     "threads": 2,
-    "kernel_threads": 2,
     "load_before": 0.1,
     "python": "3.11.7",
     "versions": {"torch": "2.13.0"},

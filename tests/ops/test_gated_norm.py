@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from resnet_bk.ops import dispatch, gated_norm, kernels
+from resnet_bk.ops import dispatch, gated_norm
 from resnet_bk.ops.gated_norm import library
 from resnet_bk.ops.sizes import TASK_TOKENS as TOKENS
+from tests.ops.threads import assert_threads_change_nothing
 
 EPS = 1e-5
 # Of the inputs y and g, and the result.
@@ -135,20 +136,15 @@ def test_what_does_not_fit():
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+def test_threads_do_not_change_a_bit():
     y, weight = torch.randn(3 * TOKENS, 2, 5, requires_grad=True), torch.rand(5, requires_grad=True)
     gate, bar = torch.randn(3 * TOKENS, 10, requires_grad=True), torch.randn(3 * TOKENS, 10)
-    results, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            output = run(y, weight, gate, dtype=torch.float32)
-            results.append((output, *torch.autograd.grad(output, (y, weight, gate), bar)))
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(x, z) for x, z in zip(result, results[0], strict=True))
+
+    def compute():
+        output = run(y, weight, gate, dtype=torch.float32)
+        return output, *torch.autograd.grad(output, (y, weight, gate), bar)
+
+    assert_threads_change_nothing(compute)
 
 
 @each_gate

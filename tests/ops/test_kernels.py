@@ -1,4 +1,4 @@
-"""How kernels are compiled and run: vectors, threads, what is kept on disk, and runs without compilation."""
+"""How kernels are compiled and run: vectors, tasks, what is kept on disk, and runs without compilation."""
 
 import os
 import re
@@ -67,25 +67,6 @@ def test_vectors_of_integers_are_refused():
 
 
 @with_modulus
-@pytest.mark.parametrize(("batch", "chains"), [(3, 70), (1, 5)], ids=["rows", "groups of heads"])
-def test_threads_do_not_change_a_bit(operator, batch, chains, monkeypatch):
-    """One thread runs other machine code than several do."""
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    tensors = with_gradients(draw(operator, 40, batch=batch, chains=chains, dtype=torch.float32))
-    results, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            outputs = operator.run(tensors, "numba")
-            results.append((*outputs, *gradients(outputs, tensors)))
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        for y, z in zip(result, results[0], strict=True):
-            assert torch.equal(y, z)
-
-
-@with_modulus
 def test_every_output_is_written(operator, monkeypatch):
     """Fresh memory holds NaN in `deterministic` mode: an entry that no kernel wrote would show."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -103,11 +84,11 @@ def test_channel_blocks_keep_threads_busy():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert kernels.channel_block(16, 64) == 64
-        assert kernels.channel_block(1, 64) == 32
-        assert kernels.channel_block(1, 32) == 16
+        assert kernels.channel_tasks(16, 70) == (32, 64)
+        assert kernels.channel_tasks(1, 64) == (2, 32)
+        assert kernels.channel_tasks(1, 32) == (2, 16)
         torch.set_num_threads(1)
-        assert kernels.channel_block(1, 64) == 64
+        assert kernels.channel_tasks(1, 64) == (1, 64)
     finally:
         torch.set_num_threads(threads)
 
@@ -116,31 +97,13 @@ def test_head_groups_keep_threads_busy():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        assert kernels.head_group(16, 4) == 4
-        assert kernels.head_group(2, 4) == 2
-        assert kernels.head_group(1, 4) == 1
-        assert kernels.head_group(1, 2) == 1
-        assert kernels.head_group(0, 2) == 1
+        assert kernels.head_tasks(16, 4) == (16, 4)
+        assert kernels.head_tasks(2, 5) == (6, 2)
+        assert kernels.head_tasks(1, 4) == (4, 1)
+        assert kernels.head_tasks(1, 2) == (2, 1)
+        assert kernels.head_tasks(0, 2) == (0, 1)
     finally:
         torch.set_num_threads(threads)
-
-
-def test_threads():
-    """Several threads where there is work for them and PyTorch has them; numba's own number stays as it was."""
-    seen = []
-    function = kernels.Kernel(lambda: seen.append("serial"), lambda: seen.append(numba.get_num_threads()))
-    before, torch_threads = numba.get_num_threads(), torch.get_num_threads()
-    try:
-        numba.set_num_threads(1)
-        for threads, operations in ((1, 10**9), (2, 10**3), (2, 10**9)):
-            torch.set_num_threads(threads)
-            kernels.launch(function, operations)
-        most = min(2, numba.config.NUMBA_NUM_THREADS)
-        assert seen == ["serial", "serial", most if most > 1 else "serial"]
-        assert numba.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(torch_threads)
-        numba.set_num_threads(before)
 
 
 def run(code, **environment):

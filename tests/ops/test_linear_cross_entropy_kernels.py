@@ -8,12 +8,13 @@ import numba
 import pytest
 import torch
 
-from resnet_bk.ops import dispatch, kernels, linear_cross_entropy, record_backends
+from resnet_bk.ops import dispatch, linear_cross_entropy, record_backends
 from resnet_bk.ops.amx import has_amx
 from resnet_bk.ops.dispatch import available_backends, cpu_has
 from resnet_bk.ops.linear_cross_entropy import compiled
 from resnet_bk.ops.linear_cross_entropy.sizes import AMX_TOKENS, BLOCK, TOKENS
 from resnet_bk.ops.sizes import SQUARE
+from tests.ops.threads import assert_threads_change_nothing
 
 pytestmark = [
     pytest.mark.kernels,
@@ -199,18 +200,11 @@ def test_large_and_small_inputs_are_finite(scale):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6 * float(want.detach().abs().max()))
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="uncompiled kernels have no threads")
 @UNITS
-def test_threads_do_not_change_the_result(unit, monkeypatch):
+def test_threads_do_not_change_a_bit(unit):
     case = problem(AMX_TOKENS + 5, 16, 2 * BLOCK + 4, unit)
-    serial = gradients(case, backend="numba")
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        parallel = gradients(case, backend="numba")
-    finally:
-        torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for a, b in zip(serial, parallel, strict=True))
+    assert_threads_change_nothing(lambda: gradients(case, backend="numba"))
 
 
 def test_auto_takes_the_kernels_where_they_can_run(monkeypatch):
@@ -256,9 +250,11 @@ for shape in ((3, 16, 5), (70, 112, 600)):
     wide = {key: x.detach().double().requires_grad_() if x.is_floating_point() else x for key, x in case.items()}
     for found, exact in zip(gradients(case, backend="numba"), gradients(wide, backend="chunked"), strict=True):
         assert (found - exact).norm() <= 1e-6 * exact.norm()
-fresh = numba.njit(error_model="numpy", boundscheck=False)(cpu.sweep_float32.serial.py_func)
-fresh.compile(cpu.sweep_float32.serial.signatures[0])
-(code,) = fresh.inspect_asm().values()
+code = ""
+for kernel in (cpu.first_walk, cpu.second_walk):
+    fresh = numba.njit(error_model="numpy", boundscheck=False)(kernel.py_func)
+    fresh.compile(kernel.signatures[0])
+    code += "".join(fresh.inspect_asm().values())
 print("zmm" in code, len(re.findall("vfmadd[0-9]+ps.*%ymm", code)) >= 24, "vfmadd231ss" in code)
 """
 

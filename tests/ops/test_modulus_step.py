@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_bk.ops import kernels, propagate_modulus, record_backends
+from resnet_bk.ops import propagate_modulus, record_backends
 from resnet_bk.ops.gated_norm import gated_norm
 from resnet_bk.ops.modulus_step import library, modulus_step
 from resnet_bk.ops.unit_query_key import unit_query_key
+from tests.ops.threads import assert_threads_change_nothing
 
 FLOOR, EPS = 1e-3, 1e-5
 SETTINGS = {"absorption_min": FLOOR, "eps": EPS}
@@ -133,17 +134,9 @@ def test_strides():
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
 @each_rule
 @each_dtype
-def test_threads_do_not_change_a_bit(dtype, erases, monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    inputs, results, threads = drawn(batch=9).to(dtype), [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(flattened(modulus_step(*inputs, erases=erases, **SETTINGS)))
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+def test_threads_do_not_change_a_bit(dtype, erases):
+    inputs = drawn(batch=9).to(dtype)
+    assert_threads_change_nothing(lambda: flattened(modulus_step(*inputs, erases=erases, **SETTINGS)))
 
 
 @each_rule

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet_bk.ops import kernels, record_backends
+from resnet_bk.ops import record_backends
 from resnet_bk.ops.pointer_step import library, pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE
+from tests.ops.threads import assert_threads_change_nothing
 
 FLOOR = 1e-3
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -149,17 +150,8 @@ def test_strides():
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    results, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(found_by(drawn(batch=9).to(torch.float32))[0])
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+def test_threads_do_not_change_a_bit():
+    assert_threads_change_nothing(lambda: found_by(drawn(batch=9).to(torch.float32))[0])
 
 
 def test_registration():

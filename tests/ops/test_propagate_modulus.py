@@ -9,12 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk import ops
 from resnet_bk.layers.gradients import propagate_modulus as layer_propagate_modulus
-from resnet_bk.ops import kernels, propagate_modulus, record_backends, work
+from resnet_bk.ops import propagate_modulus, record_backends, work
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK
 from tests.ops.cases import KEYS, OPERATORS, VALUES, draw, gradients, relative_error, with_gradients
 from tests.ops.oracle import operator as dense_operator
 from tests.ops.oracle import propagator
 from tests.ops.test_operators import LENGTHS, TOLERANCE
+from tests.ops.threads import assert_threads_change_nothing
 
 MATRIX = OPERATORS[-1]
 NAMES = ("query", "key", "value", "potential", "hopping", "absorption")
@@ -159,20 +160,15 @@ def test_heads_in_groups(chains, erase):
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit_of_what_is_erased(monkeypatch):
-    """`test_kernels.py` has the rule that adds."""
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+def test_threads_do_not_change_a_bit_of_what_is_erased():
+    """`test_threads.py` has the rule that adds."""
     tensors = with_gradients(drawn(40, batch=1, chains=5, dtype=torch.float32, erase=True))
-    results, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            outputs = run(tensors, "numba")
-            results.append((*outputs, *of(outputs, tensors)))
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+
+    def compute():
+        outputs = run(tensors, "numba")
+        return *outputs, *of(outputs, tensors)
+
+    assert_threads_change_nothing(compute)
 
 
 @each_rule

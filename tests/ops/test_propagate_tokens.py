@@ -12,9 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk import ops
-from resnet_bk.ops import dispatch, kernels, propagate_tokens, record_backends
+from resnet_bk.ops import dispatch, propagate_tokens, record_backends
 from tests.ops.cases import relative_error
 from tests.ops.test_operators import TOLERANCE
+from tests.ops.threads import assert_threads_change_nothing
 
 REGISTERED = torch.ops.resnet_bk
 WORDS, HEADS, KEYS = 5, 3, 4
@@ -203,19 +204,14 @@ def test_long_chains(backend):
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
+def test_threads_do_not_change_a_bit():
     leaves, words, document = drawn(100, cuts=True, dtype=torch.float32, batch=3)
-    results, threads = [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            outputs = propagate_tokens(*leaves, *words, document=document, backend="numba")
-            results.append((*outputs, *gradients(outputs, leaves)))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(y, z) for y, z in zip(results[0], other, strict=True))
+
+    def compute():
+        outputs = propagate_tokens(*leaves, *words, document=document, backend="numba")
+        return *outputs, *gradients(outputs, leaves)
+
+    assert_threads_change_nothing(compute)
 
 
 @cut

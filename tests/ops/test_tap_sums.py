@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from resnet_bk.ops import dispatch, kernels, tap_sums
+from resnet_bk.ops import dispatch, tap_sums
 from resnet_bk.ops.tap_sums.cpu import PIECE
+from tests.ops.threads import assert_threads_change_nothing
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -39,17 +40,9 @@ def test_definition(compiled, length, channels, with_tail, taps, dtype, monkeypa
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    grad, x, threads = torch.randn(3, 70, 200), torch.randn(3, 73, 200), torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(tap_sums.tap_sums(grad, x, 4))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(result, results[0]) for result in results[1:])
+def test_threads_do_not_change_a_bit():
+    grad, x = torch.randn(3, 70, 200), torch.randn(3, 73, 200)
+    assert_threads_change_nothing(lambda: [tap_sums.tap_sums(grad, x, 4)])
 
 
 def test_layouts_and_precisions_that_differ():

@@ -1,138 +1,133 @@
-"""Results do not depend on the number of threads, at lengths at which kernels take several of their own accord."""
+"""Kernels over threads: their shares, what they raise, and the same bits whatever their number."""
 
-import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
+import threading
 
+import numba
 import pytest
+import torch
 
-from resnet_bk import ops
-from resnet_bk.ops import available_backends
-from tests.ops.cases import WITH_MODULUS
-
-pytestmark = pytest.mark.sweep
-
-# Three threads also where the process may use fewer cores: numba would else start one a core.
-CODE = """
-import hashlib, torch
-from resnet_bk.ops import available_backends, kernels, linear_cross_entropy
-from tests.ops.cases import WITH_MODULUS, draw, gradients, with_gradients
-asked, set_threads = [], kernels.numba.set_num_threads
-kernels.numba.set_num_threads = lambda count: (asked.append(count), set_threads(count))
-for operator in WITH_MODULUS:
-    tensors = with_gradients(draw(operator, 8192, batch=3, chains=40, dtype=torch.float32, low=1e-3))
-    digests = set()
-    asked.clear()
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        outputs = operator.run(tensors, "numba")
-        digest = hashlib.sha256()
-        for x in (*outputs, *gradients(outputs, tensors)):
-            digest.update(x.detach().resolve_conj().contiguous().numpy().tobytes())
-        digests.add(digest.hexdigest())
-    print(operator.name, len(digests), sorted(set(asked)))
-
-if "numba" in available_backends("linear_cross_entropy", "cpu"):
-    x, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((300, 64), (4000, 64), (4000,)))
-    target = torch.arange(300)
-    digests = set()
-    asked.clear()
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        loss = linear_cross_entropy(x, weight, target, bias, backend="numba")
-        parts = (loss, *torch.autograd.grad(loss, (x, weight, bias)))
-        digests.add(b"".join(part.detach().numpy().tobytes() for part in parts))
-    print("head", len(digests), sorted(set(asked)))
-"""
+from resnet_bk.ops import kernels, shares, surface_green
+from tests.ops.cases import draw, gradients, with_gradients, with_modulus
+from tests.ops.threads import assert_threads_change_nothing, torch_threads
 
 
-# Two callers whose kernels each go over threads: numba's work queue ends the process where they meet.
-CALLERS = """
-import threading, torch
-from resnet_bk.ops import surface_green
-torch.set_num_threads(2)
-chain = [torch.rand(4, 8192, 64) + 0.1 for _ in range(3)]
-expected, _ = surface_green(*chain, backend="numba")
-same = []
+@pytest.fixture
+def asked(monkeypatch):
+    """The numbers of threads that work is shared out to."""
+    seen = []
 
-def call():
-    for _ in range(30):
-        found, _ = surface_green(*chain, backend="numba")
-        same.append(torch.equal(found, expected))
+    def recorded(function, tasks, threads, arguments):
+        seen.append(threads)
+        shares.share_out(function, tasks, threads, arguments)
 
-callers = [threading.Thread(target=call) for _ in range(2)]
-[caller.start() for caller in callers]
-[caller.join() for caller in callers]
-print(len(same), all(same))
-"""
+    monkeypatch.setattr(kernels, "share_out", recorded)
+    return seen
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_two_python_threads_may_call_kernels():
-    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", CALLERS], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "60 True\n"), done.stderr
-
-
-# A parallel function of somebody else's, before ours and with numba's own choice of threads.
-STRANGER = """
-import warnings, numba, numpy, torch
-
-@numba.njit(parallel=True)
-def fill(array):
-    for i in numba.prange(array.size):
-        array[i] = i
-
-fill(numpy.empty(100_000))
-layer = numba.threading_layer()
-from resnet_bk.ops import surface_green
-torch.set_num_threads(2)
-chain = [torch.rand(4, 8192, 64) + 0.1 for _ in range(3)]
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
+@pytest.mark.parametrize(("tasks", "threads"), [(7, 3), (2, 2), (64, 5), (1, 1)])
+def test_every_task_is_done_once_and_by_the_same_thread(tasks, threads):
+    calls = []
     for _ in range(2):
-        surface_green(*chain, backend="numba")
-said = [str(warning.message) for warning in told if "NUMBA_THREADING_LAYER" in str(warning.message)]
-print(layer, len(said), all(f"numba runs on its {layer} threads" in text for text in said))
+        found = []
+        shares.share_out(lambda *call, to=found: to.append((*call, threading.get_ident())), tasks, threads, ("x",))
+        calls.append(sorted(found))
+    assert calls[0] == calls[1]
+    assert [task for begin, end, *_ in calls[0] for task in range(begin, end)] == list(range(tasks))
+    assert len({thread for *_, thread in calls[0]}) == threads
+    assert threading.get_ident() == calls[0][0][-1]  # the caller has the first stretch
+    assert {argument for _, _, argument, _ in calls[0]} == {"x"}
+
+
+@pytest.mark.parametrize("stretch", [0, 1, 2])
+def test_what_a_thread_raises_reaches_the_caller(stretch):
+    """After all others are done; the next call finds every thread at work."""
+    done = []
+
+    def function(begin, end):
+        if begin == stretch:
+            raise ArithmeticError(f"task {begin}")
+        done.append(begin)
+
+    with pytest.raises(ArithmeticError, match=f"task {stretch}"):
+        shares.share_out(function, 3, 3, ())
+    assert sorted(done) == sorted({0, 1, 2} - {stretch})
+    test_every_task_is_done_once_and_by_the_same_thread(3, 3)
+
+
+def test_as_many_threads_as_pay(asked, monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 0)
+    calls = []
+    with torch_threads(4):
+        for tasks, operations in ((8, 0), (8, 2 * kernels.PER_THREAD - 1), (8, 2 * kernels.PER_THREAD), (3, 10**12)):
+            kernels.launch(lambda begin, end: calls.append((begin, end)), tasks, operations)
+        kernels.launch(lambda begin, end: calls.append((begin, end)), 0, 0)
+    assert asked == [2, 3]
+    assert sorted(calls) == sorted([(0, 8), (0, 8), (0, 4), (4, 8), (0, 1), (1, 2), (2, 3), (0, 0)])
+    with torch_threads(1):
+        kernels.launch(lambda begin, end: None, 8, 10**12)
+    assert asked == [2, 3]
+
+
+compiled = pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
+
+
+@compiled
+@with_modulus
+@pytest.mark.parametrize(
+    ("sites", "batch", "chains"), [(40, 3, 70), (40, 1, 40), (2048, 3, 5)], ids=["rows", "one row", "long chains"]
+)
+def test_threads_do_not_change_a_bit(operator, sites, batch, chains):
+    tensors = with_gradients(draw(operator, sites, batch=batch, chains=chains, dtype=torch.float32, low=1e-3))
+
+    def compute():
+        outputs = operator.run(tensors, "numba")
+        return *outputs, *gradients(outputs, tensors)
+
+    assert_threads_change_nothing(compute)
+
+
+@compiled
+def test_two_python_threads_may_call_kernels(asked, monkeypatch):
+    monkeypatch.setattr(kernels, "PER_THREAD", 1)
+    chain = [torch.rand(4, 4096, 64) + 0.1 for _ in range(3)]
+    expected, _ = surface_green(*chain, backend="numba")
+    same = []
+
+    def call():
+        for _ in range(20):
+            found, _ = surface_green(*chain, backend="numba")
+            same.append(torch.equal(found, expected))
+
+    with torch_threads(2):
+        callers = [threading.Thread(target=call) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert same == [True] * 40
+    assert set(asked) == {2}
+
+
+# A parent whose threads have worked; a child that has none of them.
+FORKED = """
+import os, sys, torch
+from resnet_bk.ops import shares
+ran = []
+shares.share_out(lambda begin, end: ran.append(begin), 2, 2, ())
+child = os.fork()
+if child == 0:
+    shares.share_out(lambda begin, end: ran.append(begin), 2, 2, ())
+    os._exit(len(ran))
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), len(ran))
 """
 
 
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_of_another_kind_are_told():
-    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("NUMBA_THREADING_LAYER", None)
-    done = subprocess.run([sys.executable, "-c", STRANGER], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    layer, count, named = done.stdout.split()
-    assert (int(count), named) == (int(layer != "workqueue"), "True")
-    wanted = environment | {"NUMBA_THREADING_LAYER": layer}
-    done = subprocess.run([sys.executable, "-c", STRANGER], env=wanted, capture_output=True, text=True)
-    assert done.stdout == f"{layer} 0 True\n", done.stderr
-
-
-@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_long_chains_give_the_same_bits():
-    environment = os.environ | {"NUMBA_NUM_THREADS": "3", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    # One digest for all numbers of threads; 2 and 3 threads ran, and numba's own number, 3, was put back.
-    names = [operator.name for operator in WITH_MODULUS]
-    if "numba" in available_backends("linear_cross_entropy", "cpu"):
-        names.append("head")
-    assert done.stdout.splitlines() == [f"{name} 1 [2, 3]" for name in names]
-
-
-def test_every_parallel_loop_is_one_for_the_compiler():
-    """numba takes `prange(a if b else c)` for `range`: the loop would run on one thread, without a word."""
-    calls = [
-        (path.name, node)
-        for path in Path(ops.__file__).parent.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "prange"
-    ]
-    assert len(calls) > 20
-    for name, call in calls:
-        conditions = [part for part in ast.walk(call) if isinstance(part, ast.IfExp | ast.BoolOp)]
-        assert not conditions, f"{name}:{call.lineno}: compute the bound before the call"
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_starts_its_own_threads():
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", FORKED], env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout == "4 2\n", done.stderr

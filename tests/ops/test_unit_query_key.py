@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from resnet_bk.ops import dispatch, kernels, unit_query_key
+from resnet_bk.ops import dispatch, unit_query_key
 from resnet_bk.ops.sizes import TASK_TOKENS as TOKENS
 from resnet_bk.ops.unit_query_key import library, unit_length
 from resnet_bk.ops.unit_query_key.sizes import EPSILON
+from tests.ops.threads import assert_threads_change_nothing
 
 run = unit_query_key.unit_query_key
 # Results are of size 1, of sums over 33 numbers at most: a few roundings of the precision in which they are computed.
@@ -130,18 +131,14 @@ def test_a_bias_that_nearly_cancels_keeps_its_digits():
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
-def test_threads_do_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(kernels, "SERIAL_BELOW", 0)
-    leaves, results, threads = drawn((3, TOKENS, 2, 2, 5), torch.float32), [], torch.get_num_threads()
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            outputs = run(*leaves)
-            results.append((*outputs, *gradients(outputs, leaves)))
-    finally:
-        torch.set_num_threads(threads)
-    for result in results[1:]:
-        assert all(torch.equal(y, z) for y, z in zip(result, results[0], strict=True))
+def test_threads_do_not_change_a_bit():
+    leaves = drawn((3, TOKENS, 2, 2, 5), torch.float32)
+
+    def compute():
+        outputs = run(*leaves)
+        return *outputs, *gradients(outputs, leaves)
+
+    assert_threads_change_nothing(compute)
 
 
 @each_bias

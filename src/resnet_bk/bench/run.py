@@ -20,7 +20,6 @@ from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import never_written
 from resnet_bk.training import NonFiniteLossError, RunSpec, TrainingResult, perplexity, train, training_device
 from resnet_bk.training.loss import Head
-from resnet_bk.training.threads import same_threads
 
 WARMUP_SHARE = 0.1
 
@@ -39,9 +38,8 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     was in the training, with those of the training if it was in the held-out text.
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
-    with same_threads():
-        audit = _audit(run, model, protocol, prepared, say)
-        flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
+    audit = _audit(run, model, protocol, prepared, say)
+    flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
     try:
         trained = _train(run, model, protocol, prepared, config, audit)
     except NonFiniteLossError as error:
@@ -51,8 +49,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
         say(f"{run.title}: {line}")
     by_text = depends_on_text(model.config)
     if by_text and audit.verdict == "causal":  # before the training hardly anything was skipped
-        with same_threads():
-            audit = _audit(run, model, protocol, prepared, say)
+        audit = _audit(run, model, protocol, prepared, say)
     held_out = measure_held_out(run, model, protocol, prepared, trained, audit)
     if by_text:
         flops = _flops_of_text(model, protocol, prepared)
@@ -95,10 +92,9 @@ def _train(run: Run, model: Any, protocol: Protocol, prepared: Prepared, config:
 
 def _flops_of_text(model: Any, protocol: Protocol, prepared: Prepared) -> StepFlops:
     """Of the first batch of the training text, for a model that skips by what the text is."""
-    with same_threads():
-        words = first_tokens(prepared, protocol)
-        batch, length = words.shape
-        return step_flops(model, batch, length, words, optimizer=protocol.optimizer)
+    words = first_tokens(prepared, protocol)
+    batch, length = words.shape
+    return step_flops(model, batch, length, words, optimizer=protocol.optimizer)
 
 
 def _save(run: Run, model: Any, prepared: Prepared) -> None:

@@ -30,7 +30,6 @@ from resnet_bk.training.records import Records
 from resnet_bk.training.spec import RunSpec, TrainingResult, training_device
 from resnet_bk.training.state import Stream, TrainState
 from resnet_bk.training.step import training_step
-from resnet_bk.training.threads import same_threads
 
 
 def train(
@@ -68,9 +67,8 @@ def train(
 
     batch = _peek(stream, device)
     started = time.perf_counter()
-    with same_threads():
-        head: Head = "model" if spec.head == "model" else choose_head(model, batch[0])
-        _warm_up(model, batch, head, spec)
+    head: Head = "model" if spec.head == "model" else choose_head(model, batch[0])
+    _warm_up(model, batch, head, spec)
     warm_up_seconds = time.perf_counter() - started
 
     optimizer = build_optimizer(model, spec)

@@ -41,7 +41,6 @@ from resnet_bk.bench.runner import deterministic, speaker, standard_output
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
-from resnet_bk.training.threads import same_threads
 
 # Seeds of examples that no training is to see. PyTorch's generator reads the low 32 bits of a seed; training streams
 # (see `stream`) meet these by chance alone, once in 10^5 trainings or so.
@@ -99,8 +98,7 @@ def bench_recall(
 def _execute(run: Run, protocol: RecallProtocol, config: Any, say: Callable[[str], None]) -> None:
     """Train, measure, write the result. A run whose loss is no number has one too, with the reason as `diverged`."""
     model = without_feed_forward(config, run.seed).to(training_device(protocol.device))
-    with same_threads():
-        audit = audit_causality(model, protocol.vocab_size, lengths=audit_lengths(_longest(protocol)))
+    audit = audit_causality(model, protocol.vocab_size, lengths=audit_lengths(_longest(protocol)))
     kinds = [kind.recall() for kind in protocol.train]
     stream = RecallStream(kinds, protocol.batch_tokens, protocol.vocab_size, run.seed)
     steps = protocol.epochs * stream.steps_per_epoch

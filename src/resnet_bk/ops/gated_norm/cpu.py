@@ -13,7 +13,6 @@ and o = n without a gate; products of vectors are entry by entry. From dr = -r^3
 
 from math import sqrt
 
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Array, Floats, kernel
@@ -29,10 +28,19 @@ def _passing(gate: Array, place: int, count: int, ones: Floats) -> Floats:
 
 @kernel
 def forward(
-    y: Floats, weight: Floats, gate: Array, output: Array, tokens: int, heads: int, values: int, eps: float
+    begin: int,
+    end: int,
+    y: Floats,
+    weight: Floats,
+    gate: Array,
+    output: Array,
+    tokens: int,
+    heads: int,
+    values: int,
+    eps: float,
 ) -> None:
     width = lanes(y)
-    for task in prange((tokens + TOKENS - 1) // TOKENS):
+    for task in range(begin, end):
         factor, ones = scratch(y, 1), scratch(y, width)
         ones.fill(1)
         for row in range(task * TOKENS * heads, min((task + 1) * TOKENS, tokens) * heads):
@@ -50,6 +58,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     output_bar: Array,
     y: Floats,
     weight: Floats,
@@ -65,7 +75,7 @@ def backward(
     """weight_bar [tasks, V] has the sums of a task's tokens."""
     width = lanes(y)
     padded = (values + width - 1) // width * width
-    for task in prange((tokens + TOKENS - 1) // TOKENS):
+    for task in range(begin, end):
         factor, ones, sums = scratch(y, 2), scratch(y, width), scratch(y, padded)
         ones.fill(1)
         sums.fill(0)
@@ -84,7 +94,7 @@ def backward(
                 part, bar = load(y, place, count), load_as(output_bar, place, count, y)
                 unit, n_bar = by_r * part, bar * _passing(gate, place, count, ones)
                 w = load(weight, i, count)
-                # Two products: fused as it says, or one thread and several would round differently.
+                # Of two products in a sum the fused one is named: the compiler's choice may change with its version.
                 store(y_bar, place, count, by_r * multiply_add(by_y, part, w * n_bar))
                 store(sums, i, width, load(sums, i, width) + n_bar * unit)
                 if gate.size > 0:

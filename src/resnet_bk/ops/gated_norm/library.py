@@ -21,7 +21,17 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float, dtype: torch
 
     output = y.new_empty(y.shape, dtype=dtype)
     arguments = map(flat_as_bits, (y, weight, gate, output))
-    launch(cpu.forward, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, *_sizes(y), eps)
+    tokens, heads, values = _sizes(y)
+    launch(
+        cpu.forward,
+        -(-tokens // TASK_TOKENS),
+        MEMORY_BOUND_OPERATIONS * y.numel(),
+        *arguments,
+        tokens,
+        heads,
+        values,
+        eps,
+    )
     return output
 
 
@@ -44,9 +54,10 @@ def gated_norm_backward(
 
     tokens, heads, values = _sizes(y)
     y_bar, gate_bar = y.new_empty(y.shape), gate.new_empty(gate.shape)
-    partial = weight.new_empty((tokens + TASK_TOKENS - 1) // TASK_TOKENS, values)
+    tasks = -(-tokens // TASK_TOKENS)
+    partial = weight.new_empty(tasks, values)
     arguments = map(flat_as_bits, (output_bar, y, weight, gate, y_bar, partial, gate_bar))
-    launch(cpu.backward, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, tokens, heads, values, eps)
+    launch(cpu.backward, tasks, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, tokens, heads, values, eps)
     return y_bar, partial.sum(0), gate_bar
 
 

@@ -39,7 +39,7 @@ def normalizers(
     with_parameters: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `chunked.normalizers`; float32 on the CPU, matmul_dtype float32 or bfloat16."""
-    from resnet_bk.ops.kernels import flat, launch
+    from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat, launch
     from resnet_bk.ops.linear_cross_entropy import cpu, cpu_amx, cpu_bfloat16
     from resnet_bk.ops.linear_cross_entropy.steps import LOWEST
 
@@ -62,40 +62,41 @@ def normalizers(
     scale = _padded(scale, chunk).clone()
     (padded_tokens, columns), padded_words = rows.shape, words.shape[0]
     blocks = -(-padded_words // BLOCK)
-    largest, total = rows.new_empty(2, padded_tokens)
     grad_input = rows.new_empty(rows.shape if with_gradients else (0,))
     grad_weight = rows.new_zeros(words.shape if with_parameters else (0,))
     grad_bias = rows.new_zeros(padded_words if with_parameters and bias is not None else 0)
     operands: tuple[Tensor, ...]
     if matmul_dtype == torch.float32:
-        kernel, operands, room = cpu.sweep_float32, (rows, words.float()), rows.new_empty(padded_words * TOKENS)
+        kernels, of_rows, operands = cpu, rows, (words.float(),)
+        room = rows.new_empty(padded_words * chunk)
     else:
-        rounded = words.to(torch.bfloat16)
+        kernels, of_rows, rounded = cpu_amx if on_amx else cpu_bfloat16, _pairs(rows), words.to(torch.bfloat16)
         if on_amx:
-            kernel = cpu_amx.sweep_amx
             summed = _padded(rounded, BLOCK, row).view(blocks, BLOCK, columns).transpose(1, 2).contiguous()
         else:
-            kernel = cpu_bfloat16.sweep_bfloat16
             summed = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
         # Tokens that fill up a chunk have scale 0, whatever their label.
-        operands = (rows, _pairs(rows), _pairs(rounded), _pairs(summed), _padded(label, chunk))
+        operands = (_pairs(rounded), _pairs(summed), _padded(label, chunk))
         room = rows.new_empty(padded_words * chunk // 2, dtype=torch.int32)
-    launch(
-        kernel,
-        2 * (1 + with_gradients + with_parameters) * padded_tokens * padded_words * columns,
-        *map(flat, (*operands, offsets, scale, _padded(extra, chunk), largest, total)),
-        *map(flat, (grad_input, grad_weight, grad_bias, room)),
-        *(flat(rows.new_empty(blocks * chunk)) for _ in range(3)),
-        flat(rows.new_empty(blocks * columns * chunk if with_gradients else 0)),
-        padded_tokens,
-        *((chunk,) if on_amx else ()),
-        columns,
-        padded_words,
-        with_gradients,
-        with_parameters,
-        bias is not None,
-    )
-    normalizer = (total.log() + largest)[:tokens]
+    transposed = of_rows.view(-1, chunk, of_rows.shape[1]).transpose(1, 2).contiguous()
+
+    maxima, totals = rows.new_empty(2, padded_tokens)
+    block_largest, block_total, factor = (flat(rows.new_empty(blocks * chunk)) for _ in range(3))
+    partial = flat(rows.new_empty(blocks * columns * chunk if with_gradients else 0))
+    # From here on nothing but kernels writes, one after the other.
+    read = (*map(flat, (transposed, *operands, offsets, room)), block_largest, block_total, partial)
+    between = (*map(flat, (maxima, totals, scale, _padded(extra, chunk))), block_largest, block_total, factor)
+    written = (flat(rows), factor, partial, *map(flat, (room, grad_input, grad_weight, grad_bias)))
+    sizes = (*((chunk,) if on_amx else ()), columns, padded_words)
+    of_product = 2 * chunk * padded_words * columns
+    for first in range(0, padded_tokens, chunk):
+        launch(kernels.first_walk, blocks, (1 + with_gradients) * of_product, first, *read, *sizes, with_gradients)
+        launch(cpu.combine, chunk // LANES, MEMORY_BOUND_OPERATIONS * blocks * chunk, first, *between, blocks, chunk)
+        if with_gradients:
+            # Shared out as before: what a thread left in its cache is of its own blocks.
+            options = (with_parameters, bias is not None)
+            launch(kernels.second_walk, blocks, of_product, first, *written, *sizes, *options)
+    normalizer = (totals.log() + maxima)[:tokens]
     if with_gradients:
         grad_input = grad_input[:tokens, :width].contiguous()
     if with_parameters:

@@ -21,16 +21,18 @@ depend on the number of threads. E is the only thing kept between the two walks:
 The same with operands in bfloat16: `cpu_bfloat16.py`, and `cpu_amx.py` where the processor multiplies matrices.
 """
 
-from numba import prange
+import math
+
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
-from resnet_bk.ops.linear_cross_entropy.steps import combine, gather_input_gradient, largest_of_rows
+from resnet_bk.ops.linear_cross_entropy.steps import ALL_LANES, LOWEST, gather_input_gradient, largest_of_rows
 from resnet_bk.ops.simd import (
     exponential,
     lanes,
     load,
+    maximum,
     scratch,
     spread,
     store,
@@ -41,6 +43,8 @@ from resnet_bk.ops.simd import (
 )
 from resnet_bk.ops.simd.products import WIDEST, multiply
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
+
+HIGHEST = 80.0  # logarithm of the odds against a word, whose exponential float32 holds
 
 # As wide as `multiply` makes its tiles.
 logits_tile = tile_from if WIDEST == TILE_COLUMNS else tile_from_narrow
@@ -56,130 +60,136 @@ def _scaled_input(x: Floats, factor: Floats, scaled: Floats, first: int, block: 
 
 
 @kernel
-def sweep_float32(
-    x: Floats,
+def first_walk(
+    begin: int,
+    end: int,
+    first: int,
+    transposed: Floats,
     weight: Floats,
     bias: Floats,
-    scale: Floats,
-    extra: Floats,
-    largest: Floats,
-    total: Floats,
-    grad_input: Floats,
-    grad_weight: Floats,
-    grad_bias: Floats,
     exponentials: Floats,
     block_largest: Floats,
     block_total: Floats,
-    factor: Floats,
     partial: Floats,
-    tokens: int,
     width: int,
     vocabulary: int,
     with_gradients: bool,
+) -> None:
+    """E, m_k, s_k and, with gradients, (dx)_k of blocks of words, for the chunk of tokens from `first` on.
+
+    Args:
+        transposed: [N / C, D, C], x chunk by chunk, D a multiple of a vector.
+        weight: [V, D], V a multiple of TILE_ROWS.
+        bias: [V]; zeros where there is none.
+        exponentials: E^T [V, C]; block_largest, block_total: [K, C]; partial: (dx)_k^T, [K, D, C].
+    """
+    wide = lanes(bias)
+    for block in range(begin, end):
+        low = block * BLOCK
+        words = min(BLOCK, vocabulary - low)
+        for v in range(low, low + words, TILE_ROWS):
+            for c in range(0, TOKENS, WIDEST * wide):
+                at, row, column = v * TOKENS + c, v * width, first * width + c
+                logits_tile(exponentials, at, TOKENS, bias, v, weight, row, width, 1, transposed, column, TOKENS, width)
+        for c in range(0, TOKENS, wide):
+            m = largest_of_rows(exponentials, low * TOKENS + c, words, TOKENS)
+            s, odd = zeros(bias), zeros(bias)
+            for v in range(low, low + words, 2):
+                i = v * TOKENS + c
+                e, f = (
+                    exponential(load(exponentials, i, TOKENS) - m),
+                    exponential(load(exponentials, i + TOKENS, TOKENS) - m),
+                )
+                s, odd = s + e, odd + f
+                store(exponentials, i, TOKENS, e)
+                store(exponentials, i + TOKENS, TOKENS, f)
+            store(block_largest, block * TOKENS + c, TOKENS, m)
+            store(block_total, block * TOKENS + c, TOKENS, s + odd)
+        if with_gradients:
+            at, row, start = block * width * TOKENS, low * width, low * TOKENS
+            multiply(
+                partial, at, TOKENS, weight, row, 1, width, exponentials, start, TOKENS, width, TOKENS, words, False
+            )
+
+
+@kernel
+def combine(
+    begin: int,
+    end: int,
+    first: int,
+    largest: Floats,
+    total: Floats,
+    scale: Floats,
+    extra: Floats,
+    block_largest: Floats,
+    block_total: Floats,
+    factor: Floats,
+    blocks: int,
+    chunk: int,
+) -> None:
+    """Between the walks, in any precision: m and s of the chunk's tokens into `largest` and `total` [N] from `first`
+    on, f_k into `factor` [K, C]; `scale` [N], the cotangent of a token's loss, becomes the softmax's share of it.
+
+    A task is a vector of tokens. `extra` [N] is `log_extra` less the logit of the target; LOWEST where there is none.
+    """
+    for task in range(begin, end):
+        c = task * lanes(scale)
+        m = load(block_largest, c, ALL_LANES)
+        for k in range(1, blocks):
+            m = maximum(load(block_largest, k * chunk + c, ALL_LANES), m)
+        s = zeros(scale)
+        for k in range(blocks):
+            i = k * chunk + c
+            f = exponential(load(block_largest, i, ALL_LANES) - m)
+            s = s + load(block_total, i, ALL_LANES) * f
+            store(factor, i, ALL_LANES, f)
+        store(largest, first + c, ALL_LANES, m)
+        store(total, first + c, ALL_LANES, s)
+        for i in range(first + c, first + c + lanes(scale)):
+            if extra[i] > LOWEST:
+                scale[i] /= 1.0 + math.exp(min(extra[i] + math.log(total[i]) + largest[i], HIGHEST))
+        share = load(scale, first + c, ALL_LANES) / s
+        for k in range(blocks):
+            i = k * chunk + c
+            store(factor, i, ALL_LANES, load(factor, i, ALL_LANES) * share)
+
+
+@kernel
+def second_walk(
+    begin: int,
+    end: int,
+    first: int,
+    x: Floats,
+    factor: Floats,
+    partial: Floats,
+    exponentials: Floats,
+    grad_input: Floats,
+    grad_weight: Floats,
+    grad_bias: Floats,
+    width: int,
+    vocabulary: int,
     with_parameters: bool,
     with_bias: bool,
 ) -> None:
-    """The whole pass. `grad_weight` [V, D] and `grad_bias` [V] are added to, everything else is written.
-
-    Args:
-        x: [N, D], N a multiple of TOKENS, D of a vector.
-        weight: [V, D], V a multiple of TILE_ROWS.
-        bias: [V]; zeros where there is none.
-        scale: [N], cotangent of each token's loss; overwritten.
-        extra: [N], `log_extra` less the logit of the target; LOWEST where there is none.
-        largest, total: [N], m and s.
-        exponentials: room for E^T [V, C]; block_largest, block_total, factor: for [K, C]; partial: for [K, D, C].
-    """
-    blocks = (vocabulary + BLOCK - 1) // BLOCK
+    """Gradients: for each task a share of the columns of d x [N, D], which is written, and a block of words of d W
+    [V, D] and d b [V], which are added to. `x` is [N, D]."""
     wide = lanes(x)
-    transposed = scratch(x, width * TOKENS)
-    for first in range(0, tokens, TOKENS):
-        for c in range(TOKENS):
-            for d in range(width):
-                transposed[d * TOKENS + c] = x[(first + c) * width + d]
-        for block in prange(blocks):
+    blocks = (vocabulary + BLOCK - 1) // BLOCK
+    for block in range(begin, end):
+        gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
+        if with_parameters:
             low = block * BLOCK
             words = min(BLOCK, vocabulary - low)
-            for v in range(low, low + words, TILE_ROWS):
-                for c in range(0, TOKENS, WIDEST * wide):
-                    logits_tile(
-                        exponentials,
-                        v * TOKENS + c,
-                        TOKENS,
-                        bias,
-                        v,
-                        weight,
-                        v * width,
-                        width,
-                        1,
-                        transposed,
-                        c,
-                        TOKENS,
-                        width,
-                    )
-            for c in range(0, TOKENS, wide):
-                m = largest_of_rows(exponentials, low * TOKENS + c, words, TOKENS)
-                s, odd = zeros(x), zeros(x)
-                for v in range(low, low + words, 2):
-                    i = v * TOKENS + c
-                    e, f = (
-                        exponential(load(exponentials, i, TOKENS) - m),
-                        exponential(load(exponentials, i + TOKENS, TOKENS) - m),
-                    )
-                    s, odd = s + e, odd + f
-                    store(exponentials, i, TOKENS, e)
-                    store(exponentials, i + TOKENS, TOKENS, f)
-                store(block_largest, block * TOKENS + c, TOKENS, m)
-                store(block_total, block * TOKENS + c, TOKENS, s + odd)
-            if with_gradients:
-                at, start = block * width * TOKENS, low * TOKENS
-                multiply(
-                    partial,
-                    at,
-                    TOKENS,
-                    weight,
-                    low * width,
-                    1,
-                    width,
-                    exponentials,
-                    start,
-                    TOKENS,
-                    width,
-                    TOKENS,
-                    words,
-                    False,
-                )
-        combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
-        if with_gradients:
-            # Shared out as before: what a thread left in its cache is of its own blocks.
-            for block in prange(blocks):
-                gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
-                if with_parameters:
-                    low = block * BLOCK
-                    high = min(vocabulary, low + BLOCK)
-                    scaled = scratch(x, TOKENS * width)
-                    _scaled_input(x, factor, scaled, first, block, width)
-                    at, start = low * width, low * TOKENS
-                    multiply(
-                        grad_weight,
-                        at,
-                        width,
-                        exponentials,
-                        start,
-                        TOKENS,
-                        1,
-                        scaled,
-                        0,
-                        width,
-                        high - low,
-                        width,
-                        TOKENS,
-                        True,
-                    )
-                    if with_bias:
-                        for v in range(low, high):
-                            s = zeros(x)
-                            for c in range(0, TOKENS, wide):
-                                i = block * TOKENS + c
-                                s = s + load(exponentials, v * TOKENS + c, TOKENS) * load(factor, i, TOKENS)
-                            grad_bias[v] += sum_lanes(s)
+            scaled = scratch(x, TOKENS * width)
+            _scaled_input(x, factor, scaled, first, block, width)
+            at, start = low * width, low * TOKENS
+            multiply(
+                grad_weight, at, width, exponentials, start, TOKENS, 1, scaled, 0, width, words, width, TOKENS, True
+            )
+            if with_bias:
+                for v in range(low, low + words):
+                    s = zeros(x)
+                    for c in range(0, TOKENS, wide):
+                        i = block * TOKENS + c
+                        s = s + load(exponentials, v * TOKENS + c, TOKENS) * load(factor, i, TOKENS)
+                    grad_bias[v] += sum_lanes(s)

@@ -4,7 +4,6 @@ Shape legend: N tokens, D width, V vocabulary, C = TOKENS in a chunk, K blocks o
 """
 
 import numpy as np
-from numba import prange
 
 from resnet_bk.ops.kernels import Floats, Integers, kernel
 from resnet_bk.ops.linear_cross_entropy.pairs import (
@@ -14,7 +13,7 @@ from resnet_bk.ops.linear_cross_entropy.pairs import (
     store_exponentials,
 )
 from resnet_bk.ops.linear_cross_entropy.sizes import BLOCK, TOKENS
-from resnet_bk.ops.linear_cross_entropy.steps import combine, gather_input_gradient
+from resnet_bk.ops.linear_cross_entropy.steps import gather_input_gradient
 from resnet_bk.ops.simd import lanes, scratch, tile_from, tile_onto, tile_onto_narrow, tile_zero
 from resnet_bk.ops.sizes import TILE_COLUMNS, TILE_ROWS
 
@@ -22,91 +21,88 @@ PAIRS = TOKENS // 2
 
 
 @kernel
-def sweep_bfloat16(
-    x: Floats,
-    x_pairs: Integers,
+def first_walk(
+    begin: int,
+    end: int,
+    first: int,
+    transposed: Integers,
     weight: Integers,
     weight_pairs: Integers,
     label: Integers,
     bias: Floats,
-    scale: Floats,
-    extra: Floats,
-    largest: Floats,
-    total: Floats,
-    grad_input: Floats,
-    grad_weight: Floats,
-    grad_bias: Floats,
     exponentials: Integers,
     block_largest: Floats,
     block_total: Floats,
-    factor: Floats,
     partial: Floats,
-    tokens: int,
     width: int,
     vocabulary: int,
     with_gradients: bool,
-    with_parameters: bool,
-    with_bias: bool,
 ) -> None:
-    """`sweep_float32` with operands in bfloat16, and without the label's share of the gradients.
+    """`cpu.first_walk` with operands in bfloat16, and without the label's share of the gradients.
 
     Args:
-        x: [N, D] float32.
-        x_pairs: [N, D / 2], x rounded, pairs along D.
+        transposed: [N / C, D / 2, C], x chunk by chunk, rounded, pairs along D.
         weight: [V, D / 2], pairs along D.
         weight_pairs: [V / 2, D], pairs along V.
         label: [N], the word whose share is left out.
-        exponentials: room for E^T [V, C / 2], pairs along C.
+        exponentials: E^T [V, C / 2], pairs along C.
     """
-    blocks = (vocabulary + BLOCK - 1) // BLOCK
     half = width // 2
-    columns = TILE_COLUMNS * lanes(x)
-    transposed = np.empty(half * TOKENS, weight.dtype)
-    for first in range(0, tokens, TOKENS):
-        for c in range(TOKENS):
-            for d in range(half):
-                transposed[d * TOKENS + c] = x_pairs[(first + c) * half + d]
-        for block in prange(blocks):
-            low = block * BLOCK
-            words = min(BLOCK, vocabulary - low)
-            logits = scratch(x, words * TOKENS)
-            joined = scratch(x, words * PAIRS).view(np.int32)
-            for v in range(0, words, TILE_ROWS):
-                at, row = v * TOKENS, (low + v) * half
-                tile_from(logits, at, TOKENS, bias, low + v, weight, row, half, 1, transposed, 0, TOKENS, half)
-            store_exponentials(
-                logits, exponentials, joined, block_largest, block_total, block, words, TOKENS, with_gradients
-            )
-            if with_gradients:
-                leave_out_labels(label, exponentials, joined, first, block, words, TOKENS)
-                for d in range(0, width, TILE_ROWS):
-                    at = (block * width + d) * TOKENS
-                    start = low // 2 * width + d
-                    tile_zero(
-                        partial, at, TOKENS, bias, 0, weight_pairs, start, 1, width, joined, 0, TOKENS, words // 2
-                    )
-        combine(largest, total, scale, extra, block_largest, block_total, factor, first, blocks, TOKENS)
+    for block in range(begin, end):
+        low = block * BLOCK
+        words = min(BLOCK, vocabulary - low)
+        logits = scratch(bias, words * TOKENS)
+        joined = scratch(bias, words * PAIRS).view(np.int32)
+        for v in range(0, words, TILE_ROWS):
+            at, row, column = v * TOKENS, (low + v) * half, first * half
+            tile_from(logits, at, TOKENS, bias, low + v, weight, row, half, 1, transposed, column, TOKENS, half)
+        store_exponentials(
+            logits, exponentials, joined, block_largest, block_total, block, words, TOKENS, with_gradients
+        )
         if with_gradients:
-            # Shared out as before: what a thread left in its cache is of its own blocks.
-            for block in prange(blocks):
-                gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
-                if with_parameters:
-                    low = block * BLOCK
-                    high = min(vocabulary, low + BLOCK)
-                    scaled = scratch(x, PAIRS * width).view(np.int32)
-                    scaled_input(x, factor, scaled, first, block, width, TOKENS)
-                    full = width // columns * columns
-                    for d in range(0, full, columns):
-                        for v in range(low, high, TILE_ROWS):
-                            at, row = v * width + d, v * PAIRS
-                            tile_onto(
-                                grad_weight, at, width, bias, 0, exponentials, row, PAIRS, 1, scaled, d, width, PAIRS
-                            )
-                    for d in range(full, width, lanes(x)):
-                        for v in range(low, high, TILE_ROWS):
-                            at, row = v * width + d, v * PAIRS
-                            tile_onto_narrow(
-                                grad_weight, at, width, bias, 0, exponentials, row, PAIRS, 1, scaled, d, width, PAIRS
-                            )
-                    if with_bias:
-                        add_bias_gradient(exponentials, factor, grad_bias, block, low, high, TOKENS)
+            leave_out_labels(label, exponentials, joined, first, block, words, TOKENS)
+            for d in range(0, width, TILE_ROWS):
+                at, start = (block * width + d) * TOKENS, low // 2 * width + d
+                tile_zero(partial, at, TOKENS, bias, 0, weight_pairs, start, 1, width, joined, 0, TOKENS, words // 2)
+
+
+@kernel
+def second_walk(
+    begin: int,
+    end: int,
+    first: int,
+    x: Floats,
+    factor: Floats,
+    partial: Floats,
+    exponentials: Integers,
+    grad_input: Floats,
+    grad_weight: Floats,
+    grad_bias: Floats,
+    width: int,
+    vocabulary: int,
+    with_parameters: bool,
+    with_bias: bool,
+) -> None:
+    """`cpu.second_walk` with operands in bfloat16."""
+    columns = TILE_COLUMNS * lanes(x)
+    blocks = (vocabulary + BLOCK - 1) // BLOCK
+    for block in range(begin, end):
+        gather_input_gradient(partial, factor, grad_input, block, first, width, blocks, TOKENS)
+        if with_parameters:
+            low = block * BLOCK
+            high = min(vocabulary, low + BLOCK)
+            scaled = scratch(x, PAIRS * width).view(np.int32)
+            scaled_input(x, factor, scaled, first, block, width, TOKENS)
+            full = width // columns * columns
+            for d in range(0, full, columns):
+                for v in range(low, high, TILE_ROWS):
+                    at, row = v * width + d, v * PAIRS
+                    tile_onto(grad_weight, at, width, factor, 0, exponentials, row, PAIRS, 1, scaled, d, width, PAIRS)
+            for d in range(full, width, lanes(x)):
+                for v in range(low, high, TILE_ROWS):
+                    at, row = v * width + d, v * PAIRS
+                    tile_onto_narrow(
+                        grad_weight, at, width, factor, 0, exponentials, row, PAIRS, 1, scaled, d, width, PAIRS
+                    )
+            if with_bias:
+                add_bias_gradient(exponentials, factor, grad_bias, block, low, high, TOKENS)

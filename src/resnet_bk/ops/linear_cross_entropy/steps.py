@@ -3,20 +3,17 @@
 Shape legend: C tokens in a chunk, D width, K blocks of words. Arrays are flat; the symbols are those of `cpu.py`.
 """
 
-import math
-
 import numpy as np
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats
-from resnet_bk.ops.simd import exponential, lanes, load, maximum, scratch, spread, store, zeros
+from resnet_bk.ops.simd import lanes, load, maximum, scratch, spread, store, zeros
 from resnet_bk.ops.sizes import VECTOR_BYTES
 
 # The largest logit of a block starts here, so that a block of -inf gives -inf - LOWEST = -inf and not NaN. Also stands
 # for the logarithm of 0.
 LOWEST = -3.0e38
 ALL_LANES = VECTOR_BYTES  # a count of numbers to load or store that no vector exceeds, whatever they are
-HIGHEST = 80.0  # logarithm of the odds against a word, whose exponential float32 holds
 
 
 @register_jitable
@@ -36,42 +33,6 @@ def _lowest(array: Floats):  # type: ignore[no-untyped-def]
     """LOWEST in every lane."""
     one = np.full(1, LOWEST, array.dtype)
     return spread(one, 0)
-
-
-@register_jitable
-def combine(
-    largest: Floats,
-    total: Floats,
-    scale: Floats,
-    extra: Floats,
-    block_largest: Floats,
-    block_total: Floats,
-    factor: Floats,
-    first: int,
-    blocks: int,
-    chunk: int,
-) -> None:
-    """m and s of the chunk's tokens into `largest` and `total` from `first` on, f_k into `factor` [K, C]; `scale`
-    becomes the softmax's share of it."""
-    for c in range(0, chunk, lanes(scale)):
-        m = load(block_largest, c, ALL_LANES)
-        for k in range(1, blocks):
-            m = maximum(load(block_largest, k * chunk + c, ALL_LANES), m)
-        s = zeros(scale)
-        for k in range(blocks):
-            i = k * chunk + c
-            f = exponential(load(block_largest, i, ALL_LANES) - m)
-            s = s + load(block_total, i, ALL_LANES) * f
-            store(factor, i, ALL_LANES, f)
-        store(largest, first + c, ALL_LANES, m)
-        store(total, first + c, ALL_LANES, s)
-        for i in range(first + c, first + c + lanes(scale)):
-            if extra[i] > LOWEST:
-                scale[i] /= 1.0 + math.exp(min(extra[i] + math.log(total[i]) + largest[i], HIGHEST))
-        share = load(scale, first + c, ALL_LANES) / s
-        for k in range(blocks):
-            i = k * chunk + c
-            store(factor, i, ALL_LANES, load(factor, i, ALL_LANES) * share)
 
 
 @register_jitable

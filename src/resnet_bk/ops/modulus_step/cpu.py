@@ -8,7 +8,6 @@ Arrays are flat: projected [B, C], tail and tail_after [B, W - 1, C], taps [C, W
 
 from math import sqrt
 
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, kernel
@@ -57,6 +56,8 @@ def _to_unit_length(x: Floats, count: int) -> None:
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     projected: Floats,
     tail: Floats,
     taps: Floats,
@@ -71,7 +72,6 @@ def forward(
     tail_after: Floats,
     green_after: Floats,
     memory_after: Floats,
-    batch: int,
     heads: int,
     keys: int,
     values: int,
@@ -80,7 +80,7 @@ def forward(
     eps: float,
     erases: bool,
 ) -> None:
-    for task in prange(batch * heads):
+    for task in range(begin, end):
         row, head = task // heads, task % heads
         q, k, v, y, factor = (
             scratch(memory, keys),

@@ -40,8 +40,8 @@ def _modulus_step(
     batch, heads, keys, values = memory.shape
     operations = batch * heads * work.modulus_step(keys, values, taps.shape[1], erasing=erases)
     arguments = (projected, tail, taps, bias, write, sites, green, memory, weight, gate, *outputs)
-    sizes = (*memory.shape, taps.shape[1])
-    launch(cpu.forward, operations, *map(flat, arguments), *sizes, absorption_min, eps, erases)
+    sizes = (heads, keys, values, taps.shape[1])
+    launch(cpu.forward, batch * heads, operations, *map(flat, arguments), *sizes, absorption_min, eps, erases)
     return outputs
 
 

@@ -7,7 +7,6 @@ pairs, words [B, V, H, K], total and total_after [B, H, K], tokens and rest [B].
 
 from math import exp, log
 
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, Integers, kernel
@@ -32,6 +31,8 @@ def _softmax(x: Floats, first: int, count: int, y: Floats) -> None:
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     query: Floats,
     key: Floats,
     write: Floats,
@@ -48,14 +49,13 @@ def forward(
     green_after: Floats,
     scale_after: Floats,
     total_after: Floats,
-    batch: int,
     vocab: int,
     heads: int,
     keys: int,
     absorption_min: float,
 ) -> None:
     """`on_words` is what multiplies a row of `words`: weight q exp(scale')."""
-    for row in prange(batch):
+    for row in range(begin, end):
         q, k, g, decay, modulus, factor = (
             scratch(words, keys),
             scratch(words, keys),

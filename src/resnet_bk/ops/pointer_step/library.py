@@ -48,8 +48,8 @@ def _pointer_step(
     heads, keys = total.shape[1:]
     operations = batch * work.pointer_step(heads, keys)
     inputs = (query, key, write, gates, sites, log_smoothing, green, words, scale, total)
-    sizes = (batch, vocab, heads, keys)
-    launch(cpu.forward, operations, *map(flat, inputs), numbers, *map(flat, outputs), *sizes, absorption_min)
+    sizes = (vocab, heads, keys)
+    launch(cpu.forward, batch, operations, *map(flat, inputs), numbers, *map(flat, outputs), *sizes, absorption_min)
     torch.autograd.graph.increment_version(words)  # so that a graph that holds them does not go on with others
     return outputs
 

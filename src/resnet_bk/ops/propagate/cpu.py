@@ -38,8 +38,6 @@ that size through memory, while a tile of the recurrence stays in the first-leve
 same bits wherever it stands in a packed row.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.propagate.rounding import exact, share, with_share, within
 from resnet_bk.ops.simd import lanes, load, load_pairs, row_sums, scratch, spread, store, store_pairs, wide, zeros
@@ -48,6 +46,8 @@ from resnet_bk.ops.sizes import PROPAGATE_CHUNK as CHUNK
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     query: Floats,
     key: Floats,
     value: Floats,
@@ -61,7 +61,6 @@ def forward(
     memory: Floats,
     checkpoints: Floats,
     keep: bool,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
@@ -74,7 +73,7 @@ def forward(
     chunks = (sites + CHUNK - 1) // CHUNK
     groups = (heads + group - 1) // group
     half = keys * width
-    for task in prange(batch * groups):
+    for task in range(begin, end):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
         states = scratch(query, count * tiles * 2 * half)
@@ -140,6 +139,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     output_bar: Floats,
     has_output_bar: bool,
     green_bar: Floats,
@@ -159,7 +160,6 @@ def backward(
     absorption_bar: Floats,
     initial_green_bar: Floats,
     initial_memory_bar: Floats,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
@@ -173,7 +173,7 @@ def backward(
     groups = (heads + group - 1) // group
     half = keys * width
     rows = (keys + width - 1) // width * width
-    for task in prange(batch * groups):
+    for task in range(begin, end):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
         carries = scratch(query, count * tiles * 2 * half)  # b_{t+1} Wbar_{t+1} of each head and tile

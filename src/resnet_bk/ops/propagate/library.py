@@ -30,7 +30,7 @@ def _propagate(
 ) -> Forward:
     """y [B, T, H, V], the last L [B, H] and S [B, H, K, V]; for the adjoint all L [B, T, H] and, if `keep`,
     checkpoints."""
-    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.kernels import flat, head_tasks, launch
     from resnet_bk.ops.propagate import cpu
 
     dispatch.note("propagate", "numba")
@@ -39,7 +39,8 @@ def _propagate(
     inputs = (query, key, value, potential, hopping, absorption, initial_green, initial_memory)
     arguments = map(flat, (*inputs, output, green, memory, checkpoints))
     operations = potential.numel() * work.matrix_forward(query.shape[3], value.shape[3])
-    launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3], head_group(*potential.shape[::2]))
+    tasks, group = head_tasks(*potential.shape[::2])
+    launch(cpu.forward, tasks, operations, *arguments, keep, *query.shape[1:], value.shape[3], group)
     last_green.copy_(green[:, -1])
     return outputs
 
@@ -86,22 +87,24 @@ def propagate_backward(
     checkpoints: Tensor,
 ) -> Backward:
     """Cotangents of the eight inputs from those of y, the last L and the last S; None stands for zeros."""
-    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.kernels import flat, head_tasks, launch
     from resnet_bk.ops.propagate import cpu
 
     checks.kept(checkpoints)
     bars = _empty_bars(query, value, hopping, initial_green)
+    tasks, group = head_tasks(*hopping.shape[::2])
     launch(
         cpu.backward,
+        tasks,
         hopping.numel() * work.matrix_backward(query.shape[3], value.shape[3]),
         flat(query if output_bar is None else output_bar),
         output_bar is not None,
         flat(torch.zeros_like(initial_green) if green_bar is None else green_bar),
         flat(torch.zeros_like(bars[-1]) if memory_bar is None else memory_bar),
         *map(flat, (query, key, value, hopping, initial_green, green, checkpoints, *bars)),
-        *query.shape,
+        *query.shape[1:],
         value.shape[3],
-        head_group(*hopping.shape[::2]),
+        group,
     )
     return bars
 

@@ -25,8 +25,6 @@ Order of the work, tiles and checkpoints are those of `propagate/cpu.py`. The ad
 `cpu_adjoint.py`.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.propagate.rounding import exact, share, within
 from resnet_bk.ops.simd import lanes, load, row_sums, scratch, spread, store, wide, zeros
@@ -35,6 +33,8 @@ from resnet_bk.ops.sizes import PROPAGATE_CHUNK as CHUNK
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     query: Floats,
     key: Floats,
     value: Floats,
@@ -46,7 +46,6 @@ def forward(
     memory: Floats,
     checkpoints: Floats,
     keep: bool,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
@@ -60,7 +59,7 @@ def forward(
     groups = (heads + group - 1) // group
     size = keys * width
     erasing = erase.size > 0
-    for task in prange(batch * groups):
+    for task in range(begin, end):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
         states = scratch(query, count * tiles * size)
@@ -112,6 +111,8 @@ def forward(
 
 @kernel
 def backward_erasing(
+    begin: int,
+    end: int,
     output_bar: Floats,
     has_output_bar: bool,
     memory_bar: Floats,
@@ -129,7 +130,6 @@ def backward_erasing(
     decay_bar: Floats,
     erase_bar: Floats,
     initial_memory_bar: Floats,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
@@ -143,7 +143,7 @@ def backward_erasing(
     groups = (heads + group - 1) // group
     size = keys * width
     rows = (keys + width - 1) // width * width
-    for task in prange(batch * groups):
+    for task in range(begin, end):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
         carries = scratch(query, count * tiles * size)  # decay_{t+1} Sbar_{t+1} of each head and tile

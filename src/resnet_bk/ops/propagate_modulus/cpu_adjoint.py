@@ -32,7 +32,6 @@ hopping; entries of P are rounded once. What passes on no more than 2^-100 is ta
 numbers are slow. From chunk to chunk p_last is rounded so that its products do not drift (`propagate/rounding.py`).
 """
 
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, kernel
@@ -161,6 +160,8 @@ def _passed_on(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     output_bar: Floats,
     has_output_bar: bool,
     memory_bar: Floats,
@@ -176,7 +177,6 @@ def backward(
     gain_bar: Floats,
     decay_bar: Floats,
     initial_memory_bar: Floats,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
@@ -189,7 +189,7 @@ def backward(
     ks, vs = (keys + width - 1) // width * width, tiles * width  # K' and V'
     chunks = (sites + CHUNK - 1) // CHUNK
     groups = (heads + group - 1) // group
-    for task in prange(batch * groups):
+    for task in range(begin, end):
         row, base = task // groups, task % groups * group
         count = min(group, heads - base)
         q, k, kw, k_bar = (

@@ -31,14 +31,15 @@ def _carry_matrix(
     """y [B, T, H, V] and the last S [B, H, K, V] of S_t = gain_t k_t v_t^T + decay_t (1 - erase_t k_t k_t^T) S_{t-1};
     for the adjoint, if `keep`, checkpoints. gain and decay are float64 [B, T, H], erase is [B, T, H] in the precision
     of the query, or empty where nothing is erased."""
-    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.kernels import flat, head_tasks, launch
     from resnet_bk.ops.propagate_modulus import cpu
 
     dispatch.note("propagate_modulus", "numba")
     outputs = _empty_outputs(query, value, initial_memory, keep)
     arguments = map(flat, (query, key, value, gain, decay, erase, initial_memory, *outputs))
     operations = gain.numel() * work.modulus_forward(query.shape[3], value.shape[3], erasing=erase.numel() > 0)
-    launch(cpu.forward, operations, *arguments, keep, *query.shape, value.shape[3], head_group(*gain.shape[::2]))
+    tasks, group = head_tasks(*gain.shape[::2])
+    launch(cpu.forward, tasks, operations, *arguments, keep, *query.shape[1:], value.shape[3], group)
     return outputs
 
 
@@ -80,7 +81,7 @@ def carry_matrix_backward(
     checkpoints: Tensor,
 ) -> Backward:
     """Cotangents of the seven inputs from those of y and the last S; None stands for zeros."""
-    from resnet_bk.ops.kernels import flat, head_group, launch
+    from resnet_bk.ops.kernels import flat, head_tasks, launch
     from resnet_bk.ops.propagate_modulus import cpu, cpu_adjoint
 
     checks.kept(checkpoints)
@@ -89,16 +90,18 @@ def carry_matrix_backward(
     arguments: tuple[Tensor, ...] = (query, key, value, gain, decay, erase, checkpoints, *bars)
     if not erasing:
         arguments = (*arguments[:5], checkpoints, *bars[:5], bars[6])
+    tasks, group = head_tasks(*gain.shape[::2])
     launch(
         cpu.backward_erasing if erasing else cpu_adjoint.backward,
+        tasks,
         work.modulus_backward(query.shape, value.shape[3], erasing=erasing),
         flat(query if output_bar is None else output_bar),
         output_bar is not None,
         flat(torch.zeros_like(bars[-1]) if memory_bar is None else memory_bar),
         *map(flat, arguments),
-        *query.shape,
+        *query.shape[1:],
         value.shape[3],
-        head_group(*gain.shape[::2]),
+        group,
     )
     return bars
 

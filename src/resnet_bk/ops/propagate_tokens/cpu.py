@@ -26,7 +26,6 @@ the sites t >= s of its chain. N and M are formed again on the way. All of it is
 import math
 
 import numpy as np
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, Integers, kernel
@@ -55,6 +54,8 @@ def bring_up(column: Floats, since: float, valid: bool) -> None:
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     query: Floats,
     key: Floats,
     log_transmission: Floats,
@@ -64,12 +65,11 @@ def forward(
     found: Floats,
     hits: Floats,
     words: int,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
 ) -> None:
-    for task in prange(batch * heads):
+    for task in range(begin, end):
         row, head = task // heads, task % heads
         total = np.zeros(keys, dtype=np.float64)
         columns = np.empty((words, keys), dtype=np.float64)
@@ -104,6 +104,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     found_bar: Floats,
     hits_bar: Floats,
     query: Floats,
@@ -116,12 +118,11 @@ def backward(
     key_bar: Floats,
     log_bar: Floats,
     words: int,
-    batch: int,
     sites: int,
     heads: int,
     keys: int,
 ) -> None:
-    for task in prange(batch * heads):
+    for task in range(begin, end):
         row, head = task // heads, task % heads
         total = np.zeros(keys, dtype=np.float64)
         columns = np.empty((words, keys), dtype=np.float64)

@@ -30,7 +30,8 @@ def _propagate_tokens(
     found, hits = (query.new_empty(log_transmission.shape) for _ in range(2))
     arguments = map(flat, (query, key, log_transmission, *numbers, document, found, hits))
     operations = log_transmission.numel() * work.tokens_forward(query.shape[3])
-    launch(cpu.forward, operations, *arguments, words, *query.shape)
+    batch, sites, heads, keys = query.shape
+    launch(cpu.forward, batch * heads, operations, *arguments, words, sites, heads, keys)
     return found, hits
 
 
@@ -60,7 +61,8 @@ def propagate_tokens_backward(
     bars = _empty_bars(query, log_transmission)
     arguments = map(flat, (found_bar, hits_bar, query, key, log_transmission, *numbers, document, *bars))
     operations = log_transmission.numel() * work.tokens_backward(query.shape[3])
-    launch(cpu.backward, operations, *arguments, words, *query.shape)
+    batch, sites, heads, keys = query.shape
+    launch(cpu.backward, batch * heads, operations, *arguments, words, sites, heads, keys)
     return bars
 
 

@@ -19,8 +19,6 @@ No cotangent of L is formed from w_t = psi_t / L_t, which is out of range where 
 back but computed again chunk by chunk, as in `surface_green/cpu.py`.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.simd.wide import LANES, load, load_pairs, ones, scratch, store, store_pairs, zeros
 from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
@@ -28,6 +26,8 @@ from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     source: Floats,
     potential: Floats,
     hopping: Floats,
@@ -38,7 +38,6 @@ def forward(
     last_green: Floats,
     checkpoints: Floats,
     keep: bool,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
@@ -46,7 +45,7 @@ def forward(
     """checkpoints [B, chunks, 4, H] receives Re L, Im L, Re psi, Im psi before each chunk if `keep`."""
     blocks = (chains + block - 1) // block
     chunks = (sites + CHUNK - 1) // CHUNK
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         state = scratch(4 * block)  # Re L, Im L, Re psi, Im psi
@@ -88,6 +87,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     psi_bar: Floats,
     green_bar: Floats,
     source: Floats,
@@ -101,7 +102,6 @@ def backward(
     absorption_bar: Floats,
     initial_green_bar: Floats,
     initial_psi_bar: Floats,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
@@ -109,7 +109,7 @@ def backward(
     """green_bar [B, H, 2] belongs to the last site."""
     blocks = (chains + block - 1) // block
     chunks = (sites + CHUNK - 1) // CHUNK
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         step = 4 * block

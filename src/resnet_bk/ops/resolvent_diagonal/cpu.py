@@ -19,27 +19,26 @@ a sweep to the left for E and one to the right for F. L and R are kept, in float
 difference of them; G is computed again, so that nothing that is kept shares memory with the result.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.simd.wide import LANES, load, load_pairs, ones, scratch, store, store_pairs, zeros
 
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     potential: Floats,
     hopping: Floats,
     absorption: Floats,
     diagonal: Floats,
     left: Floats,
     right: Floats,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
 ) -> None:
     blocks = (chains + block - 1) // block
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         seen = scratch(2 * block)  # L of the site before, then b^2 R of the site behind
@@ -80,6 +79,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     diagonal_bar: Floats,
     left: Floats,
     right: Floats,
@@ -90,14 +91,13 @@ def backward(
     potential_bar: Floats,
     hopping_bar: Floats,
     absorption_bar: Floats,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
 ) -> None:
     """denominators [B, T, H, 2] hands D from the first sweep to the second."""
     blocks = (chains + block - 1) // block
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         carry = scratch(2 * block)  # Lbar of this site, then Rbar

@@ -21,8 +21,6 @@ memory, and what is kept for the adjoint never shares memory with a result: grap
 a result that is kept while `view_as_real` of it is kept as well.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.simd.wide import LANES, load, load_pairs, ones, scratch, store, store_pairs, zeros
 from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
@@ -30,6 +28,8 @@ from resnet_bk.ops.sizes import SWEEP_CHUNK as CHUNK
 
 @kernel
 def forward(
+    begin: int,
+    end: int,
     potential: Floats,
     hopping: Floats,
     absorption: Floats,
@@ -37,7 +37,6 @@ def forward(
     green: Floats,
     checkpoints: Floats,
     keep: bool,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
@@ -45,7 +44,7 @@ def forward(
     """checkpoints [B, chunks, 2, H] receives L before each chunk if `keep`: real parts, then imaginary parts."""
     blocks = (chains + block - 1) // block
     chunks = (sites + CHUNK - 1) // CHUNK
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         state = scratch(2 * block)
@@ -73,6 +72,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     green_bar: Floats,
     potential: Floats,
     hopping: Floats,
@@ -82,14 +83,13 @@ def backward(
     hopping_bar: Floats,
     absorption_bar: Floats,
     initial_bar: Floats,
-    batch: int,
     sites: int,
     chains: int,
     block: int,
 ) -> None:
     blocks = (chains + block - 1) // block
     chunks = (sites + CHUNK - 1) // CHUNK
-    for task in prange(batch * blocks):
+    for task in range(begin, end):
         row, low = task // blocks, task % blocks * block
         width = min(block, chains - low)
         step = 2 * block

@@ -17,22 +17,23 @@ def _surface_green(
     potential: Tensor, hopping: Tensor, absorption: Tensor, initial: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """L [B, T, H] complex from real [B, T, H] and the complex state `initial` [B, H]; if `keep`, checkpoints."""
-    from resnet_bk.ops.kernels import channel_block, flat, launch
+    from resnet_bk.ops.kernels import channel_tasks, flat, launch
     from resnet_bk.ops.surface_green import cpu
 
     dispatch.note("surface_green", "numba")
     batch, sites, chains = potential.shape
     green, checkpoints = _empty_outputs(potential, keep)
     arguments = map(flat, (potential, hopping, absorption, initial, green, checkpoints))
+    tasks, block = channel_tasks(batch, chains)
     launch(
         cpu.forward,
+        tasks,
         work.GREEN_FORWARD * potential.numel(),
         *arguments,
         keep,
-        batch,
         sites,
         chains,
-        channel_block(batch, chains),
+        block,
     )
     return green, checkpoints
 
@@ -56,21 +57,22 @@ def surface_green_backward(
     green_bar: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor, checkpoints: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cotangents of potential, hopping, absorption and initial from the one of L."""
-    from resnet_bk.ops.kernels import channel_block, flat, launch
+    from resnet_bk.ops.kernels import channel_tasks, flat, launch
     from resnet_bk.ops.surface_green import cpu
 
     checks.kept(checkpoints)
     batch, sites, chains = hopping.shape
     bars = _empty_bars(hopping)
     arguments = map(flat, (green_bar, potential, hopping, absorption, checkpoints, *bars))
+    tasks, block = channel_tasks(batch, chains)
     launch(
         cpu.backward,
+        tasks,
         work.GREEN_BACKWARD * hopping.numel(),
         *arguments,
-        batch,
         sites,
         chains,
-        channel_block(batch, chains),
+        block,
     )
     return bars
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.ops import dispatch
+from resnet_bk.ops.sizes import VECTOR_BYTES
 
 AT_ONCE = 2**17  # numbers of dy that plain PyTorch multiplies while they are in cache
 
@@ -34,8 +35,12 @@ def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     grad, x = (tensor if tensor.dtype in bits else tensor.to(dtype) for tensor in (grad, x))
     batch, length, channels = grad.shape
     sums = grad.new_empty((channels, taps), dtype=dtype)
-    operations = MEMORY_BOUND_OPERATIONS * grad.numel()
-    launch(cpu.sums, operations, *map(flat_as_bits, (grad, x, sums)), batch, length, x.shape[1], channels, taps)
+    tasks, operations = (
+        -(-channels // (cpu.BLOCK * VECTOR_BYTES // sums.itemsize)),
+        MEMORY_BOUND_OPERATIONS * grad.numel(),
+    )
+    arguments = map(flat_as_bits, (grad, x, sums))
+    launch(cpu.sums, tasks, operations, *arguments, batch, length, x.shape[1], channels, taps)
     return sums
 
 

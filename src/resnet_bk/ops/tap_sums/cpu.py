@@ -7,8 +7,6 @@ A task has BLOCK vectors of channels, in bfloat16 a cache line. PIECE tokens are
 taps at a time in registers, and pieces in float64.
 """
 
-from numba import prange
-
 from resnet_bk.ops.kernels import Array, Floats, kernel
 from resnet_bk.ops.simd import lanes, load_as, scratch, store, wide, zeros
 
@@ -17,12 +15,23 @@ PIECE = 64
 
 
 @kernel
-def sums(grad: Array, x: Array, out: Floats, batch: int, length: int, inputs: int, channels: int, taps: int) -> None:
+def sums(
+    begin: int,
+    end: int,
+    grad: Array,
+    x: Array,
+    out: Floats,
+    batch: int,
+    length: int,
+    inputs: int,
+    channels: int,
+    taps: int,
+) -> None:
     """out [C, K]; `inputs` is the number of tokens of x."""
     width = lanes(out)
     block = BLOCK * width
     in_front = 0 if inputs > length else taps - 1  # zeros that x does not have
-    for task in prange((channels + block - 1) // block):
+    for task in range(begin, end):
         first = task * block
         total, part = wide.scratch(taps * block), scratch(out, taps * block)
         total.fill(0)

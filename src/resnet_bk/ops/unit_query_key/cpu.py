@@ -14,13 +14,12 @@ and y = u without a bias. From dr = -r^3 (x . dx) one has du = r (dx - u (u . dx
     xbar = r (wbar - u (u . wbar)),    u . wbar = r s (x . ybar - a (r x . x + x . c))
 
 The scalar products are summed in float64: where u and c nearly cancel, w . w is a small difference. No two products of
-vectors are added to each other: which of them is fused with the sum would be the compiler's choice, and not the same
-for one thread and for several.
+vectors are added to each other: which of them is fused with the sum would be the compiler's choice, which may change
+with its version.
 """
 
 from math import sqrt
 
-from numba import prange
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Array, Floats, kernel
@@ -43,10 +42,19 @@ def _dot(total: Floats, like: Floats, a: Floats, b: Floats) -> Floats:
 
 @kernel
 def forward(
-    x: Array, bias: Floats, query: Floats, key: Floats, tokens: int, stride: int, heads: int, keys: int
+    begin: int,
+    end: int,
+    x: Array,
+    bias: Floats,
+    query: Floats,
+    key: Floats,
+    tokens: int,
+    stride: int,
+    heads: int,
+    keys: int,
 ) -> None:
     width = lanes(query)
-    for task in prange((tokens + TOKENS - 1) // TOKENS):
+    for task in range(begin, end):
         factors = scratch(query, 2)
         for t in range(task * TOKENS, min((task + 1) * TOKENS, tokens)):
             for part in range(2 * heads):
@@ -68,6 +76,8 @@ def forward(
 
 @kernel
 def backward(
+    begin: int,
+    end: int,
     query_bar: Floats,
     key_bar: Floats,
     x: Array,
@@ -82,7 +92,7 @@ def backward(
     """x_bar is [N, 2 H K] in the precision of x; bias_bar [tasks, 2, H, K] has the sums of a task's tokens."""
     width = lanes(query_bar)
     padded = (keys + width - 1) // width * width
-    for task in prange((tokens + TOKENS - 1) // TOKENS):
+    for task in range(begin, end):
         factors, total = scratch(query_bar, 4), scratch(query_bar, 2 * heads * padded)
         total.fill(0)
         for t in range(task * TOKENS, min((task + 1) * TOKENS, tokens)):

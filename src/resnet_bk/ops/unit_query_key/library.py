@@ -32,7 +32,8 @@ def unit_query_key(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     query, key = _empty_outputs(x, bias)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (rows, bias, query, key))
-    launch(cpu.forward, MEMORY_BOUND_OPERATIONS * x.numel(), *arguments, batch * length, stride, heads, keys)
+    tasks, operations = -(-batch * length // TASK_TOKENS), MEMORY_BOUND_OPERATIONS * x.numel()
+    launch(cpu.forward, tasks, operations, *arguments, batch * length, stride, heads, keys)
     return query, key
 
 
@@ -54,10 +55,11 @@ def unit_query_key_backward(query_bar: Tensor, key_bar: Tensor, x: Tensor, bias:
 
     batch, length, _, heads, keys = x.shape
     x_bar = x.new_empty(x.shape)
-    partial = bias.new_empty((batch * length + TASK_TOKENS - 1) // TASK_TOKENS, *bias.shape)
+    tasks, operations = -(-batch * length // TASK_TOKENS), MEMORY_BOUND_OPERATIONS * x.numel()
+    partial = bias.new_empty(tasks, *bias.shape)
     rows, stride = _rows(x)
     arguments = map(flat_as_bits, (query_bar, key_bar, rows, bias, x_bar, partial))
-    launch(cpu.backward, MEMORY_BOUND_OPERATIONS * x.numel(), *arguments, batch * length, stride, heads, keys)
+    launch(cpu.backward, tasks, operations, *arguments, batch * length, stride, heads, keys)
     return x_bar, partial.sum(0)
 
 
