@@ -34,3 +34,10 @@ def test_freed_memory_is_kept_on_glibc_only():
 def test_nothing_heavy_is_imported():
     code = "import sys, resnet_bk.process, resnet_bk.cli; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_reports_of_finished_runs_need_no_pytorch():
+    """Which takes five seconds to import."""
+    modules = ", ".join(f"resnet_bk.bench.{name}" for name in ("compare", "publish", "report", "table"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

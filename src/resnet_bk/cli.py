@@ -200,11 +200,11 @@ def lengths(
     as_json: Json = False,
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
+    from resnet_bk.bench.console import standard_output
     from resnet_bk.bench.lengths import FILE, length_profiles, parse_windows
     from resnet_bk.bench.lengths_table import lengths_table
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
-    from resnet_bk.bench.runner import standard_output
 
     sizes = parse_windows(windows)
     if out is not None:
@@ -234,11 +234,11 @@ def repeats(
     as_json: Json = False,
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
+    from resnet_bk.bench.console import standard_output
     from resnet_bk.bench.repeats import FILE, repeat_losses
     from resnet_bk.bench.repeats_table import repeats_table
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
-    from resnet_bk.bench.runner import standard_output
 
     if out is not None:
         check_new(out, FILE)  # before the work
@@ -373,7 +373,7 @@ def audit(
 ) -> None:
     """Does a model see the answer? Exit code 1 if a logit depends on a later token."""
     from resnet_bk.bench.audit.command import AuditOptions, run_audit
-    from resnet_bk.bench.runner import standard_output
+    from resnet_bk.bench.console import standard_output
 
     options = AuditOptions(full=full, lengths=lengths, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
     found = run_audit(model, options, protocol, settings or ())
@@ -397,9 +397,10 @@ def ngrams(
     as_json: Json = False,
 ) -> None:
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
-    from resnet_bk.bench.ngrams import check_ngrams, ngram_baselines, ngram_table, parse_orders, write_ngrams
+    from resnet_bk.bench.console import standard_output
+    from resnet_bk.bench.ngrams import check_ngrams, ngram_baselines, parse_orders, write_ngrams
+    from resnet_bk.bench.ngrams_table import ngram_table
     from resnet_bk.bench.protocol import load_protocol
-    from resnet_bk.bench.runner import standard_output
 
     lengths = parse_orders(orders)
     if out is not None:
@@ -421,7 +422,7 @@ def compare(
 ) -> None:
     """Finished benchmarks side by side: data, perplexity, time, FLOPs (WikiText-2 and WikiText-103, for example)."""
     from resnet_bk.bench.compare import compare_results, comparison_table
-    from resnet_bk.bench.runner import standard_output
+    from resnet_bk.bench.console import standard_output
 
     compared = compare_results(outs)
     if as_json:
@@ -434,8 +435,9 @@ def compare(
 @plain_errors
 def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="That bench wrote, or its results.json.")]) -> None:
     """Write report.html and the plots again from results.json."""
+    from resnet_bk.bench.console import standard_output
+    from resnet_bk.bench.publish import publish
     from resnet_bk.bench.run_folder import read_results
-    from resnet_bk.bench.runner import publish, standard_output
 
     folder = out.parent if out.name == "results.json" else out
     publish(read_results(folder / "results.json"), folder, standard_output())
@@ -450,7 +452,7 @@ def _print_json(found: dict[str, Any]) -> None:
 
 def _print_all(parts: Sequence[Any]) -> None:
     """Lines of text and tables."""
-    from resnet_bk.bench.runner import standard_output
+    from resnet_bk.bench.console import standard_output
 
     console = standard_output()
     for part in parts:

@@ -7,6 +7,7 @@ import pytest
 
 import resnet_bk
 from resnet_bk.bench import environment as module
+from resnet_bk.ops import amx, dispatch
 
 
 def test_environment_is_json_and_complete():
@@ -19,15 +20,15 @@ def test_environment_is_json_and_complete():
 
 
 def test_instructions_that_kernels_choose_by(monkeypatch):
-    monkeypatch.setattr(module, "cpu_has", lambda feature: feature == "avx512f")
-    monkeypatch.setattr(module, "has_amx", lambda: False)
+    monkeypatch.setattr(dispatch, "cpu_has", lambda feature: feature == "avx512f")
+    monkeypatch.setattr(amx, "has_amx", lambda: False)
     assert module.environment()["kernel_instructions"] == "AVX-512"
-    monkeypatch.setattr(module, "has_amx", lambda: True)
+    monkeypatch.setattr(amx, "has_amx", lambda: True)
     assert module.environment()["kernel_instructions"] == "AVX-512, AMX"
-    monkeypatch.setattr(module, "cpu_has", lambda feature: False)
-    monkeypatch.setattr(module, "has_amx", lambda: False)
+    monkeypatch.setattr(dispatch, "cpu_has", lambda feature: False)
+    monkeypatch.setattr(amx, "has_amx", lambda: False)
     for there, name in ((True, "AVX2"), (False, "neither AVX2 nor AVX-512")):
-        monkeypatch.setattr(module, "has_avx2", lambda there=there: there)
+        monkeypatch.setattr(dispatch, "has_avx2", lambda there=there: there)
         assert module.environment()["kernel_instructions"] == name
 
 

@@ -13,14 +13,8 @@ from resnet_bk.bench import ngrams as ngrams_module
 from resnet_bk.bench.data import open_corpus, prepare
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.kneser_ney import kneser_ney
-from resnet_bk.bench.ngrams import (
-    describe_ngrams,
-    ngram_baselines,
-    ngram_table,
-    parse_orders,
-    read_ngrams,
-    write_ngrams,
-)
+from resnet_bk.bench.ngrams import ngram_baselines, parse_orders, read_ngrams, write_ngrams
+from resnet_bk.bench.ngrams_table import describe_ngrams, ngram_table
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run_folder import locked
 from tests.bench.tiny_bench import settings, write_text

@@ -5,8 +5,9 @@ import io
 import pytest
 from rich.console import Console
 
+from resnet_bk.figures import clock
 from resnet_bk.training import progress
-from resnet_bk.training.progress import Bar, Lines, clock, counter, training_progress
+from resnet_bk.training.progress import Bar, Lines, counter, training_progress
 
 
 @pytest.fixture

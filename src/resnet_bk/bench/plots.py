@@ -37,7 +37,6 @@ from resnet_bk.bench.plot_style import (
 )
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import ModelSummary, summarize
-from resnet_bk.layers.sparse import target_share
 
 LEFT_OUT = ("leaks", "diverged")  # states of models that have no curve
 MAX_POINTS = 300  # a line of the plot; more cannot be told apart at this width
@@ -153,6 +152,8 @@ def _kept_target(run: Any) -> list[tuple[float, float]]:
     if shares is None:
         return []
     gated = [share for share in shares if share < 1] if isinstance(shares, list | tuple) else [shares]
+    from resnet_bk.layers.sparse import target_share  # here, for it brings PyTorch with it
+
     schedule, steps = config["sparsity_schedule"], run.log[-1].step if run.log else 0
     places = sorted({0.0, schedule, 1.0})
     return [(place * steps, fmean(target_share(share, place, schedule) for share in gated)) for place in places]

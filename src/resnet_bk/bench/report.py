@@ -20,7 +20,7 @@ from resnet_bk.bench.plots import Plot, draw_plots
 from resnet_bk.bench.protocol import TRAINED, ModelEntry
 from resnet_bk.bench.results_schema import Results, parse_results
 from resnet_bk.bench.statistics import ModelSummary, ranked, summarize
-from resnet_bk.training import perplexity
+from resnet_bk.figures import perplexity
 
 PLOT_NAMES = (
     "loss-steps",

@@ -6,7 +6,7 @@ broken one is resumed from its checkpoint.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 import transformers
 from rich.console import Console
 
+from resnet_bk.bench.console import speaker, standard_output
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
@@ -23,9 +24,10 @@ from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.later import add_test, add_views
 from resnet_bk.bench.model_check import check_model
 from resnet_bk.bench.ngrams import FILE as NGRAMS
-from resnet_bk.bench.ngrams import describe_ngrams, read_ngrams
+from resnet_bk.bench.ngrams import read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
+from resnet_bk.bench.publish import publish
 from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
     WRITTEN,
@@ -208,19 +210,6 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
     } | ({} if baselines is None else {"ngrams": baselines})
 
 
-def publish(results: dict[str, Any], out: Path, console: Console) -> None:
-    """The table on the terminal, the report beside results.json."""
-    # matplotlib takes a second to import: not before it is needed.
-    from resnet_bk.bench.report import write_report
-    from resnet_bk.bench.table import results_table
-
-    page = write_report(results, out)
-    console.print(results_table(results))
-    if results.get("ngrams"):
-        console.print(describe_ngrams(results["ngrams"]), highlight=False)
-    console.print(f"report: {page}", soft_wrap=True, highlight=False, markup=False)
-
-
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Same numbers in every run of the same command on the same machine. Operators of the GPU that have no
@@ -237,14 +226,3 @@ def deterministic() -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         fill.fill_uninitialized_memory = filled
-
-
-def standard_output() -> Console:
-    """Wide enough for the table where nobody says how wide."""
-    console = Console()
-    return console if console.is_terminal else Console(width=120)
-
-
-def speaker(console: Console) -> Callable[[str], None]:
-    """Prints lines as they are: never wrapped, no markup."""
-    return lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False)

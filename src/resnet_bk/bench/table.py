@@ -9,7 +9,7 @@ from rich.text import Text
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import ModelSummary, Spread, ranked, summarize
-from resnet_bk.training.progress import clock
+from resnet_bk.figures import clock
 
 
 def results_table(results: dict[str, Any]) -> Table:

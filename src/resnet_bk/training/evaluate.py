@@ -3,7 +3,6 @@
 Shape legend: B batch, T tokens, V vocabulary.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,16 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.figures import perplexity
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 from resnet_bk.training.loss import Head, autocast_to, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
-
-
-def perplexity(loss: float) -> float:
-    """exp of a loss in nats a token; infinite where a float cannot hold it, NaN of NaN."""
-    if math.isnan(loss):
-        return math.nan
-    return math.exp(loss) if loss < 709 else math.inf
 
 
 @dataclass(frozen=True)

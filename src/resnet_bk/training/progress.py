@@ -9,6 +9,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resnet_bk.figures import clock
+
 LINE_SECONDS = 10.0  # between two plain lines
 
 
@@ -22,13 +24,6 @@ class TrainingProgress(Protocol):
     def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
         """After each step; loss and speed are those of the last log line, seconds the time of training when the clock
         was last read."""
-
-
-def clock(seconds: float) -> str:
-    """7 -> 0:07, 3607 -> 1:00:07"""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def describe(loss: float | None, tokens_per_second: float | None) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
+from resnet_bk.bench.console import speaker, standard_output
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
 from resnet_bk.bench.json_files import write_json
@@ -37,7 +38,7 @@ from resnet_bk.bench.run_folder import (
     locked,
 )
 from resnet_bk.bench.run_result import config_dict
-from resnet_bk.bench.runner import deterministic, speaker, standard_output
+from resnet_bk.bench.runner import deterministic
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.training import NonFiniteLossError, RunSpec, train, training_device
