@@ -15,6 +15,8 @@ from benchmarks.gate import Check, compare, relative_error
 from benchmarks.memory import died, peaks
 from benchmarks.row import OURS, Row, Table, Target, comparison
 from resnet_bk.ops import linear_cross_entropy
+from resnet_bk.ops.dispatch import cpu_multiplies
+from resnet_bk.ops.precision import HALF
 
 CASE = "head"
 SHAPE, QUICK_SHAPE = (2048, 64, 30_000), (64, 16, 300)
@@ -33,6 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 DTYPES = (torch.float32, torch.bfloat16)
 TARGETS = {torch.float32: 4.0, torch.bfloat16: 2.0}
 TRUTH_CHUNK = 256
+NOT_ROUNDED = "ours multiplies in float32: PyTorch has no fast matmuls of this precision on this processor"
 Loss = Callable[..., Tensor]
 
 
@@ -86,6 +89,7 @@ def rows(quick: bool) -> Iterator[Row]:
     names = list(losses())
     missing = () if TORCH in names else (f"this PyTorch ({torch.__version__}) has no {TORCH}",)
     for dtype in DTYPES:
+        notes = missing if dtype not in HALF or cpu_multiplies(dtype) else (*missing, NOT_ROUNDED)
         for with_bias in (False, True):
             title = (
                 f"N={shape[0]:,}, D={shape[1]}, V={shape[2]:,}, {short(dtype)}, {'with' if with_bias else 'no'} bias"
@@ -98,7 +102,7 @@ def rows(quick: bool) -> Iterator[Row]:
                 seconds=seconds,
                 most_rounds=most,
                 targets={TORCH: TARGETS[dtype]},
-                notes=missing,
+                notes=notes,
             )
     yield memory(shape, [name for name in names if not quick or name in (OURS, UNFUSED)])
 

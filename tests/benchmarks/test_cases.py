@@ -29,6 +29,7 @@ from benchmarks.cases import (
 )
 from benchmarks.memory import peaks
 from benchmarks.row import OURS
+from resnet_bk.ops import dispatch
 from resnet_bk.training import causal_lm_loss
 
 pytestmark = pytest.mark.sweep
@@ -79,6 +80,8 @@ def test_head_is_compared_with_every_mode(found):
         assert set(row.ratios) == {head.UNFUSED, *(fused if there else ())}
         assert any("has no" in note for note in row.notes) is not there
     assert [line[:2] for line in memory.table.rows[:2]] == [(OURS, "float32"), (head.UNFUSED, "float32")]
+    slow = not dispatch.cpu_multiplies(torch.bfloat16)
+    assert [head.NOT_ROUNDED in row.notes for row in timed] == [False, False, slow, slow]
 
 
 @pytest.mark.parametrize("case", ["attention", "modulus"])
