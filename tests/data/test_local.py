@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet_bk.data import load_corpus
+from resnet_bk.data.corpus import SPLITS, split_of
 from resnet_bk.data.local import split_name
 from tests.data.conftest import make_documents, write_parquet, write_splits
 
@@ -133,8 +134,18 @@ def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> Non
     path.write_text("oneword")
     corpus = load_corpus(path)
     assert list(corpus.documents("train")) == ["oneword"]
-    with pytest.raises(ValueError, match=r"split 'validation' of 'one\.txt' holds no text"):
+    with pytest.raises(ValueError, match=r"split 'validation' of 'one\.txt' holds no text \(too little text to divide"):
         list(corpus.documents("validation"))
+
+
+def test_copies_of_one_document_leave_splits_empty(tmp_path: Path) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}.txt").write_text("the same again")
+    corpus = load_corpus(tmp_path)
+    assert list(corpus.documents(split_of("the same again"))) == ["the same again"] * 50
+    for split in {*SPLITS} - {split_of("the same again")}:
+        with pytest.raises(ValueError, match=r"holds no text \(too little text to .*; copies of one document stay in"):
+            list(corpus.documents(split))
 
 
 @pytest.mark.parametrize("folder", ["", "data"])
