@@ -35,7 +35,7 @@ MODES: dict[str, dict[str, Any]] = {
 DTYPES = (torch.float32, torch.bfloat16)
 TARGETS = {torch.float32: 4.0, torch.bfloat16: 2.0}
 TRUTH_CHUNK = 256
-NOT_ROUNDED = "ours multiplies in float32: PyTorch has no fast matmuls of this precision on this processor"
+NOT_ROUNDED = "ours multiplies in float32: matmuls of this precision are slow in PyTorch on this processor"
 Loss = Callable[..., Tensor]
 
 

@@ -162,7 +162,7 @@ def test_heads_in_groups(chains, erase):
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")
 def test_threads_do_not_change_a_bit_of_what_is_erased():
     """`test_threads.py` has the rule that adds."""
-    tensors = with_gradients(drawn(40, batch=1, chains=5, dtype=torch.float32, erase=True))
+    tensors = with_gradients(drawn(40, batch=1, chains=40, dtype=torch.float32, erase=True))
 
     def compute():
         outputs = run(tensors, "numba")

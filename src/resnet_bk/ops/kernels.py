@@ -27,8 +27,8 @@ _SHARED = sorted(
 )
 _DIGEST = blake2b(b"".join(path.read_bytes() for path in _SHARED), digest_size=6).hexdigest()
 
-# Floating-point operations that a thread does in the time that it takes to wake it, 0.1 ms.
-PER_THREAD = 10_000_000
+# Floating-point operations that are worth a thread: they take it 0.1 to 0.6 ms, as kernels are; to wake it takes 0.1.
+PER_THREAD = 5_000_000
 # As many as one thread does in the time in which a number comes from memory and a result goes there: what a kernel that
 # hardly computes counts of each number.
 MEMORY_BOUND_OPERATIONS = 40

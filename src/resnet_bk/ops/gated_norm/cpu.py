@@ -94,7 +94,7 @@ def backward(
                 part, bar = load(y, place, count), load_as(output_bar, place, count, y)
                 unit, n_bar = by_r * part, bar * _passing(gate, place, count, ones)
                 w = load(weight, i, count)
-                # Of two products in a sum the fused one is named: the compiler's choice may change with its version.
+                # Says which product is fused with the sum: the compiler's choice may change with its version.
                 store(y_bar, place, count, by_r * multiply_add(by_y, part, w * n_bar))
                 store(sums, i, width, load(sums, i, width) + n_bar * unit)
                 if gate.size > 0:

@@ -65,9 +65,10 @@ def normalizers(
     grad_input = rows.new_empty(rows.shape if with_gradients else (0,))
     grad_weight = rows.new_zeros(words.shape if with_parameters else (0,))
     grad_bias = rows.new_zeros(padded_words if with_parameters and bias is not None else 0)
-    operands: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...] = ()
     if matmul_dtype == torch.float32:
-        kernels, of_rows, operands = cpu, rows, (words.float(),)
+        kernels, of_rows, weights = cpu, rows, (words.float(),)
         room = rows.new_empty(padded_words * chunk)
     else:
         kernels, of_rows, rounded = cpu_amx if on_amx else cpu_bfloat16, _pairs(rows), words.to(torch.bfloat16)
@@ -76,26 +77,27 @@ def normalizers(
         else:
             summed = rounded.view(-1, 2, columns).transpose(1, 2).contiguous()
         # Tokens that fill up a chunk have scale 0, whatever their label.
-        operands = (_pairs(rounded), _pairs(summed), _padded(label, chunk))
+        weights, labels = (_pairs(rounded), _pairs(summed)), (_padded(label, chunk),)
         room = rows.new_empty(padded_words * chunk // 2, dtype=torch.int32)
-    transposed = of_rows.view(-1, chunk, of_rows.shape[1]).transpose(1, 2).contiguous()
+    transposed = of_rows.new_empty(of_rows.shape[1], chunk)
 
     maxima, totals = rows.new_empty(2, padded_tokens)
     block_largest, block_total, factor = (flat(rows.new_empty(blocks * chunk)) for _ in range(3))
     partial = flat(rows.new_empty(blocks * columns * chunk if with_gradients else 0))
-    # From here on nothing but kernels writes, one after the other.
-    read = (*map(flat, (transposed, *operands, offsets, room)), block_largest, block_total, partial)
+    read = (*map(flat, (offsets, room)), block_largest, block_total, partial)
     between = (*map(flat, (maxima, totals, scale, _padded(extra, chunk))), block_largest, block_total, factor)
     written = (flat(rows), factor, partial, *map(flat, (room, grad_input, grad_weight, grad_bias)))
     sizes = (*((chunk,) if on_amx else ()), columns, padded_words)
-    of_product = 2 * chunk * padded_words * columns
+    operations = 2 * (1 + with_gradients) * chunk * padded_words * columns
     for first in range(0, padded_tokens, chunk):
-        launch(kernels.first_walk, blocks, (1 + with_gradients) * of_product, first, *read, *sizes, with_gradients)
+        transposed.copy_(of_rows[first : first + chunk].T)
+        of_chunk = map(flat, (transposed, *weights, *(part[first : first + chunk] for part in labels)))
+        launch(kernels.first_walk, blocks, operations, *of_chunk, *read, *sizes, with_gradients)
         launch(cpu.combine, chunk // LANES, MEMORY_BOUND_OPERATIONS * blocks * chunk, first, *between, blocks, chunk)
         if with_gradients:
             # Shared out as before: what a thread left in its cache is of its own blocks.
             options = (with_parameters, bias is not None)
-            launch(kernels.second_walk, blocks, of_product, first, *written, *sizes, *options)
+            launch(kernels.second_walk, blocks, operations, first, *written, *sizes, *options)
     normalizer = (totals.log() + maxima)[:tokens]
     if with_gradients:
         grad_input = grad_input[:tokens, :width].contiguous()

@@ -63,7 +63,6 @@ def _scaled_input(x: Floats, factor: Floats, scaled: Floats, first: int, block: 
 def first_walk(
     begin: int,
     end: int,
-    first: int,
     transposed: Floats,
     weight: Floats,
     bias: Floats,
@@ -75,10 +74,10 @@ def first_walk(
     vocabulary: int,
     with_gradients: bool,
 ) -> None:
-    """E, m_k, s_k and, with gradients, (dx)_k of blocks of words, for the chunk of tokens from `first` on.
+    """E, m_k, s_k and, with gradients, (dx)_k of a chunk; a task is a block of words.
 
     Args:
-        transposed: [N / C, D, C], x chunk by chunk, D a multiple of a vector.
+        transposed: [D, C], x of the chunk, D a multiple of a vector.
         weight: [V, D], V a multiple of TILE_ROWS.
         bias: [V]; zeros where there is none.
         exponentials: E^T [V, C]; block_largest, block_total: [K, C]; partial: (dx)_k^T, [K, D, C].
@@ -89,8 +88,8 @@ def first_walk(
         words = min(BLOCK, vocabulary - low)
         for v in range(low, low + words, TILE_ROWS):
             for c in range(0, TOKENS, WIDEST * wide):
-                at, row, column = v * TOKENS + c, v * width, first * width + c
-                logits_tile(exponentials, at, TOKENS, bias, v, weight, row, width, 1, transposed, column, TOKENS, width)
+                at, row = v * TOKENS + c, v * width
+                logits_tile(exponentials, at, TOKENS, bias, v, weight, row, width, 1, transposed, c, TOKENS, width)
         for c in range(0, TOKENS, wide):
             m = largest_of_rows(exponentials, low * TOKENS + c, words, TOKENS)
             s, odd = zeros(bias), zeros(bias)
@@ -171,8 +170,13 @@ def second_walk(
     with_parameters: bool,
     with_bias: bool,
 ) -> None:
-    """Gradients: for each task a share of the columns of d x [N, D], which is written, and a block of words of d W
-    [V, D] and d b [V], which are added to. `x` is [N, D]."""
+    """The gradients of the chunk of tokens from `first` on; a task is a block of words and a share of dx's columns.
+
+    Args:
+        x: [N, D].
+        factor: f_k, [K, C]; partial, exponentials: as the first walk left them.
+        grad_input: [N, D], written; grad_weight: [V, D], grad_bias: [V], added to.
+    """
     wide = lanes(x)
     blocks = (vocabulary + BLOCK - 1) // BLOCK
     for block in range(begin, end):

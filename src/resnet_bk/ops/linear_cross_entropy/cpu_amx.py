@@ -34,7 +34,6 @@ from resnet_bk.ops.sizes import SQUARE
 def first_walk(
     begin: int,
     end: int,
-    first: int,
     transposed: Integers,
     weight: Integers,
     weight_columns: Integers,
@@ -68,13 +67,13 @@ def first_walk(
                 for c in range(0, chunk, lanes(bias)):
                     store(logits, r * chunk + c, ALL_LANES, b)
             for c in range(0, chunk, SQUARE):
-                at, row, column = v * chunk + c, (low + v) * half, first * half + c
-                squares_onto(logits, at, chunk, weight, row, half, transposed, column, chunk, half)
+                at, row = v * chunk + c, (low + v) * half
+                squares_onto(logits, at, chunk, weight, row, half, transposed, c, chunk, half)
         store_exponentials(
             logits, exponentials, joined, block_largest, block_total, block, words, chunk, with_gradients
         )
         if with_gradients:
-            leave_out_labels(label, exponentials, joined, first, block, words, chunk)
+            leave_out_labels(label, exponentials, joined, block, words, chunk)
             for d in range(0, width, SQUARE):
                 row = (block * width + d) * (BLOCK // 2)
                 for c in range(0, chunk, SQUARE):

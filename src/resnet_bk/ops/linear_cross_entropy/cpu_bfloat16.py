@@ -24,7 +24,6 @@ PAIRS = TOKENS // 2
 def first_walk(
     begin: int,
     end: int,
-    first: int,
     transposed: Integers,
     weight: Integers,
     weight_pairs: Integers,
@@ -41,10 +40,10 @@ def first_walk(
     """`cpu.first_walk` with operands in bfloat16, and without the label's share of the gradients.
 
     Args:
-        transposed: [N / C, D / 2, C], x chunk by chunk, rounded, pairs along D.
+        transposed: [D / 2, C], x of the chunk, rounded, pairs along D.
         weight: [V, D / 2], pairs along D.
         weight_pairs: [V / 2, D], pairs along V.
-        label: [N], the word whose share is left out.
+        label: [C], the words whose share is left out.
         exponentials: E^T [V, C / 2], pairs along C.
     """
     half = width // 2
@@ -54,13 +53,13 @@ def first_walk(
         logits = scratch(bias, words * TOKENS)
         joined = scratch(bias, words * PAIRS).view(np.int32)
         for v in range(0, words, TILE_ROWS):
-            at, row, column = v * TOKENS, (low + v) * half, first * half
-            tile_from(logits, at, TOKENS, bias, low + v, weight, row, half, 1, transposed, column, TOKENS, half)
+            at, row = v * TOKENS, (low + v) * half
+            tile_from(logits, at, TOKENS, bias, low + v, weight, row, half, 1, transposed, 0, TOKENS, half)
         store_exponentials(
             logits, exponentials, joined, block_largest, block_total, block, words, TOKENS, with_gradients
         )
         if with_gradients:
-            leave_out_labels(label, exponentials, joined, first, block, words, TOKENS)
+            leave_out_labels(label, exponentials, joined, block, words, TOKENS)
             for d in range(0, width, TILE_ROWS):
                 at, start = (block * width + d) * TOKENS, low // 2 * width + d
                 tile_zero(partial, at, TOKENS, bias, 0, weight_pairs, start, 1, width, joined, 0, TOKENS, words // 2)

@@ -59,11 +59,11 @@ def store_exponentials(
 
 @register_jitable
 def leave_out_labels(
-    label: Integers, exponentials: Integers, joined: Integers, first: int, block: int, words: int, chunk: int
+    label: Integers, exponentials: Integers, joined: Integers, block: int, words: int, chunk: int
 ) -> None:
     """Zero for the labels of the chunk in what `store_exponentials` wrote."""
     for c in range(chunk):
-        v = label[first + c] - block * BLOCK
+        v = label[c] - block * BLOCK
         if v >= 0 and v < words:
             _clear_half(exponentials, (block * BLOCK + v) * (chunk // 2) + c // 2, c % 2)
             _clear_half(joined, v // 2 * chunk + c, v % 2)

@@ -35,10 +35,8 @@ def _compiled(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     grad, x = (tensor if tensor.dtype in bits else tensor.to(dtype) for tensor in (grad, x))
     batch, length, channels = grad.shape
     sums = grad.new_empty((channels, taps), dtype=dtype)
-    tasks, operations = (
-        -(-channels // (cpu.BLOCK * VECTOR_BYTES // sums.itemsize)),
-        MEMORY_BOUND_OPERATIONS * grad.numel(),
-    )
+    tasks = -(-channels // (cpu.BLOCK * VECTOR_BYTES // sums.itemsize))
+    operations = MEMORY_BOUND_OPERATIONS * grad.numel()
     arguments = map(flat_as_bits, (grad, x, sums))
     launch(cpu.sums, tasks, operations, *arguments, batch, length, x.shape[1], channels, taps)
     return sums
