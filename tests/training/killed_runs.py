@@ -1,9 +1,12 @@
-"""Started by test_checkpoint: trains each case in a child process that kills itself with SIGKILL.
+"""Started by test_checkpoint: trains each case in child processes that kill themselves with SIGKILL, the second of
+which goes on where the first was killed.
 
-Arguments: folder. One process pays for the imports; children are forked before any thread has started.
+Arguments: folder. One process pays for the imports; children are forked before any thread has started. What each of
+them leaves of checkpoints is written to `left.json`.
 """
 
 import gc
+import json
 import os
 import signal
 import sys
@@ -46,6 +49,9 @@ def die_while_saving() -> None:
     checkpoint.Accelerator.save_state = half
 
 
+MOMENTS = ("saving", "step")
+
+
 def child(folder: Path, name: str, moment: str) -> None:
     if moment == "saving":
         die_while_saving()
@@ -57,12 +63,16 @@ def child(folder: Path, name: str, moment: str) -> None:
 if __name__ == "__main__":
     surface_green(*(torch.ones(1, 2, 3) for _ in range(3)), backend="numba")  # or every child would start numba anew
     gc.freeze()  # or a collection in a child copies every page that holds an object
+    left: dict[str, list[list[str]]] = {name: [] for name in CASES}
     for name in CASES:
-        for moment in ("step", "saving"):
+        folder = Path(sys.argv[1]) / name
+        for moment in MOMENTS:
             pid = os.fork()
             if pid == 0:
-                child(Path(sys.argv[1]) / f"{name}-{moment}", name, moment)
+                child(folder, name, moment)
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
             if not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL):
-                sys.exit(f"{name}-{moment} was not killed: {status}")
+                sys.exit(f"{name} was not killed, {moment}: {status}")
+            left[name].append(sorted(path.name for path in (folder / "checkpoint").iterdir()))
+    (Path(sys.argv[1]) / "left.json").write_text(json.dumps(left))

@@ -1,10 +1,10 @@
-"""A run that was killed ends, resumed, with bitwise the weights and losses of one that was not."""
+"""A run that was killed twice ends, resumed, with bitwise the weights and losses of one that was not."""
 
 import dataclasses
-import functools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,35 +35,27 @@ def losses(log):
     return [(line["step"], line["loss"], line["grad_norm"]) for line in log]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The model and the result of a case that nothing stopped."""
-
-    @functools.cache
-    def of(name):
-        build, settings = CASES[name]
-        whole = build()
-        return whole, train(whole, Tokens(), SPEC(settings), tmp_path_factory.mktemp(name))
-
-    return of
+def uninterrupted(name, folder):
+    """The model and the result of a case that nothing stopped, and that saves its last step alone."""
+    build, settings = CASES[name]
+    whole = build()
+    return whole, train(whole, Tokens(), dataclasses.replace(SPEC(settings), checkpoint_seconds=1e9), folder)
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("moment", ["step", "saving"])
-def test_resumed_equals_uninterrupted(killed, uninterrupted, name, moment):
+def test_resumed_equals_uninterrupted(killed, name, tmp_path):
+    """Killed while it saved the fourth checkpoint, and once more in the middle of the eighth step."""
     build, settings = CASES[name]
-    folder = killed / f"{name}-{moment}"
-    before = [path.name for path in sorted((folder / "checkpoint").iterdir())]
-    if moment == "saving":
-        assert before == [".unfinished", "step-000000003"]
-    else:
-        assert before == ["step-000000007"]
+    folder = killed / name
+    left = json.loads((killed / "left.json").read_text())[name]
+    assert left == [[".unfinished", "step-000000003"], ["step-000000007"]]
 
     resumed = build()
     result = train(resumed, Tokens(), SPEC(settings), folder)
-    whole, expected = uninterrupted(name)
+    whole, expected = uninterrupted(name, tmp_path)
 
-    assert result.resumed_from == (3 if moment == "saving" else 7)
+    assert result.resumed_from == 7
+    assert [call["from_step"] for call in result.calls] == [0, 3, 7]
     assert equal_weights(resumed, whole)
     assert losses(result.log) == losses(expected.log)
     assert result.epoch_losses == expected.epoch_losses
@@ -89,50 +81,59 @@ def test_calls_that_trained_are_told_apart(tmp_path):
     assert train(build(), Tokens(), saving, tmp_path, about={"name": "late"}).calls == result.calls
 
 
-def test_a_checkpoint_of_another_version(tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
     build, settings = CASES["gpt2"]
-    train(build(), Tokens(), SPEC(settings), tmp_path)
-    (file,) = (tmp_path / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
+    train(build(), Tokens(), SPEC(settings), folder)
+    return folder
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """The folder of a run of gpt2 that is done, of which this test may change what it likes."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_version(finished):
+    build, settings = CASES["gpt2"]
+    (file,) = (finished / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
     saved = torch.load(file, weights_only=False)
     del saved["tokens"]
     torch.save(saved, file)
     with pytest.raises(ValueError, match=r"cannot be read .*another version of resnet_bk and lacks tokens.*; remove"):
-        train(build(), Tokens(), SPEC(settings), tmp_path)
+        train(build(), Tokens(), SPEC(settings), finished)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [("learning_rate", 0.5), ("steps", 6), ("betas", (0.5, 0.5)), ("dtype", "bfloat16"), ("optimizer", "muon")],
 )
-def test_a_checkpoint_of_other_settings(name, value, tmp_path):
+def test_a_checkpoint_of_other_settings(name, value, finished):
     build, settings = CASES["gpt2"]
-    train(build(), Tokens(), SPEC(settings), tmp_path)
     other = dataclasses.replace(SPEC(settings), **{name: value})
     was = re.escape(f"{name} was {getattr(SPEC(settings), name)!r} and is {value!r}")
     with pytest.raises(ValueError, match=rf"holds a checkpoint of a run with other settings: {was}; train in another"):
-        train(build(), Tokens(), other, tmp_path)
+        train(build(), Tokens(), other, finished)
     free = dataclasses.replace(SPEC(settings), name="other", log_interval=5, checkpoint_seconds=1e9)
-    assert train(build(), Tokens(), free, tmp_path).resumed_from == 12
+    assert train(build(), Tokens(), free, finished).resumed_from == 12
 
 
-def test_a_checkpoint_that_does_not_say_its_settings(tmp_path):
+def test_a_checkpoint_that_does_not_say_its_settings(finished):
     """Of an older version."""
     build, settings = CASES["gpt2"]
-    train(build(), Tokens(), SPEC(settings), tmp_path)
-    (file,) = (tmp_path / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
+    (file,) = (finished / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
     saved = torch.load(file, weights_only=False)
     del saved["settings"]
     torch.save(saved, file)
-    assert train(build(), Tokens(), SPEC(settings), tmp_path).resumed_from == 12
+    assert train(build(), Tokens(), SPEC(settings), finished).resumed_from == 12
 
 
-def test_lines_after_the_checkpoint_are_dropped(tmp_path):
+def test_lines_after_the_checkpoint_are_dropped(finished):
     build, settings = CASES["gpt2"]
-    folder = tmp_path / "run"
-    train(build(), Tokens(), SPEC(settings), folder)
-    log = folder / "log.jsonl"
+    log = finished / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 99}\n{"st')
-    result = train(build(), Tokens(), SPEC(settings), folder)
+    result = train(build(), Tokens(), SPEC(settings), finished)
     assert result.resumed_from == result.steps == 12
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [3, 6, 9, 12]
 
@@ -149,14 +150,13 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 @pytest.mark.parametrize(
     "file", ["model.safetensors", "optimizer.bin", "scheduler.bin", "random_states_0.pkl", "custom_checkpoint_0.pkl"]
 )
-def test_a_checkpoint_that_cannot_be_read(tmp_path, file):
+def test_a_checkpoint_that_cannot_be_read(finished, file):
     build, settings = CASES["gpt2"]
-    train(build(), Tokens(), SPEC(settings), tmp_path)
-    damaged = tmp_path / "checkpoint" / "step-000000012" / file
+    damaged = finished / "checkpoint" / "step-000000012" / file
     assert damaged.exists()
     damaged.write_bytes(b"half")
     with pytest.raises(ValueError, match=r"step-000000012 cannot be read .*; remove .*checkpoint to start"):
-        train(build(), Tokens(), SPEC(settings), tmp_path)
+        train(build(), Tokens(), SPEC(settings), finished)
 
 
 def test_tied_weights_are_saved_in_silence_and_tied_again(tmp_path, caplog):
