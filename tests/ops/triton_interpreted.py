@@ -107,8 +107,8 @@ def test_oracle_without_a_state(operator):
 @pytest.mark.sweep
 @each_operator
 def test_more_lanes_than_a_program_has(operator):
-    """70 chains in 3 pieces fill several programs and leave a rest."""
-    chains, sites = (2, CHUNK + 1) if operator.name == "propagate" else (70, 2 * PIECE + 1)
+    """2 rows of 35 chains in 3 pieces fill several programs and leave a rest, and the rows meet inside of a program."""
+    chains, sites = (2, CHUNK + 1) if operator.name == "propagate" else (35, 2 * PIECE + 1)
     check(operator, draw(operator, sites, chains=chains, dtype=torch.float32))
 
 
