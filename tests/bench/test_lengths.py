@@ -107,10 +107,10 @@ def test_one_stream_is_the_whole_text_and_windows_see_what_is_in_them(build, hea
         found = read(model, text, 8, head, "float32", window).losses
         assert len(found) == 83
         assert_close(found[:window], carried[:window], rtol=1e-3, atol=1e-4)
-        for place in range(window, 83):
-            start = place // (window // 2) * (window // 2) - window // 2  # the last border but one
-            alone = expected(model, words[:, start : place + 2])[-1]
-            assert_close(found[place], alone, rtol=1e-3, atol=1e-4)
+        half = window // 2
+        for border in range(window, 83, half):  # to the next one all see from the last border but one on
+            seen = expected(model, words[:, border - half : border + half + 1])
+            assert_close(found[border : border + half], seen[half:], rtol=1e-3, atol=1e-4)
         assert window > 40 or not torch.allclose(carried[window:], found[window:], atol=1e-2)
 
 
