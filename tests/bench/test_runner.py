@@ -186,13 +186,13 @@ def test_epochs_are_told_and_kept_apart_from_the_held_out_figures(run):
 
 
 def test_the_best_rate_of_the_grid_trains_every_seed(run, tmp_path):
-    results, _ = run(learning_rates=[1e-5, 1e-2, 1e-4], seeds=[1, 2])
+    results, _ = run(only=["gpt2"], learning_rates=[1e-5, 1e-2, 1e-4], seeds=[1, 2])
     for found in results["runs"]:
         tried = {point["learning_rate"]: point["held_out_perplexity"] for point in found["learning_rates_tried"]}
         assert list(tried) == [1e-5, 1e-2, 1e-4]
         assert found["learning_rate"] == min(tried, key=tried.get) == 1e-2
         assert found["run_folder"] == f"{found['model_name']}/lr-0.01/seed-{found['seed']}"
-    assert [found["seed"] for found in results["runs"]] == [1, 2, 1, 2]
+    assert [found["seed"] for found in results["runs"]] == [1, 2]
     assert results["runs"][0]["held_out_perplexity"] != results["runs"][1]["held_out_perplexity"]
     seeds = sorted(path.name for path in (tmp_path / "out" / "gpt2").glob("lr-1e-05/*"))
     assert seeds == ["seed-1"]  # only the first seed chooses
@@ -299,12 +299,12 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monk
     models = {"gpt2": {"learning_rate": 3e-3}, "llama": {"learning_rate": 3e-3, "match_parameters": False}}
     for _ in range(2):  # the second call skips all of them, and still says so
         with pytest.raises(NonFiniteLossError, match=r"nan at step 3 of 12 All else is done and saved\."):
-            run(seeds=[1, 2, 3], models=models)
+            run(seeds=[1, 2], models=models)
     finished = sorted(str(path.parent.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*/result.json"))
-    assert finished == [f"{model}/seed-{seed}" for model in ("gpt2", "llama") for seed in (1, 2, 3)]
+    assert finished == [f"{model}/seed-{seed}" for model in ("gpt2", "llama") for seed in (1, 2)]
     monkeypatch.setattr(run_module, "train", train)
-    results, _ = run(seeds=[3 - seed, 3], models=models)
-    assert [entry["held_out_perplexity"] is None for entry in results["runs"]] == [False] * 4
+    results, _ = run(seeds=[3 - seed], models=models)
+    assert [entry["held_out_perplexity"] is None for entry in results["runs"]] == [False] * 2
     lost = json.loads((tmp_path / "out" / "gpt2" / f"seed-{seed}" / "result.json").read_text())
     assert lost["diverged"] == f"gpt2  lr 0.003  seed {seed}: the training loss is nan at step 3 of 12"
     assert (lost["steps"], lost["total_tokens"]) == (3, results["runs"][0]["total_tokens"] * 3 // 12)
@@ -316,12 +316,12 @@ def test_a_seed_that_diverges_is_recorded_and_the_others_are_run(seed, run, monk
 
 
 def test_a_grid_that_was_not_finished_is_not_called_one(run, tmp_path):
-    rates = [1e-4, 1e-3, 1e-2]
+    rates = [1e-4, 1e-2]
     run(only=["gpt2"], learning_rates=rates)
-    shutil.rmtree(tmp_path / "out" / "gpt2" / "lr-0.001")
+    shutil.rmtree(tmp_path / "out" / "gpt2" / "lr-0.0001")
     results, _ = run(only=["resnet-bk"], learning_rates=rates)
     tried = {entry["model_name"]: entry["learning_rates_tried"] for entry in results["runs"]}
-    assert [point["learning_rate"] for point in tried["gpt2"]] == [1e-4, 1e-2]
+    assert [point["learning_rate"] for point in tried["gpt2"]] == [1e-2]
     assert [point["learning_rate"] for point in tried["resnet-bk"]] == rates
 
 

@@ -1,5 +1,7 @@
 """What is in the folder of a benchmark: what is skipped, resumed, kept and refused."""
 
+import copy
+import functools
 import io
 import json
 import re
@@ -22,6 +24,37 @@ from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
+GPT2 = {"gpt2": {"learning_rate": 3e-3}}
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """Folder and results of gpt2 in a protocol with these changes, once for all tests."""
+
+    @functools.cache
+    def of(alone):
+        protocol = check_protocol(settings(text, **({"models": GPT2} if alone else {})), "tiny")
+        out, cache = tmp_path_factory.mktemp("trained") / "out", tmp_path_factory.getbasetemp() / "cache"
+        paper = Console(file=io.StringIO(), width=200)
+        return out, bench(protocol, out, models=["gpt2"], report=False, cache_dir=cache, console=paper)
+
+    return of
+
+
+@pytest.fixture
+def gpt2(trained, tmp_path):
+    """What `run(only=["gpt2"])` returns, and the folder where it leaves it."""
+    out, results = trained(alone=False)
+    shutil.copytree(out, tmp_path / "out")
+    return copy.deepcopy(results)
+
+
+@pytest.fixture
+def gpt2_alone(trained, tmp_path):
+    """The same of `run(models=GPT2)`."""
+    out, results = trained(alone=True)
+    shutil.copytree(out, tmp_path / "out")
+    return copy.deepcopy(results)
 
 
 def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
@@ -37,8 +70,7 @@ def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
     assert len(results["runs"]) == 1
 
 
-def test_other_tokens_are_not_taken_for_the_same(run, tmp_path):
-    run(only=["gpt2"])
+def test_other_tokens_are_not_taken_for_the_same(run, gpt2, tmp_path):
     file = tmp_path / "out" / "gpt2" / "seed-42" / "run.json"
     record = json.loads(file.read_text())
     hashes = record["data"]["fingerprints"]
@@ -52,8 +84,7 @@ def test_other_tokens_are_not_taken_for_the_same(run, tmp_path):
     assert not (tmp_path / "out" / "resnet-bk").exists()
 
 
-def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(run, tmp_path):
-    run(only=["gpt2"])
+def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(run, gpt2, tmp_path):
     folder = tmp_path / "out" / "gpt2" / "seed-42"
     (folder / "result.json").unlink()
     record = json.loads((folder / "run.json").read_text())
@@ -84,8 +115,7 @@ def test_the_second_seed_goes_on_where_it_was_stopped(run, tmp_path):
     assert [found["held_out_loss"] for found in again["runs"]] == [found["held_out_loss"] for found in whole["runs"]]
 
 
-def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
-    before, _ = run(only=["gpt2"])
+def test_a_result_without_its_settings_is_not_finished(run, gpt2, tmp_path):
     folder = tmp_path / "out" / "gpt2" / "seed-42"
     (folder / "run.json").write_text("{}")
     missing = "settings, model, seed, learning_rate, grid, data"
@@ -100,12 +130,11 @@ def test_a_result_without_its_settings_is_not_finished(run, tmp_path):
         run(only=["gpt2"])
     (folder / "result.json").unlink()
     again, _ = run(only=["gpt2"])
-    assert again["runs"][0]["held_out_loss"] == before["runs"][0]["held_out_loss"]
+    assert again["runs"][0]["held_out_loss"] == gpt2["runs"][0]["held_out_loss"]
 
 
-def test_a_training_on_another_device_is_not_gone_on_with(run, tmp_path):
+def test_a_training_on_another_device_is_not_gone_on_with(run, gpt2, tmp_path):
     """Its memory and speed would be of both."""
-    run(only=["gpt2"])
     folder = tmp_path / "out" / "gpt2" / "seed-42"
     record = json.loads((folder / "run.json").read_text())
     assert record["device"] == "cpu"
@@ -133,16 +162,15 @@ def test_a_training_goes_on_where_its_device_is_called_otherwise(run, monkeypatc
     assert (settings["device"], settings["log_interval"]) == ("cpu", 3)
 
 
-def test_results_whose_folders_are_missing_are_not_overwritten(run, tmp_path):
-    results, _ = run(only=["gpt2"])
+def test_results_whose_folders_are_missing_are_not_overwritten(gpt2, tmp_path):
     out = tmp_path / "out"
     check_results(out)  # there are none
-    write_json(out / "results.json", results)
+    write_json(out / "results.json", gpt2)
     check_results(out)
     write_json(out / "results.json", {"runs": [1]})
     with pytest.raises(ValueError, match=r"results.json: its runs are no list of objects; restore it, or remove it"):
         check_results(out)
-    write_json(out / "results.json", results)
+    write_json(out / "results.json", gpt2)
     shutil.rmtree(out / "gpt2")
     with pytest.raises(
         ValueError, match=r"runs whose folders are missing \(1; the first is gpt2, .* 0.003, seed 42\).*remove results"
@@ -234,12 +262,10 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
         ({"models": {"llama": {"learning_rate": 3e-3}}, "optimizer": "muon"}, r"optimizer \(null there, .muon. now\)"),
     ],
 )
-def test_a_folder_of_another_protocol_is_left_alone(run, tmp_path, changes, key):
-    gpt2 = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=gpt2)
+def test_a_folder_of_another_protocol_is_left_alone(run, gpt2_alone, tmp_path, changes, key):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     with pytest.raises(ValueError, match=rf"holds gpt2/seed-42, run with other settings: .*{key}.*--out"):
-        run(**({"models": gpt2} | changes))
+        run(**({"models": GPT2} | changes))
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
@@ -262,8 +288,7 @@ def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_p
         stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
 
 
-def test_another_text_is_told_by_name(run, tmp_path):
-    run(only=["gpt2"])
+def test_another_text_is_told_by_name(run, gpt2, tmp_path):
     other = write_text(tmp_path / "other.txt", documents=280)
     with pytest.raises(
         ValueError, match=r"run with other settings: the text \(there text\.txt as it was then\); give another"
@@ -292,9 +317,7 @@ def test_files_of_others_are_left_alone(run, tmp_path):
     assert len(results["runs"]) == 1
 
 
-def test_what_changes_no_run_may_change(run):
-    models = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=models)
+def test_what_changes_no_run_may_change(run, gpt2_alone):
     more = {"gpt2": {"learning_rate": 3e-3, "learning_rate_source": "a grid"}, "llama": {"learning_rate": 3e-3}}
     more["llama"]["match_parameters"] = False  # so small that GPT-2's positions are more than 2%
     free = {"checkpoint_seconds": 5.0, "description": "other words", "device": "auto", "log_interval": 6}
@@ -308,9 +331,7 @@ def test_what_changes_no_run_may_change(run):
     ]
 
 
-def test_other_text_is_another_run(run, text, tmp_path):
-    models = {"gpt2": {"learning_rate": 3e-3}}
-    run(models=models)
+def test_other_text_is_another_run(run, gpt2_alone, tmp_path):
     other = write_text(tmp_path / "text.txt", documents=200)
     with pytest.raises(ValueError, match=r"other settings: the text \(there text\.txt as it was then\)"):
-        run(models=models, dataset=str(other))
+        run(models=GPT2, dataset=str(other))
