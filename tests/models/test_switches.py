@@ -106,11 +106,11 @@ def test_an_early_exit_in_generate():
 
 def test_depth_falls_under_a_rising_ponder_cost():
     depths = []
-    for cost in (0.0, 0.05, 1.0):
+    for cost in (0.0, 0.2, 1.0):
         model = build("adaptive-matrix", ponder_cost=cost, halting_threshold=0.95)
         set_bias(model, HaltingUnit, -2.0)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-        for step in range(60):
+        for step in range(30):
             ids = tokens(4, 32, seed=step)
             output = model.train()(ids, labels=ids)
             output.loss.backward()
@@ -119,8 +119,7 @@ def test_depth_falls_under_a_rising_ponder_cost():
             optimizer.zero_grad()
         depths.append(float(output.measures["depth"]))
     assert depths[0] > 3.5
-    assert depths == sorted(depths, reverse=True)
-    assert depths[2] < depths[0] - 0.5
+    assert depths[2] < depths[1] - 0.5 < depths[0] - 1.0
 
 
 def test_removed_sites_pass_no_projection():
