@@ -283,9 +283,9 @@ def test_resnet_bk_is_causal_in_every_check(fields):
 @pytest.mark.parametrize(
     ("name", "mixed_precision"),
     [
-        # Switches alone and all together; without switches or experts models are held to the bits in test_invariants,
-        # all others to the rounding.
-        *((name, "none") for name in ("scales-nested-vector", "sparse-modulus")),
+        # Each switch alone and all together; without switches or experts models are held to the bits in
+        # test_invariants, all others to the rounding.
+        *((name, "none") for name in ("adaptive-matrix", "scales-nested-vector", "sparse-modulus")),
         *((name, "none") for name in ("all-vector-moe", "pointer-switched")),
         *((name, "none") for name in ("diagonal-vector", "autograd-modulus")),
         *((name, "bf16") for name in ("matrix-conv-gate-dense-untied", "all-matrix")),
