@@ -50,6 +50,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     by_text = depends_on_text(model.config)
     if by_text and audit.verdict == "causal":  # before the training hardly anything was skipped
         audit = _audit(run, model, protocol, prepared, say)
+    say(f"{run.title}: measuring on {len(prepared.validation.tokens):,} held-out tokens")  # which may take minutes
     held_out = measure_held_out(run, model, protocol, prepared, trained, audit)
     if by_text:
         flops = _flops_of_text(model, protocol, prepared)
