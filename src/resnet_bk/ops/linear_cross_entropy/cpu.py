@@ -15,8 +15,8 @@ Once all blocks of the chunk are done, m = max m_k, s = sum s_k exp(m_k - m), an
 
 in a second walk over the blocks. Where a target has more than its softmax (`log_extra`), the scale of its token is
 multiplied by the share of the softmax once s is known. The blocks' order in each sum is fixed: the results do not
-depend on the number of threads. E is the only thing kept between the two walks: V x C numbers, 7.7 MB in float32 for
-30,000 words, in a shared last-level cache.
+depend on the number of threads. Between the two walks E is kept, V x C numbers, 7.7 MB in float32 for 30,000 words, and
+(dx)_k, K x D x C, in a shared last-level cache.
 
 The same with operands in bfloat16: `cpu_bfloat16.py`, and `cpu_amx.py` where the processor multiplies matrices.
 """
