@@ -8,6 +8,7 @@ from resnet_bk.layers import modulus_propagator
 from resnet_bk.layers.boundaries import find_boundaries
 from resnet_bk.layers.registry import get_mixer
 from resnet_bk.models import ResNetBKConfig
+from tests.layers.watched import each_change
 
 D = 8
 
@@ -75,32 +76,7 @@ def test_which_calls_take_the_kernel(calls):
     assert not calls
 
 
-def hook(mixer, part, seen):
-    getattr(mixer, part).register_forward_hook(lambda *_: seen.append(part))
-
-
-def hook_before(mixer, part, seen):
-    getattr(mixer, part).register_forward_pre_hook(lambda *_: seen.append(part))
-
-
-def replace_forward(mixer, part, seen):
-    module = getattr(mixer, part)
-    forward = module.forward
-    module.forward = lambda *arguments: seen.append(part) or forward(*arguments)
-
-
-def derive(mixer, part, seen):
-    module = getattr(mixer, part)
-
-    class Derived(type(module)):
-        def forward(self, *arguments):
-            seen.append(part)
-            return super().forward(*arguments)
-
-    module.__class__ = Derived
-
-
-@pytest.mark.parametrize("change", [hook, hook_before, replace_forward, derive])
+@each_change
 @pytest.mark.parametrize("part", ["conv", "query_key", "chain", "read_norm"])
 @torch.no_grad()
 def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):

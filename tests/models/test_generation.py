@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
 
-from resnet_bk.layers import modulus_propagator, pointer
+from resnet_bk.layers import one_token, pointer
 from resnet_bk.models import ResNetBKCache
 from tests.models.configs import GRID, KINDS, VOCAB_SIZE, build, tokens
 
@@ -43,14 +43,14 @@ def test_a_token_takes_the_kernels_of_one_token(options, padding, monkeypatch):
     def counted(name, kernel):
         return lambda *arguments, **settings: calls.append(name) or kernel(*arguments, **settings)
 
-    for module, name in ((modulus_propagator, "modulus_step"), (pointer, "pointer_step")):
+    for module, name in ((one_token, "block_step"), (pointer, "pointer_step")):
         monkeypatch.setattr(module, name, counted(name, getattr(module, name)))
     mask = torch.ones(2, 9, dtype=torch.int64)
     mask[0, :padding] = 0
     ids = tokens(2, 9).clamp(min=1)
     model.generate(ids, attention_mask=mask, max_new_tokens=6, min_new_tokens=6, **{"do_sample": False, **options})
     assert calls.count("pointer_step") == 5
-    assert calls.count("modulus_step") == 5 * model.config.num_hidden_layers
+    assert calls.count("block_step") == 5 * model.config.num_hidden_layers
 
 
 @every_kind

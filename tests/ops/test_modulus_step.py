@@ -153,6 +153,14 @@ def test_registration(erases):
     assert counter.get_total_flops() == 2 * heads * of_head
 
 
+@pytest.mark.parametrize("name", ["projected", "write", "sites", "gate"])
+def test_projections_that_do_not_fit(name):
+    inputs = drawn()
+    short = inputs._replace(**{name: getattr(inputs, name)[:, 1:]})
+    with pytest.raises(ValueError, match=rf"{name} must be \[3, .*give the linear map before it that many rows"):
+        modulus_step(*short, erases=False, **SETTINGS)
+
+
 def test_a_softplus_is_that_of_pytorch():
     """Which leaves numbers above 20 as they are."""
     inputs = drawn(batch=1)

@@ -12,6 +12,7 @@ from resnet_bk.layers.boundaries import Boundaries, select_boundaries, without_t
 from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.moe import SparseMoE
+from resnet_bk.layers.one_token import one_token
 from resnet_bk.layers.registry import get_mixer
 from resnet_bk.layers.selection import add_rows, fill_up, select, size_step
 from resnet_bk.layers.sparse import SiteGate
@@ -68,6 +69,10 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
                 leave this block as they came; they write into the chain.
         """
+        if boundaries is None and active is None and state is not None and self.site_gate is None:
+            found = one_token(self, hidden, state)
+            if found is not None:
+                return BlockOutput(*found, None, None)
         readers = None if active is None else active.flatten().nonzero().squeeze(1)
         normed = self.mixer_norm(hidden)
         share = None

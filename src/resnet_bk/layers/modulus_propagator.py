@@ -15,7 +15,7 @@ from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.induction import QueryKeyValue, taps
 from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import affine, get_gate
-from resnet_bk.layers.plain import is_plain
+from resnet_bk.layers.plain import are_plain
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
@@ -152,29 +152,40 @@ class ModulusPropagator(Mixer):
 
     def _is_one_token(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
-        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or self.conv is None or state.convolution is None:
+        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or not self.takes_step(hidden, state):
             return False
-        if not (self.gate is None or self.gate is affine) or self.gradient != "exact":
+        assert self.conv is not None
+        parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
+        return are_plain(self.step_parts()) and takes_token(hidden, *parameters, state.convolution, state.chain[1])
+
+    def takes_step(self, hidden: Tensor, state: MixerState) -> bool:
+        """Whether a token like `hidden`, behind this state, is one that the kernels of one token compute as this mixer
+        would; `step_parts` must be plain too."""
+        if self.conv is None or state.convolution is None or self.gradient != "exact":
             return False
-        if self.backend not in ("auto", "numba"):
-            return False
-        # Their weights are read beside them, which is right for these modules and no others.
-        parts = (
-            (self.conv, ShortConvolution),
-            (self.query_key, QueryKey),
-            (self.chain, ChainProjection),
-            (self.read_norm, GatedRMSNorm),
-        )
-        if not all(is_plain(part, kind) for part, kind in parts):
+        if not (self.gate is None or self.gate is affine) or self.backend not in ("auto", "numba"):
             return False
         shape, (green, memory) = self.state_shape(), state.chain
         found = (state.convolution.shape[1:], green.shape[1:], memory.shape[1:])
         if found != (shape.convolution, shape.carried[:1], shape.carried) or green.dtype != hidden.dtype.to_complex():
             return False
-        if {state.convolution.shape[0], green.shape[0], memory.shape[0]} != {hidden.shape[0]}:
-            return False
-        parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
-        return takes_token(hidden, *parameters, state.convolution, memory)
+        return state.convolution.shape[0] == green.shape[0] == memory.shape[0] == hidden.shape[0]
+
+    def step_parts(self) -> tuple[tuple[nn.Module, type[nn.Module]], ...]:
+        """What those kernels compute beside the linear maps: they read weights, which is right for these modules and no
+        others. Where `takes_step`."""
+        parts = self._modules  # an attribute of a module takes five times as long, and each token asks
+        conv, query_key, chain, read_norm = (parts[name] for name in ("conv", "query_key", "chain", "read_norm"))
+        assert conv is not None
+        assert query_key is not None
+        assert chain is not None
+        assert read_norm is not None
+        return (
+            (conv, ShortConvolution),
+            (query_key, QueryKey),
+            (chain, ChainProjection),
+            (read_norm, GatedRMSNorm),
+        )
 
     def _one_token(self, hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
         """The same as `forward` of a token behind a state, without a gradient."""

@@ -267,12 +267,13 @@ def takes_token(hidden: torch.Tensor, *others: torch.Tensor | None) -> bool:
     """Whether a kernel of one token, `modulus_step` or `pointer_step`, is for tokens like `hidden`, in whose precision
     and place the real tensors beside it must be: on a CPU with numba, in float32 or float64, where no gradient, tangent
     or graph is recorded and nothing is autocast."""
+    dtype, device = hidden.dtype, hidden.device
     return (
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and forward_ad._current_level < 0
-        and hidden.dtype in (torch.float32, torch.float64)
+        and dtype in (torch.float32, torch.float64)
         and runs_compiled(hidden)
-        and not autocast_enabled(hidden.device)
-        and all(x is None or (x.dtype, x.device) == (hidden.dtype, hidden.device) for x in others)
+        and not autocast_enabled(device)
+        and all(x is None or (x.dtype is dtype and x.device == device) for x in others)
     )

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 # Formulas are attached to operators, so these must be registered first.
+import resnet_bk.ops.block_step.library
 import resnet_bk.ops.linear_cross_entropy.library
 import resnet_bk.ops.modulus_step.library
 import resnet_bk.ops.pointer_step.library
@@ -102,6 +103,13 @@ def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwarg
     """Filter, norm and gate count here, and do not where they are plain PyTorch. `args` begin with the bias."""
     _, heads, keys, values = args[4]
     return projected[0] * heads * work.modulus_step(keys, values, taps[1], erasing=args[-1])
+
+
+@register_flop_formula(OPS.block_step)
+def block_step(hidden: Shape, mixer_norm: Shape, in_proj: Shape, taps: Shape, *args: Any, **kwargs: Any) -> int:
+    """As in `modulus_step`; `args` begin with the bias, the state stands before the settings."""
+    batch, heads, keys, values = args[12]
+    return batch * work.block_step(hidden[1], heads, keys, values, taps[1], args[9][1], erasing=args[-1])
 
 
 @register_flop_formula(OPS.pointer_step)

@@ -38,7 +38,7 @@ def modulus_step(
 
     as `propagate_modulus` and `gated_norm` have it. L is computed in float64; results differ from those of the single
     operators by the rounding of the rest. All inputs must be float32 or all float64 (L complex of that precision) and
-    of the shapes below: they are not checked again.
+    of the shapes below: of those of the state and the parameters nothing is checked again.
 
     Args:
         projected: x of the token, [B, C] with the channels (q, k, v), C = 2 H K + H V.
@@ -56,7 +56,19 @@ def modulus_step(
     Returns:
         output [B, H V], the tail behind the token, and (L', S'), in the precision of the inputs; they share no memory
         with the state before.
+
+    Raises:
+        ValueError: projections of a token that have other shapes.
     """
+    batch, heads, keys, values = memory.shape
+    wanted = ((batch, heads * (2 * keys + values)), (batch, heads), (batch, 3 * heads), (batch, heads * values))
+    given = (projected, write, sites, gate)
+    for name, x, shape in zip(("projected", "write", "sites", "gate"), given, wanted, strict=True):
+        if x is not None and x.shape != shape:
+            raise ValueError(
+                f"{name} must be {list(shape)} for a state of {list(memory.shape)}, but got {list(x.shape)}; give the "
+                "linear map before it that many rows"
+            )
     nothing = projected.new_empty(0)
     beside = (nothing if bias is None else bias, nothing if gate is None else gate)
     output, tail, green, memory = library.modulus_step(

@@ -54,6 +54,91 @@ def _to_unit_length(x: Floats, count: int) -> None:
         x[i] *= r
 
 
+@register_jitable
+def mix_head(
+    task: int,
+    projected: Floats,
+    tail: Floats,
+    taps: Floats,
+    bias: Floats,
+    write: Floats,
+    sites: Floats,
+    green: Floats,
+    memory: Floats,
+    weight: Floats,
+    gate: Floats,
+    output: Floats,
+    tail_after: Floats,
+    green_after: Floats,
+    memory_after: Floats,
+    heads: int,
+    keys: int,
+    values: int,
+    width: int,
+    absorption_min: float,
+    eps: float,
+    erases: bool,
+) -> None:
+    """Head number `task` of all heads of all rows."""
+    row, head = task // heads, task % heads
+    q, k, v, y, factor = (
+        scratch(memory, keys),
+        scratch(memory, keys),
+        scratch(memory, values),
+        scratch(memory, values),
+        scratch(memory, 4),
+    )
+    _filtered(projected, tail, taps, tail_after, row, head * keys, keys, width, q)
+    _filtered(projected, tail, taps, tail_after, row, (heads + head) * keys, keys, width, k)
+    _filtered(projected, tail, taps, tail_after, row, 2 * heads * keys + head * values, values, width, v)
+    _to_unit_length(q, keys)
+    _to_unit_length(k, keys)
+    if bias.size > 0:
+        for i in range(keys):
+            q[i] += bias[head * keys + i]
+            k[i] += bias[(heads + head) * keys + i]
+        _to_unit_length(q, keys)
+        _to_unit_length(k, keys)
+
+    # As everywhere, a site in the precision of the arrays and L = 1 / (a - i eta - b^2 L of the site before) in
+    # float64.
+    place = row * 3 * heads + head
+    factor[0] = softplus(float(sites[place + heads]))
+    factor[1] = softplus(float(sites[place + 2 * heads])) + absorption_min
+    hopping = factor[0]
+    real, imaginary, size = next_green(sites[place], hopping, factor[1], green[2 * task], green[2 * task + 1])
+    green_after[2 * task], green_after[2 * task + 1] = real, imaginary
+
+    kept = sigmoid(float(write[task]))
+    # In the precision of the arrays, or every product below would be one in float64.
+    factor[0], factor[1], factor[2], factor[3] = size * hopping, size * kept, size * hopping * kept, 0
+    decay, gain, take = factor[0], factor[1], factor[2]
+    start = task * keys * values
+    for j in range(values):
+        v[j] *= gain
+        y[j] = 0
+    if erases:
+        for i in range(keys):
+            part = take * k[i]
+            for j in range(values):
+                v[j] -= part * memory[start + i * values + j]
+    for i in range(keys):
+        along, read = k[i], q[i]
+        for j in range(values):
+            s = decay * memory[start + i * values + j] + along * v[j]
+            memory_after[start + i * values + j] = s
+            y[j] += read * s
+
+    total = 0.0
+    for j in range(values):
+        total += y[j] * y[j]
+    factor[3] = 1 / sqrt(total / values + eps)
+    r = factor[3]
+    for j in range(values):
+        normed = r * y[j] * weight[j]
+        output[task * values + j] = normed + normed * gate[task * values + j] if gate.size > 0 else normed
+
+
 @kernel
 def forward(
     begin: int,
@@ -81,60 +166,27 @@ def forward(
     erases: bool,
 ) -> None:
     for task in range(begin, end):
-        row, head = task // heads, task % heads
-        q, k, v, y, factor = (
-            scratch(memory, keys),
-            scratch(memory, keys),
-            scratch(memory, values),
-            scratch(memory, values),
-            scratch(memory, 4),
+        mix_head(
+            task,
+            projected,
+            tail,
+            taps,
+            bias,
+            write,
+            sites,
+            green,
+            memory,
+            weight,
+            gate,
+            output,
+            tail_after,
+            green_after,
+            memory_after,
+            heads,
+            keys,
+            values,
+            width,
+            absorption_min,
+            eps,
+            erases,
         )
-        _filtered(projected, tail, taps, tail_after, row, head * keys, keys, width, q)
-        _filtered(projected, tail, taps, tail_after, row, (heads + head) * keys, keys, width, k)
-        _filtered(projected, tail, taps, tail_after, row, 2 * heads * keys + head * values, values, width, v)
-        _to_unit_length(q, keys)
-        _to_unit_length(k, keys)
-        if bias.size > 0:
-            for i in range(keys):
-                q[i] += bias[head * keys + i]
-                k[i] += bias[(heads + head) * keys + i]
-            _to_unit_length(q, keys)
-            _to_unit_length(k, keys)
-
-        # As everywhere, a site in the precision of the arrays and L = 1 / (a - i eta - b^2 L of the site before) in
-        # float64.
-        place = row * 3 * heads + head
-        factor[0] = softplus(float(sites[place + heads]))
-        factor[1] = softplus(float(sites[place + 2 * heads])) + absorption_min
-        hopping = factor[0]
-        real, imaginary, size = next_green(sites[place], hopping, factor[1], green[2 * task], green[2 * task + 1])
-        green_after[2 * task], green_after[2 * task + 1] = real, imaginary
-
-        kept = sigmoid(float(write[task]))
-        # In the precision of the arrays, or every product below would be one in float64.
-        factor[0], factor[1], factor[2], factor[3] = size * hopping, size * kept, size * hopping * kept, 0
-        decay, gain, take = factor[0], factor[1], factor[2]
-        start = task * keys * values
-        for j in range(values):
-            v[j] *= gain
-            y[j] = 0
-        if erases:
-            for i in range(keys):
-                part = take * k[i]
-                for j in range(values):
-                    v[j] -= part * memory[start + i * values + j]
-        for i in range(keys):
-            along, read = k[i], q[i]
-            for j in range(values):
-                s = decay * memory[start + i * values + j] + along * v[j]
-                memory_after[start + i * values + j] = s
-                y[j] += read * s
-
-        total = 0.0
-        for j in range(values):
-            total += y[j] * y[j]
-        factor[3] = 1 / sqrt(total / values + eps)
-        r = factor[3]
-        for j in range(values):
-            normed = r * y[j] * weight[j]
-            output[task * values + j] = normed + normed * gate[task * values + j] if gate.size > 0 else normed

@@ -1,0 +1,140 @@
+"""CPU kernel of one token of a block, for generation.
+
+Shape legend: B batch, D hidden size, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries, keys,
+values), I intermediate size. Arrays are flat: hidden and hidden_after [B, D], mixer_norm and feed_forward_norm [D],
+in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, out_proj [D, H V],
+gate_up_proj [2 I, D], down_proj [D, I]; the others as in `resnet_bk.ops.modulus_step.cpu`.
+"""
+
+from math import sqrt
+
+from numba.extending import register_jitable
+
+from resnet_bk.ops.kernels import Floats, kernel
+from resnet_bk.ops.modulus_step.cpu import mix_head
+from resnet_bk.ops.one_token import sigmoid
+from resnet_bk.ops.simd import lanes, load, multiply_add, scratch, sum_lanes, zeros
+
+
+@register_jitable
+def _normed(x: Floats, first: int, weight: Floats, eps: float, y: Floats) -> None:
+    """x[first : first + D], divided by its root mean square and times `weight`, into y."""
+    total = 0.0
+    for i in range(weight.size):
+        total += x[first + i] * x[first + i]
+    r = 1 / sqrt(total / weight.size + eps)
+    for i in range(weight.size):
+        y[i] = r * x[first + i] * weight[i]
+
+
+@register_jitable
+def _product(weight: Floats, x: Floats, depth: int, y: Floats) -> None:
+    """`weight` [rows, depth] times x [depth], into y: row after row, as they lie in memory, whose speed is that of all
+    this."""
+    wide = lanes(x)
+    for row in range(weight.size // depth):
+        start, j = row * depth, 0
+        even, odd = zeros(x), zeros(x)  # two sums, for an addition waits for the one before
+        while j + 2 * wide <= depth:
+            even = multiply_add(load(weight, start + j, wide), load(x, j, wide), even)
+            odd = multiply_add(load(weight, start + j + wide, wide), load(x, j + wide, wide), odd)
+            j += 2 * wide
+        while j < depth:
+            count = min(wide, depth - j)
+            even = multiply_add(load(weight, start + j, count), load(x, j, count), even)
+            j += wide
+        y[row] = sum_lanes(even + odd)
+
+
+@kernel
+def forward(
+    begin: int,
+    end: int,
+    hidden: Floats,
+    mixer_norm: Floats,
+    in_proj: Floats,
+    taps: Floats,
+    bias: Floats,
+    write_proj: Floats,
+    site_proj: Floats,
+    site_bias: Floats,
+    read_norm: Floats,
+    gate_proj: Floats,
+    out_proj: Floats,
+    feed_forward_norm: Floats,
+    gate_up_proj: Floats,
+    down_proj: Floats,
+    tail: Floats,
+    green: Floats,
+    memory: Floats,
+    hidden_after: Floats,
+    tail_after: Floats,
+    green_after: Floats,
+    memory_after: Floats,
+    heads: int,
+    keys: int,
+    values: int,
+    width: int,
+    write_scale: float,
+    site_scale: float,
+    absorption_min: float,
+    mixer_eps: float,
+    read_eps: float,
+    feed_forward_eps: float,
+    erases: bool,
+) -> None:
+    depth, channels, read = mixer_norm.size, heads * (2 * keys + values), heads * values
+    inner = down_proj.size // depth
+    normed, update = scratch(hidden, depth), scratch(hidden, depth)
+    projected, output, gate = scratch(hidden, channels), scratch(hidden, read), scratch(hidden, read)
+    write, sites = scratch(hidden, heads), scratch(hidden, 3 * heads)
+    gate_up, activated = scratch(hidden, 2 * inner), scratch(hidden, inner)
+    if gate_proj.size == 0:
+        gate = gate[:0]
+    for row in range(begin, end):
+        first = row * depth
+        _normed(hidden, first, mixer_norm, mixer_eps, normed)
+        _product(in_proj, normed, depth, projected)
+        _product(write_proj, normed, depth, write)
+        _product(site_proj, normed, depth, sites)
+        _product(gate_proj, normed, depth, gate)
+        for i in range(heads):
+            write[i] *= write_scale
+        for i in range(3 * heads):
+            sites[i] = site_scale * sites[i] + site_bias[i]
+        tail_size, memory_size = (width - 1) * channels, heads * keys * values
+        for head in range(heads):
+            mix_head(
+                head,
+                projected,
+                tail[row * tail_size : (row + 1) * tail_size],
+                taps,
+                bias,
+                write,
+                sites,
+                green[row * 2 * heads : (row + 1) * 2 * heads],
+                memory[row * memory_size : (row + 1) * memory_size],
+                read_norm,
+                gate,
+                output,
+                tail_after[row * tail_size : (row + 1) * tail_size],
+                green_after[row * 2 * heads : (row + 1) * 2 * heads],
+                memory_after[row * memory_size : (row + 1) * memory_size],
+                heads,
+                keys,
+                values,
+                width,
+                absorption_min,
+                read_eps,
+                erases,
+            )
+        _product(out_proj, output, read, update)
+        for i in range(depth):
+            hidden_after[first + i] = hidden[first + i] + update[i]
+        _normed(hidden_after, first, feed_forward_norm, feed_forward_eps, normed)
+        _product(gate_up_proj, normed, depth, gate_up)
+        for i in range(inner):
+            activated[i] = gate_up[i] * sigmoid(gate_up[i]) * gate_up[inner + i]
+        _product(down_proj, activated, inner, update)
+        for i in range(depth):
+            hidden_after[first + i] += update[i]

@@ -1,0 +1,188 @@
+"""A token of generation through a block: one kernel where it may, and the same numbers where it may not."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from resnet_bk.layers import modulus_propagator, one_token
+from resnet_bk.layers.block import ResNetBKBlock
+from resnet_bk.layers.boundaries import find_boundaries
+from resnet_bk.models import ResNetBKConfig
+from tests.layers.watched import each_change
+
+D = 8
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The kernels that were called, by name."""
+    found = []
+
+    def count(module, name):
+        kernel = getattr(module, name)
+
+        def counted(*arguments, **options):
+            found.append(name)
+            return kernel(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(one_token, "block_step")
+    count(modulus_propagator, "modulus_step")
+    return found
+
+
+def built(*, gated=False, **fields):
+    torch.manual_seed(0)
+    block = ResNetBKBlock(ResNetBKConfig(vocab_size=5, hidden_size=D, num_heads=2, **fields), gated=gated).double()
+    for parameter in block.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    hidden = torch.randn(3, 6, D, dtype=torch.float64)
+    return block, hidden, block(hidden[:, :5]).state
+
+
+def assert_same(found, expected):
+    pairs = [(found.hidden, expected.hidden), *zip(found.state.chain, expected.state.chain, strict=True)]
+    if expected.state.convolution is not None:
+        pairs.append((found.state.convolution, expected.state.convolution))
+    for one, other in pairs:
+        assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "taken"),
+    [
+        ({}, ["block_step"]),
+        ({"state": "delta"}, ["block_step"]),
+        ({"output_gate": "none", "query_key_bias": 0.0, "backend": "numba"}, ["block_step"]),
+        ({"key_dim": 3, "value_dim": 6, "conv_size": 2, "induction_heads": 1, "site_gain": 3.0}, ["block_step"]),
+        ({"absorption_min": 0.04, "rms_norm_eps": 0.1, "intermediate_size": 5}, ["block_step"]),
+        ({"num_experts": 2}, ["modulus_step"]),
+        ({"output_gate": "silu"}, []),
+        ({"conv_size": 0}, []),
+        ({"backend": "chunked"}, []),
+        ({"gradient": "autograd"}, []),
+        ({"state": "matrix"}, []),
+        ({"state": "vector"}, []),
+    ],
+    ids=str,
+)
+def test_which_blocks_take_a_kernel(fields, taken, calls):
+    block, hidden, state = built(**fields)
+    expected = block(hidden[:, 5:], None, state)  # with a gradient
+    assert not calls
+    with torch.no_grad():
+        found = block(hidden[:, 5:], None, state)
+    assert calls == taken
+    assert_same(found, expected)
+    assert found.share is None
+
+
+@torch.no_grad()
+def test_which_calls_take_it(calls):
+    block, hidden, state = built()
+    block(hidden[:, :1])
+    block(hidden[:, :2], None, state)
+    block(hidden[:, 5:], None, state, torch.tensor([[True], [False], [True]]))
+    mask = torch.tensor([[1], [0], [1]])
+    block(hidden[:, 5:], find_boundaries(mask, None, shape=(3, 1), past_length=0, last_document=None), state)
+    with torch.autocast("cpu", torch.bfloat16):
+        block(hidden[:, 5:], None, state)
+    assert not calls
+    with torch.inference_mode():
+        block(hidden[:, 5:], None, state)
+    assert calls == ["block_step"]
+
+
+@torch.no_grad()
+def test_a_gate_on_sites_decides_first(calls):
+    block, hidden, state = built(gated=True, sparse_bk=0.5)
+    block(hidden[:, 5:], None, state)
+    assert "block_step" not in calls
+
+
+PARTS = [
+    *("mixer", "feed_forward", "mixer_norm", "feed_forward_norm"),
+    *("mixer.conv", "mixer.query_key", "mixer.chain", "mixer.read_norm"),
+    *("mixer.in_proj", "mixer.write_proj", "mixer.gate_proj", "mixer.out_proj"),
+    *("feed_forward.gate_up_proj", "feed_forward.down_proj"),
+]
+
+
+def test_the_parts_below_are_all_that_a_block_has():
+    block, _, _ = built()
+    assert {name for name, _ in block.named_modules() if name} == set(PARTS)
+
+
+@each_change
+@pytest.mark.parametrize("part", PARTS)
+@torch.no_grad()
+def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):
+    block, hidden, state = built()
+    seen = []
+    expected = block(hidden[:, 5:], None, state)
+    assert (seen, calls) == ([], ["block_step"])
+    change(block, part, seen)
+    if part == "mixer.chain":  # whose `project` is called where the mixer's own kernel runs, and not it itself
+        block.mixer.backend = "chunked"
+    found = block(hidden[:, 5:], None, state)
+    assert seen == [part]
+    assert "block_step" not in calls[1:]
+    assert_same(found, expected)
+
+
+@torch.no_grad()
+def test_a_linear_map_with_a_bias_is_called(calls):
+    for part in ("out_proj", "write_proj", "gate_proj"):
+        block, hidden, state = built()
+        bias = nn.Parameter(torch.ones(getattr(block.mixer, part).out_features, dtype=torch.float64))
+        expected = block(hidden[:, 5:], None, state).hidden
+        getattr(block.mixer, part).bias = bias
+        calls.clear()
+        assert not torch.allclose(block(hidden[:, 5:], None, state).hidden, expected)
+        assert "block_step" not in calls
+
+
+@pytest.mark.parametrize(
+    "part", ["mixer.in_proj", "mixer.out_proj", "mixer.gate_proj", "feed_forward.gate_up_proj", "mixer.write_proj"]
+)
+@torch.no_grad()
+def test_weights_that_do_not_fit_are_refused_as_ever(part, calls):
+    """Not read beyond their end."""
+    block, hidden, state = built()
+    module = block.get_submodule(part)
+    module.weight = nn.Parameter(module.weight[:-1])
+    with pytest.raises((RuntimeError, ValueError)):
+        block(hidden[:, 5:], None, state)
+    assert "block_step" not in calls
+
+
+@torch.no_grad()
+def test_large_calls_are_for_matmuls(calls, monkeypatch):
+    block, hidden, state = built()
+    matrices = [p for name, p in block.named_parameters() if p.ndim == 2 and name.endswith("proj.weight")]
+    numbers = sum(p.numel() for p in matrices) - block.mixer.write_proj.weight.numel()
+    monkeypatch.setattr(one_token, "MOST_NUMBERS", 3 * numbers - 1)
+    expected = block(hidden[:, 5:], None, state)
+    assert calls == ["modulus_step"]
+    monkeypatch.setattr(one_token, "MOST_NUMBERS", 3 * numbers)
+    assert_same(block(hidden[:, 5:], None, state), expected)
+    assert calls == ["modulus_step", "block_step"]
+
+
+@torch.no_grad()
+def test_weights_of_another_precision_are_left_to_the_modules(calls):
+    block, hidden, state = built()
+    block.feed_forward.down_proj.float()
+    with pytest.raises(RuntimeError):
+        block(hidden[:, 5:], None, state)
+    assert "block_step" not in calls
+
+
+def test_frozen_parts_do_not_hide_a_gradient(calls):
+    block, hidden, state = built()
+    block.requires_grad_(False)
+    block.mixer_norm.weight.requires_grad_(True)
+    assert block(hidden[:, 5:], None, state).hidden.requires_grad
+    assert not calls
