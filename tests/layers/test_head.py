@@ -1,4 +1,4 @@
-"""The loss of a head: through the fused operator where it is plain, through a call of the head where it is not."""
+"""The loss of a head, and its logits after a token: by an operator where it is plain, by a call where it is not."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.testing import assert_close
 
-from resnet_bk.layers.head import head_loss
+from resnet_bk.layers import head as head_module
+from resnet_bk.layers.head import MOST_ROWS, head_logits, head_loss
 from resnet_bk.layers.plain import is_plain
 
 WORDS = 11
@@ -74,3 +75,46 @@ def test_hooks_of_the_head_and_of_all_modules_run():
         assert seen.pop() is head
         assert not seen
         assert abs(changed - expected) > 0.01  # twice the logits
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """As many entries as calls of `row_product`."""
+    found = []
+    kernel = head_module.row_product
+    monkeypatch.setattr(head_module, "row_product", lambda *tensors: found.append(None) or kernel(*tensors))
+    return found
+
+
+def token_of(rows=2, dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    return torch.randn(rows, 1, 8, dtype=dtype), nn.Linear(8, WORDS, **{"bias": False, "dtype": dtype, **options})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows", [1, MOST_ROWS])
+@torch.no_grad()
+def test_logits_of_a_token(rows, dtype, calls):
+    hidden, head = token_of(rows, dtype)
+    found = head_logits(hidden, head)
+    assert calls == [None]
+    assert found.dtype == dtype
+    assert_close(found, head(hidden), rtol=0, atol=20 * torch.finfo(dtype).eps)
+
+
+def test_which_logits_are_of_a_call(calls):
+    hidden, head = token_of()
+    assert head_logits(hidden, head).requires_grad
+    with torch.no_grad():
+        more_rows, _ = token_of(MOST_ROWS + 1)
+        half, half_head = token_of(dtype=torch.bfloat16)
+        biased = nn.Linear(8, WORDS, dtype=torch.float64)
+        wrapped = Called(8, WORDS, bias=False, dtype=torch.float64)
+        others = [(more_rows, head), (hidden.expand(2, 3, 8), head), (half, half_head)]
+        for tokens, layer in (*others, (hidden, biased), (hidden, wrapped)):
+            assert torch.equal(head_logits(tokens, layer), layer(tokens))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert head_logits(*token_of(dtype=torch.float32)).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            head_logits(hidden[..., :-1], head)
+    assert not calls

@@ -1,14 +1,38 @@
-"""The loss of a linear head over the vocabulary.
+"""A linear head over the vocabulary: its loss, and its logits after one token.
 
 Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
+
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.plain import is_plain
+from resnet_bk.ops.dispatch import takes_token
 from resnet_bk.ops.linear_cross_entropy import IGNORED, linear_cross_entropy
 from resnet_bk.ops.precision import at_least_float32
+from resnet_bk.ops.row_product import row_product
+
+MOST_ROWS = 4  # of one token, for `row_product`: of more, matmuls of PyTorch make better use
+
+
+def head_logits(hidden: Tensor, head: nn.Module) -> Tensor:
+    """The logits of `head` [D] -> [V] after N tokens, [B, N, D] to [B, N, V].
+
+    A plain head reads a token of generation by `resnet_bk.ops.row_product` where it can.
+    """
+    if hidden.shape[1] == 1 and hidden.shape[0] <= MOST_ROWS and _is_for_rows(head, hidden):
+        return row_product(hidden.squeeze(1), head.weight).unsqueeze(1)
+    found: Tensor = head(hidden)
+    return found
+
+
+def _is_for_rows(head: nn.Module, hidden: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether `row_product` computes what `head` does to tokens like `hidden`."""
+    if torch.compiler.is_compiling() or not is_plain(head, nn.Linear):
+        return False
+    return head.bias is None and head.weight.shape[1] == hidden.shape[2] and takes_token(hidden, head.weight)
 
 
 def head_loss(

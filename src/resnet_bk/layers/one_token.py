@@ -40,16 +40,17 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
     """
     if hidden.shape[1] != 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return None
-    of_block: dict[str, Any] = block._modules
+    of_block: Any = block._modules
     mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
     if type(mixer) not in MIXERS or type(feed_forward) is not SwiGLU or not mixer.takes_step(hidden, state):
         return None
-    of_mixer, of_network = mixer._modules, feed_forward._modules
+    of_mixer: Any = mixer._modules
+    of_network: Any = feed_forward._modules
     norms = (of_block["mixer_norm"], of_block["feed_forward_norm"])
     in_proj, gate_proj, chain = of_mixer["in_proj"], of_mixer.get("gate_proj"), of_mixer["chain"]
-    linear = (of_mixer["write_proj"], of_mixer["out_proj"], of_network["gate_up_proj"], of_network["down_proj"])
+    linear: list[Any] = [of_mixer["write_proj"], of_mixer["out_proj"], *of_network.values()]
     if gate_proj is not None:
-        linear = (*linear, gate_proj)
+        linear.append(gate_proj)
     # Their weights are read beside them, which is right for these modules and no others.
     parts = (
         *mixer.step_parts(),
@@ -59,21 +60,24 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
     )
     if not are_plain(parts) or any(map._parameters["bias"] is not None for map in (in_proj, *linear)):
         return None
-    write_proj, out_proj, gate_up_proj, down_proj, *gate = (map._parameters["weight"] for map in linear)
+
+    def weight(module: Any) -> Any:
+        return module._parameters["weight"]
+
     weights = BlockWeights(
-        mixer_norm=norms[0]._parameters["weight"],
-        in_proj=in_proj._parameters["weight"],
-        taps=of_mixer["conv"]._parameters["weight"],
+        mixer_norm=weight(norms[0]),
+        in_proj=weight(in_proj),
+        taps=weight(of_mixer["conv"]),
         bias=of_mixer["query_key"]._parameters.get("bias"),
-        write_proj=write_proj,
-        site_proj=chain._parameters["weight"],
+        write_proj=weight(of_mixer["write_proj"]),
+        site_proj=weight(chain),
         site_bias=chain._parameters["bias"],
-        read_norm=of_mixer["read_norm"]._parameters["weight"],
-        gate_proj=gate[0] if gate else None,
-        out_proj=out_proj,
-        feed_forward_norm=norms[1]._parameters["weight"],
-        gate_up_proj=gate_up_proj,
-        down_proj=down_proj,
+        read_norm=weight(of_mixer["read_norm"]),
+        gate_proj=None if gate_proj is None else weight(gate_proj),
+        out_proj=weight(of_mixer["out_proj"]),
+        feed_forward_norm=weight(norms[1]),
+        gate_up_proj=weight(of_network["gate_up_proj"]),
+        down_proj=weight(of_network["down_proj"]),
     )
     assert state.convolution is not None  # or the mixer would not take it
     green, memory = state.chain
@@ -100,19 +104,19 @@ def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator) -> boo
     if hidden.shape[0] * numbers > MOST_NUMBERS:
         return False
     assert mixer.conv is not None
-    shapes: dict[str, tuple[int, ...] | None] = dict(
-        mixer_norm=(width,),
-        in_proj=(channels, width),
-        taps=(channels, mixer.conv.kernel_size),
-        bias=None if weights.bias is None else (2 * heads * keys,),
-        write_proj=(heads, width),
-        site_proj=(3 * heads, width),
-        site_bias=(3 * heads,),
-        read_norm=(values,),
-        gate_proj=None if weights.gate_proj is None else (read, width),
-        out_proj=(width, read),
-        feed_forward_norm=(width,),
-        gate_up_proj=(2 * inner, width),
-        down_proj=(width, inner),
-    )
+    shapes: dict[str, tuple[int, ...] | None] = {
+        "mixer_norm": (width,),
+        "in_proj": (channels, width),
+        "taps": (channels, mixer.conv.kernel_size),
+        "bias": None if weights.bias is None else (2 * heads * keys,),
+        "write_proj": (heads, width),
+        "site_proj": (3 * heads, width),
+        "site_bias": (3 * heads,),
+        "read_norm": (values,),
+        "gate_proj": None if weights.gate_proj is None else (read, width),
+        "out_proj": (width, read),
+        "feed_forward_norm": (width,),
+        "gate_up_proj": (2 * inner, width),
+        "down_proj": (width, inner),
+    }
     return all(getattr(weight, "shape", None) == shapes[name] for name, weight in weights._asdict().items())

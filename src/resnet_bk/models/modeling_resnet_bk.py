@@ -21,7 +21,7 @@ from resnet_bk.layers import (
     ShortConvolution,
     SparseMoE,
 )
-from resnet_bk.layers.head import head_loss
+from resnet_bk.layers.head import head_logits, head_loss
 from resnet_bk.layers.pointer_mixture import Pointed, mixed_logits, mixed_loss, pointed_share
 from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.layers.token_score import TokenScore
@@ -385,7 +385,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
         assert hidden is not None
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         with mixed_precision(self.config, hidden.device):
-            logits: Tensor = self.lm_head(hidden[:, kept])
+            logits = head_logits(hidden[:, kept], self.lm_head)
         if self.pointer is None:
             return logits
         places = torch.arange(hidden.shape[1], device=hidden.device)[kept]

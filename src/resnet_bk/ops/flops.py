@@ -25,6 +25,7 @@ import resnet_bk.ops.propagate_vector.library
 import resnet_bk.ops.propagate_vector.triton_library
 import resnet_bk.ops.resolvent_diagonal.library
 import resnet_bk.ops.resolvent_diagonal.triton_library
+import resnet_bk.ops.row_product.library
 import resnet_bk.ops.surface_green.library
 import resnet_bk.ops.surface_green.triton_library  # noqa: F401
 from resnet_bk.ops import work
@@ -116,6 +117,11 @@ def block_step(hidden: Shape, mixer_norm: Shape, in_proj: Shape, taps: Shape, *a
 def pointer_step(query: Shape, *args: Any, **kwargs: Any) -> int:
     """Softmaxes, gates and state count here, and do not where they are plain PyTorch. `args[8]` is n."""
     return query[0] * work.pointer_step(*args[8][1:])
+
+
+@register_flop_formula(OPS.row_product)
+def row_product(x: Shape, weight: Shape, *args: Any, **kwargs: Any) -> int:
+    return 2 * x[0] * prod(weight)
 
 
 @register_flop_formula(OPS.propagate_tokens)

@@ -1,9 +1,14 @@
-"""Functions of single numbers that the kernels of one token share."""
+"""What the kernels of one token share."""
 
 from math import exp, hypot, log1p
 
 import numpy as np
 from numba.extending import register_jitable
+from numpy.typing import NDArray
+
+from resnet_bk.ops.simd import lanes, load, multiply_add, sum_lanes, zeros
+
+Floats = NDArray[np.floating]
 
 
 @register_jitable
@@ -36,3 +41,22 @@ def next_green(
     imaginary = -np.float64(absorption) - squared * np.float64(imaginary)
     modulus = 1 / hypot(real, imaginary)
     return real * modulus * modulus, -imaginary * modulus * modulus, modulus
+
+
+@register_jitable
+def product(weight: Floats, begin: int, end: int, x: Floats, first: int, depth: int, y: Floats, to: int) -> None:
+    """y[to + row] = the row of `weight` [rows, depth] times x[first : first + depth], for rows `begin` to `end` - 1:
+    one after the other, as they lie in memory, whose speed is that of a token."""
+    wide = lanes(x)
+    for row in range(begin, end):
+        start, j = row * depth, 0
+        even, odd = zeros(x), zeros(x)  # two sums, for an addition waits for the one before
+        while j + 2 * wide <= depth:
+            even = multiply_add(load(weight, start + j, wide), load(x, first + j, wide), even)
+            odd = multiply_add(load(weight, start + j + wide, wide), load(x, first + j + wide, wide), odd)
+            j += 2 * wide
+        while j < depth:
+            count = min(wide, depth - j)
+            even = multiply_add(load(weight, start + j, count), load(x, first + j, count), even)
+            j += wide
+        y[to + row] = sum_lanes(even + odd)

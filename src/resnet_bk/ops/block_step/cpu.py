@@ -1,9 +1,9 @@
 """CPU kernel of one token of a block, for generation.
 
-Shape legend: B batch, D hidden size, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries, keys,
-values), I intermediate size. Arrays are flat: hidden and hidden_after [B, D], mixer_norm and feed_forward_norm [D],
-in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, out_proj [D, H V],
-gate_up_proj [2 I, D], down_proj [D, I]; the others as in `resnet_bk.ops.modulus_step.cpu`.
+Shape legend: B batch, D hidden size, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries,
+keys, values), I intermediate size. Arrays are flat: hidden and hidden_after [B, D], mixer_norm and feed_forward_norm
+[D], in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, out_proj
+[D, H V], gate_up_proj [2 I, D], down_proj [D, I]; the others as in `resnet_bk.ops.modulus_step.cpu`.
 """
 
 from math import sqrt
@@ -12,8 +12,8 @@ from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, kernel
 from resnet_bk.ops.modulus_step.cpu import mix_head
-from resnet_bk.ops.one_token import sigmoid
-from resnet_bk.ops.simd import lanes, load, multiply_add, scratch, sum_lanes, zeros
+from resnet_bk.ops.one_token import product, sigmoid
+from resnet_bk.ops.simd import scratch
 
 
 @register_jitable
@@ -25,25 +25,6 @@ def _normed(x: Floats, first: int, weight: Floats, eps: float, y: Floats) -> Non
     r = 1 / sqrt(total / weight.size + eps)
     for i in range(weight.size):
         y[i] = r * x[first + i] * weight[i]
-
-
-@register_jitable
-def _product(weight: Floats, x: Floats, depth: int, y: Floats) -> None:
-    """`weight` [rows, depth] times x [depth], into y: row after row, as they lie in memory, whose speed is that of all
-    this."""
-    wide = lanes(x)
-    for row in range(weight.size // depth):
-        start, j = row * depth, 0
-        even, odd = zeros(x), zeros(x)  # two sums, for an addition waits for the one before
-        while j + 2 * wide <= depth:
-            even = multiply_add(load(weight, start + j, wide), load(x, j, wide), even)
-            odd = multiply_add(load(weight, start + j + wide, wide), load(x, j + wide, wide), odd)
-            j += 2 * wide
-        while j < depth:
-            count = min(wide, depth - j)
-            even = multiply_add(load(weight, start + j, count), load(x, j, count), even)
-            j += wide
-        y[row] = sum_lanes(even + odd)
 
 
 @kernel
@@ -94,10 +75,10 @@ def forward(
     for row in range(begin, end):
         first = row * depth
         _normed(hidden, first, mixer_norm, mixer_eps, normed)
-        _product(in_proj, normed, depth, projected)
-        _product(write_proj, normed, depth, write)
-        _product(site_proj, normed, depth, sites)
-        _product(gate_proj, normed, depth, gate)
+        product(in_proj, 0, in_proj.size // depth, normed, 0, depth, projected, 0)
+        product(write_proj, 0, write_proj.size // depth, normed, 0, depth, write, 0)
+        product(site_proj, 0, site_proj.size // depth, normed, 0, depth, sites, 0)
+        product(gate_proj, 0, gate_proj.size // depth, normed, 0, depth, gate, 0)
         for i in range(heads):
             write[i] *= write_scale
         for i in range(3 * heads):
@@ -128,13 +109,13 @@ def forward(
                 read_eps,
                 erases,
             )
-        _product(out_proj, output, read, update)
+        product(out_proj, 0, out_proj.size // read, output, 0, read, update, 0)
         for i in range(depth):
             hidden_after[first + i] = hidden[first + i] + update[i]
         _normed(hidden_after, first, feed_forward_norm, feed_forward_eps, normed)
-        _product(gate_up_proj, normed, depth, gate_up)
+        product(gate_up_proj, 0, gate_up_proj.size // depth, normed, 0, depth, gate_up, 0)
         for i in range(inner):
             activated[i] = gate_up[i] * sigmoid(gate_up[i]) * gate_up[inner + i]
-        _product(down_proj, activated, inner, update)
+        product(down_proj, 0, down_proj.size // inner, activated, 0, inner, update, 0)
         for i in range(depth):
             hidden_after[first + i] += update[i]

@@ -44,13 +44,13 @@ def _block_step(
     dispatch.note("surface_green", "numba")
     dispatch.note("propagate_modulus", "numba")
     weights = (mixer_norm, in_proj, taps, bias, write_proj, site_proj, site_bias, read_norm, gate_proj, out_proj)
-    weights = (*weights, feed_forward_norm, gate_up_proj, down_proj)
+    network = (feed_forward_norm, gate_up_proj, down_proj)
     outputs = _empty_outputs(hidden, tail, green, memory)
     batch, heads, keys, values = memory.shape
     sizes = (heads, keys, values, taps.shape[1])
     operations = batch * work.block_step(hidden.shape[1], *sizes, down_proj.shape[1], erasing=erases)
     scalars = (write_scale, site_scale, absorption_min, mixer_eps, read_eps, feed_forward_eps, erases)
-    arrays = map(flat, (hidden, *weights, tail, green, memory, *outputs))
+    arrays = map(flat, (hidden, *weights, *network, tail, green, memory, *outputs))
     launch(cpu.forward, batch, operations, *arrays, *sizes, *scalars)
     return outputs
 
