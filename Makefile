@@ -33,6 +33,7 @@ performance: $(STAMP)
 	$(BIN)/python -m benchmarks.ops
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.tables
 
 # The second pass runs the numba kernels uncompiled, on tiny inputs: there an index out of bounds is an error.

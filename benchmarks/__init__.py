@@ -2,7 +2,8 @@
 
     python -m benchmarks.ops             the operators
     python -m benchmarks.models          a training step
-    python -m benchmarks.scaling         a training step and generation, by length
+    python -m benchmarks.scaling         a training step, by length
+    python -m benchmarks.generation      one more token, by length
     python -m benchmarks.exits RUN       early exit of a trained model
     python -m benchmarks.trained RUN ... a training step of trained models
     python -m benchmarks.gpu             the Triton kernels, on a GPU

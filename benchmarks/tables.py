@@ -19,7 +19,7 @@ from benchmarks.text import markdown, read_results
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[1] / "results"
-SUITES = ("ops", "models", "scaling")
+SUITES = ("ops", "models", "scaling", "generation")
 
 
 def fill(page: str, results: Sequence[dict[str, Any]]) -> str:

@@ -27,7 +27,7 @@ from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.models import ResNetBKCache
 
-CASE = "generation"
+CASE = "one more token"
 PROTOCOL = "small"
 QUICK_SETTINGS = (
     *("vocab_size=200", "hidden_size=16", "num_heads=2", "num_layers=1"),

@@ -102,7 +102,7 @@ def test_a_failure_is_no_red_gate(capsys):
         (ops.main, ["vector"], "unrecognized arguments: vector"),
         (ops.main, ["--quick", "--out", "{folder}"], "is a folder; name a file that can be written"),
         (ops.main, ["--quick", "--out", "{folder}/file/ops.json"], "is no folder"),
-        (scaling.main, ["--only", "generation"], "unrecognized arguments: --only generation"),
+        (scaling.main, ["--only", "training"], "unrecognized arguments: --only training"),
         (models.main, ["--quick", "--models", "gpt3"], "--models gpt3: must be among"),
         (models.main, ["--quick", "--models", "resnet-bk"], "always runs"),
     ],
