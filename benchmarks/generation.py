@@ -1,8 +1,8 @@
-"""Measures one more token after longer and longer texts, by ResNet-BK and Llama, and the memory of what they keep of them.
+"""Measures one more token of ResNet-BK and Llama after longer and longer texts, and the memory of what they keep.
 
     python -m benchmarks.generation [--out FILE] [--quick]
 
-Takes about 3 minutes on 2 cores. Exit code 1 if logits are not what they should be; then no time is given for them.
+Takes 2 minutes on 2 cores. Exit code 1 if logits are not what they should be; then no time is given for them.
 """
 
 import sys

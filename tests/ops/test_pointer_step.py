@@ -159,7 +159,7 @@ def test_registration():
     with FlopCounterMode(display=False) as counter, record_backends() as seen:
         pointer_step(*drawn(batch=2), absorption_min=FLOOR)
     assert seen == {"surface_green": {"numba"}}
-    of_row = 2 * (16 * 5 + 49) + 4 + 2 * 7 * 10  # the last is the product with the words
+    of_row = 2 * (16 * 5 + 49) + 4 + 2 * 7 * 10
     assert counter.get_total_flops() == 2 * of_row
 
 

@@ -115,8 +115,8 @@ def block_step(hidden: Shape, mixer_norm: Shape, in_proj: Shape, taps: Shape, *a
 
 @register_flop_formula(OPS.pointer_step)
 def pointer_step(query: Shape, *args: Any, **kwargs: Any) -> int:
-    """Softmaxes, gates and state count here, and do not where they are plain PyTorch. `args[8]` is n."""
-    return query[0] * work.pointer_step(*args[8][1:])
+    """Softmaxes, gates and state count here, and do not where they are plain PyTorch. `args[6]` is S, `args[8]` n."""
+    return query[0] * work.pointer_step(args[6][1], *args[8][1:])
 
 
 @register_flop_formula(OPS.row_product)

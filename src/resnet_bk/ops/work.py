@@ -76,14 +76,15 @@ def block_step(width: int, heads: int, keys: int, values: int, taps: int, inner:
     return 2 * width * maps + 10 * width + of_heads + 5 * inner
 
 
-def pointer_step(heads: int, keys: int) -> int:
-    """Per row, of one token, but for the product with the words, a matmul.
+def pointer_step(words: int, heads: int, keys: int) -> int:
+    """Per row, of one token.
 
-    Each kind of each head: two softmaxes 8, w k 1, its column 2, n 2, q . n 2, weight q 1; each head: the site with L
-    30 (an exponential, logarithm or root is 1), decay, scale and w 9, its gate 4, weight and smoothing 6; the gate of
-    the vocabulary 4. Multiplying out, of one token in hundreds, does not count.
+    Each word: the product with its row 2 H K; each kind of each head: two softmaxes 8, w k 1, its column 2, n 2, q . n
+    2, weight q 1; each head: the site with L 30 (an exponential, logarithm or root is 1), decay, scale and w 9, its
+    gate 4, weight and smoothing 6; the gate of the vocabulary 4. Multiplying out, of one token in hundreds, does not
+    count.
     """
-    return heads * (16 * keys + 49) + 4
+    return 2 * words * heads * keys + heads * (16 * keys + 49) + 4
 
 
 def modulus_backward(query: Sequence[int], values: int, *, erasing: bool) -> int:

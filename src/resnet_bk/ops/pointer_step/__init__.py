@@ -3,7 +3,6 @@
 As with `resnet_bk.ops.modulus_step`, the many operators that a token needs cost more to call than to compute.
 """
 
-import torch
 from torch import Tensor
 
 from resnet_bk.ops.pointer_step import library
@@ -37,7 +36,7 @@ def pointer_step(
         copied_v = sum over heads of weight_h (q^T S')_v          rest = g_0 + sum over heads of weight_h s
 
     as `resnet_bk.layers.pointer` has it. S is kept divided by exp(scale), `words` = S / exp(scale), so that a token
-    writes a single column (the product that follows reads all); where |scale| would pass `sizes.LARGEST_SCALE`, all
+    writes a single column (what follows reads all); where |scale| would pass `sizes.LARGEST_SCALE`, all
     columns of the row are multiplied out. L is computed in float64. Inputs must all be float32 or all float64 (L
     complex of that precision), `words` contiguous, and of the shapes below: only the tokens are checked.
 
@@ -62,8 +61,7 @@ def pointer_step(
     Raises:
         ValueError: another number of tokens, or one outside of the vocabulary; nothing is written.
     """
-    on_words, rest, green, scale, total = library.pointer_step(
+    copied, rest, green, scale, total = library.pointer_step(
         query, key, write, gates, sites, log_smoothing, green, words, scale, total, tokens, absorption_min
     )
-    copied = torch.matmul(words, on_words.unsqueeze(2)).squeeze(2)
     return copied, rest, (green, scale, total)

@@ -1,8 +1,8 @@
 """CPU kernel of one token of a pointer, for generation.
 
-Shape legend: B batch, H heads, K kinds of context, V words. Arrays are flat: query, key and on_words [B, H, K], write
+Shape legend: B batch, H heads, K kinds of context, V words. Arrays are flat: query and key [B, H, K], write
 and scale and scale_after [B, H], gates [B, 1 + H], sites [B, 3, H], log_smoothing [H], green and green_after [B, H] as
-pairs, words [B, V, H, K], total and total_after [B, H, K], tokens and rest [B].
+pairs, words [B, V, H, K], total and total_after [B, H, K], tokens and rest [B], copied [B, V].
 """
 
 from math import exp, log
@@ -10,7 +10,7 @@ from math import exp, log
 from numba.extending import register_jitable
 
 from resnet_bk.ops.kernels import Floats, Integers, kernel
-from resnet_bk.ops.one_token import next_green, sigmoid, softplus
+from resnet_bk.ops.one_token import next_green, product, sigmoid, softplus
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
 from resnet_bk.ops.simd import scratch
 
@@ -44,7 +44,7 @@ def forward(
     scale: Floats,
     total: Floats,
     tokens: Integers,
-    on_words: Floats,
+    copied: Floats,
     rest: Floats,
     green_after: Floats,
     scale_after: Floats,
@@ -54,7 +54,6 @@ def forward(
     keys: int,
     absorption_min: float,
 ) -> None:
-    """`on_words` is what multiplies a row of `words`: weight q exp(scale')."""
     for row in range(begin, end):
         q, k, g, decay, modulus, factor = (
             scratch(words, keys),
@@ -64,6 +63,7 @@ def forward(
             scratch(words, heads),
             scratch(words, heads * keys),
         )
+        on_words = scratch(words, heads * keys)  # what multiplies a row of `words`: weight q exp(scale')
         due = False  # whether a head's scale is too large: all heads of the row are multiplied out
         for head in range(heads):
             task, place = row * heads + head, row * 3 * heads + head
@@ -105,5 +105,6 @@ def forward(
             weight = g[1 + head] / (found + smoothing)
             unclaimed += weight * smoothing
             for i in range(keys):
-                on_words[first + i] = weight / shrunk * q[i]
+                on_words[head * keys + i] = weight / shrunk * q[i]
         rest[row] = unclaimed
+        product(words[start : start + vocab * width], 0, vocab, on_words, 0, width, copied, row * vocab)

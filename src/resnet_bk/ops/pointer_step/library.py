@@ -26,8 +26,7 @@ def _pointer_step(
     tokens: Tensor,
     absorption_min: float,
 ) -> Outputs:
-    """What multiplies each column of `words`, [B, H K], and rest, L', scale' and n' of
-    `resnet_bk.ops.pointer_step.pointer_step`; `words` is written to."""
+    """copied, rest, L', scale' and n' of `resnet_bk.ops.pointer_step.pointer_step`; `words` is written to."""
     from resnet_bk.ops.kernels import flat, launch
     from resnet_bk.ops.pointer_step import cpu
 
@@ -44,9 +43,9 @@ def _pointer_step(
             f"{low if low < 0 else high}; encode the text with the model's tokenizer"
         )
     dispatch.note("surface_green", "numba")
-    outputs = _empty_outputs(query, green, scale, total)
+    outputs = _empty_outputs(query, green, words, scale, total)
     heads, keys = total.shape[1:]
-    operations = batch * work.pointer_step(heads, keys)
+    operations = batch * work.pointer_step(vocab, heads, keys)
     inputs = (query, key, write, gates, sites, log_smoothing, green, words, scale, total)
     sizes = (vocab, heads, keys)
     launch(cpu.forward, batch, operations, *map(flat, inputs), numbers, *map(flat, outputs), *sizes, absorption_min)
@@ -54,9 +53,9 @@ def _pointer_step(
     return outputs
 
 
-def _empty_outputs(query: Tensor, green: Tensor, scale: Tensor, total: Tensor) -> Outputs:
+def _empty_outputs(query: Tensor, green: Tensor, words: Tensor, scale: Tensor, total: Tensor) -> Outputs:
     return (
-        query.new_empty(query.shape),
+        query.new_empty(words.shape[:2]),
         query.new_empty(query.shape[0]),
         green.new_empty(green.shape),
         scale.new_empty(scale.shape),
@@ -85,4 +84,4 @@ def _(
     tokens: Tensor,
     absorption_min: float,
 ) -> Outputs:
-    return _empty_outputs(query, green, scale, total)
+    return _empty_outputs(query, green, words, scale, total)
