@@ -367,7 +367,15 @@ def test_numbers_of_yaml(text, value):
     ("setting", "message"),
     [
         ("hidden_sise=3", r"hidden_sise: unknown key \(did you mean hidden_size\?\)"),
-        ("qqq=3", r"qqq: unknown key; known are name, description"),
+        (
+            "qqq=3",
+            r"qqq: unknown key; known are name, description.*, models, and fields of a model stand in models.NAME.c",
+        ),
+        ("carry_reset=0.25", r"carry_reset: is a key of each model, --set models.NAME.carry_reset=VALUE"),
+        (
+            "learning_rate=1e-3",
+            r"learning_rate: .*, --set models.NAME.learning_rate=VALUE \(did you mean learning_rates\?\)",
+        ),
         ("models.gpt2.lr=3", r"models.gpt2.lr: unknown key"),
         ("vocab_size=0", r"vocab_size=0: input should be greater than or equal to 4"),
         ("steps=1.5", r"steps=1.5: "),

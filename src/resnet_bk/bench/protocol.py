@@ -302,8 +302,13 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     # An entry of a list cannot be set by itself.
     settable = ".".join(map(str, takewhile(lambda part: isinstance(part, str), item["loc"])))
     if item["type"] == "extra_forbidden":
-        known = list(ModelEntry.model_fields if loc[0] == "models" else fields)
-        return f"{where}: unknown key{did_you_mean(loc[-1], known) or '; known are ' + ', '.join(known)}"
+        of_model = list(ModelEntry.model_fields)
+        if loc[0] != "models" and where in of_model:
+            return f"{where}: is a key of each model, --set models.NAME.{where}=VALUE{did_you_mean(where, fields)}"
+        known = of_model if loc[0] == "models" else list(fields)
+        if hint := did_you_mean(loc[-1], known):
+            return f"{where}: unknown key{hint}"
+        return f"{where}: unknown key; known are {', '.join(known)}, and fields of a model stand in models.NAME.config"
     if item["type"] == "missing":
         return f"{where}: missing; add it to the file, or --set {settable}=VALUE"
     if item["input"] is None and loc[0] == "models" and len(loc) == 2:
