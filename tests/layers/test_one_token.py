@@ -159,6 +159,27 @@ def test_weights_that_do_not_fit_are_refused_as_ever(part, calls):
 
 
 @torch.no_grad()
+def test_a_norm_with_the_eps_of_pytorch_is_called(calls):
+    block, hidden, state = built()
+    block.mixer_norm = nn.RMSNorm(D, dtype=torch.float64)
+    block(hidden[:, 5:], None, state)
+    assert "block_step" not in calls
+
+
+@torch.no_grad()
+def test_a_replica_keeps_its_tensors_elsewhere(calls):
+    """As `DataParallel` makes them."""
+    block, hidden, state = built()
+    expected = block(hidden[:, 5:], None, state)
+    for module in block.modules():
+        for name, parameter in list(module._parameters.items()):
+            del module._parameters[name]
+            setattr(module, name, None if parameter is None else parameter.detach())
+    assert_same(block(hidden[:, 5:], None, state), expected)
+    assert calls.count("block_step") == 1
+
+
+@torch.no_grad()
 def test_large_calls_are_for_matmuls(calls, monkeypatch):
     block, hidden, state = built()
     matrices = [p for name, p in block.named_parameters() if p.ndim == 2 and name.endswith("proj.weight")]

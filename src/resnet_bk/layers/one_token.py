@@ -58,11 +58,13 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
         *((norm, nn.RMSNorm) for norm in norms),
         *((map, nn.Linear) for map in linear),
     )
-    if not are_plain(parts) or any(map._parameters["bias"] is not None for map in (in_proj, *linear)):
+    if not are_plain(parts) or any(map._parameters.get("bias") is not None for map in (in_proj, *linear)):
+        return None
+    if any(norm.eps is None for norm in norms):
         return None
 
     def weight(module: Any) -> Any:
-        return module._parameters["weight"]
+        return module._parameters.get("weight")  # none in a replica of DataParallel, which keeps tensors elsewhere
 
     weights = BlockWeights(
         mixer_norm=weight(norms[0]),
@@ -71,7 +73,7 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
         bias=of_mixer["query_key"]._parameters.get("bias"),
         write_proj=weight(of_mixer["write_proj"]),
         site_proj=weight(chain),
-        site_bias=chain._parameters["bias"],
+        site_bias=chain._parameters.get("bias"),
         read_norm=weight(of_mixer["read_norm"]),
         gate_proj=None if gate_proj is None else weight(gate_proj),
         out_proj=weight(of_mixer["out_proj"]),
@@ -98,6 +100,8 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
 
 def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator) -> bool:
     """Whether the weights have the shapes that the kernel does not look at again, and are no more than it is for."""
+    if weights.down_proj is None:
+        return False
     width, heads, keys, values = hidden.shape[2], mixer.num_heads, mixer.key_dim, mixer.value_dim
     channels, read, inner = sum(mixer.widths), heads * values, weights.down_proj.shape[-1]
     numbers = width * (channels + 2 * read + 3 * inner)
