@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling [--out FILE] [--quick]
 
-Takes about 4 minutes on 2 cores. Exit code 1 if a loss is not what it should be; then no time is given for it.
+Takes about 5 minutes on 2 cores. Exit code 1 if a loss is not what it should be; then no time is given for it.
 """
 
 import sys

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import command, models, ops, scaling
+from benchmarks import command, generation, models, ops, scaling
 from benchmarks.gate import Check
 from benchmarks.row import OURS, Row, Table, Target, comparison
 
@@ -103,6 +103,7 @@ def test_a_failure_is_no_red_gate(capsys):
         (ops.main, ["--quick", "--out", "{folder}"], "is a folder; name a file that can be written"),
         (ops.main, ["--quick", "--out", "{folder}/file/ops.json"], "is no folder"),
         (scaling.main, ["--only", "training"], "unrecognized arguments: --only training"),
+        (generation.main, ["--models", "gpt2"], "unrecognized arguments: --models gpt2"),
         (models.main, ["--quick", "--models", "gpt3"], "--models gpt3: must be among"),
         (models.main, ["--quick", "--models", "resnet-bk"], "always runs"),
     ],
@@ -110,7 +111,7 @@ def test_a_failure_is_no_red_gate(capsys):
 def test_bad_calls(main, arguments, says, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.json").mkdir()
-    for module in (ops, models, scaling):
+    for module in (generation, ops, models, scaling):
         monkeypatch.setattr(module, "tune_process", lambda: None)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder.json" if arguments[-1] == "{folder}" else tmp_path

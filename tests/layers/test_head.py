@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from resnet_bk.layers import head as head_module
 from resnet_bk.layers.head import MOST_ROWS, head_logits, head_loss
 from resnet_bk.layers.plain import is_plain
+from tests.layers.watched import each_change
 
 WORDS = 11
 
@@ -117,4 +118,41 @@ def test_which_logits_are_of_a_call(calls):
             assert head_logits(*token_of(dtype=torch.float32)).dtype == torch.bfloat16
         with pytest.raises(RuntimeError):
             head_logits(hidden[..., :-1], head)
+        with pytest.raises(RuntimeError):
+            head_logits(hidden, head.float())
+        sparse = nn.Linear(8, WORDS, bias=False, dtype=torch.float64)
+        sparse.weight = nn.Parameter(sparse.weight.to_sparse())
+        head_logits(hidden, sparse)
+    assert not calls
+
+
+@each_change
+@torch.no_grad()
+def test_what_runs_at_a_call_of_the_head_runs(change, calls):
+    hidden, head = token_of()
+    model, seen = nn.ModuleDict({"head": head}), []
+    expected = head_logits(hidden, head)
+    change(model, "head", seen)
+    assert_close(head_logits(hidden, head), expected)
+    assert (seen, calls) == (["head"], [None])
+
+
+class Head(nn.Module):
+    """What is exported."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, hidden):
+        return head_logits(hidden, self.head)
+
+
+def test_a_graph_is_of_any_number_of_rows(calls):
+    hidden, head = token_of(dtype=torch.float32)
+    rows = torch.export.Dim("rows", min=2, max=64)
+    with torch.no_grad():
+        exported = torch.export.export(Head(head), (hidden,), dynamic_shapes=({0: rows},))
+        more = torch.randn(2 * MOST_ROWS, 1, 8)
+        assert_close(exported.module()(more), head(more))
     assert not calls

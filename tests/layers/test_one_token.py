@@ -1,5 +1,7 @@
 """A token of generation through a block: one kernel where it may, and the same numbers where it may not."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -132,30 +134,109 @@ def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):
     assert_same(found, expected)
 
 
-@torch.no_grad()
-def test_a_linear_map_with_a_bias_is_called(calls):
-    for part in ("out_proj", "write_proj", "gate_proj"):
-        block, hidden, state = built()
-        bias = nn.Parameter(torch.ones(getattr(block.mixer, part).out_features, dtype=torch.float64))
-        expected = block(hidden[:, 5:], None, state).hidden
-        getattr(block.mixer, part).bias = bias
-        calls.clear()
-        assert not torch.allclose(block(hidden[:, 5:], None, state).hidden, expected)
-        assert "block_step" not in calls
+LINEAR = [
+    *("mixer.in_proj", "mixer.write_proj", "mixer.gate_proj", "mixer.out_proj"),
+    *("feed_forward.gate_up_proj", "feed_forward.down_proj"),
+]
 
 
-@pytest.mark.parametrize(
-    "part", ["mixer.in_proj", "mixer.out_proj", "mixer.gate_proj", "feed_forward.gate_up_proj", "mixer.write_proj"]
-)
+@pytest.mark.parametrize("part", LINEAR)
 @torch.no_grad()
-def test_weights_that_do_not_fit_are_refused_as_ever(part, calls):
-    """Not read beyond their end."""
+def test_a_linear_map_with_a_bias_is_called(part, calls):
     block, hidden, state = built()
+    expected = block(hidden[:, 5:], None, state).hidden
+    layer = block.get_submodule(part)
+    layer.bias = nn.Parameter(torch.ones(len(layer.weight), dtype=torch.float64))
+    calls.clear()
+    assert not torch.allclose(block(hidden[:, 5:], None, state).hidden, expected)
+    assert "block_step" not in calls
+
+
+PARAMETERS = [name for name, _ in built()[0].named_parameters()]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@torch.no_grad()
+def test_a_parameter_that_does_not_fit_is_refused(name, calls):
+    """Not read beyond its end."""
+    block, hidden, state = built()
+    part, _, key = name.rpartition(".")
     module = block.get_submodule(part)
-    module.weight = nn.Parameter(module.weight[:-1])
+    setattr(module, key, nn.Parameter(getattr(module, key)[:-1]))
     with pytest.raises((RuntimeError, ValueError)):
         block(hidden[:, 5:], None, state)
     assert "block_step" not in calls
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of a norm
+@pytest.mark.parametrize("name", PARAMETERS)
+@torch.no_grad()
+def test_a_parameter_of_another_precision_is_left_to_the_modules(name, calls):
+    block, hidden, state = built()
+    part, _, key = name.rpartition(".")
+    module = block.get_submodule(part)
+    setattr(module, key, nn.Parameter(getattr(module, key).float()))
+    with contextlib.suppress(RuntimeError):  # of matmuls
+        block(hidden[:, 5:], None, state)
+    assert "block_step" not in calls
+
+
+@pytest.mark.parametrize("place", ["convolution", "memory"])
+@pytest.mark.parametrize("change", [torch.Tensor.float, lambda x: x.mT.contiguous().mT], ids=["narrow", "turned"])
+@torch.no_grad()
+def test_a_state_of_another_kind_is_left_to_the_modules(change, place, calls):
+    block, hidden, state = built()
+    green, memory = state.chain
+    other = (
+        state._replace(convolution=change(state.convolution))
+        if place == "convolution"
+        else state._replace(chain=(green, change(memory)))
+    )
+    with contextlib.suppress(RuntimeError, ValueError):
+        block(hidden[:, 5:], None, other)
+    assert not calls
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+@torch.no_grad()
+def test_a_weight_that_is_no_parameter_is_left_to_the_modules(name, calls):
+    """As in replicas of `DataParallel` and under FSDP, whose modules have tensors in their place."""
+    block, hidden, state = built()
+    expected = block(hidden[:, 5:], None, state)
+    part, _, key = name.rpartition(".")
+    module = block.get_submodule(part)
+    weight = module._parameters.pop(key)
+    setattr(module, key, weight.detach())
+    found = block(hidden[:, 5:], None, state)
+    assert_same(found, expected)
+    if key == "weight":
+        assert calls.count("block_step") == 1
+
+
+@torch.no_grad()
+def test_sparse_weights_are_called(calls):
+    block, hidden, state = built()
+    expected = block(hidden[:, 5:], None, state)
+    block.mixer.out_proj.weight = nn.Parameter(block.mixer.out_proj.weight.to_sparse())
+    assert_same(block(hidden[:, 5:], None, state), expected)
+    assert calls.count("block_step") == 1
+
+
+@torch.no_grad()
+def test_parts_that_are_done_otherwise_are_done(calls):
+    class Doubled(ResNetBKBlock):
+        def _feed_forward(self, hidden, boundaries, readers):
+            return 2 * hidden, None
+
+    block, hidden, state = built()
+    expected = block(hidden[:, 5:], None, state).hidden
+    project = block.mixer.chain.project
+    block.mixer.chain.project = lambda hidden: project(hidden) + 1
+    assert not torch.allclose(block(hidden[:, 5:], None, state).hidden, expected)
+    del block.mixer.chain.project
+    block.__class__ = Doubled
+    assert not torch.allclose(block(hidden[:, 5:], None, state).hidden, expected)
+    assert calls.count("block_step") == 1
 
 
 @torch.no_grad()
@@ -167,38 +248,15 @@ def test_a_norm_with_the_eps_of_pytorch_is_called(calls):
 
 
 @torch.no_grad()
-def test_a_replica_keeps_its_tensors_elsewhere(calls):
-    """As `DataParallel` makes them."""
-    block, hidden, state = built()
-    expected = block(hidden[:, 5:], None, state)
-    for module in block.modules():
-        for name, parameter in list(module._parameters.items()):
-            del module._parameters[name]
-            setattr(module, name, None if parameter is None else parameter.detach())
-    assert_same(block(hidden[:, 5:], None, state), expected)
-    assert calls.count("block_step") == 1
-
-
-@torch.no_grad()
 def test_large_calls_are_for_matmuls(calls, monkeypatch):
     block, hidden, state = built()
-    matrices = [p for name, p in block.named_parameters() if p.ndim == 2 and name.endswith("proj.weight")]
-    numbers = sum(p.numel() for p in matrices) - block.mixer.write_proj.weight.numel()
+    numbers = sum(parameter.numel() for parameter in block.parameters())
     monkeypatch.setattr(one_token, "MOST_NUMBERS", 3 * numbers - 1)
     expected = block(hidden[:, 5:], None, state)
     assert calls == ["modulus_step"]
     monkeypatch.setattr(one_token, "MOST_NUMBERS", 3 * numbers)
     assert_same(block(hidden[:, 5:], None, state), expected)
     assert calls == ["modulus_step", "block_step"]
-
-
-@torch.no_grad()
-def test_weights_of_another_precision_are_left_to_the_modules(calls):
-    block, hidden, state = built()
-    block.feed_forward.down_proj.float()
-    with pytest.raises(RuntimeError):
-        block(hidden[:, 5:], None, state)
-    assert "block_step" not in calls
 
 
 def test_frozen_parts_do_not_hide_a_gradient(calls):

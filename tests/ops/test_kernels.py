@@ -80,6 +80,24 @@ def test_every_output_is_written(operator, monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
+def test_a_tensor_as_an_array():
+    """Its numbers in their order, complex ones as pairs, in its own memory where they lie so there."""
+    x = torch.arange(12, dtype=torch.float64).view(3, 4)
+    z = torch.complex(x, -x)
+    of_itself = (x, x[:2], x.requires_grad_(), z, x[:0], torch.tensor(3.0), torch.arange(4))
+    copied = (x.t(), x[:, 1], x[0].expand(2, 4), z.conj(), z.conj().imag, z.real, z[:, 1])
+    for tensor in (*of_itself, *copied):
+        array = kernels.flat(tensor)
+        resolved = tensor.detach().resolve_conj().resolve_neg().contiguous()
+        expected = (torch.view_as_real(resolved) if tensor.is_complex() else resolved).flatten()
+        assert array.shape == expected.shape
+        assert torch.equal(torch.from_numpy(array.copy()), expected)
+        shared = array.ctypes.data == tensor.data_ptr()
+        assert shared == any(tensor is other for other in of_itself) or not array.size
+    numbers = torch.tensor([1.0, -2.5], dtype=torch.bfloat16)
+    assert torch.equal(torch.from_numpy(kernels.flat_as_bits(numbers)).view(torch.bfloat16), numbers)
+
+
 def test_channel_blocks_keep_threads_busy():
     threads = torch.get_num_threads()
     try:

@@ -153,11 +153,12 @@ def test_registration(erases):
     assert counter.get_total_flops() == 2 * heads * of_head
 
 
-@pytest.mark.parametrize("name", ["projected", "write", "sites", "gate"])
-def test_projections_that_do_not_fit(name):
+@pytest.mark.parametrize("name", ["projected", "taps", "bias", "write", "sites", "weight", "gate"])
+def test_what_does_not_fit_beside_the_state_is_refused(name):
+    """Not read beyond its end."""
     inputs = drawn()
-    short = inputs._replace(**{name: getattr(inputs, name)[:, 1:]})
-    with pytest.raises(ValueError, match=rf"{name} must be \[3, .*give the linear map before it that many rows"):
+    short = inputs._replace(**{name: getattr(inputs, name)[..., 1:]})
+    with pytest.raises(ValueError, match=rf"{name} must be \[.*beside a state of \[3, 2, 5, 7\], but got"):
         modulus_step(*short, erases=False, **SETTINGS)
 
 

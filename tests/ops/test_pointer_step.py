@@ -189,6 +189,17 @@ def test_no_rows():
     assert (copied.shape, rest.shape, state[0].shape) == ((0, 7), (0,), (0, 2))
 
 
+@pytest.mark.parametrize("name", ["query", "key", "write", "gates", "sites", "log_smoothing"])
+def test_what_does_not_fit_beside_the_state_is_refused(name):
+    """Not read beyond its end."""
+    inputs = drawn()
+    before = inputs.words.clone()
+    short = inputs._replace(**{name: getattr(inputs, name)[..., 1:]})
+    with pytest.raises(ValueError, match=rf"{name} must be \[.*beside a state of \[3, 2, 5\], but got"):
+        pointer_step(*short, absorption_min=FLOOR)
+    assert torch.equal(inputs.words, before)
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_another_number_of_tokens_is_refused(count):
     inputs = drawn()._replace(tokens=torch.zeros(count, dtype=torch.int64))

@@ -69,10 +69,10 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
                 leave this block as they came; they write into the chain.
         """
-        if boundaries is None and active is None and state is not None and self.site_gate is None:
-            found = one_token(self, hidden, state)
-            if found is not None:
-                return BlockOutput(*found, None, None)
+        if boundaries is None and active is None and state is not None:
+            output = self._one_token(hidden, state)
+            if output is not None:
+                return output
         readers = None if active is None else active.flatten().nonzero().squeeze(1)
         normed = self.mixer_norm(hidden)
         share = None
@@ -86,6 +86,14 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         assert state is not None
         hidden, balance = self._feed_forward(hidden, boundaries, readers)
         return BlockOutput(hidden, state, balance, share)
+
+    def _one_token(self, hidden: Tensor, state: MixerState) -> BlockOutput | None:
+        """A token of each row by one kernel, where that computes what this block does; a class derived from it may do
+        its parts otherwise."""
+        if self.site_gate is not None or type(self) is not ResNetBKBlock:
+            return None
+        found = one_token(self, hidden, state)
+        return None if found is None else BlockOutput(*found, None, None)
 
     def _mix_sites(
         self,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.plain import is_plain
-from resnet_bk.ops.dispatch import takes_token
+from resnet_bk.ops.dispatch import beside_token, takes_token
 from resnet_bk.ops.linear_cross_entropy import IGNORED, linear_cross_entropy
 from resnet_bk.ops.precision import at_least_float32
 from resnet_bk.ops.row_product import row_product
@@ -22,17 +22,19 @@ def head_logits(hidden: Tensor, head: nn.Module) -> Tensor:
 
     A plain head reads a token of generation by `resnet_bk.ops.row_product` where it can.
     """
-    if hidden.shape[1] == 1 and hidden.shape[0] <= MOST_ROWS and _is_for_rows(head, hidden):
+    if _is_for_rows(head, hidden):
         return row_product(hidden.squeeze(1), head.weight).unsqueeze(1)
     found: Tensor = head(hidden)
     return found
 
 
 def _is_for_rows(head: nn.Module, hidden: Tensor) -> TypeGuard[nn.Linear]:
-    """Whether `row_product` computes what `head` does to tokens like `hidden`."""
-    if torch.compiler.is_compiling() or not is_plain(head, nn.Linear):
+    """Whether `row_product` computes what `head` does to these tokens."""
+    if not takes_token(hidden) or hidden.shape[1] != 1 or hidden.shape[0] > MOST_ROWS:
         return False
-    return head.bias is None and head.weight.shape[1] == hidden.shape[2] and takes_token(hidden, head.weight)
+    if not is_plain(head, nn.Linear) or head.bias is not None or not isinstance(head.weight, nn.Parameter):
+        return False
+    return head.weight.shape[1] == hidden.shape[2] and beside_token(hidden, head.weight)
 
 
 def head_loss(

@@ -19,7 +19,7 @@ from resnet_bk.layers.plain import are_plain
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
-from resnet_bk.ops.dispatch import autocast_enabled, takes_token
+from resnet_bk.ops.dispatch import autocast_enabled, beside_token, takes_token
 from resnet_bk.ops.modulus_step import modulus_step
 
 # Standard deviation of the convolution's taps at the start. Query and key are scaled to one length and what is read is
@@ -52,7 +52,7 @@ class ModulusPropagator(Mixer):
         induction_heads: how many heads start as induction heads (`resnet_bk.layers.induction`); above 0 it takes a
             convolution.
         backend: of `resnet_bk.ops.propagate_modulus`; with "auto" and "numba" a token of generation takes
-            `resnet_bk.ops.modulus_step` where it can.
+            `resnet_bk.ops.modulus_step` where it can, and its whole block `resnet_bk.ops.block_step`.
         gradient: "exact", "diagonal" or "autograd" (`resnet_bk.layers.gradients`).
         potential_init, absorption_min, absorption_init, hopping_init: see `ChainProjection`.
         site_gain: how many times as far as by default a token bends its site (`ChainProjection`) and moves its gate.
@@ -152,11 +152,11 @@ class ModulusPropagator(Mixer):
 
     def _is_one_token(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
-        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or not self.takes_step(hidden, state):
+        if not takes_token(hidden) or hidden.shape[1] != 1 or not self.takes_step(hidden, state):
             return False
         assert self.conv is not None
         parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
-        return are_plain(self.step_parts()) and takes_token(hidden, *parameters, state.convolution, state.chain[1])
+        return are_plain(self.step_parts()) and beside_token(hidden, *parameters, state.convolution, state.chain[1])
 
     def takes_step(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether a token like `hidden`, behind this state, is one that the kernels of one token compute as this mixer
@@ -172,9 +172,9 @@ class ModulusPropagator(Mixer):
         return state.convolution.shape[0] == green.shape[0] == memory.shape[0] == hidden.shape[0]
 
     def step_parts(self) -> tuple[tuple[nn.Module, type[nn.Module]], ...]:
-        """What those kernels compute beside the linear maps: they read weights, which is right for these modules and no
-        others. Where `takes_step`."""
-        parts = self._modules  # an attribute of a module takes five times as long, and each token asks
+        """What those kernels compute beside the linear maps, where `takes_step` says so: they read weights, which is
+        right for these modules and no others."""
+        parts = self._modules  # where modules are kept: as an attribute each takes five times as long
         conv, query_key, chain, read_norm = (parts[name] for name in ("conv", "query_key", "chain", "read_norm"))
         assert conv is not None
         assert query_key is not None

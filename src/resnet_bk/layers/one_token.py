@@ -8,7 +8,6 @@ Shape legend: B batch, D hidden size.
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from resnet_bk.layers.delta_propagator import DeltaPropagator
@@ -18,14 +17,14 @@ from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.modulus_propagator import ModulusPropagator
 from resnet_bk.layers.plain import are_plain
 from resnet_bk.ops.block_step import BlockSettings, BlockWeights, block_step
-from resnet_bk.ops.dispatch import takes_token
+from resnet_bk.ops.dispatch import beside_token, takes_token
 
 if TYPE_CHECKING:
     from resnet_bk.layers.block import ResNetBKBlock
 
 MIXERS = (ModulusPropagator, DeltaPropagator)
-# Numbers that a call reads, weights for each row anew. Matmuls of PyTorch read them once for all rows, on all threads:
-# with more they are faster, with fewer what stands around them takes longer.
+# Numbers of all weights, times the rows, which read them each anew. Matmuls of PyTorch read them once for all rows, on
+# all threads: with more numbers they catch up (measured on two cores), with fewer what stands around them takes longer.
 MOST_NUMBERS = 8_000_000
 
 
@@ -38,42 +37,56 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
         hidden: tokens without padding.
         state: of its mixer.
     """
-    if hidden.shape[1] != 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not takes_token(hidden) or hidden.shape[1] != 1:
         return None
     of_block: Any = block._modules
     mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
     if type(mixer) not in MIXERS or type(feed_forward) is not SwiGLU or not mixer.takes_step(hidden, state):
         return None
-    of_mixer: Any = mixer._modules
-    of_network: Any = feed_forward._modules
+    weights = _weights(of_block)
+    assert state.convolution is not None  # or the mixer would not take it
+    green, memory = state.chain
+    if weights is None or not _fit(weights, hidden, mixer):
+        return None
+    if not beside_token(hidden, *weights, state.convolution, memory):
+        return None
+    after, tail, carried = block_step(hidden.squeeze(1), weights, _settings(of_block), state.convolution, green, memory)
+    return after.unsqueeze(1), MixerState(tail, carried)
+
+
+def _weights(of_block: Any) -> BlockWeights | None:
+    """Of a block of such a mixer and network, whose modules these are, where a call of each is its class's forward with
+    the weights that it keeps as parameters."""
+    mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
+    of_mixer, of_network = mixer._modules, feed_forward._modules
     norms = (of_block["mixer_norm"], of_block["feed_forward_norm"])
     in_proj, gate_proj, chain = of_mixer["in_proj"], of_mixer.get("gate_proj"), of_mixer["chain"]
-    linear: list[Any] = [of_mixer["write_proj"], of_mixer["out_proj"], *of_network.values()]
+    linear = [of_mixer["write_proj"], of_mixer["out_proj"], *of_network.values()]
     if gate_proj is not None:
         linear.append(gate_proj)
-    # Their weights are read beside them, which is right for these modules and no others.
     parts = (
         *mixer.step_parts(),
         *((mixer, type(mixer)), (feed_forward, SwiGLU), (in_proj, QueryKeyValue)),
         *((norm, nn.RMSNorm) for norm in norms),
-        *((map, nn.Linear) for map in linear),
+        *((layer, nn.Linear) for layer in linear),
     )
-    if not are_plain(parts) or any(map._parameters.get("bias") is not None for map in (in_proj, *linear)):
+    if not are_plain(parts) or "project" in chain.__dict__:
         return None
-    if any(norm.eps is None for norm in norms):
+    if any(layer.bias is not None for layer in (in_proj, *linear)) or any(norm.eps is None for norm in norms):
         return None
 
     def weight(module: Any) -> Any:
-        return module._parameters.get("weight")  # none in a replica of DataParallel, which keeps tensors elsewhere
+        # None where it is kept as something else, as by replicas of DataParallel and by FSDP: `_fit` then says no.
+        return module._parameters.get("weight")
 
-    weights = BlockWeights(
+    return BlockWeights(
         mixer_norm=weight(norms[0]),
         in_proj=weight(in_proj),
         taps=weight(of_mixer["conv"]),
-        bias=of_mixer["query_key"]._parameters.get("bias"),
+        bias=of_mixer["query_key"].bias,
         write_proj=weight(of_mixer["write_proj"]),
         site_proj=weight(chain),
-        site_bias=chain._parameters.get("bias"),
+        site_bias=chain.bias,
         read_norm=weight(of_mixer["read_norm"]),
         gate_proj=None if gate_proj is None else weight(gate_proj),
         out_proj=weight(of_mixer["out_proj"]),
@@ -81,46 +94,47 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
         gate_up_proj=weight(of_network["gate_up_proj"]),
         down_proj=weight(of_network["down_proj"]),
     )
-    assert state.convolution is not None  # or the mixer would not take it
-    green, memory = state.chain
-    if not _fit(weights, hidden, mixer) or not takes_token(hidden, *weights, state.convolution, memory):
-        return None
-    settings = BlockSettings(
-        write_scale=mixer.scale,
-        site_scale=chain.scale,
-        absorption_min=chain.absorption_min,
-        mixer_eps=norms[0].eps,
-        read_eps=of_mixer["read_norm"].eps,
-        feed_forward_eps=norms[1].eps,
-        erases=mixer.erases,
-    )
-    after, tail, carried = block_step(hidden.squeeze(1), weights, settings, state.convolution, green, memory)
-    return after.unsqueeze(1), MixerState(tail, carried)
 
 
 def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator) -> bool:
-    """Whether the weights have the shapes that the kernel does not look at again, and are no more than it is for."""
-    if weights.down_proj is None:
-        return False
+    """Whether the weights are there, of the shapes that the kernel does not look at again, and no more than it is
+    for."""
     width, heads, keys, values = hidden.shape[2], mixer.num_heads, mixer.key_dim, mixer.value_dim
-    channels, read, inner = sum(mixer.widths), heads * values, weights.down_proj.shape[-1]
-    numbers = width * (channels + 2 * read + 3 * inner)
-    if hidden.shape[0] * numbers > MOST_NUMBERS:
+    channels, read = sum(mixer.widths), heads * values
+    down = weights.down_proj
+    if down is None or down.ndim != 2:
         return False
+    inner = down.shape[1]
     assert mixer.conv is not None
     shapes: dict[str, tuple[int, ...] | None] = {
         "mixer_norm": (width,),
         "in_proj": (channels, width),
         "taps": (channels, mixer.conv.kernel_size),
-        "bias": None if weights.bias is None else (2 * heads * keys,),
+        "bias": None if mixer.query_key.bias is None else (2 * heads * keys,),
         "write_proj": (heads, width),
         "site_proj": (3 * heads, width),
         "site_bias": (3 * heads,),
         "read_norm": (values,),
-        "gate_proj": None if weights.gate_proj is None else (read, width),
+        "gate_proj": None if mixer.gate_proj is None else (read, width),
         "out_proj": (width, read),
         "feed_forward_norm": (width,),
         "gate_up_proj": (2 * inner, width),
         "down_proj": (width, inner),
     }
-    return all(getattr(weight, "shape", None) == shapes[name] for name, weight in weights._asdict().items())
+    if any(getattr(weight, "shape", None) != shapes[name] for name, weight in weights._asdict().items()):
+        return False
+    return hidden.shape[0] * sum(weight.numel() for weight in weights if weight is not None) <= MOST_NUMBERS
+
+
+def _settings(of_block: Any) -> BlockSettings:
+    mixer = of_block["mixer"]
+    of_mixer = mixer._modules
+    return BlockSettings(
+        write_scale=mixer.scale,
+        site_scale=of_mixer["chain"].scale,
+        absorption_min=of_mixer["chain"].absorption_min,
+        mixer_eps=of_block["mixer_norm"].eps,
+        read_eps=of_mixer["read_norm"].eps,
+        feed_forward_eps=of_block["feed_forward_norm"].eps,
+        erases=mixer.erases,
+    )

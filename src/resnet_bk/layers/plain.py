@@ -21,7 +21,8 @@ def is_plain(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
 
     Args:
         module: the module.
-        kind: the class whose forward is meant. A class derived from it (a wrapper, a parametrisation) may do more.
+        kind: the class whose forward is meant. A class derived from it (a wrapper, a parametrisation) may do more. What
+            is put in the place of the class's own forward is not seen.
 
     Returns:
         False too where hooks run, forward or backward, of this module or of all modules; where something stands in the

@@ -41,7 +41,7 @@ from resnet_bk.layers.plain import is_plain
 from resnet_bk.layers.pointer_mixture import Pointed
 from resnet_bk.layers.pointer_state import PointerSites, PointerState
 from resnet_bk.layers.precision import InputDtypeLinear, KeepsFloat32
-from resnet_bk.ops.dispatch import full_precision, takes_token
+from resnet_bk.ops.dispatch import beside_token, full_precision, takes_token
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
 from resnet_bk.ops.propagate_tokens.pairs import PairWeights
@@ -211,12 +211,14 @@ class Pointer(KeepsFloat32):
     def _is_one_token(self, hidden: Tensor, input_ids: Tensor, state: PointerState, at: Tensor | None) -> bool:
         """Whether this call, which asks for all words and whose state's words may be written to, is one that
         `resnet_bk.ops.pointer_step` can take over."""
-        if torch.compiler.is_compiling() or hidden.shape[1] != 1 or input_ids.shape != hidden.shape[:2]:
+        if not takes_token(hidden):  # `forward` has turned autocast off
+            return False
+        if hidden.shape[1] != 1 or input_ids.shape != hidden.shape[:2]:
             return False
         if at is not None and (at.numel() != 1 or int(at) != 0):
             return False
         # The weights of the chain are read beside it, which is right for this module and no other.
-        if not is_plain(self.chain, ChainProjection) or not state.words.is_contiguous():
+        if not is_plain(self.chain, ChainProjection):
             return False
         batch, _, width = hidden.shape
         heads, keys = self.num_heads, self.key_dim
@@ -224,7 +226,7 @@ class Pointer(KeepsFloat32):
         wanted = ((batch, heads), (batch, *self.state_shape), (batch, heads), (batch, heads, keys), (batch, width))
         if tuple(tuple(part.shape) for part in state) != wanted or state.green.dtype != hidden.dtype.to_complex():
             return False
-        return takes_token(hidden, self.log_smoothing, *state[1:])  # `forward` has turned autocast off
+        return beside_token(hidden, self.log_smoothing, *state[1:])
 
     def _one_token(self, hidden: Tensor, input_ids: Tensor, state: PointerState) -> Pointed:
         """The same as `forward` of a token behind a state, without a gradient; writes into `state.words`."""

@@ -198,3 +198,18 @@ def kept(checkpoints: Tensor) -> None:
             "the forward pass kept nothing for a gradient: it was called, or traced (torch.export), without one; trace "
             "it with inputs that require gradients"
         )
+
+
+def check_step(state: Tensor, **parts: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """What kernels of one token take beside a state, each with the shape that it must have: they would read beyond what
+    is smaller.
+
+    Raises:
+        ValueError: one has another shape.
+    """
+    for name, (given, shape) in parts.items():
+        if given is not None and given.shape != shape:
+            raise ValueError(
+                f"{name} must be {list(shape)} beside a state of {list(state.shape)}, but got {list(given.shape)}; the "
+                "module that it comes from needs the size that the state was made with"
+            )

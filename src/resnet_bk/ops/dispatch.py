@@ -263,17 +263,25 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if autocast_enabled(device) else nullcontext()
 
 
-def takes_token(hidden: torch.Tensor, *others: torch.Tensor | None) -> bool:
-    """Whether a kernel of one token, `modulus_step` or `pointer_step`, is for tokens like `hidden`, in whose precision
-    and place the real tensors beside it must be: on a CPU with numba, in float32 or float64, where no gradient, tangent
-    or graph is recorded and nothing is autocast."""
-    dtype, device = hidden.dtype, hidden.device
+def takes_token(hidden: torch.Tensor) -> bool:
+    """Whether kernels of one token (`block_step`, `modulus_step`, `pointer_step`, `row_product`) are for tokens like
+    `hidden`: on a CPU with numba, in float32 or float64, where no gradient, tangent or graph is recorded and nothing is
+    autocast."""
     return (
         not torch.compiler.is_compiling()
         and not torch.is_grad_enabled()
         and forward_ad._current_level < 0
-        and dtype in (torch.float32, torch.float64)
+        and hidden.dtype in (torch.float32, torch.float64)
         and runs_compiled(hidden)
-        and not autocast_enabled(device)
-        and all(x is None or (x.dtype is dtype and x.device == device) for x in others)
+        and not autocast_enabled(hidden.device)
+    )
+
+
+def beside_token(hidden: torch.Tensor, *others: torch.Tensor | None) -> bool:
+    """Whether they may take these real tensors beside tokens like `hidden`: in its precision and place, and as they lie
+    in memory, for what is not contiguous would be copied at every token."""
+    dtype, device = hidden.dtype, hidden.device
+    return all(
+        x is None or (x.dtype is dtype and x.device == device and x.layout is torch.strided and x.is_contiguous())
+        for x in others
     )

@@ -4,11 +4,9 @@ from math import exp, hypot, log1p
 
 import numpy as np
 from numba.extending import register_jitable
-from numpy.typing import NDArray
 
+from resnet_bk.ops.kernels import Floats
 from resnet_bk.ops.simd import lanes, load, multiply_add, sum_lanes, zeros
-
-Floats = NDArray[np.floating]
 
 
 @register_jitable

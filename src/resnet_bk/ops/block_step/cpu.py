@@ -55,7 +55,7 @@ def forward(
     heads: int,
     keys: int,
     values: int,
-    width: int,
+    window: int,
     write_scale: float,
     site_scale: float,
     absorption_min: float,
@@ -64,26 +64,26 @@ def forward(
     feed_forward_eps: float,
     erases: bool,
 ) -> None:
-    depth, channels, read = mixer_norm.size, heads * (2 * keys + values), heads * values
-    inner = down_proj.size // depth
-    normed, update = scratch(hidden, depth), scratch(hidden, depth)
+    width, channels, read = mixer_norm.size, heads * (2 * keys + values), heads * values
+    inner = down_proj.size // width
+    normed, update = scratch(hidden, width), scratch(hidden, width)
     projected, output, gate = scratch(hidden, channels), scratch(hidden, read), scratch(hidden, read)
     write, sites = scratch(hidden, heads), scratch(hidden, 3 * heads)
     gate_up, activated = scratch(hidden, 2 * inner), scratch(hidden, inner)
     if gate_proj.size == 0:
         gate = gate[:0]
     for row in range(begin, end):
-        first = row * depth
+        first = row * width
         _normed(hidden, first, mixer_norm, mixer_eps, normed)
-        product(in_proj, 0, in_proj.size // depth, normed, 0, depth, projected, 0)
-        product(write_proj, 0, write_proj.size // depth, normed, 0, depth, write, 0)
-        product(site_proj, 0, site_proj.size // depth, normed, 0, depth, sites, 0)
-        product(gate_proj, 0, gate_proj.size // depth, normed, 0, depth, gate, 0)
+        product(in_proj, 0, in_proj.size // width, normed, 0, width, projected, 0)
+        product(write_proj, 0, write_proj.size // width, normed, 0, width, write, 0)
+        product(site_proj, 0, site_proj.size // width, normed, 0, width, sites, 0)
+        product(gate_proj, 0, gate_proj.size // width, normed, 0, width, gate, 0)
         for i in range(heads):
             write[i] *= write_scale
         for i in range(3 * heads):
             sites[i] = site_scale * sites[i] + site_bias[i]
-        tail_size, memory_size = (width - 1) * channels, heads * keys * values
+        tail_size, memory_size = (window - 1) * channels, heads * keys * values
         for head in range(heads):
             mix_head(
                 head,
@@ -104,18 +104,18 @@ def forward(
                 heads,
                 keys,
                 values,
-                width,
+                window,
                 absorption_min,
                 read_eps,
                 erases,
             )
         product(out_proj, 0, out_proj.size // read, output, 0, read, update, 0)
-        for i in range(depth):
+        for i in range(width):
             hidden_after[first + i] = hidden[first + i] + update[i]
         _normed(hidden_after, first, feed_forward_norm, feed_forward_eps, normed)
-        product(gate_up_proj, 0, gate_up_proj.size // depth, normed, 0, depth, gate_up, 0)
+        product(gate_up_proj, 0, gate_up_proj.size // width, normed, 0, width, gate_up, 0)
         for i in range(inner):
             activated[i] = gate_up[i] * sigmoid(gate_up[i]) * gate_up[inner + i]
         product(down_proj, 0, down_proj.size // inner, activated, 0, inner, update, 0)
-        for i in range(depth):
+        for i in range(width):
             hidden_after[first + i] += update[i]

@@ -6,6 +6,7 @@ than to compute. Here they are one kernel.
 
 from torch import Tensor
 
+from resnet_bk.ops.checks import check_step
 from resnet_bk.ops.modulus_step import library
 
 __all__ = ["modulus_step"]
@@ -38,7 +39,7 @@ def modulus_step(
 
     as `propagate_modulus` and `gated_norm` have it. L is computed in float64; results differ from those of the single
     operators by the rounding of the rest. All inputs must be float32 or all float64 (L complex of that precision) and
-    of the shapes below: of those of the state and the parameters nothing is checked again.
+    of the shapes below; those of the state are not checked again.
 
     Args:
         projected: x of the token, [B, C] with the channels (q, k, v), C = 2 H K + H V.
@@ -58,17 +59,20 @@ def modulus_step(
         with the state before.
 
     Raises:
-        ValueError: projections of a token that have other shapes.
+        ValueError: projections or parameters of other shapes.
     """
     batch, heads, keys, values = memory.shape
-    wanted = ((batch, heads * (2 * keys + values)), (batch, heads), (batch, 3 * heads), (batch, heads * values))
-    given = (projected, write, sites, gate)
-    for name, x, shape in zip(("projected", "write", "sites", "gate"), given, wanted, strict=True):
-        if x is not None and x.shape != shape:
-            raise ValueError(
-                f"{name} must be {list(shape)} for a state of {list(memory.shape)}, but got {list(x.shape)}; give the "
-                "linear map before it that many rows"
-            )
+    channels = heads * (2 * keys + values)
+    check_step(
+        memory,
+        projected=(projected, (batch, channels)),
+        taps=(taps, (channels, tail.shape[1] + 1)),
+        bias=(bias, (2 * heads * keys,)),
+        write=(write, (batch, heads)),
+        sites=(sites, (batch, 3 * heads)),
+        weight=(weight, (values,)),
+        gate=(gate, (batch, heads * values)),
+    )
     nothing = projected.new_empty(0)
     beside = (nothing if bias is None else bias, nothing if gate is None else gate)
     output, tail, green, memory = library.modulus_step(

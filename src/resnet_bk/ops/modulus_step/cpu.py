@@ -25,22 +25,22 @@ def _filtered(
     row: int,
     first: int,
     count: int,
-    width: int,
+    window: int,
     y: Floats,
 ) -> None:
     """SiLU of the filters of channels first, ..., first + count - 1 into y, and their new tail."""
-    channels = taps.size // width
-    old = row * (width - 1) * channels
+    channels = taps.size // window
+    old = row * (window - 1) * channels
     for i in range(count):
         c = first + i
         new = projected[row * channels + c]
-        total = taps[c * width + width - 1] * new
-        for lag in range(width - 1):
+        total = taps[c * window + window - 1] * new
+        for lag in range(window - 1):
             before = tail[old + lag * channels + c]
-            total += taps[c * width + lag] * before
+            total += taps[c * window + lag] * before
             if lag > 0:
                 after[old + (lag - 1) * channels + c] = before
-        after[old + (width - 2) * channels + c] = new
+        after[old + (window - 2) * channels + c] = new
         y[i] = total * sigmoid(total)
 
 
@@ -74,7 +74,7 @@ def mix_head(
     heads: int,
     keys: int,
     values: int,
-    width: int,
+    window: int,
     absorption_min: float,
     eps: float,
     erases: bool,
@@ -88,9 +88,9 @@ def mix_head(
         scratch(memory, values),
         scratch(memory, 4),
     )
-    _filtered(projected, tail, taps, tail_after, row, head * keys, keys, width, q)
-    _filtered(projected, tail, taps, tail_after, row, (heads + head) * keys, keys, width, k)
-    _filtered(projected, tail, taps, tail_after, row, 2 * heads * keys + head * values, values, width, v)
+    _filtered(projected, tail, taps, tail_after, row, head * keys, keys, window, q)
+    _filtered(projected, tail, taps, tail_after, row, (heads + head) * keys, keys, window, k)
+    _filtered(projected, tail, taps, tail_after, row, 2 * heads * keys + head * values, values, window, v)
     _to_unit_length(q, keys)
     _to_unit_length(k, keys)
     if bias.size > 0:
@@ -160,7 +160,7 @@ def forward(
     heads: int,
     keys: int,
     values: int,
-    width: int,
+    window: int,
     absorption_min: float,
     eps: float,
     erases: bool,
@@ -185,7 +185,7 @@ def forward(
             heads,
             keys,
             values,
-            width,
+            window,
             absorption_min,
             eps,
             erases,

@@ -5,6 +5,7 @@ As with `resnet_bk.ops.modulus_step`, the many operators that a token needs cost
 
 from torch import Tensor
 
+from resnet_bk.ops.checks import check_step
 from resnet_bk.ops.pointer_step import library
 
 __all__ = ["pointer_step"]
@@ -38,7 +39,8 @@ def pointer_step(
     as `resnet_bk.layers.pointer` has it. S is kept divided by exp(scale), `words` = S / exp(scale), so that a token
     writes a single column (what follows reads all); where |scale| would pass `sizes.LARGEST_SCALE`, all
     columns of the row are multiplied out. L is computed in float64. Inputs must all be float32 or all float64 (L
-    complex of that precision), `words` contiguous, and of the shapes below: only the tokens are checked.
+    complex of that precision), `words` contiguous, and of the shapes below; those of the state are not checked
+    again.
 
     Shape legend: B batch, H heads, K kinds of context, V words.
 
@@ -59,8 +61,19 @@ def pointer_step(
         copied [B, V], rest [B], and (L', scale', n'), in the precision of the inputs.
 
     Raises:
-        ValueError: another number of tokens, or one outside of the vocabulary; nothing is written.
+        ValueError: projections of other shapes, another number of tokens, or one outside of the vocabulary; nothing is
+            written.
     """
+    batch, heads, keys = total.shape
+    check_step(
+        total,
+        query=(query, (batch, heads * keys)),
+        key=(key, (batch, heads * keys)),
+        write=(write, (batch, heads)),
+        gates=(gates, (batch, 1 + heads)),
+        sites=(sites, (batch, 3 * heads)),
+        log_smoothing=(log_smoothing, (heads,)),
+    )
     copied, rest, green, scale, total = library.pointer_step(
         query, key, write, gates, sites, log_smoothing, green, words, scale, total, tokens, absorption_min
     )
