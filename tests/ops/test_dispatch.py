@@ -191,19 +191,25 @@ def test_when_a_kernel_without_backends_runs(monkeypatch):
 
 @torch.no_grad()
 def test_where_kernels_of_one_token_are_not_taken(monkeypatch):
-    token, weight = torch.zeros(1, 1, 4), torch.zeros(4)
-    assert dispatch.takes_token(token, weight, None)
+    token = torch.zeros(1, 1, 4)
+    assert dispatch.takes_token(token)
     with torch.enable_grad():
-        assert not dispatch.takes_token(token, weight)
-    assert not dispatch.takes_token(token.bfloat16(), weight.bfloat16())
-    assert not dispatch.takes_token(token.double(), weight)
-    assert not dispatch.takes_token(token, weight, weight.to("meta"))
+        assert not dispatch.takes_token(token)
+    assert not dispatch.takes_token(token.bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
-        assert not dispatch.takes_token(token, weight)
+        assert not dispatch.takes_token(token)
     with torch.autograd.forward_ad.dual_level():
-        assert not dispatch.takes_token(token, weight)
+        assert not dispatch.takes_token(token)
     with monkeypatch.context() as patch:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert not dispatch.takes_token(token, weight)
+        assert not dispatch.takes_token(token)
     monkeypatch.setattr(dispatch, "_HAS_NUMBA", False)
-    assert not dispatch.takes_token(token, weight)
+    assert not dispatch.takes_token(token)
+
+
+def test_what_kernels_of_one_token_take_beside_it():
+    token, weight = torch.zeros(1, 1, 4), torch.zeros(4, 2)
+    assert dispatch.beside_token(token)
+    assert dispatch.beside_token(token, weight, None, weight[:0])
+    for other in (weight.double(), weight.to("meta"), weight.to_sparse(), weight.t(), weight[:, 0]):
+        assert not dispatch.beside_token(token, weight, other)

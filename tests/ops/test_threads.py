@@ -73,18 +73,26 @@ def test_arrays_are_let_go():
     assert held() is None
 
 
-# An interrupt while the caller waits for the other half, which takes longer.
+# An interrupt while the caller waits for the other half, which goes on after it.
 INTERRUPTED = """
 import signal, threading, time
 from resnet_bk.ops import shares
-done = []
+done, begun, interrupted = [], threading.Event(), threading.Event()
 
 def function(begin, end):
     if begin:
-        time.sleep(1)
+        begun.set()
+        interrupted.wait()
+        time.sleep(0.3)
         done.append(begin)
 
-threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+def interrupt():
+    begun.wait()
+    time.sleep(0.3)  # by now the caller waits
+    signal.raise_signal(signal.SIGINT)
+    interrupted.set()
+
+threading.Thread(target=interrupt).start()
 try:
     shares.share_out(function, 2, 2, ())
 except KeyboardInterrupt:
