@@ -155,14 +155,19 @@ def test_a_linear_map_with_a_bias_is_called(part, calls):
 PARAMETERS = [name for name, _ in built()[0].named_parameters()]
 
 
+def replace(block, name, change):
+    """A parameter by what `change` makes of it."""
+    part, _, key = name.rpartition(".")
+    module = block.get_submodule(part)
+    setattr(module, key, nn.Parameter(change(getattr(module, key))))
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 @torch.no_grad()
 def test_a_parameter_that_does_not_fit_is_refused(name, calls):
     """Not read beyond its end."""
     block, hidden, state = built()
-    part, _, key = name.rpartition(".")
-    module = block.get_submodule(part)
-    setattr(module, key, nn.Parameter(getattr(module, key)[:-1]))
+    replace(block, name, lambda parameter: parameter[:-1])
     with pytest.raises((RuntimeError, ValueError)):
         block(hidden[:, 5:], None, state)
     assert "block_step" not in calls
@@ -173,9 +178,7 @@ def test_a_parameter_that_does_not_fit_is_refused(name, calls):
 @torch.no_grad()
 def test_a_parameter_of_another_precision_is_left_to_the_modules(name, calls):
     block, hidden, state = built()
-    part, _, key = name.rpartition(".")
-    module = block.get_submodule(part)
-    setattr(module, key, nn.Parameter(getattr(module, key).float()))
+    replace(block, name, torch.Tensor.float)
     with contextlib.suppress(RuntimeError):  # of matmuls
         block(hidden[:, 5:], None, state)
     assert "block_step" not in calls
