@@ -77,6 +77,7 @@ def test_arrays_are_let_go():
 INTERRUPTED = """
 import signal, threading, time
 from resnet_bk.ops import shares
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 done, begun, interrupted = [], threading.Event(), threading.Event()
 
 def function(begin, end):
