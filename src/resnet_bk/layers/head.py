@@ -14,7 +14,7 @@ from resnet_bk.ops.linear_cross_entropy import IGNORED, linear_cross_entropy
 from resnet_bk.ops.precision import at_least_float32
 from resnet_bk.ops.row_product import row_product
 
-MOST_ROWS = 4  # of one token, for `row_product`: of more, matmuls of PyTorch make better use
+MOST_ROWS = 4  # for `row_product`: with more, matmuls of PyTorch catch up
 
 
 def head_logits(hidden: Tensor, head: nn.Module) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resnet_bk.ops.block_step import library
 
-__all__ = ["BlockWeights", "block_step"]
+__all__ = ["BlockSettings", "BlockWeights", "block_step"]
 
 
 class BlockWeights(NamedTuple):
