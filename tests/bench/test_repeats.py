@@ -109,6 +109,21 @@ def test_the_command_writes_what_it_prints(home):
             assert loss == pytest.approx(chosen.mean().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("command", ["eval", "repeats", "lengths"])
+def test_reading_that_takes_long_is_shown(home, command, monkeypatch):
+    """On standard error, so that what is printed stays what it was."""
+    run = home / "out" / "resnet-bk" / "seed-42"
+    options = {"eval": [], "repeats": [], "lengths": ["--tokens", 20, "--documents", 2]}[command]
+    quick = call(command, run, *options, "--json")
+    assert "tokens read" not in quick.stderr
+    monkeypatch.setattr("resnet_bk.bench.held_out.LINE_SECONDS", 0.0)
+    shown = call(command, run, *options, "--json")
+    assert shown.exit_code == 0, shown.output
+    expected = {"eval": "resnet-bk on text.txt, validation", "repeats": str(run), "lengths": f"{run}, carried"}[command]
+    assert f"{expected}: tokens read: " in shown.stderr
+    assert json.loads(shown.stdout).keys() == json.loads(quick.stdout).keys()
+
+
 @pytest.mark.parametrize("command", ["repeats", "lengths"])
 def test_an_answer_is_not_overwritten(home, tmp_path, command, monkeypatch):
     (tmp_path / f"{command}.json").write_text("{}")

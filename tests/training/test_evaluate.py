@@ -34,6 +34,13 @@ def test_every_token_is_counted_once(head):
     assert found.bucket_nll == ()
 
 
+def test_progress_counts_the_tokens():
+    seen = []
+    assert evaluate(tiny_gpt2(), batches(), head="fused", progress=seen.append).tokens == 100
+    targets = [int((targets != -100).sum()) for _, targets in batches()]
+    assert seen == [sum(targets[: n + 1]) for n in range(len(targets))]
+
+
 def test_what_a_model_reports_counts_by_the_tokens_of_a_batch(monkeypatch):
     """The last batch is mostly padding."""
     real, calls = MODULE.causal_lm_loss, []

@@ -78,6 +78,22 @@ def test_counter(paper, monkeypatch):
     assert paper.file.getvalue().startswith("tokens: 1,000\ntokens: 2,500\ntokens: 2,500 in 0:0")
 
 
+def test_a_counter_waits_before_it_speaks(paper, monkeypatch):
+    seconds = iter([0.0, 4.0, 12.0, 13.0, 31.0, 31.0])  # it begins, three updates, it ends
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    with counter("tokens", paper, patience=10.0) as update:
+        for total in (100, 200, 300):
+            update(total)
+    assert paper.file.getvalue() == "tokens: 200\ntokens: 300 in 0:31\n"
+
+
+def test_a_counter_of_quick_work_is_silent(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with counter("tokens", paper, patience=10.0) as update:
+        update(7)
+    assert paper.file.getvalue() == ""
+
+
 def test_a_counter_shows_brackets(paper):
     with counter("tokens of notes[final].txt", paper) as update:
         update(7)

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from resnet_bk.bench.run_folder import Run
 from resnet_bk.data import TokenCache, held_out_batches, overlapping_batches
 from resnet_bk.training import Evaluation, TrainingResult, evaluate
 from resnet_bk.training.loss import Head
+from resnet_bk.training.progress import LINE_SECONDS, counter
 
 # What `held_out_views` of a protocol may name -> the key of the result.
 VIEWS = {
@@ -43,10 +45,12 @@ def measure_held_out(
     """The views that the protocol asks for; of a model that leaks nothing but what it has with the answer in sight."""
     head = cast(Head, trained.head)
     if audit.verdict != "causal":
-        leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        with tokens_read(run.title) as progress:
+            leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False, progress=progress)
         return HeldOut(leaking=leaking.perplexity)
     carry_state = protocol.models[run.model].carry_state
-    full = evaluate_validation(model, head, protocol, prepared, carry_state=carry_state)
+    with tokens_read(run.title) as progress:
+        full = evaluate_validation(model, head, protocol, prepared, carry_state=carry_state, progress=progress)
     return HeldOut(full, further_views(model, head, run, protocol, prepared, protocol.held_out_views))
 
 
@@ -69,8 +73,19 @@ def reached(held_out: HeldOut) -> str:
     return f"held-out perplexity {held_out.full.perplexity:.2f}"
 
 
+def tokens_read(name: str, view: str | None = None) -> AbstractContextManager[Callable[[int], None]]:
+    """Shows how far the reading of a text is, if that takes long."""
+    return counter(f"{name}{f', {view}' if view else ''}: tokens read", patience=LINE_SECONDS)
+
+
 def evaluate_validation(
-    model: Any, head: Head, protocol: Protocol, prepared: Prepared, *, carry_state: bool
+    model: Any,
+    head: Head,
+    protocol: Protocol,
+    prepared: Prepared,
+    *,
+    carry_state: bool,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """The whole validation split in segments as long as those of training."""
     return evaluate(
@@ -82,6 +97,7 @@ def evaluate_validation(
         bucket_count=len(prepared.bucket_names),
         dtype=protocol.dtype,
         keep_losses=True,
+        progress=progress,
     )
 
 
@@ -91,17 +107,21 @@ def further_views(
     """Perplexities of the validation split, by key of the result, as far as the model has such a view."""
     found = {}
     if "not_carried" in views and protocol.models[run.model].carry_state:
-        without = evaluate_validation(model, head, protocol, prepared, carry_state=False)
+        with tokens_read(run.title, "state not carried") as progress:
+            without = evaluate_validation(model, head, protocol, prepared, carry_state=False, progress=progress)
         found[VIEWS["not_carried"]] = without.perplexity
     if "overlapping" in views:
-        found[VIEWS["overlapping"]] = evaluate_overlapping(model, head, prepared.validation, protocol)
+        overlapping = evaluate_overlapping(model, head, prepared.validation, protocol, run.title)
+        found[VIEWS["overlapping"]] = overlapping
     return found
 
 
-def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol) -> float:
-    """Perplexity over a split in windows that overlap by half, no state carried."""
+def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol, name: str) -> float:
+    """Perplexity over a split in windows that overlap by half, no state carried; `name` stands before what shows how
+    far it is."""
     batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
-    return evaluate(model, batches, head=head, dtype=protocol.dtype).perplexity
+    with tokens_read(name, "overlapping windows") as progress:
+        return evaluate(model, batches, head=head, dtype=protocol.dtype, progress=progress).perplexity
 
 
 def short_rows(tokens: int, batch_size: int, sequence_length: int) -> list[str]:

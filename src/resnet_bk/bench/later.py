@@ -5,7 +5,7 @@ from typing import Any
 
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.held_out import VIEWS, further_views, split_batches
+from resnet_bk.bench.held_out import VIEWS, further_views, split_batches, tokens_read
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
@@ -52,7 +52,9 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     for key, carried in missing.items():
         batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
         options = {"head": result["head"], "carry_state": carried, "dtype": protocol.dtype}
-        found[key] = evaluate(model, batches, **options).perplexity
+        view = "test split" if carried == carry else "test split, state not carried"
+        with tokens_read(run.title, view) as progress:
+            found[key] = evaluate(model, batches, **options, progress=progress).perplexity
         say(f"{run.title}: {key.replace('_', ' ')} {found[key]:.2f}")
     write_json(run.folder / "result.json", result | found | _measured_later(result, found))
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
+from resnet_bk.bench.held_out import tokens_read
 from resnet_bk.bench.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.peers import is_of_others, may_carry
 from resnet_bk.bench.positions import longest_text
@@ -140,7 +141,11 @@ def _profile(
             continue
         dtype = run.protocol.dtype
         read(model, texts[0][: 2 * piece + 1], piece, run.head, dtype, window)  # first-call costs, off the clock
-        done = [read(model, text, piece, run.head, dtype, window) for text in texts]
+        done = []
+        with tokens_read(str(run.folder), found["name"]) as progress:
+            for number, text in enumerate(texts, 1):
+                done.append(read(model, text, piece, run.head, dtype, window))
+                progress(number * (len(text) - 1))
         losses = torch.stack([reading.losses for reading in done])
         by_place = torch.stack([losses[:, start:stop].mean(1) for start, stop in borders], dim=1)
         found |= {

@@ -11,7 +11,7 @@ import torch
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
 from resnet_bk.bench.early_exit import exit_early
 from resnet_bk.bench.environment import environments_of
-from resnet_bk.bench.held_out import evaluate_overlapping, split_batches
+from resnet_bk.bench.held_out import evaluate_overlapping, split_batches, tokens_read
 from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run_folder import read_run
@@ -175,9 +175,12 @@ def evaluate_run(
     model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
     head = opened.head
 
-    def reached(carry_state: bool) -> Evaluation:
+    name = f"{opened.record['model']} on {opened.corpus.name}, {split}"
+
+    def reached(carry_state: bool, view: str | None = None) -> Evaluation:
         batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
-        return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype)
+        with tokens_read(name, view) as progress:
+            return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype, progress=progress)
 
     causal = opened.audit == "causal"
     found = reached(carry and causal)  # of one that leaks as `bench` measures it, segment by segment
@@ -191,8 +194,8 @@ def evaluate_run(
         "leaking_perplexity": None if causal else found.perplexity,
         "loss": found.loss if causal else None,
         "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
-        "perplexity_without_carry": reached(False).perplexity if causal and carry else None,
-        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol) if causal else None,
+        "perplexity_without_carry": reached(False, "state not carried").perplexity if causal and carry else None,
+        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol, name) if causal else None,
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.bench.environment import environment
+from resnet_bk.bench.held_out import tokens_read
 from resnet_bk.bench.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.positions import longest_text
 from resnet_bk.training.loss import causal_lm_loss
@@ -140,9 +141,12 @@ def _model(run: OpenedRun, rows: np.ndarray, kinds: np.ndarray, count: int) -> d
 def _losses(run: OpenedRun, rows: Tensor) -> Tensor:
     """Of every predicted token, float64 [N, W]."""
     model, found = run.model, []
-    with evaluation_mode(model):
+    done = 0
+    with evaluation_mode(model), tokens_read(str(run.folder)) as progress:
         for batch in rows.to(model.device).split(run.protocol.batch_size):
             with torch.autocast(batch.device.type, torch.bfloat16, enabled=run.protocol.dtype == "bfloat16"):
                 reached = causal_lm_loss(model, batch[:, :-1], batch[:, 1:], run.head, reduction="none")
             found.append(reached.value.double().cpu())
+            done += found[-1].numel()
+            progress(done)
     return torch.cat(found)

@@ -3,7 +3,7 @@
 Shape legend: B batch, T tokens, V vocabulary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,7 @@ def evaluate(
     bucket_count: int = 1,
     dtype: str = "float32",
     keep_losses: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Sum the loss of every target of `batches`.
 
@@ -75,6 +76,7 @@ def evaluate(
         dtype: "bfloat16" for autocast.
         keep_losses: return every token's loss too; the rows of the batches must each be a stretch of the text, one
             behind the other (`held_out_batches`).
+        progress: called after each batch with the number of targets so far.
 
     Raises:
         ValueError: there is nothing to predict.
@@ -87,8 +89,10 @@ def evaluate(
     state = None
     kept_losses: list[tuple[Tensor, Tensor]] = []
     measured: dict[str, list[Tensor]] = {}
+    done = 0
     with evaluation_mode(model):
         for input_ids, targets in batches:
+            done += int((targets != IGNORED).sum())  # before they are on a GPU, which would have to be waited for
             input_ids, targets = input_ids.to(device), targets.to(device)
             with autocast_to(dtype, device):
                 losses, _, state, measures = causal_lm_loss(
@@ -103,6 +107,8 @@ def evaluate(
             bucket = torch.zeros_like(target) if lookup is None else lookup[target]
             nll += torch.bincount(bucket, losses[kept].double(), buckets)
             count += torch.bincount(bucket, minlength=buckets)
+            if progress is not None:
+                progress(done)
     tokens = int(count.sum())
     if tokens == 0:
         raise ValueError("the split to evaluate on has fewer than two tokens; give more text or another split")

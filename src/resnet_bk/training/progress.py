@@ -104,8 +104,9 @@ class Lines:
 
 
 @contextmanager
-def counter(name: str, console: Console | None = None) -> Iterator[Callable[[int], None]]:
-    """Shows a growing count of which the end is not known; silent if it is never called."""
+def counter(name: str, console: Console | None = None, patience: float = 0.0) -> Iterator[Callable[[int], None]]:
+    """Shows a growing count of which the end is not known; silent if it is never called, and of work that takes less
+    than `patience` seconds."""
     console = console or Console(stderr=True)
     started = shown = time.monotonic()
     count = 0
@@ -113,12 +114,13 @@ def counter(name: str, console: Console | None = None) -> Iterator[Callable[[int
     def update(total: int) -> None:
         nonlocal count, shown
         count = total
-        if time.monotonic() - shown >= (0.2 if console.is_terminal else LINE_SECONDS):
-            shown = time.monotonic()
-            console.print(
-                f"{name}: {total:,}", end="\r" if console.is_terminal else "\n", highlight=False, markup=False
-            )
+        now = time.monotonic()
+        if now - started >= patience and now - shown >= (0.2 if console.is_terminal else LINE_SECONDS):
+            shown = now
+            end = "\r" if console.is_terminal else "\n"
+            console.print(f"{name}: {total:,}", end=end, highlight=False, soft_wrap=True, markup=False)
 
     yield update
-    if count:
-        console.print(f"{name}: {count:,} in {clock(time.monotonic() - started)}", highlight=False, markup=False)
+    if count and time.monotonic() - started >= patience:
+        done = f"{name}: {count:,} in {clock(time.monotonic() - started)}"
+        console.print(done, highlight=False, soft_wrap=True, markup=False)
