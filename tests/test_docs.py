@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ EXAMPLES = [
 @pytest.mark.parametrize(("page", "example"), EXAMPLES, ids=[page for page, _ in EXAMPLES])
 def test_a_python_example(page, example):
     exec(compile(example, page, "exec"), {})
+
+
+def test_patches_of_the_present_code_apply():
+    """A page that names no commit beside one says "After `git apply FILE`"."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    patches = re.findall(r"After `git apply (\S+)`", pages)
+    assert patches
+    for patch in patches:
+        done = subprocess.run(["git", "apply", "--check", patch], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def test_every_key_of_a_run_has_a_row():

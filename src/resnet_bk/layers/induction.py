@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-KEY_DIM = 64  # from which on heads start so by default; nothing between 16 and 64 was tried
+KEY_DIM = 64  # from which on heads start so by default, which rests on one shape (docs/choices.md)
 POTENTIAL = 0.3  # in units of 2 hopping: near the middle of the band, where the modulus of a propagator fades slowly
 ABSORPTION = (0.005, 0.02)  # log-uniform over the heads
 # The one tap of a filter. SiLU behind it is nearly linear for inputs as small as those of a fresh model times this.
