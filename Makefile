@@ -34,7 +34,7 @@ performance: $(STAMP)
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.generation
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.pages.performance
 
 # The second pass runs the numba kernels uncompiled, on tiny inputs: there an index out of bounds is an error.
 test: $(DEV)

@@ -10,16 +10,7 @@
     python -m benchmarks.data            memory of the data path on 100 million tokens
     python -m benchmarks.losses PROTOCOL the first steps of its trainings, bit for bit those of another commit?
 
-and what writes their figures into the pages, `python -m benchmarks.pages` all of them:
-
-    python -m benchmarks.tables          docs/performance.md from the JSON of the first three
-    python -m benchmarks.ablation        docs/switches.md from that of the `ablation` protocols and of trained models
-    python -m benchmarks.results         docs/results.md from that of the tuned comparisons and recall
-    python -m benchmarks.choices         docs/choices.md from that of trainings with other choices
-    python -m benchmarks.front           the first table of README.md from that of the comparisons
-    python -m benchmarks.readme          its other tables from the same
-    python -m benchmarks.course          docs/course.svg from the same
-    python -m benchmarks.reproduction    docs/reproduction.md from that of the `seed-local` runs
+`benchmarks.pages` writes their figures, and those of trainings, into the README and docs/.
 
 Importing this package imports nothing else: process settings are made before PyTorch is loaded.
 """

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.page import read_json
+from benchmarks.pages.page import read_json
 
 if TYPE_CHECKING:
     from resnet_bk.bench.opened_run import OpenedRun

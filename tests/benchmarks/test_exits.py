@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import exits
 from benchmarks.command import guarded
-from benchmarks.tables import fill
+from benchmarks.pages.performance import fill
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.runner import bench
 from tests.bench.tiny_bench import settings, write_text

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.page import read_json
+from benchmarks.pages.page import read_json
 from benchmarks.published import RESULTS, is_published
 from resnet_bk.bench.protocol import load_protocol
 

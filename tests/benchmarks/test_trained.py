@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import trained
 from benchmarks.command import guarded
-from benchmarks.tables import fill
+from benchmarks.pages.performance import fill
 from resnet_bk.bench.opened_run import open_run
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.runner import bench

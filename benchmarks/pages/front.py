@@ -1,6 +1,6 @@
 """Writes the README's first table from results/: ResNet-BK beside Llama, by what both may read and with which pointer.
 
-    python -m benchmarks.front [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.front [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench`, by default those in results/ of the columns; one of a protocol NAME-times
 gives the times of column NAME, and one of `quick-pointer` further models of `quick`. Without times of its own a column
@@ -14,8 +14,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, one_machine, page_writer, replace_all, table
-from benchmarks.readme import PAGE, ROOT
+from benchmarks.pages.page import by_model, one_machine, page_writer, replace_all, table
+from benchmarks.pages.readme import PAGE, ROOT
 from resnet_bk.bench import formatting as fmt
 
 PLACE = "front"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import reproduction
 from benchmarks.command import guarded
+from benchmarks.pages import reproduction
 
 
 def run(name, **changes):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import results
 from benchmarks.command import guarded
+from benchmarks.pages import results
 from tests.benchmarks.made_runs import ENVIRONMENT, point, run
 
 RESULTS = {

@@ -206,7 +206,7 @@ def page_writer(
     *,
     read: Callable[[Path], dict[str, Any]] = read_json,
 ) -> Callable[[Sequence[str]], int]:
-    """The command `python -m benchmarks.MODULE [FILE ...] [--page FILE] [--check]`: its exit code from its arguments.
+    """The command `python -m benchmarks.pages.MODULE [FILE ...] [--page FILE] [--check]`: exit code from arguments.
 
     Args:
         module, description: for its help.
@@ -220,7 +220,7 @@ def page_writer(
     """
 
     def main(arguments: Sequence[str]) -> int:
-        options = Parser(prog=f"python -m benchmarks.{module}", description=description, allow_abbrev=False)
+        options = Parser(prog=f"python -m benchmarks.pages.{module}", description=description, allow_abbrev=False)
         by_default = ", ".join(map(str, files))
         options.add_argument("files", nargs="*", metavar="FILE", type=Path, help=f"by default {by_default}")
         options.add_argument("--page", metavar="FILE", type=Path, default=page, help="by default %(default)s")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from benchmarks import tables
 from benchmarks.command import guarded
 from benchmarks.gate import Check, run_gate
-from benchmarks.page import PLACE
+from benchmarks.pages import performance
+from benchmarks.pages.page import PLACE
 from benchmarks.row import OURS, Row, Table, Target
 from benchmarks.text import cell, markdown, seconds
 from benchmarks.timing import Spread, Timing
@@ -64,7 +64,7 @@ def results(*rows, **changes):
 
 
 def test_a_page_is_filled():
-    page = tables.fill(PAGE, [results(GREEN, RED)])
+    page = performance.fill(PAGE, [results(GREEN, RED)])
     assert "old" not in page
     for line in (
         "- commit 0123456789ab with uncommitted changes",
@@ -79,7 +79,7 @@ def test_a_page_is_filled():
         "Words.",
     ):
         assert line in page.splitlines(), line
-    assert tables.fill(page, [results(GREEN, RED)]) == page
+    assert performance.fill(page, [results(GREEN, RED)]) == page
 
 
 def test_what_the_gates_saw_is_one_line_unless_one_is_red():
@@ -136,12 +136,12 @@ def test_long_tables_are_folded_and_longer_ones_left_out():
 )
 def test_results_that_do_not_fit_the_page(found, says):
     with pytest.raises(ValueError, match=says):
-        tables.fill(PAGE, [found])
+        performance.fill(PAGE, [found])
 
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: tables.main([str(argument) for argument in arguments]))
+        guarded(lambda: performance.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 
@@ -177,7 +177,7 @@ def test_a_page_that_is_not_there(tmp_path, capsys):
 
 def test_the_page_of_the_repository():
     """It has a place for every case, and where results are kept it agrees with them."""
-    page = tables.PAGE.read_text(encoding="utf-8")
+    page = performance.PAGE.read_text(encoding="utf-8")
     places = {(match["suite"], match["name"]) for match in PLACE.finditer(page)}
     from benchmarks.ops import CASES
 
@@ -193,8 +193,8 @@ def test_the_page_of_the_repository():
         ("generation", "machine"),
         ("generation", "one more token"),
     }
-    kept = [tables.RESULTS / f"{suite}.json" for suite in tables.SUITES]
-    assert tables.fill(page, [json.loads(file.read_text()) for file in kept]) == page
+    kept = [performance.RESULTS / f"{suite}.json" for suite in performance.SUITES]
+    assert performance.fill(page, [json.loads(file.read_text()) for file in kept]) == page
 
 
 def test_cells():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import readme
 from benchmarks.command import guarded
+from benchmarks.pages import readme
 from tests.bench.report_samples import sample_results, sample_run
 
 ORDERS = [(order, {"perplexity": 100.0 * order, "bits_per_character": 2.0 + order}) for order in (1, 2, 5)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import front
 from benchmarks.command import guarded
+from benchmarks.pages import front
 
 PAGE = "<!-- begin front:table -->\nold\n<!-- end -->\n"
 PLACE = {"git_commit": "0" * 40, "git_dirty": False, "python": "3", "versions": {}, "threads": 1, "cpu_count": 2}

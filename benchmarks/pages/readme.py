@@ -1,6 +1,6 @@
 """Writes the figures of the README's tables from results/, so that none is typed by hand.
 
-    python -m benchmarks.readme [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.readme [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench`, by default those in results/ of the protocols that the README shows.
 --check writes nothing and exits with code 1 if the README differs from them.
@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, page_writer, reached, replace_all, table
+from benchmarks.pages.page import by_model, page_writer, reached, replace_all, table
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.results_schema import parse_results
 from resnet_bk.bench.statistics import compare_documents, summarize
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "README.md"
 FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "small", "quick")]
 NAMES = {

@@ -1,6 +1,6 @@
 """Writes the figures of the `seed-local` runs into docs/reproduction.md, so that none is typed by hand.
 
-    python -m benchmarks.reproduction [FILE] [--page FILE] [--check]
+    python -m benchmarks.pages.reproduction [FILE] [--page FILE] [--check]
 
 FILE is what `resnet-bk bench seed-local` and `resnet-bk ngrams seed-local` left, by default
 results/seed-local/results.json. --check writes nothing and exits with code 1 if the page differs from the file.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import machine, one_machine, page_writer, replace_all, table
+from benchmarks.pages.page import machine, one_machine, page_writer, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reproduction.md"
 RESULTS = ROOT / "results" / "seed-local" / "results.json"
 

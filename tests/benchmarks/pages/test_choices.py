@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import choices
 from benchmarks.command import guarded
+from benchmarks.pages import choices
 from tests.benchmarks.made_runs import ENVIRONMENT, run
 
 WHERE = {"environment": ENVIRONMENT}

@@ -2,17 +2,17 @@
 
     python -m benchmarks.pages [--check]
 
-Each writer is a command of its own as well, which takes other files: `python -m benchmarks.readme --help`.
+Each writer is a command of its own as well, which takes other files: `python -m benchmarks.pages.readme --help`.
 --check writes nothing and exits with code 1 if a page differs.
 """
 
 import sys
 from collections.abc import Sequence
 
-from benchmarks import ablation, choices, course, front, readme, reproduction, results, tables
 from benchmarks.command import Parser, guarded
+from benchmarks.pages import choices, course, front, performance, readme, reproduction, results, switches
 
-WRITERS = (front, readme, course, results, choices, reproduction, ablation, tables)
+WRITERS = (front, readme, course, results, choices, reproduction, switches, performance)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """Writes the figures of the tuned comparisons into docs/results.md, so that none is typed by hand.
 
-    python -m benchmarks.results [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import (
+from benchmarks.pages.page import (
     by_model,
     machine,
     one_machine,
@@ -30,7 +30,7 @@ from benchmarks.page import (
 from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.statistics import paired_t_test
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
 RECALL = "mqar"

@@ -1,6 +1,6 @@
 """Writes the figures of docs/switches.md from results/, so that none is typed by hand.
 
-    python -m benchmarks.ablation [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.switches [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the `ablation` protocols, by default those in results/. One of
 `ablation-times` or `ablation-wide-times` gives the times and the memory of the table of `ablation` or `ablation-wide`
@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks import tables
 from benchmarks.command import guarded
-from benchmarks.page import by_model, machine, one_machine, page_writer, reached, replace_all, table
+from benchmarks.pages import performance
+from benchmarks.pages.page import by_model, machine, one_machine, page_writer, reached, replace_all, table
 from resnet_bk.bench import formatting as fmt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "switches.md"
 # Trained beside other work, so that their times say nothing.
 QUALITY = ("ablation", "ablation-wide", "ablation-price")
@@ -139,10 +139,10 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     for suite in by_name.keys() & set(QUALITY):
         timed = by_name.get(TIMES.get(suite, ""))
         page = replace_all(page, suite, {"table": rows(by_name[suite], timed)})
-    return tables.fill(page, [dict(by_name[name]) for name in MEASURED if name in by_name])
+    return performance.fill(page, [dict(by_name[name]) for name in MEASURED if name in by_name])
 
 
-main = page_writer("ablation", __doc__, PAGE, FILES, fill)
+main = page_writer("switches", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Writes what each choice of the model is worth into docs/choices.md, so that no figure is typed by hand.
 
-    python -m benchmarks.choices [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.choices [FILE ...] [--page FILE] [--check]
 
 FILE is a results.json of `resnet-bk bench`, by default those in results/, or the repeats.json of `resnet-bk repeats`:
 
@@ -21,10 +21,10 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, machine, page_writer, replace_all, table, trained_and_read
+from benchmarks.pages.page import by_model, machine, page_writer, replace_all, table, trained_and_read
 from resnet_bk.bench import formatting as fmt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "choices.md"
 CHOICES = "tuned-choices"  # one model, with one part after the other changed
 CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-norm", "real-part")

@@ -1,6 +1,6 @@
 """Writes the figures of result files into docs/performance.md, so that none is typed by hand.
 
-    python -m benchmarks.tables [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.performance [FILE ...] [--page FILE] [--check]
 
 The page has places `<!-- begin SUITE:CASE -->` ... `<!-- end -->`; what stands between is replaced. --check writes
 nothing and exits with code 1 if the page differs from the files. What trained models save has its tables in
@@ -14,11 +14,11 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.machine import describe
-from benchmarks.page import page_writer, places, replace
+from benchmarks.pages.page import page_writer, places, replace
 from benchmarks.text import markdown, read_results
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-RESULTS = Path(__file__).parents[1] / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+RESULTS = Path(__file__).parents[2] / "results"
 SUITES = ("ops", "models", "scaling", "generation")
 
 
@@ -47,7 +47,9 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
     return page
 
 
-main = page_writer("tables", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill, read=read_results)
+main = page_writer(
+    "performance", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill, read=read_results
+)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

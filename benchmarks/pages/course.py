@@ -1,6 +1,6 @@
 """Draws docs/course.svg, the README's picture of the trainings, from results/.
 
-    python -m benchmarks.course [FILE ...] [--page FILE] [--check]
+    python -m benchmarks.pages.course [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench`, by default those of the README's tables; a panel each. The picture holds
 the figures that it shows, as JSON in the description of its metadata, and is drawn anew only where they differ from
@@ -17,8 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.page import by_model, page_writer
-from benchmarks.readme import FILES, ROOT
+from benchmarks.pages.page import by_model, page_writer
+from benchmarks.pages.readme import FILES, ROOT
 
 PAGE = ROOT / "docs" / "course.svg"
 NAMES = {

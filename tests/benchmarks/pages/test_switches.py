@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import ablation
 from benchmarks.command import guarded
+from benchmarks.pages import switches
 
 
 def run(name, seed, seconds, perplexity, **changes):
@@ -45,12 +45,12 @@ PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: ablation.main([str(argument) for argument in arguments]))
+        guarded(lambda: switches.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 
 def test_a_page_is_filled():
-    lines = ablation.fill(PAGE, [RESULTS]).splitlines()
+    lines = switches.fill(PAGE, [RESULTS]).splitlines()
     for line in (
         "| `exact` | 25.00 | 101.0 ± 1.4 | – |",
         "| `plain` | above 25.00 | 101.0 ± 0.0 | – |",
@@ -65,7 +65,7 @@ TIMES = RESULTS | {"protocol": {"name": "ablation-times"}}
 
 
 def test_times_stand_beside_the_figures_of_quality():
-    lines = ablation.fill(PAGE, [TIMES, RESULTS]).splitlines()
+    lines = switches.fill(PAGE, [TIMES, RESULTS]).splitlines()
     assert "| `exact` | 0.200 | 1.00 | 4.00 | 700 | 25.00 | 101.0 ± 1.4 | – |" in lines
     assert "| `plain` | 0.800 | 0.25 | 1.00 | 700 | above 25.00 | 101.0 ± 0.0 | – |" in lines
     where = "A chip, 2 threads of 2 cores; Python 3.11.7, torch 2.13.0, numba 0.68; commit 0123456789ab"
@@ -77,7 +77,7 @@ def test_times_stand_beside_the_figures_of_quality():
 
 def test_the_time_leaves_out_the_first_stretch():
     log = [{"step": 2, "seconds": 5.0}, {"step": 4, "seconds": 7.0}, {"step": 6, "seconds": 8.0}]
-    assert ablation.seconds_a_step({"log": log}) == pytest.approx((1.0 + 0.5) / 2)
+    assert switches.seconds_a_step({"log": log}) == pytest.approx((1.0 + 0.5) / 2)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_time_leaves_out_the_first_stretch():
 def test_measures_are_of_the_blocks_that_have_them(config, depth, kept):
     measures = {"depth": 1.5, "kept": 0.5}
     runs = [run("all", 0, 0.1, 99.0, held_out_measures=measures, config={"num_hidden_layers": 4} | config)]
-    page = ablation.fill(PAGE, [RESULTS | {"runs": runs}])
+    page = switches.fill(PAGE, [RESULTS | {"runs": runs}])
     assert f"| 1.50 of {depth} blocks a token, 50% of the sites of {kept} blocks |" in page
 
 
@@ -99,7 +99,7 @@ def test_times_of_several_machines_are_refused():
     other = run("plain", 1, 0.4, 101.0, environment=RESULTS["environment"] | {"cpu": "Another"})
     says = r"several machines \(A chip, 2 threads of 2 cores; Another, 2 threads of 2 cores\), .* run all on one"
     with pytest.raises(ValueError, match=says):
-        ablation.fill(PAGE, [RESULTS, TIMES | {"runs": [*RESULTS["runs"], other]}])
+        switches.fill(PAGE, [RESULTS, TIMES | {"runs": [*RESULTS["runs"], other]}])
 
 
 def test_the_commits_are_those_of_the_runs():
@@ -108,13 +108,13 @@ def test_the_commits_are_those_of_the_runs():
         for run, letter in zip(RESULTS["runs"], "aabbab", strict=True)
     ]
     environment = RESULTS["environment"] | {"git_dirty": True}
-    lines = ablation.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}]).splitlines()
+    lines = switches.fill(PAGE, [RESULTS | {"runs": runs, "environment": environment}]).splitlines()
     assert f"- commit {'a' * 12}, {'b' * 12}" in lines
 
 
 def test_results_of_a_benchmark_have_their_places():
     page = "<!-- begin exits:machine -->\n<!-- end -->\n<!-- begin exits:early exit -->\n<!-- end -->\n"
-    lines = ablation.fill(page, [json.loads((ablation.ROOT / "results" / "exits.json").read_text())]).splitlines()
+    lines = switches.fill(page, [json.loads((switches.ROOT / "results" / "exits.json").read_text())]).splitlines()
     assert any(line.startswith("| threshold | blocks a token, of 4 |") for line in lines)
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import pages
+from benchmarks.pages import __main__ as pages
 
 
 def test_every_writer_of_a_page_is_called():
     folder = Path(pages.__file__).parent
     writers = {file.stem for file in folder.glob("*.py") if "\nmain = page_writer(" in file.read_text(encoding="utf-8")}
-    assert {writer.__name__ for writer in pages.WRITERS} == {f"benchmarks.{name}" for name in writers}
+    assert {writer.__name__ for writer in pages.WRITERS} == {f"benchmarks.pages.{name}" for name in writers}
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((0, 0), 0), ((0, 1), 1), ((1, 0), 1)])

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import course
 from benchmarks.command import guarded
+from benchmarks.pages import course
 
 
 def run(name, perplexities, seed=0, steps=(500, 1_000), audit="causal"):
