@@ -22,7 +22,7 @@ from resnet_bk.process import tune_process
 if TYPE_CHECKING:
     from benchmarks.gate import Check
     from benchmarks.row import Row
-    from resnet_bk.bench.opened_run import OpenedRun
+    from resnet_bk.bench.trained.opened_run import OpenedRun
     from resnet_bk.training.evaluate import Evaluation
 
 CASE = "early exit"
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("run", metavar="RUN", type=Path, help="a run folder: OUT/<model>/seed-<s>")
     given = options.parse_args(arguments)
     tune_process()  # before PyTorch is loaded
-    from resnet_bk.bench.opened_run import open_run
     from resnet_bk.bench.resolve import run_folder
+    from resnet_bk.bench.trained.opened_run import open_run
 
     opened = open_run(run_folder(given.run), "validation", None)
     config = opened.model.config

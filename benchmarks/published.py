@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from benchmarks.pages.page import read_json
 
 if TYPE_CHECKING:
-    from resnet_bk.bench.opened_run import OpenedRun
+    from resnet_bk.bench.trained.opened_run import OpenedRun
 
 RESULTS = Path(__file__).parents[1] / "results"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_bk.bench.formatting import MISSING, significant
+from resnet_bk.bench.report.formatting import MISSING, significant
 
 Row = Mapping[str, Any]
 # A table of more lines is folded on the page, one of more than that stands in the JSON alone.

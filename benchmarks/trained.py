@@ -25,7 +25,7 @@ from resnet_bk.process import tune_process
 if TYPE_CHECKING:
     from benchmarks.gate import Check
     from benchmarks.row import Row
-    from resnet_bk.bench.opened_run import OpenedRun
+    from resnet_bk.bench.trained.opened_run import OpenedRun
 
 CASE = "switches"
 # Protocol, models and seed of the runs on the page.
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run folders: OUT/<model>/seed-<s>")
     given = options.parse_args(arguments)
     tune_process()  # before PyTorch is loaded
-    from resnet_bk.bench.opened_run import open_run
     from resnet_bk.bench.resolve import run_folder
+    from resnet_bk.bench.trained.opened_run import open_run
 
     runs = [open_run(run_folder(folder), "validation", None) for folder in given.runs]
     names = tuple(opened.record["model"] for opened in runs)

@@ -25,7 +25,7 @@ LONG = (
     "models/test_modeling.py",
     "models/test_generation.py",
     "ops/test_kernels.py",
-    "bench/test_audit_full.py",
+    "bench/audit/test_audit_full.py",
     "ops/test_threads.py",
     "ops/test_assembly.py",
     "ops/test_accuracy.py",

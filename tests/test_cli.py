@@ -6,8 +6,9 @@ import shutil
 import pytest
 import torch
 
-from resnet_bk.bench import opened_run, run_folder
+from resnet_bk.bench import run_folder
 from resnet_bk.bench.audit import target
+from resnet_bk.bench.trained import opened_run
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from tests.bench.tiny_bench import write_text
 from tests.command_line import assert_bad_call, call, tiny_home

@@ -58,9 +58,9 @@ def test_bad_calls(home, tmp_path, monkeypatch, arguments, parts):
 @pytest.mark.parametrize(
     ("command", "work", "table"),
     [
-        ("lengths", "lengths.length_profiles", "lengths_table.lengths_table"),
-        ("repeats", "repeats.repeat_losses", "repeats_table.repeats_table"),
-        ("ngrams", "ngrams.ngram_baselines", "ngrams_table.ngram_table"),
+        ("lengths", "trained.lengths.length_profiles", "trained.lengths_table.lengths_table"),
+        ("repeats", "trained.repeats.repeat_losses", "trained.repeats_table.repeats_table"),
+        ("ngrams", "ngrams.baselines.ngram_baselines", "ngrams.table.ngram_table"),
     ],
 )
 def test_a_file_is_written_before_anything_is_printed(tmp_path, monkeypatch, command, work, table):

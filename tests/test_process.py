@@ -38,6 +38,6 @@ def test_nothing_heavy_is_imported():
 
 def test_reports_of_finished_runs_need_no_pytorch():
     """Which takes five seconds to import."""
-    modules = ", ".join(f"resnet_bk.bench.{name}" for name in ("compare", "publish", "report", "table"))
+    modules = ", ".join(f"resnet_bk.bench.report.{name}" for name in ("compare", "page", "publish", "table"))
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, machine, page_writer, replace_all, table, trained_and_read
-from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "choices.md"

@@ -68,7 +68,7 @@ def draw(panels: Mapping[str, Curves]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    from resnet_bk.bench.plot_style import INK, RC, finish_axes, plain_log_axis, styles_by_model
+    from resnet_bk.bench.report.plot_style import INK, RC, finish_axes, plain_log_axis, styles_by_model
 
     names = [name for name in NAMES if any(name in panel for panel in panels.values())]
     names += sorted({name for panel in panels.values() for name in panel} - {*names})

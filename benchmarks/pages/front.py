@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, one_machine, page_writer, replace_all, table
 from benchmarks.pages.readme import PAGE, ROOT
-from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.report import formatting as fmt
 
 PLACE = "front"
 # Protocol of a column: its text, in words.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import Parser
-from resnet_bk.bench import formatting as fmt
 from resnet_bk.bench.json_files import replace_file
-from resnet_bk.bench.statistics import spread
+from resnet_bk.bench.report import formatting as fmt
+from resnet_bk.bench.report.statistics import spread
 
 PLACE = re.compile(r"<!-- begin (?P<suite>[\w-]+):(?P<name>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, page_writer, reached, replace_all, table
-from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.statistics import compare_documents, summarize
+from resnet_bk.bench.report import formatting as fmt
+from resnet_bk.bench.report.results_schema import parse_results
+from resnet_bk.bench.report.statistics import compare_documents, summarize
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "README.md"

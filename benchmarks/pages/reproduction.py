@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import machine, one_machine, page_writer, replace_all, table
-from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reproduction.md"

@@ -27,8 +27,8 @@ from benchmarks.pages.page import (
     timed,
     trained_and_read,
 )
-from resnet_bk.bench import formatting as fmt
-from resnet_bk.bench.statistics import paired_t_test
+from resnet_bk.bench.report import formatting as fmt
+from resnet_bk.bench.report.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"

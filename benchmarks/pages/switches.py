@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.pages import performance
 from benchmarks.pages.page import by_model, machine, one_machine, page_writer, reached, replace_all, table
-from resnet_bk.bench import formatting as fmt
+from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "switches.md"

@@ -155,8 +155,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model over a whole split."""
-    from resnet_bk.bench.opened_run import evaluate_run
     from resnet_bk.bench.resolve import run_folder
+    from resnet_bk.bench.trained.opened_run import evaluate_run
 
     found = evaluate_run(run_folder(run), split, data, early_exit, device)
     if as_json:
@@ -201,10 +201,10 @@ def lengths(
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
     from resnet_bk.bench.console import standard_output
-    from resnet_bk.bench.lengths import FILE, length_profiles, parse_windows
-    from resnet_bk.bench.lengths_table import lengths_table
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
+    from resnet_bk.bench.trained.lengths import FILE, length_profiles, parse_windows
+    from resnet_bk.bench.trained.lengths_table import lengths_table
 
     sizes = parse_windows(windows)
     if out is not None:
@@ -235,10 +235,10 @@ def repeats(
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
     from resnet_bk.bench.console import standard_output
-    from resnet_bk.bench.repeats import FILE, repeat_losses
-    from resnet_bk.bench.repeats_table import repeats_table
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
+    from resnet_bk.bench.trained.repeats import FILE, repeat_losses
+    from resnet_bk.bench.trained.repeats_table import repeats_table
 
     if out is not None:
         check_new(out, FILE)  # before the work
@@ -266,8 +266,8 @@ def generate(
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "cpu",
 ) -> None:
     """Continue a text, word by word as it is produced."""
-    from resnet_bk.bench.generation import stream_text
     from resnet_bk.bench.resolve import model_folder
+    from resnet_bk.bench.trained.generation import stream_text
 
     stream_text(model_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
 
@@ -288,7 +288,7 @@ def flops(
     as_json: Json = False,
 ) -> None:
     """Floating-point operations of a training step: of one model by part, or of the models of a protocol."""
-    from resnet_bk.bench.flops_report import comparison_table, model_flops, model_tables
+    from resnet_bk.bench.flops.report import comparison_table, model_flops, model_tables
     from resnet_bk.bench.model_target import is_protocol, open_target
     from resnet_bk.bench.peers import build_model
     from resnet_bk.bench.protocol import load_protocol, select_models
@@ -398,8 +398,8 @@ def ngrams(
 ) -> None:
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
     from resnet_bk.bench.console import standard_output
-    from resnet_bk.bench.ngrams import check_ngrams, ngram_baselines, parse_orders, write_ngrams
-    from resnet_bk.bench.ngrams_table import ngram_table
+    from resnet_bk.bench.ngrams.baselines import check_ngrams, ngram_baselines, parse_orders, write_ngrams
+    from resnet_bk.bench.ngrams.table import ngram_table
     from resnet_bk.bench.protocol import load_protocol
 
     lengths = parse_orders(orders)
@@ -421,8 +421,8 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Finished benchmarks side by side: data, perplexity, time, FLOPs (WikiText-2 and WikiText-103, for example)."""
-    from resnet_bk.bench.compare import compare_results, comparison_table
     from resnet_bk.bench.console import standard_output
+    from resnet_bk.bench.report.compare import compare_results, comparison_table
 
     compared = compare_results(outs)
     if as_json:
@@ -436,7 +436,7 @@ def compare(
 def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="That bench wrote, or its results.json.")]) -> None:
     """Write report.html and the plots again from results.json."""
     from resnet_bk.bench.console import standard_output
-    from resnet_bk.bench.publish import publish
+    from resnet_bk.bench.report.publish import publish
     from resnet_bk.bench.run_folder import read_results
 
     folder = out.parent if out.name == "results.json" else out

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from resnet_bk.bench.documents import document_sums, document_tokens
-from resnet_bk.bench.results_schema import parse_results
-from resnet_bk.bench.statistics import compare_documents, summarize
+from resnet_bk.bench.report.results_schema import parse_results
+from resnet_bk.bench.report.statistics import compare_documents, summarize
 from tests.bench.report_samples import sample_results
 
 EOS = 1

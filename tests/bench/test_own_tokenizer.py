@@ -2,9 +2,9 @@
 
 import pytest
 
-from resnet_bk.bench.opened_run import evaluate_run
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.saved_model import load_model
+from resnet_bk.bench.trained.opened_run import evaluate_run
+from resnet_bk.bench.trained.saved_model import load_model
 from tests.bench.tiny_bench import settings
 from tests.command_line import call
 from tests.data.test_saved_tokenizer import like_gpt2

@@ -20,11 +20,11 @@ from resnet_bk.bench import held_out, later, run_folder, runner
 from resnet_bk.bench import run as run_module
 from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.protocol import check_protocol, load_protocol
-from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.report.results_schema import parse_results
+from resnet_bk.bench.report.statistics import summarize
 from resnet_bk.bench.run import audit_lengths, validation_steps
 from resnet_bk.bench.runner import bench, deterministic
-from resnet_bk.bench.saved_model import load_model
-from resnet_bk.bench.statistics import summarize
+from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.training import NonFiniteLossError, RunSpec
 from tests.bench.own_model import OwnConfig, OwnForCausalLM
 from tests.bench.tiny_bench import settings, write_text

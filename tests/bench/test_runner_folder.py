@@ -13,13 +13,13 @@ from rich.console import Console
 
 from resnet_bk.bench import runner
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.generation import stream_text
 from resnet_bk.bench.json_files import write_json
-from resnet_bk.bench.ngrams import ngram_baselines, write_ngrams
+from resnet_bk.bench.ngrams.baselines import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.run_folder import check_checkpoints, check_results
 from resnet_bk.bench.runner import bench
+from resnet_bk.bench.trained.generation import stream_text
 from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
 from tests.bench.tiny_bench import settings, write_text
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from resnet_bk.bench.peers import build_model, resolve_configs
 from resnet_bk.bench.protocol import check_protocol, load_protocol
-from resnet_bk.bench.results_schema import parse_results
+from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.runner import bench
 from resnet_bk.bench.sizing import count_config
 from tests.bench.tiny_bench import settings, write_text

@@ -9,9 +9,9 @@ import torch
 from benchmarks import trained
 from benchmarks.command import guarded
 from benchmarks.pages.performance import fill
-from resnet_bk.bench.opened_run import open_run
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.runner import bench
+from resnet_bk.bench.trained.opened_run import open_run
 from tests.bench.tiny_bench import settings, write_text
 
 pytestmark = pytest.mark.sweep  # of benchmarks/, which is not measured

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from resnet_bk.bench.flops import depends_on_text, step_flops
+from resnet_bk.bench.flops.count import depends_on_text, step_flops
 from resnet_bk.layers import HaltingUnit, Readout, SiteGate, SwiGLU
 from resnet_bk.ops import record_backends
 from tests.models.configs import VOCAB_SIZE, build, tokens

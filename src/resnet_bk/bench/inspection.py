@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from resnet_bk.bench.data import default_cache_dir, open_corpus
-from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.run_result import config_dict
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
+from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.data import token_cache
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training.carried import ConstantStates, constant_state

@@ -9,7 +9,7 @@ from resnet_bk.bench.held_out import VIEWS, further_views, split_batches, tokens
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
-from resnet_bk.bench.saved_model import load_model
+from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.training import evaluate, training_device
 
 

@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.flops import StepFlops, depends_on_text, step_flops
+from resnet_bk.bench.flops.count import StepFlops, depends_on_text, step_flops
 from resnet_bk.bench.held_out import evaluate_validation, measure_held_out, reached
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.peers import build_model

@@ -10,7 +10,7 @@ from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.flops import StepFlops, depends_on_text
+from resnet_bk.bench.flops.count import StepFlops, depends_on_text
 from resnet_bk.bench.held_out import VIEWS, HeldOut, held_out_problem
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, settings_of

@@ -23,11 +23,11 @@ from resnet_bk.bench.held_out import short_rows
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.later import add_test, add_views
 from resnet_bk.bench.model_check import check_model
-from resnet_bk.bench.ngrams import FILE as NGRAMS
-from resnet_bk.bench.ngrams import read_ngrams
+from resnet_bk.bench.ngrams.baselines import FILE as NGRAMS
+from resnet_bk.bench.ngrams.baselines import read_ngrams
 from resnet_bk.bench.peers import OURS, build_model, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
-from resnet_bk.bench.publish import publish
+from resnet_bk.bench.report.publish import publish
 from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
     WRITTEN,

@@ -10,11 +10,11 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from resnet_bk.bench.audit.full import FULL_LENGTHS, FullAudit, full_audit
+from resnet_bk.bench.audit.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
+from resnet_bk.bench.audit.leak_setup import leak_setup
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
 from resnet_bk.bench.audit.show import audit_table, leak_cost_table
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, parse_lengths, vocabulary
-from resnet_bk.bench.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
-from resnet_bk.bench.leak_setup import leak_setup
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run_folder import read_run

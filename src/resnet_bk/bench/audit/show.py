@@ -4,7 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_bk.bench.audit.full import Check, FullAudit
-from resnet_bk.bench.leak_cost import LeakCost, nats
+from resnet_bk.bench.audit.leak_cost import LeakCost, nats
 
 STYLES = {"passes": "green", "leaks": "bold red", "not run": "yellow"}
 

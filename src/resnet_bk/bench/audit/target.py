@@ -8,11 +8,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import build_model, config_template, sized
-from resnet_bk.bench.positions import longest_text
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.resolve import protocol_config, resolve
 from resnet_bk.bench.run_folder import read_run
-from resnet_bk.bench.saved_model import load_model
+from resnet_bk.bench.trained.positions import longest_text
+from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.data.hub import answer_within
 
 DEADLINE_SECONDS = 10.0  # for the hub to answer; transformers itself tries again for half a minute

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from resnet_bk.bench.formatting import MISSING
+from resnet_bk.bench.report.formatting import MISSING
 
 
 def recall_table(results: dict[str, Any]) -> Table:

@@ -1,0 +1,1 @@
+"""n-gram models on the tokens that a protocol's models are scored on."""

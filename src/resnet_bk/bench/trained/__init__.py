@@ -1,0 +1,1 @@
+"""What is asked of a trained model, in a file each: `eval`, `lengths`, `repeats`, `generate`."""

@@ -1,0 +1,104 @@
+"""Text from a trained model, streamed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TextStreamer, set_seed
+
+from resnet_bk.bench.peers import is_of_others
+from resnet_bk.bench.trained.early_exit import exit_early
+from resnet_bk.bench.trained.positions import longest_text
+from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
+from resnet_bk.training import training_device
+from resnet_bk.training.carried import ConstantStates, constant_state
+
+
+def stream_text(
+    folder: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    seed: int,
+    early_exit: float | None = None,
+    device: str = "cpu",
+) -> None:
+    """Print the prompt and its continuation, as it is produced.
+
+    Words of the prompt that the model does not know show as `<unk>`; it writes none itself. `<eos>` ends a document.
+
+    Args:
+        folder: of a model and its tokenizer.
+        prompt: the text to continue; empty for a new document.
+        max_new_tokens: at most; the end of the document ends it sooner.
+        temperature: 0 takes the likeliest word.
+        top_k: draw from the k likeliest words; 0 from all.
+        seed: of the draws.
+        early_exit: see `exit_early`.
+        device: auto, cpu or cuda.
+
+    Raises:
+        ValueError: no finished run, no such device, a tokenizer of another model, nothing to begin with, more tokens
+            than the model has positions for, or no model that exits early.
+    """
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--prompt {prompt!r}: no text in UTF-8 ({error.reason}); give one that is") from None
+    model = load_model(folder).to(training_device(device)).eval()
+    exit_early(model, early_exit)
+    tokenizer = read_tokenizer(folder)
+    known = model.get_input_embeddings().num_embeddings
+    unwritten = never_written(tokenizer)
+    if max({*range(len(tokenizer))} - {*unwritten}, default=0) >= known:
+        raise ValueError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
+            "tokenizer that the model was trained with there, or make room with resize_token_embeddings and train"
+        )
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
+    if ids == [None]:
+        raise ValueError(
+            f"--prompt {prompt!r}: a new document begins with the eos_token, which the tokenizer in {folder} does not "
+            "have; give a text to continue"
+        )
+    longest = longest_text(model)
+    if longest is not None and len(ids) + max_new_tokens > longest:
+        room = longest - len(ids)
+        raise ValueError(
+            f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
+            + (f"ask for at most {room}" if room > 0 else f"shorten the prompt to {longest - 1} or less")
+        )
+    drawing = (
+        {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
+    )
+    set_seed(seed)
+    with _own_errors(model, folder):
+        model.generate(
+            torch.tensor([ids], device=model.device),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
+            max_new_tokens=max_new_tokens,
+            suppress_tokens=[word for word in unwritten if word < known] or None,
+            streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
+            # Some models ask their cache how long it is, which without a layer of attention it cannot say.
+            **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),
+            **drawing,
+        )
+
+
+@contextmanager
+def _own_errors(model: Any, folder: Path) -> Iterator[None]:
+    """What goes wrong in a model that `transformers` does not have itself is a matter of that model."""
+    try:
+        yield
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:  # not a pipe that is closed
+        if isinstance(error, torch.OutOfMemoryError) or not is_of_others(model.config.model_type):
+            raise
+        raise ValueError(
+            f"{folder}: a model of type {model.config.model_type!r} does not generate ({type(error).__name__}: "
+            f"{error}); its class must take what `generate` of transformers hands it, a DynamicCache unless "
+            "_supports_default_dynamic_cache() is False (CONTRIBUTING.md)"
+        ) from error

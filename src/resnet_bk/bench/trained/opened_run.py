@@ -1,0 +1,205 @@
+"""Finished runs with text to read: what `eval`, `lengths` and `repeats` measure trained models on."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
+from resnet_bk.bench.environment import environments_of
+from resnet_bk.bench.held_out import evaluate_overlapping, split_batches, tokens_read
+from resnet_bk.bench.json_files import read_json
+from resnet_bk.bench.protocol import Protocol, check_protocol
+from resnet_bk.bench.run_folder import read_run
+from resnet_bk.bench.trained.early_exit import exit_early
+from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.data import Corpus, TokenCache, token_cache
+from resnet_bk.data.corpus import WHOLE
+from resnet_bk.data.saved_tokenizer import read_tokenizer
+from resnet_bk.training import Evaluation, evaluate, training_device
+from resnet_bk.training.loss import Head
+from resnet_bk.training.progress import counter
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A finished run with text to read.
+
+    Attributes:
+        folder: of the run.
+        record: run.json.
+        protocol: of the run, with the text that is to be read in the place of `dataset`.
+        model: trained, on the device that was asked for.
+        audit: "causal" or "leaks".
+        head: the path by which its loss is computed, "fused" or "model".
+        corpus: the text.
+        tokens: of the split, by the run's tokenizer.
+        end: the token that ends documents.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    protocol: Protocol
+    model: Any
+    audit: str
+    head: Head
+    corpus: Corpus
+    tokens: TokenCache
+    end: int
+
+    @property
+    def commits(self) -> list[str]:
+        """Commits at which it was trained: of every call, for one that was stopped has several."""
+        result = read_json(self.folder / "result.json")
+        places = environments_of(result) or [self.record["environment"]]
+        return list(dict.fromkeys(place["git_commit"] or "unknown" for place in places))
+
+    @property
+    def carry_state(self) -> bool:
+        """Whether the model was trained with its state handed from segment to segment."""
+        return self.protocol.models[self.record["model"]].carry_state
+
+
+def run_device(protocol: Protocol, device: str | None) -> torch.device:
+    """Where a trained model runs: on `device`, "auto", "cpu" or "cuda". None: on a GPU where there is one, unless the
+    protocol of its run says cpu.
+
+    Raises:
+        ValueError: no such device, or none here.
+    """
+    by_default = "cpu" if protocol.device == "cpu" else "auto"
+    return training_device(by_default if device is None else device)
+
+
+def open_run(folder: Path, split: str, data: str | None, device: str | None = None) -> OpenedRun:
+    """A finished run and a split of text.
+
+    Args:
+        folder: run folder.
+        split: "validation", "test", another split of the data, or "all" for text that came without splits.
+        data: other text than that of the run; the run's tokenizer reads it.
+        device: see `run_device`.
+
+    Raises:
+        ValueError: no finished run, no such data, split or device, text that has changed since the run.
+    """
+    record = read_run(folder, "model", "seed", "learning_rate", "data", "protocol", "training", "environment")
+    protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
+    corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    if data is None:
+        check_same_text(folder, record, corpus, split)
+    check_split(corpus, split)
+    if split == WHOLE and corpus.fingerprint == record["data"]["fingerprints"]["corpus"]:
+        raise ValueError(
+            f"--split {split}: {folder} was trained on a part of this text; take another split, or other text with "
+            "--data"
+        )
+    model = load_model(folder / "model").to(run_device(protocol, device))
+    if not (folder / "result.json").exists():
+        raise ValueError(
+            f"{folder} has no result.json: it was stopped before its figures were measured; `resnet-bk bench` again, "
+            "with the same options, finishes it"
+        )
+    result = read_json(folder / "result.json", "audit", "head")
+    tokenizer = read_tokenizer(folder / "model")
+    limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
+    with counter(f"tokens of {corpus.name}, {split}") as progress:
+        tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
+    audit, head = result["audit"], result["head"]
+    return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
+
+
+def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str | None = None) -> list[OpenedRun]:
+    """Finished runs whose losses on one text are to be compared token by token; arguments as of `open_run`.
+
+    Raises:
+        ValueError: as `open_run`; different tokenizers or, without `data`, texts; a model that leaks, text that one was
+            trained on.
+    """
+    runs = [open_run(folder, split, data, device) for folder in folders]
+    first = runs[0]
+    for run in runs:
+        if run.corpus.fingerprint != first.corpus.fingerprint:
+            raise ValueError(
+                f"{run.folder} was trained on other text than {first.folder}, and may have been on what that one holds "
+                "out; name text that none of them was trained on with --data"
+            )
+        if run.record["data"]["fingerprints"]["tokenizer"] != first.record["data"]["fingerprints"]["tokenizer"]:
+            raise ValueError(
+                f"{run.folder} reads other tokens than {first.folder}, so that places are not comparable; give runs of "
+                "one protocol, or call the command once for each"
+            )
+        if run.audit != "causal":
+            raise ValueError(f"{run.folder}: the model leaks and has no perplexity; leave it out")
+        if split == "train" and run.corpus.fingerprint == run.record["data"]["fingerprints"]["corpus"]:
+            raise ValueError(
+                f"--split train: {run.folder} was trained on it; take another split, or other text with --data"
+            )
+    return runs
+
+
+def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split: str) -> None:
+    """Raises ValueError where the text of a run, by its run.json, has changed since."""
+    if corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
+        raise ValueError(
+            f"{folder}: the text at {record['protocol']['dataset']} is no longer that of the run, so that its {split} "
+            "split may hold what the model was trained on; restore the text, or name other text with --data"
+        )
+
+
+def evaluate_run(
+    folder: Path, split: str, data: str | None, early_exit: float | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Perplexity of a finished run over a whole split.
+
+    Args:
+        folder, split, data, device: as in `open_run`.
+        early_exit: see `exit_early`.
+
+    Returns:
+        The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
+        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. Of one whose state was
+        carried in training, `perplexity_without_carry` is that of segments read each by itself.
+        `overlapping_perplexity` is that of windows which overlap by half, without a state from one to the next.
+        `divided`: other text came without splits, and this is a part of it. `measures` is what the model reports of its
+        work, for example `depth`, the blocks that a token passes.
+
+    Raises:
+        ValueError: no finished run, no such data, split or device, or no model that exits early.
+    """
+    opened = open_run(folder, split, data, device)
+    exit_early(opened.model, early_exit)
+    model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
+    head = opened.head
+
+    name = f"{opened.record['model']} on {opened.corpus.name}, {split}"
+
+    def reached(carry_state: bool, view: str | None = None) -> Evaluation:
+        batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
+        with tokens_read(name, view) as progress:
+            return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype, progress=progress)
+
+    causal = opened.audit == "causal"
+    found = reached(carry and causal)  # of one that leaks as `bench` measures it, segment by segment
+    return {
+        "model_name": opened.record["model"],
+        "dataset_name": opened.corpus.name,
+        "split": split,
+        "divided": data is not None and opened.corpus.whole is not None and split != WHOLE,
+        "audit": opened.audit,
+        "perplexity": found.perplexity if causal else None,
+        "leaking_perplexity": None if causal else found.perplexity,
+        "loss": found.loss if causal else None,
+        "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
+        "perplexity_without_carry": reached(False, "state not carried").perplexity if causal and carry else None,
+        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol, name) if causal else None,
+        "tokens": found.tokens,
+        "unk_rate": tokens.unknown_rate,
+        "carry_state": carry,
+        "device": model.device.type,
+        "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
+        "measures": found.measures,
+    }
