@@ -194,3 +194,13 @@ def test_does_not_keep_the_input_alive():
     conv = ShortConvolution(6, 4)
     _, tail = conv(torch.randn(2, 50, 6), None, None)
     assert tail.untyped_storage().nbytes() == 2 * 3 * 6 * 4
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_tangent_goes_through(grad):
+    """Through PyTorch's convolution, for the gradient of our own has no forward-mode derivative."""
+    x, tangent = torch.randn(2, 2, 7, 5, dtype=torch.float64)
+    weight = torch.randn(5, 3, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        _, found = torch.func.jvp(lambda x: causal_filter(x, weight, length=7), (x,), (tangent,))
+    assert_close(found, causal_filter(tangent, weight, length=7), **TOLERANCE)

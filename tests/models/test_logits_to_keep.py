@@ -28,13 +28,16 @@ def test_logits_of_some_tokens(name):
 
 WRONG = [
     (-1, "must be an int of at least 0, or a tensor of places, but got -1"),
+    (True, "must be an int .* but got True"),
     (None, "must be an int .* but got None"),
     ([1, 2], r"must be an int .* but got \[1, 2\]"),
     (torch.tensor([0, 5]), r"must lie in \[-5, 5\), but got 5"),
     (torch.tensor([-6]), r"must lie in \[-5, 5\), but got -6"),
-    (torch.tensor([[0]]), r".*a mask of \[5\], but got torch.int64 \(1, 1\)"),
-    (torch.tensor([0.5]), r".*a mask of \[5\], but got torch.float32 \(1,\)"),
-    (torch.ones(4, dtype=torch.bool), r".*a mask of \[5\], but got torch.bool \(4,\)"),
+    (torch.tensor([[0]]), r".*a mask \(bool\) of \[5\], but got torch.int64 \(1, 1\)"),
+    (torch.tensor([3], dtype=torch.uint8), r".*a mask \(bool\) of \[5\], but got torch.uint8 \(1,\)"),
+    (torch.tensor([3], dtype=torch.int16), r".*a mask \(bool\) of \[5\], but got torch.int16 \(1,\)"),
+    (torch.tensor([0.5]), r".*a mask \(bool\) of \[5\], but got torch.float32 \(1,\)"),
+    (torch.ones(4, dtype=torch.bool), r".*a mask \(bool\) of \[5\], but got torch.bool \(4,\)"),
 ]
 
 

@@ -100,7 +100,9 @@ def test_numbers_that_do_not_cover_the_prompt(name):
         model.generate(ids, **{name: ids.tolist()}, **OPTIONS)
     with pytest.raises(ValueError, match=rf"{name} must be integers of shape \(1, 1\)"):  # of the prompt that it makes
         model.generate(bos_token_id=1, **{name: ids}, **OPTIONS)
-    with pytest.raises(ValueError, match=r"the prompt must be a tensor \[batch, tokens\], but got torch\.Size"):
+    with pytest.raises(
+        ValueError, match=r"the prompt must be a tensor \[batch, tokens\] with at least one token, but got \(12,\)"
+    ):
         model.generate(ids[0], **{name: ids}, **OPTIONS)
 
 

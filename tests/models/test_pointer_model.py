@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from resnet_bk.bench.audit import audit_causality
-from resnet_bk.models import PointerConfig, PointerForCausalLM
+from resnet_bk.models import PointerCache, PointerConfig, PointerForCausalLM, ResNetBKCache, ResNetBKConfig
 from resnet_bk.training.loss import causal_lm_loss, choose_head
 
 V = 23
@@ -190,6 +190,18 @@ def test_tokens_and_states_that_do_not_fit_are_refused():
     cache = model(words, targets=words, use_cache=True).cache
     with pytest.raises(ValueError, match="cache holds 2 rows, but this batch has 1; pass what"):
         model(words[:1], targets=words[:1], cache=cache)
+    for other in (5, ResNetBKCache(ResNetBKConfig(vocab_size=V))):
+        with pytest.raises(ValueError, match=f"cache must be a PointerCache, but got {type(other).__name__}; pass"):
+            model(words, targets=words, cache=other)
+    state, length = cache.state, len(words[0])
+    for changed, expected in (
+        ({"total": state.total.view(2, 1, -1)}, "1 heads, 6 numbers a head"),
+        ({"hidden": state.hidden[:, :8]}, "hidden states of 8, but the model's has .* hidden states of 16; start"),
+    ):
+        with pytest.raises(ValueError, match=f"the state is of a pointer of .*{expected}"):
+            model(words, targets=words, cache=PointerCache(state._replace(**changed)))
+    with pytest.raises(ValueError, match=rf"attention_mask must have shape \(2, {length}\), but got \(7, 3\); pass"):
+        model(words, attention_mask=torch.ones(7, 3))
 
 
 def test_what_is_refused():
@@ -206,6 +218,9 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="language_model='vit' must be the configuration of a causal LM"):
         PointerConfig(language_model={"model_type": "vit"})
+    for unread in ({"return_dict": False}, {"output_hidden_states": True}):
+        with pytest.raises(ValueError, match=r"is read by nothing: a call returns a PointerOutput .*\(leave it out"):
+            PointerConfig(language_model=GPT2Config(), **unread)
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):
         build()(ids(1, 3), use_cache=True)
     state = build()(ids(1, 3), targets=ids(1, 3), use_cache=True).cache
@@ -225,6 +240,36 @@ def test_labels_are_shifted():
     assert_close(output.loss, expected, rtol=1e-10, atol=0)
     assert_close(output.logits, model(words).logits)
     assert model.train()(words, labels=words).logits is None
+
+
+def test_batches_weigh_by_their_labels():
+    """As `Trainer` hands over the number of labels of all the batches whose gradients are accumulated."""
+    model, words = build(), ids(4, 9)
+    labels = words.clone()
+    labels[0, 2:] = -100
+    count = (labels[:, 1:] != -100).sum()
+    parts = [model(words[rows], labels=labels[rows], num_items_in_batch=count).loss for rows in (slice(2), slice(2, 4))]
+    assert_close(sum(parts), model(words, labels=labels).loss, rtol=1e-10, atol=0)
+    assert model.accepts_loss_kwargs
+    with pytest.raises(ValueError, match="num_items_in_batch=3 is of labels, but targets were given"):
+        model(words, targets=words, num_items_in_batch=3)
+
+
+class Adapted(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, hidden):
+        return self.base(hidden)
+
+
+def test_another_head_in_the_place_of_the_language_models():
+    """An adapter, which has no weight of its own."""
+    model, words = build(), ids(2, 9)
+    expected = model(words).logits
+    model.language_model.lm_head = Adapted(model.language_model.lm_head)
+    assert_close(model(words).logits, expected)
 
 
 def test_a_language_model_without_a_linear_head():
@@ -248,7 +293,7 @@ def test_a_state_of_another_vocabulary_is_refused():
     words = ids(2, 9)
     state = causal_lm_loss(model, words, words, "fused", carry_state=True).state
     model.resize_token_embeddings(V + 5)
-    with pytest.raises(ValueError, match=f"a pointer of {V} words by 6 numbers, but the model's has {V + 5} by 6; st"):
+    with pytest.raises(ValueError, match=f"a pointer of {V} words, 2 heads, 3 numbers.*has {V + 5} words, 2 h"):
         causal_lm_loss(model, words, words, "fused", carry_state=True, state=state)
     with pytest.raises(ValueError, match=r"rows must be bool \[2\], true for a row"):
         state.start_anew(torch.tensor([0]))

@@ -186,7 +186,9 @@ def _check_shapes(
             f"attention_mask must have shape {rule} (1 for a token, 0 for padding), but got "
             f"{tuple(attention_mask.shape)}; pass the mask that the tokenizer returns with these input_ids"
         )
-    if document_ids is not None and (tuple(document_ids.shape) != tuple(shape) or document_ids.is_floating_point()):
+    if document_ids is not None and (
+        tuple(document_ids.shape) != tuple(shape) or document_ids.is_floating_point() or document_ids.is_complex()
+    ):
         raise ValueError(
             f"document_ids must be integers of shape {tuple(shape)}, one a token, but got {document_ids.dtype} "
             f"{tuple(document_ids.shape)}; give every token the number of its document"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from resnet_bk.ops.dispatch import autocast_enabled, full_precision
+from resnet_bk.ops.dispatch import autocast_enabled, carry_tangents, full_precision
 from resnet_bk.ops.tap_sums import tap_sums
 
 
@@ -27,7 +27,7 @@ def causal_filter(x: Tensor, weight: Tensor, *, length: int) -> Tensor:
     Under autocast x is expected in its dtype, and the taps are rounded to it; the sums of the taps' gradient are
     float32 or wider all the same.
     """
-    if x.device.type == "cpu" and torch.is_grad_enabled():
+    if x.device.type == "cpu" and torch.is_grad_enabled() and not carry_tangents(x, weight):
         return _CausalFilter.apply(x, weight, length)
     return _of_one(x, weight) if length == 1 and not torch.is_grad_enabled() else _filter(x, weight, length)
 

@@ -85,7 +85,7 @@ class Pointer(KeepsFloat32):
         self, hidden_size: int, vocab_size: int, *, num_heads: int, key_dim: int, absorption_min: float
     ) -> None:
         super().__init__()
-        self.vocab_size, self.num_heads, self.key_dim = vocab_size, num_heads, key_dim
+        self.hidden_size, self.vocab_size, self.num_heads, self.key_dim = hidden_size, vocab_size, num_heads, key_dim
         self.query = KindsOfContext(hidden_size, num_heads, key_dim)
         self.key = KindsOfContext(hidden_size, num_heads, key_dim)
         self.write_proj = InputDtypeLinear(hidden_size, num_heads)
@@ -125,12 +125,16 @@ class Pointer(KeepsFloat32):
         return self.vocab_size, self.num_heads * self.key_dim
 
     def check_state(self, state: PointerState) -> None:
-        """Raises ValueError where `state` is of another vocabulary or of other keys."""
-        found, wanted = tuple(state.words.shape[1:]), self.state_shape
-        if found[0] and found != wanted:
+        """Raises ValueError where `state` is of another vocabulary, of other heads or keys, or of another model's
+        hidden states."""
+        words, (_, heads, keys) = state.words.shape[1], state.total.shape
+        found = (words or self.vocab_size, heads, keys, state.hidden.shape[1])  # no words where nothing is written yet
+        wanted = (self.vocab_size, self.num_heads, self.key_dim, self.hidden_size)
+        if found != wanted:
+            described = "{} words, {} heads, {} numbers a head and hidden states of {}"
             raise ValueError(
-                f"the state has a pointer of {found[0]} words by {found[1]} numbers, but the model's has {wanted[0]} "
-                f"by {wanted[1]}; start with an empty cache"
+                f"the state is of a pointer of {described.format(*found)}, but the model's has "
+                f"{described.format(*wanted)}; start with an empty cache"
             )
 
     def initial_state(self, like: Tensor) -> PointerState:

@@ -25,7 +25,8 @@ AutoModelForCausalLM.register(ResNetBKSeedConfig, ResNetBKSeedForCausalLM, exist
 AutoConfig.register(PointerConfig.model_type, PointerConfig, exist_ok=True)
 AutoModelForCausalLM.register(PointerConfig, PointerForCausalLM, exist_ok=True)
 
-# By these names `Trainer` knows whose labels are to be shifted when it smooths them, and a pipeline what it can run.
+# By these names `Trainer` knows whose labels are to be shifted when it smooths them, and a pipeline what it can run
+# (but for the last, which generates nothing).
 for _config, _model in (
     (ResNetBKConfig, ResNetBKForCausalLM),
     (ResNetBKSeedConfig, ResNetBKSeedForCausalLM),

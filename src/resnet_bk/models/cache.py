@@ -198,9 +198,11 @@ def check_rows(rows: Tensor, batch: int) -> None:
     Raises:
         ValueError: something else, such as indices.
     """
-    if rows.dtype != torch.bool or rows.ndim != 1 or batch not in (-1, len(rows)):
+    mask = isinstance(rows, Tensor) and rows.dtype == torch.bool and rows.ndim == 1
+    if not mask or batch not in (-1, len(rows)):
         wanted = "[batch]" if batch == -1 else f"[{batch}]"
+        got = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
         raise ValueError(
-            f"rows must be bool {wanted}, true for a row, but got {rows.dtype} {tuple(rows.shape)}; make a mask of "
-            "indices with mask[indices] = True"
+            f"rows must be bool {wanted}, true for a row, but got {got}; make a mask of indices with "
+            "mask[indices] = True"
         )

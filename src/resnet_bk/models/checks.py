@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
@@ -54,6 +55,10 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
             raise ValueError(
                 f"inputs_embeds must be [batch, tokens, {config.hidden_size}] with at least one token, but got "
                 f"{tuple(inputs_embeds.shape)}; the last dimension is hidden_size"
+            )
+        if not inputs_embeds.is_floating_point():
+            raise ValueError(
+                f"inputs_embeds must be embeddings, but got {inputs_embeds.dtype}; pass words as input_ids"
             )
         return inputs_embeds.shape[0], inputs_embeds.shape[1]
     assert input_ids is not None
@@ -120,6 +125,53 @@ def check_targets(
     _check_range("targets", targets, config)
 
 
+def check_unpadded(targets: Tensor | None, boundaries: Boundaries | None) -> None:
+    """Padding predicts nothing.
+
+    Raises:
+        ValueError: a target stands at padding.
+    """
+    if targets is None or boundaries is None or boundaries.real is None:
+        return
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():  # as for input_ids
+        return
+    wrong = int(((targets != IGNORED) & (boundaries.real.squeeze(-1) == 0)).sum())
+    if wrong:
+        raise ValueError(
+            f"targets must be {IGNORED} at padding, but {wrong} of them are words; targets.masked_fill(mask == 0, "
+            f"{IGNORED}) makes them so"
+        )
+
+
+def items_in_batch(count: Any, targets: Tensor | None) -> Any:
+    """By how many labels a loss is divided, a number or a 0-d tensor; None by those of the batch.
+
+    Args:
+        count: `num_items_in_batch` of a call.
+        targets: of the same call.
+
+    Raises:
+        ValueError: it is no number above 0, or there are targets beside it.
+    """
+    if count is None:
+        return None
+    if targets is not None:
+        raise ValueError(
+            f"num_items_in_batch={count} is of labels, but targets were given; pass reduction='sum' and divide by it"
+        )
+    if isinstance(count, Tensor):
+        right = count.numel() == 1 and not count.is_complex() and count.dtype != torch.bool
+        seen = right and count.device.type == "cpu" and not torch.compiler.is_compiling()  # as for input_ids
+    else:
+        right = seen = isinstance(count, int | float) and not isinstance(count, bool)
+    if not right or (seen and not count > 0):
+        raise ValueError(
+            f"num_items_in_batch={count!r} must be a number above 0, of the labels that all batches of the step have "
+            "together; a step in which nothing is predicted has no loss: leave such batches out"
+        )
+    return count.reshape(()) if isinstance(count, Tensor) else count
+
+
 def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
     """A number of last tokens, or places among the `length` tokens of a call: indices or a mask.
 
@@ -128,16 +180,16 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
             call.
     """
     if not isinstance(kept, Tensor):
-        if not isinstance(kept, int) or kept < 0:
+        if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
             raise ValueError(
                 f"logits_to_keep must be an int of at least 0, or a tensor of places, but got {kept!r}; a number "
                 "counts from the end: 1 is the last token, 0 all"
             )
         return
-    mask = kept.dtype == torch.bool
-    if kept.ndim != 1 or kept.is_floating_point() or kept.is_complex() or (mask and len(kept) != length):
+    mask = kept.dtype == torch.bool  # not uint8, which PyTorch takes for one
+    if kept.ndim != 1 or kept.dtype not in (torch.bool, torch.int32, torch.int64) or (mask and len(kept) != length):
         raise ValueError(
-            f"logits_to_keep must be a number, places or a mask of [{length}], but got {kept.dtype} "
+            f"logits_to_keep must be a number, places (int64) or a mask (bool) of [{length}], but got {kept.dtype} "
             f"{tuple(kept.shape)}; the same places are taken of every row"
         )
     if mask or kept.device.type != "cpu" or not kept.numel() or torch.compiler.is_compiling():  # as for input_ids
@@ -194,7 +246,13 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
         )
     state = cache.layers[0].state
     if state is not None:
-        tail, (_, carried) = state
+        tail, (green, carried) = state
+        dtype = torch.promote_types(next(mixer.parameters()).dtype, torch.float32).to_complex()
+        if green.dtype != dtype:
+            raise ValueError(
+                f"past_key_values was filled by a model of another precision: its states are {green.dtype}, where this "
+                f"model has {dtype}; start with an empty cache"
+            )
         of_tail = None if tail is None else (tail.shape[1], tail.shape[2])
         found = StateShape(of_tail, tuple(carried.shape[1:]), real=not carried.is_complex())
         expected = mixer.state_shape()

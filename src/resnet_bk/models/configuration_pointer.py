@@ -54,6 +54,12 @@ class PointerConfig(Checked, PreTrainedConfig):
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
+        for name, only in (("return_dict", True), ("output_hidden_states", False)):
+            if getattr(self, name, only) != only:
+                rules.problems.append(
+                    f"{name}={getattr(self, name)!r} is read by nothing: a call returns a PointerOutput without hidden "
+                    "states (leave it out, or ask language_model itself)"
+                )
         return rules.problems
 
     @property

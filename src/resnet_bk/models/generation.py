@@ -24,9 +24,9 @@ class ResNetBKGenerationMixin(GenerationMixin):
         what is generated continues its last document."""
         documents = options.get("document_ids")
         check_tensors(document_ids=documents, position_ids=position_ids, seq_idx=seq_idx)
+        shape = prompt_shape(args, options)
         if documents is None and position_ids is None and seq_idx is None:
             return super().generate(*args, **options)
-        shape = prompt_shape(args, options)
         if documents is not None:
             check_numbers("document_ids", documents, shape)
         if position_ids is not None and seq_idx is None and documents is None:

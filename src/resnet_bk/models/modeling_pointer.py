@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
 from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
-from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens
+from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.targets import shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
@@ -83,6 +83,8 @@ class PointerForCausalLM(PreTrainedModel):
     config: PointerConfig
     base_model_prefix = "language_model"
     _keep_in_fp32_modules_strict = ["pointer"]  # noqa: RUF012
+    # The loss may be divided by the tokens of several batches: `num_items_in_batch`.
+    accepts_loss_kwargs = True
 
     def __init__(self, config: PointerConfig) -> None:
         check_config(config, PointerConfig)
@@ -139,6 +141,7 @@ class PointerForCausalLM(PreTrainedModel):
         reduction: str = "mean",
         cache: PointerCache | None = None,
         use_cache: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> PointerOutput:
         """Logits of rows of text, or the loss of labels or targets.
 
@@ -150,15 +153,24 @@ class PointerForCausalLM(PreTrainedModel):
             reduction: of the losses of targets: "mean", "sum" or "none" ([B, T]).
             cache: what the pointer has seen before; with targets.
             use_cache: return it for the next call; with targets.
+            num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
+                together, the first of each row left out, as `Trainer` counts them; with labels, whose losses are
+                summed and divided by it.
 
         Raises:
-            ValueError: inputs that do not fit together, padding, a cache without targets.
+            ValueError: inputs that do not fit together, padding, a cache without targets or of another model.
         """
         if input_ids is None:
             raise ValueError("input_ids must be given: the pointer points to tokens; pass int64 [batch, tokens]")
         shape = check_tokens(input_ids, None, self.config)
         check_targets(labels, targets, reduction, shape, self.config)
+        items = items_in_batch(num_items_in_batch, targets)
         check_tensors(attention_mask=attention_mask)
+        if attention_mask is not None and tuple(attention_mask.shape) != shape:
+            raise ValueError(
+                f"attention_mask must have shape {shape}, but got {tuple(attention_mask.shape)}; pass the mask that "
+                "the tokenizer returns with these input_ids, or none"
+            )
         if attention_mask is not None and not bool(attention_mask.all()):
             raise ValueError(
                 f"attention_mask masks {int((attention_mask == 0).sum())} tokens, but {self.config.model_type} reads "
@@ -170,11 +182,8 @@ class PointerForCausalLM(PreTrainedModel):
                 f"{given}: this model keeps no cache for generation; leave it out, or pass targets, with which the "
                 "pointer's state is handed on"
             )
-        if cache is not None and cache.state.green.shape[0] != shape[0]:
-            raise ValueError(
-                f"cache holds {cache.state.green.shape[0]} rows, but this batch has {shape[0]}; pass what the call "
-                "before returned for these rows, or None"
-            )
+        if cache is not None:
+            self._check_cache(cache, shape[0])
         hidden = self._hidden(input_ids)
         if targets is None and labels is None:
             return PointerOutput(logits=self._logits(hidden, input_ids))
@@ -184,8 +193,10 @@ class PointerForCausalLM(PreTrainedModel):
         logits = None
         if targets is None and not self.training:
             logits = self._logits(hidden, input_ids)
+        reduction = reduction if items is None else "sum"
+        loss = mixed_loss(hidden, self.get_output_embeddings(), predicted, pointed, reduction=reduction)
         return PointerOutput(
-            loss=mixed_loss(hidden, self.get_output_embeddings(), predicted, pointed, reduction=reduction),
+            loss=loss if items is None else loss / items,
             logits=logits,
             cache=PointerCache(pointed.state) if use_cache else None,
             measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
@@ -204,10 +215,24 @@ class PointerForCausalLM(PreTrainedModel):
         output: PointerOutput = self(input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache)
         return output
 
+    def _check_cache(self, cache: Any, batch: int) -> None:
+        """Raises ValueError for a cache that is of another model or of another batch."""
+        if not isinstance(cache, PointerCache):
+            raise ValueError(
+                f"cache must be a PointerCache, but got {type(cache).__name__}; pass what the call before returned, or "
+                "None"
+            )
+        if cache.state.green.shape[0] != batch:
+            raise ValueError(
+                f"cache holds {cache.state.green.shape[0]} rows, but this batch has {batch}; pass what the call before "
+                "returned for these rows, or None"
+            )
+        self.pointer.check_state(cache.state)
+
     def _logits(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
-        head = self.get_output_embeddings()
-        # Some language models (Mamba-2) leave the hidden states of a model of half precision in float32.
-        logits = head(hidden.to(head.weight.dtype))
+        # Some language models (Mamba-2) leave the hidden states of a model of half precision in float32. The dtype is
+        # not asked of the head: what stands in its place, an adapter or a quantised one, may have no weight.
+        logits = self.get_output_embeddings()(hidden.to(self.language_model.dtype))
         return mixed_logits(logits, self.pointer(hidden, input_ids, keep_state=False))
 
     def _hidden(self, input_ids: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ from resnet_bk.models.checks import (
     check_logits_to_keep,
     check_outputs,
     check_targets,
+    check_unpadded,
+    items_in_batch,
     one_cache,
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
@@ -84,7 +86,13 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         self.post_init()
 
     def set_progress(self, share: float) -> None:
-        """How much of the training is done, 0 to 1, for schedules of the configuration; 1 unless somebody says so."""
+        """How much of the training is done, 0 to 1, for schedules of the configuration; 1 unless somebody says so.
+
+        Raises:
+            ValueError: another number, or none.
+        """
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"share={share!r} must be a number from 0 to 1; take steps done / steps in all")
         self.stack.progress = share
 
     def forward(
@@ -272,12 +280,9 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             seq_idx=seq_idx,
         )
         check_targets(labels, targets, reduction, call.shape, self.config)
+        check_unpadded(targets, call.boundaries)
         check_logits_to_keep(logits_to_keep, call.shape[1])
-        if targets is not None and num_items_in_batch is not None:
-            raise ValueError(
-                f"num_items_in_batch={num_items_in_batch} is of labels, but targets were given; pass reduction='sum' "
-                "and divide by it"
-            )
+        items = items_in_batch(num_items_in_batch, targets)
         of_labels = None if labels is None else shifted_targets(labels, attention_mask, call.document_ids)
         if labels is not None or targets is not None:
             use_cache = use_cache if use_cache is not None else cache is not None
@@ -302,14 +307,14 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
         if targets is not None:
             loss = self._loss(output, input_ids, targets, boundaries, past, reduction, last=not wants_logits)
         elif of_labels is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
+            reduction = "mean" if items is None else "sum"
             loss = self._loss(output, input_ids, of_labels, boundaries, past, reduction, last=not wants_logits)
             auxiliary = output.aux_loss
-            if num_items_in_batch is not None:
+            if items is not None:
                 assert labels is not None
-                loss = loss * labels_a_target(labels, of_labels) / num_items_in_batch
+                loss = loss * labels_a_target(labels, of_labels) / items
                 if auxiliary is not None:  # a mean over this batch
-                    auxiliary = auxiliary * (count_labels(labels) / num_items_in_batch)
+                    auxiliary = auxiliary * (count_labels(labels) / items)
             if auxiliary is not None:
                 loss = loss + auxiliary
         logits = None

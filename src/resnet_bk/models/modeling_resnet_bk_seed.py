@@ -25,6 +25,7 @@ from resnet_bk.models.checks import (
     check_outputs,
     check_tensors,
     check_tokens,
+    items_in_batch,
 )
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
@@ -164,6 +165,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: inputs that do not fit together.
         """
+        items = items_in_batch(num_items_in_batch, None)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -179,10 +181,10 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         if labels is not None:
             check_labels(labels, (hidden.shape[0], hidden.shape[1]), self.config)
             targets = shifted_targets(labels, attention_mask, document_ids)
-            reduction = "mean" if num_items_in_batch is None else "sum"
+            reduction = "mean" if items is None else "sum"
             loss = head_loss(hidden, self.lm_head, targets, ignore_index=IGNORED, reduction=reduction)
-            if num_items_in_batch is not None:
-                loss = loss * labels_a_target(labels, targets) / num_items_in_batch
+            if items is not None:
+                loss = loss * labels_a_target(labels, targets) / items
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
             check_logits_to_keep(logits_to_keep, hidden.shape[1])
@@ -202,12 +204,18 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         """No cache: every step of `generate` reads the whole text again.
 
         Raises:
-            ValueError: a kind of cache is asked for, the text would outgrow the positions, the prompt is padded on the
-                right. (`generate` itself refuses a cache and a prompt of embeddings.)
+            ValueError: a kind of cache or guidance is asked for, the text would outgrow the positions, the prompt is
+                padded on the right. (`generate` itself refuses a cache and a prompt of embeddings.)
         """
         kind = generation_config.cache_implementation
         if kind is not None:
             raise ValueError(f"cache_implementation={kind!r}: this model has no cache; leave the argument out")
+        scale = generation_config.guidance_scale
+        if scale not in (None, 1):
+            raise ValueError(
+                f"guidance_scale={scale}: guidance of transformers reads the text without its prompt by a cache, which "
+                "this model has not; leave the argument out"
+            )
         positions = self.config.max_position_embeddings
         if max_cache_length > positions:
             raise ValueError(
@@ -225,10 +233,10 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
 
     def generate(self, *args: Any, **options: Any) -> Any:
         """As in `transformers`. `document_ids` cover the prompt; what is generated continues its last document."""
-        documents = options.get("document_ids")
+        documents, shape = options.get("document_ids"), prompt_shape(args, options)
         check_tensors(document_ids=documents)
         if documents is not None:
-            check_numbers("document_ids", documents, prompt_shape(args, options))
+            check_numbers("document_ids", documents, shape)
         return super().generate(*args, **options)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:

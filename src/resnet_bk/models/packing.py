@@ -78,16 +78,17 @@ def prompt_shape(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> tupl
     """(B, T) of the prompt of a call of `generate`; of that which it makes where there is none, (1, 1).
 
     Raises:
-        ValueError: the prompt is no tensor of two dimensions or more.
+        ValueError: the prompt is no tensor of two dimensions or more, or has no token.
     """
     prompts = (options.get("inputs_embeds"), *arguments[:1], *map(options.get, ("inputs", "input_ids")))
     prompt = next((x for x in prompts if x is not None), None)
     if prompt is None:
         return 1, 1
-    if not isinstance(prompt, Tensor) or prompt.ndim < 2:
+    if not isinstance(prompt, Tensor) or prompt.ndim < 2 or not prompt.shape[1]:
+        got = tuple(prompt.shape) if isinstance(prompt, Tensor) else type(prompt).__name__
         raise ValueError(
-            f"the prompt must be a tensor [batch, tokens], but got {getattr(prompt, 'shape', type(prompt).__name__)}; "
-            "a single sequence needs [None]"
+            f"the prompt must be a tensor [batch, tokens] with at least one token, but got {got}; a single sequence "
+            "needs [None], an empty prompt a first token"
         )
     return prompt.shape[0], prompt.shape[1]
 
@@ -104,7 +105,7 @@ def check_numbers(name: str, value: Tensor, shape: tuple[int, int]) -> None:
         ValueError: another shape or type.
     """
     shapes = (shape, (1, shape[1])) if name == "position_ids" else (shape,)
-    if tuple(value.shape) not in shapes or value.is_floating_point():
+    if tuple(value.shape) not in shapes or value.is_floating_point() or value.is_complex():
         raise ValueError(
             f"{name} must be integers of shape {shape}, one a token, but got {value.dtype} {tuple(value.shape)}; they "
             "say where packed documents start and nothing else, so leave them out where there are none"

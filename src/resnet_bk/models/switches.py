@@ -80,6 +80,8 @@ def _share_problems(shares: Any, blocks: Any) -> list[str]:
         return isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1
 
     if isinstance(shares, list | tuple):
+        if blocks < 1:  # which is what is wrong
+            return []
         if len(shares) != blocks or not all(fits(share) for share in shares) or min(shares) == 1:
             usual = [1, *[0.5] * (blocks - 1)]
             return [
@@ -121,8 +123,10 @@ def _scale_problems(scales: Any, blocks: Any) -> list[str]:
     return []
 
 
-def _halting_problems(scales: Any, blocks: int) -> list[str]:
+def _halting_problems(scales: Any, blocks: Any) -> list[str]:
     """adaptive_computation: tokens halt between two blocks at full length, and at the last one they must."""
+    if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:  # which is what is wrong
+        return []
     if scales is None:
         if blocks < 2:
             return [

@@ -1,0 +1,120 @@
+"""Arguments that no model can make sense of: each is named, with what it should have been."""
+
+import pytest
+import torch
+
+from resnet_bk.models import ResNetBKConfig
+from tests.models.configs import VOCAB_SIZE, build, tokens
+from tests.models.test_pointer_model import V
+from tests.models.test_pointer_model import build as build_pointer
+from tests.models.test_seed_models import build as build_seed
+
+MODELS = {
+    "resnet_bk": lambda: build("modulus-as-it-is"),
+    "seed": lambda: build_seed("surface"),
+    "pointer": lambda: build_pointer().float(),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("count", [0, -3, 0.0, float("nan"), True, "4", torch.tensor([3, 4]), torch.tensor(0)], ids=str)
+def test_a_loss_is_divided_by_a_number_of_labels(name, count):
+    model, ids = MODELS[name](), tokens(2, 5) % V
+    for labels in (ids, None):
+        with pytest.raises(ValueError, match=r"num_items_in_batch=.* must be a number above 0, of the labels that all"):
+            model(ids, labels=labels, num_items_in_batch=count)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_count_may_come_with_a_dimension(name):
+    """As replicas of `DataParallel` get theirs."""
+    model, ids = MODELS[name](), tokens(2, 5) % V
+    expected = model(ids, labels=ids, num_items_in_batch=7).loss
+    assert torch.equal(model(ids, labels=ids, num_items_in_batch=torch.tensor([[7]])).loss, expected)
+
+
+@pytest.mark.parametrize("name", ["resnet_bk", "seed"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_embeddings_are_real_numbers(name, dtype):
+    model = MODELS[name]()
+    with pytest.raises(ValueError, match=f"inputs_embeds must be embeddings, but got {dtype}; pass words as input_ids"):
+        model(inputs_embeds=torch.ones(2, 5, model.config.hidden_size, dtype=dtype))
+
+
+def test_padding_predicts_nothing():
+    model, ids = build("modulus-as-it-is"), tokens(2, 6)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0]])
+    targets = ids.masked_fill(mask == 0, -100)
+    loss = model(ids, attention_mask=mask, targets=targets).loss
+    assert loss.isfinite()
+    targets[0, 1] = 3
+    with pytest.raises(ValueError, match=r"targets must be -100 at padding, but 1 of them are words; targets\.masked"):
+        model(ids, attention_mask=mask, targets=targets)
+
+
+def test_numbers_of_documents_are_whole():
+    ids = tokens(2, 6)
+    for name in ("document_ids", "seq_idx"):
+        with pytest.raises(ValueError, match=rf"{name} must be integers of shape \(2, 6\).* got torch.complex64"):
+            build("modulus-as-it-is")(ids, **{name: ids.to(torch.complex64)})
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_cache_of_another_precision(wide):
+    model, other = (build("matrix-conv-gate-dense-untied", dtype=dtype) for dtype in (torch.float32, torch.float64))
+    if wide:
+        model, other = other, model
+    ids = tokens(2, 6)
+    cache = other(ids).cache
+    with pytest.raises(ValueError, match=r"past_key_values was filled by a model of another precision: its states are"):
+        model(ids, past_key_values=cache)
+    assert cache.get_seq_length() == 6
+
+
+def test_a_half_model_goes_on_from_a_float32_cache():
+    single, half = (build("matrix-conv-gate-dense-untied", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    ids = tokens(2, 6)
+    assert half(ids, past_key_values=single(ids).cache).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("share", [-5, 1.5, float("nan"), "half", None, True])
+def test_progress_is_a_share(share):
+    model = build("sparse-matrix")
+    with pytest.raises(ValueError, match=rf"share={share!r} must be a number from 0 to 1; take steps done"):
+        model.set_progress(share)
+
+
+@pytest.mark.parametrize("rows", [[True, False], torch.tensor([0, 1])], ids=["a list", "indices"])
+def test_rows_that_start_anew_are_a_mask(rows):
+    cache = build("modulus-as-it-is")(tokens(2, 6)).cache
+    with pytest.raises(ValueError, match=r"rows must be bool \[2\], true for a row, but got (list|torch.int64 \(2,\))"):
+        cache.start_anew(rows)
+
+
+@pytest.mark.parametrize("name", ["resnet_bk", "seed"])
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda ids: ids[0], r"\(5,\)"),
+        (lambda ids: ids[:, :0], r"\(2, 0\)"),
+        (lambda ids: ids.tolist(), "list"),
+    ],
+)
+def test_a_prompt_has_rows_of_tokens(name, change, got):
+    model, ids = MODELS[name](), tokens(2, 5) % V
+    with pytest.raises(ValueError, match=rf"the prompt must be a tensor \[batch, tokens\] with .*, but got {got}; a"):
+        model.generate(change(ids), max_new_tokens=2, pad_token_id=0)
+
+
+def test_guidance_without_a_cache():
+    with pytest.raises(ValueError, match=r"guidance_scale=1\.5: guidance of transformers reads"):
+        build_seed("surface").generate(tokens(1, 5), guidance_scale=1.5, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("blocks", ["4", None, [], True, 0])
+@pytest.mark.parametrize("switch", [{"adaptive_computation": True}, {"sparse_bk": []}, {"multi_scale": []}])
+def test_a_number_of_blocks_is_told_once(blocks, switch):
+    """Not by the rules of switches, which read it."""
+    with pytest.raises(ValueError, match=r"num_hidden_layers=.* must be a whole number of at least 1") as told:
+        ResNetBKConfig(vocab_size=VOCAB_SIZE, num_hidden_layers=blocks, **switch)
+    assert str(told.value).count("num_hidden_layers=") == 1
