@@ -170,11 +170,11 @@ def test_causal_as_declared(name):
 def test_state_as_declared(name, conv_size):
     assert MIXERS[name].stateful
     mixer, hidden = build(name, conv_size=conv_size), inputs(20)
-    whole, last = mixer(hidden)
+    whole, last, _ = mixer(hidden)
     assert (last.convolution is None) == (conv_size == 0)
     state, pieces = None, []
     for piece in hidden.split([7, 1, 12], dim=1):
-        output, state = mixer(piece, None, state)
+        output, state, _ = mixer(piece, None, state)
         pieces.append(output)
         sizes = [part.shape for part in state.chain]
         assert sizes == [part.shape for part in last.chain]

@@ -53,10 +53,10 @@ def built(**fields):
 )
 def test_which_mixers_take_the_kernel(fields, taken, calls):
     mixer, hidden, state = built(**fields)
-    expected, after = mixer(hidden[:, 5:], None, state)  # with a gradient
+    expected, after, _ = mixer(hidden[:, 5:], None, state)  # with a gradient
     assert not calls
     with torch.no_grad():
-        found, found_after = mixer(hidden[:, 5:], None, state)
+        found, found_after, _ = mixer(hidden[:, 5:], None, state)
     assert len(calls) == taken
     pairs = [(found, expected), *zip(found_after.chain, after.chain, strict=True)]
     if after.convolution is not None:
@@ -117,6 +117,6 @@ def test_frozen_parts_do_not_hide_a_gradient(calls):
     mixer, hidden, state = built()
     mixer.requires_grad_(False)
     mixer.chain.weight.requires_grad_(True)
-    output, _ = mixer(hidden[:, 5:], None, state)
+    output, *_ = mixer(hidden[:, 5:], None, state)
     assert output.requires_grad
     assert not calls

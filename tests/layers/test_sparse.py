@@ -48,7 +48,7 @@ def test_a_removed_site_is_as_if_it_were_not_there(state):
     choice = block.site_gate(normed, None)
     assert 4 < int(choice.keep.sum()) < 19
     kept = choice.keep[0]
-    mixed, expected_state = block.mixer(normed[:, kept])
+    mixed, expected_state, _ = block.mixer(normed[:, kept])
     expected = hidden.clone()
     expected[:, kept] += mixed * choice.weight[:, kept].unsqueeze(-1)
     expected = expected + block.feed_forward(block.feed_forward_norm(expected))

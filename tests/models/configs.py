@@ -57,6 +57,7 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["delta-noconv-moe"] = {"state": "delta", "conv_size": 0, "num_experts": 4, "key_dim": 12, "value_dim": 5}
     grid["delta-as-it-is"] = {"state": "delta"}
     grid["modulus-bent"] = {"state": "modulus", "site_gain": 6.0, "induction_heads": 1}
+    grid["modulus-first-values"] = {"state": "modulus", "value_residual": True, "num_hidden_layers": 3}
     grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0, "induction_heads": 2}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
@@ -81,6 +82,7 @@ POINTING: dict[str, dict[str, Any]] = {
 ADAPTIVE = {"adaptive_computation": True, "halting_threshold": 0.8, "num_hidden_layers": 4}
 SWITCHED: dict[str, dict[str, Any]] = {
     "adaptive-matrix": {"state": "matrix", **ADAPTIVE},
+    "adaptive-first-values": {"state": "matrix", "value_residual": True, **ADAPTIVE},
     "adaptive-vector-moe": {"state": "vector", "num_experts": 4, **ADAPTIVE},
     "scales-matrix": {"state": "matrix", "num_hidden_layers": 3, "multi_scale": [1, 2, 1]},
     "scales-nested-vector": {"state": "vector", "num_hidden_layers": 5, "multi_scale": [1, 2, 4, 2, 1]},

@@ -32,6 +32,7 @@ WRONG = {
     "absorption_init": [(0.5,), 0.5, (0.5, 0.1), (0.0, 1.0), (1e-4, 1.0), ("a", "b"), (0.1, float("nan"))],
     "hopping_init": [0, -1.0],
     "site_gain": [-1.0, float("inf"), "far"],
+    "value_residual": [None, "on", 1],
     "rms_norm_eps": [0.0, -1e-6],
     "initializer_range": [0.0, -0.02, True],
     "pointer_heads": [-1, 1.5, None],
@@ -158,6 +159,20 @@ def test_switches_that_do_not_go_together():
             ResNetBKConfig(adaptive_computation=True, multi_scale=scales)
     with pytest.raises(ValueError, match=r"must shorten by whole factors, but block 2 goes from 2 to 3"):
         ResNetBKConfig(multi_scale=[1, 2, 3, 1])
+
+
+@pytest.mark.parametrize(
+    ("further", "told"),
+    [
+        ({"state": "vector"}, r"takes values, which state='vector' has not \(take another state"),
+        ({"num_hidden_layers": 1}, r"takes a second block, not num_hidden_layers=1 \(add blocks"),
+        ({"sparse_bk": 0.5}, r"have every token, which sparse_bk=0.5 does not leave them \(leave one"),
+        ({"multi_scale": [1, 2, 2, 1]}, r"have every token, which multi_scale=\[1, 2, 2, 1\] does not"),
+    ],
+)
+def test_values_of_the_first_block_need_tokens_and_blocks(further, told):
+    with pytest.raises(ValueError, match=f"value_residual=True .*{told}"):
+        ResNetBKConfig(value_residual=True, **further)
     with pytest.raises(ValueError, match=r"must lengthen to a scale that it came from, but block 2 goes to 2"):
         ResNetBKConfig(multi_scale=[1, 4, 2, 1])
     with pytest.raises(

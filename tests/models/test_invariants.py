@@ -397,6 +397,7 @@ def test_number_of_parameters(name):
     embeddings = vocabulary * width * (1 if config.tie_word_embeddings else 2)
     expected = config.num_hidden_layers * block + width + embeddings
     expected += sum(width + 1 for share in config.site_shares() if share < 1)
+    expected += (config.num_hidden_layers - 1) * config.num_heads if config.value_residual else 0
     scales, factors = list(config.multi_scale or [1] * config.num_hidden_layers), SHORTENINGS.get(name, [])
     expected += sum(2 * factor * width * width for factor in factors)
     if config.adaptive_computation:

@@ -16,6 +16,7 @@ from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.registry import MIXERS, get_mixer
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.sparse import SiteGate
+from resnet_bk.layers.value_residual import ValueResidual
 
 __all__ = [
     "MIXERS",
@@ -40,6 +41,7 @@ __all__ = [
     "SiteGate",
     "SparseMoE",
     "SwiGLU",
+    "ValueResidual",
     "find_boundaries",
     "get_mixer",
     "load_balancing_loss",

@@ -1,6 +1,7 @@
 """The residual block.
 
-Shape legend: B batch, T tokens, D hidden size, M tokens that go on (`resnet_bk.layers.adaptive`).
+Shape legend: B batch, T tokens, D hidden size, H heads, V value size, M tokens that go on
+(`resnet_bk.layers.adaptive`).
 """
 
 from typing import Any, NamedTuple
@@ -16,16 +17,19 @@ from resnet_bk.layers.one_token import one_token
 from resnet_bk.layers.registry import get_mixer
 from resnet_bk.layers.selection import add_rows, fill_up, select, size_step
 from resnet_bk.layers.sparse import SiteGate
+from resnet_bk.layers.value_residual import ValueResidual
 
 
 class BlockOutput(NamedTuple):
     """hidden: [B, T, D]; state: of the mixer; balance: the load-balancing loss, None for a dense block; share: of the
-    sites that the gate kept, None without a gate."""
+    sites that the gate kept, None without a gate; values: of the mixer, [B, T, H, V], of a first block whose values
+    others add to theirs."""
 
     hidden: Tensor
     state: MixerState
     balance: Tensor | None
     share: Tensor | None
+    values: Tensor | None = None
 
 
 class ResNetBKBlock(GradientCheckpointingLayer):
@@ -37,13 +41,16 @@ class ResNetBKBlock(GradientCheckpointingLayer):
     Args:
         config: a `ResNetBKConfig`.
         gated: whether a gate takes sites out of the chain (`resnet_bk.layers.sparse`).
+        first: whether it is the first block, whose values others may add to theirs.
     """
 
-    def __init__(self, config: Any, *, gated: bool = False) -> None:
+    def __init__(self, config: Any, *, gated: bool = False, first: bool = True) -> None:
         super().__init__()
+        self.gives_values = config.value_residual and first
         self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.site_gate = SiteGate(config.hidden_size) if gated else None
         self.mixer = get_mixer(config.state).from_config(config)
+        self.value_residual = ValueResidual(config.num_heads) if config.value_residual and not first else None
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward: SwiGLU | SparseMoE
         if config.num_experts:
@@ -59,6 +66,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         boundaries: Boundaries | None = None,
         state: MixerState | None = None,
         active: Tensor | None = None,
+        first_values: Tensor | None = None,
     ) -> BlockOutput:
         """One block.
 
@@ -68,6 +76,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             state: of the mixer, from the tokens before.
             active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
                 leave this block as they came; they write into the chain.
+            first_values: `BlockOutput.values` of the first block, where this one adds them to its own.
         """
         if boundaries is None and active is None and state is not None:
             output = self._one_token(hidden, state)
@@ -75,22 +84,30 @@ class ResNetBKBlock(GradientCheckpointingLayer):
                 return output
         readers = None if active is None else active.flatten().nonzero().squeeze(1)
         normed = self.mixer_norm(hidden)
-        share = None
+        share = values = None
         if self.site_gate is not None:
             hidden, state, share = self._mix_sites(hidden, normed, boundaries, state, active)
         else:
-            mixed, state = self.mixer(
-                normed, boundaries, state, None if readers is None else _filled_up(readers, hidden)
+            further = None if self.value_residual is None else self.value_residual(first_values)
+            mixed, state, values = self.mixer(
+                normed,
+                boundaries,
+                state,
+                None if readers is None else _filled_up(readers, hidden),
+                further_values=further,
+                keep_values=self.gives_values,
             )
             hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed[: readers.numel()])
         assert state is not None
         hidden, balance = self._feed_forward(hidden, boundaries, readers)
-        return BlockOutput(hidden, state, balance, share)
+        return BlockOutput(hidden, state, balance, share, values)
 
     def _one_token(self, hidden: Tensor, state: MixerState) -> BlockOutput | None:
         """A token of each row by one kernel, where that computes what this block does; a class derived from it may do
         its parts otherwise."""
         if self.site_gate is not None or type(self) is not ResNetBKBlock:
+            return None
+        if self.gives_values or self.value_residual is not None:  # the kernel knows nothing of other blocks
             return None
         found = one_token(self, hidden, state)
         return None if found is None else BlockOutput(*found, None, None)
@@ -114,7 +131,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             reads = active.flatten().index_select(0, tokens)
             tokens, readers = tokens[reads], readers[reads]
         sites, cuts = selection.gather(normed), select_boundaries(boundaries, selection)
-        mixed, state = self.mixer(sites, cuts, state, _filled_up(readers, hidden))
+        mixed, state, _ = self.mixer(sites, cuts, state, _filled_up(readers, hidden))
         mixed = mixed[: tokens.numel()]
         weight = choice.weight.flatten().index_select(0, tokens).unsqueeze(-1)
         return add_rows(hidden, tokens, mixed * weight.to(mixed.dtype)), state, choice.share

@@ -11,7 +11,7 @@ from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
 from resnet_bk.layers.induction import QueryKeyValue, taps
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
+from resnet_bk.layers.mixer import Mixed, Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
@@ -45,6 +45,7 @@ class MatrixPropagator(Mixer):
     name: ClassVar[str] = "matrix"
     causal: ClassVar[bool] = True
     stateful: ClassVar[bool] = True
+    has_values: ClassVar[bool] = True
     start: ClassVar[Start] = Start(
         output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)
     )
@@ -98,7 +99,10 @@ class MatrixPropagator(Mixer):
         boundaries: Boundaries | None = None,
         state: MixerState | None = None,
         readers: Tensor | None = None,
-    ) -> tuple[Tensor, MixerState]:
+        *,
+        further_values: Tensor | None = None,
+        keep_values: bool = False,
+    ) -> Mixed:
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
         if self.conv is not None:
@@ -106,6 +110,9 @@ class MatrixPropagator(Mixer):
         query_key, value = mixed.split(self.widths, dim=-1)
         query, key = self.query_key(query_key)
         value = value.view(batch, length, self.num_heads, self.value_dim)
+        if further_values is not None:
+            value = value + further_values
+        kept = value if keep_values else None
         if boundaries is not None and boundaries.filling is not None:
             value = value * boundaries.tokens_only(value)
         output, chain_state = propagate(
@@ -118,4 +125,4 @@ class MatrixPropagator(Mixer):
             gradient=self.gradient,
         )
         after = MixerState(tail, chain_state).behind(boundaries, state)
-        return self.readout(output.flatten(2), hidden, readers), after
+        return Mixed(self.readout(output.flatten(2), hidden, readers), after, kept)

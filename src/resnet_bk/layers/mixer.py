@@ -65,6 +65,21 @@ class MixerState(NamedTuple):
         return state if boundaries.ended is None else state.only(~boundaries.ended)
 
 
+class Mixed(NamedTuple):
+    """What a mixer returns.
+
+    Attributes:
+        tokens: [B, T, D] ([M, D] where M tokens read), to be added to the residual stream.
+        state: after the last token.
+        values: what the tokens wrote, before any gate, [B, T, H, V]; None of a mixer without values (`has_values`), and
+            where nobody asked.
+    """
+
+    tokens: Tensor
+    state: MixerState
+    values: Tensor | None = None
+
+
 class StateShape(NamedTuple):
     """The shape of a `MixerState`, the batch left out.
 
@@ -98,6 +113,8 @@ class Mixer(nn.Module):
         start: what fields of a configuration are for this mixer where they are left out.
         induces: half of its heads start as induction heads, where keys are large enough and a configuration does not
             say otherwise (`resnet_bk.layers.induction`).
+        has_values: tokens write values into its chains, to which those of another block can be added
+            (`resnet_bk.layers.value_residual`).
     """
 
     name: ClassVar[str]
@@ -105,6 +122,7 @@ class Mixer(nn.Module):
     stateful: ClassVar[bool]
     start: ClassVar[Start]
     induces: ClassVar[bool] = False
+    has_values: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -137,7 +155,10 @@ class Mixer(nn.Module):
         boundaries: Boundaries | None = None,
         state: MixerState | None = None,
         readers: Tensor | None = None,
-    ) -> tuple[Tensor, MixerState]:
+        *,
+        further_values: Tensor | None = None,
+        keep_values: bool = False,
+    ) -> Mixed:
         """Mixes the tokens.
 
         Args:
@@ -146,9 +167,7 @@ class Mixer(nn.Module):
             state: of the tokens before; None at the start.
             readers: the tokens that read, int64 [M], places in the rows laid end to end; None for all. All tokens write
                 into the chain.
-
-        Returns:
-            The mixed tokens [B, T, D] ([M, D] with `readers`), to be added to the residual stream, and the state after
-            the last token.
+            further_values: added to the tokens' values, [B, T, H, V]; of a mixer that has values.
+            keep_values: return the values, of a mixer that has some.
         """
         raise NotImplementedError

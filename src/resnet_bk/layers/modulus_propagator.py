@@ -13,7 +13,7 @@ from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gated_rms_norm import GatedRMSNorm
 from resnet_bk.layers.gradients import propagate_modulus
 from resnet_bk.layers.induction import QueryKeyValue, taps
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
+from resnet_bk.layers.mixer import Mixed, Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.plain import are_plain
 from resnet_bk.layers.query_key import QueryKey
@@ -65,6 +65,7 @@ class ModulusPropagator(Mixer):
         output_gate="affine", query_key_bias=1.0, potential_init=(0.3, 1.2), absorption_init=(0.05, 1.0)
     )
     induces: ClassVar[bool] = True
+    has_values: ClassVar[bool] = True
     erases: ClassVar[bool] = False  # whether a site takes out what it meets along its key, as much as it writes
 
     def __init__(
@@ -123,8 +124,12 @@ class ModulusPropagator(Mixer):
         boundaries: Boundaries | None = None,
         state: MixerState | None = None,
         readers: Tensor | None = None,
-    ) -> tuple[Tensor, MixerState]:
-        if boundaries is None and readers is None and state is not None and self._is_one_token(hidden, state):
+        *,
+        further_values: Tensor | None = None,
+        keep_values: bool = False,
+    ) -> Mixed:
+        alone = boundaries is None and readers is None and further_values is None and not keep_values
+        if alone and state is not None and self._is_one_token(hidden, state):
             return self._one_token(hidden, state)
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
@@ -133,6 +138,9 @@ class ModulusPropagator(Mixer):
         query_key, value = mixed.split(self.widths, dim=-1)
         query, key = self.query_key(query_key)
         value = value.view(batch, length, self.num_heads, self.value_dim)
+        if further_values is not None:
+            value = value + further_values
+        kept = value if keep_values else None
         write = (self.scale * self.write_proj(hidden)).sigmoid()
         if boundaries is not None and boundaries.filling is not None:
             write = write * boundaries.tokens_only(write)
@@ -148,7 +156,7 @@ class ModulusPropagator(Mixer):
         )
         # A filling turns the sign of what a chain carries, and not its modulus.
         after = MixerState(tail, chain_state).behind(boundaries, state, signed=False)
-        return self._read(output, hidden, readers), after
+        return Mixed(self._read(output, hidden, readers), after, kept)
 
     def _is_one_token(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
@@ -187,7 +195,7 @@ class ModulusPropagator(Mixer):
             (read_norm, GatedRMSNorm),
         )
 
-    def _one_token(self, hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState]:
+    def _one_token(self, hidden: Tensor, state: MixerState) -> Mixed:
         """The same as `forward` of a token behind a state, without a gradient."""
         assert self.conv is not None
         assert state.convolution is not None
@@ -205,7 +213,7 @@ class ModulusPropagator(Mixer):
             eps=self.read_norm.eps,
             erases=self.erases,
         )
-        return self.out_proj(output.unsqueeze(1)), MixerState(tail, chain)
+        return Mixed(self.out_proj(output.unsqueeze(1)), MixerState(tail, chain))
 
     def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""

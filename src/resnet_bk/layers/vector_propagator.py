@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate_vector
-from resnet_bk.layers.mixer import Mixer, MixerState, Start, StateShape
+from resnet_bk.layers.mixer import Mixed, Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.readout import Readout
 from resnet_bk.layers.short_convolution import ShortConvolution
 from resnet_bk.layers.spacer import backend_for
@@ -82,7 +82,12 @@ class VectorPropagator(Mixer):
         boundaries: Boundaries | None = None,
         state: MixerState | None = None,
         readers: Tensor | None = None,
-    ) -> tuple[Tensor, MixerState]:
+        *,
+        further_values: Tensor | None = None,
+        keep_values: bool = False,
+    ) -> Mixed:
+        assert further_values is None, "a configuration refuses value_residual for it"
+        assert not keep_values
         source, tail = self.in_proj(hidden), None
         if self.conv is not None:
             source, tail = self.conv(source, boundaries, state.convolution if state is not None else None)
@@ -96,4 +101,4 @@ class VectorPropagator(Mixer):
             gradient=self.gradient,
         )
         after = MixerState(tail, chain_state).behind(boundaries, state)
-        return self.readout(psi, hidden, readers), after
+        return Mixed(self.readout(psi, hidden, readers), after)

@@ -47,6 +47,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         hopping_init (`float`): hopping at the start.
         site_gain (`float`): how many times as far as by default a token bends the chains of the mixers, and moves the
             write gates of a modulus or delta state (`resnet_bk.layers.ChainProjection`).
+        value_residual (`bool`): add the values of the first block, times a learned weight a head, to those of the
+            others (`resnet_bk.layers.value_residual`); of all states but the vector state.
         pointer_heads (`int`): heads of the pointer, which predicts tokens that were seen again
             (`resnet_bk.layers.pointer`); 0 leaves it out.
         pointer_key_dim (`int`): kinds of context that a head of the pointer tells apart.
@@ -104,6 +106,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     absorption_init: tuple[float, float] | list[float] | None = None
     hopping_init: float = 1.0
     site_gain: float = 1.0
+    value_residual: bool = False
     pointer_heads: int = 0
     pointer_key_dim: int = 16
     rms_norm_eps: float = 1e-6
@@ -249,8 +252,23 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         rules.number("initializer_range", "above 0", lambda x: x > 0, "0.02 is usual")
         for name in ("tie_word_embeddings", "use_cache", "adaptive_computation"):
             rules.boolean(name)
+        if rules.boolean("value_residual") and self.value_residual:
+            problems += self._value_problems()
         rules.backend()
         return problems + switch_problems(self)
+
+    def _value_problems(self) -> list[str]:
+        """value_residual: every block must have values, and of the same tokens as the first."""
+        if not self._mixer().has_values:
+            return [f"value_residual=True takes values, which state={self.state!r} has not (take another state)"]
+        if self.num_hidden_layers == 1:
+            return ["value_residual=True takes a second block, not num_hidden_layers=1 (add blocks, or leave it out)"]
+        return [
+            f"value_residual=True takes blocks that all have every token, which {name}={getattr(self, name)!r} does "
+            "not leave them (leave one of the two out)"
+            for name in ("multi_scale", "sparse_bk")
+            if getattr(self, name) is not None
+        ]
 
     def _induction_problems(self, heads: int) -> list[str]:
         found = f"induction_heads={heads}"

@@ -20,6 +20,7 @@ from resnet_bk.layers import (
     ResNetBKBlock,
     ShortConvolution,
     SparseMoE,
+    ValueResidual,
 )
 from resnet_bk.layers.head import head_logits, head_loss
 from resnet_bk.layers.pointer_mixture import Pointed, mixed_logits, mixed_loss, pointed_share
@@ -64,7 +65,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ChainProjection | QueryKeyValue | SparseMoE | TokenScore):
             module.reset_parameters(self.config.initializer_range)
-        elif isinstance(module, ShortConvolution | QueryKey | KindsOfContext):
+        elif isinstance(module, ShortConvolution | QueryKey | KindsOfContext | ValueResidual):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -79,7 +80,9 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         check_config(config, ResNetBKConfig)
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(ResNetBKBlock(config, gated=share < 1) for share in config.site_shares())
+        self.layers = nn.ModuleList(
+            ResNetBKBlock(config, gated=share < 1, first=block == 0) for block, share in enumerate(config.site_shares())
+        )
         self.stack = BlockStack(config)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False

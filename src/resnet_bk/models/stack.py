@@ -73,6 +73,7 @@ class BlockStack(nn.Module):
         balances: list[Tensor] = []
         shares: list[tuple[Tensor, float]] = []  # of the sites that a gate kept, and that it is to keep at the end
         level = _Level(self.shortenings, scale_states, hidden, boundaries)
+        values: Tensor | None = None  # of the first block, where the others add them to theirs
         for block, state, scale, share in zip(blocks, states, self.scales, self.config.site_shares(), strict=True):
             level.go_to(scale)
             if keep_hidden:
@@ -81,13 +82,14 @@ class BlockStack(nn.Module):
                 passed.states.append(block.skipped(hidden, boundaries, state))  # type: ignore[operator]
                 continue
             halts = pondering if scale == 1 else None
-            output = block(level.hidden, level.boundaries, state, None if halts is None else halts.active)
+            output = block(level.hidden, level.boundaries, state, None if halts is None else halts.active, values)
             if not isinstance(output, BlockOutput):  # the other kind of checkpointing makes it a plain tuple
                 raise ValueError(
                     "use_reentrant must be false in activation_checkpointing_kwargs, as it is by default: with true "
                     "PyTorch loses what a block returns beside its tokens; leave it out"
                 )
             level.hidden = output.hidden
+            values = output.values if values is None else values
             passed.states.append(output.state)
             if output.balance is not None:
                 balances.append(output.balance)
