@@ -35,13 +35,15 @@ def calls(monkeypatch):
     return found
 
 
-def built(*, gated=False, **fields):
+def built(*, gated=False, first=True, **fields):
     torch.manual_seed(0)
-    block = ResNetBKBlock(ResNetBKConfig(vocab_size=5, hidden_size=D, num_heads=2, **fields), gated=gated).double()
+    config = ResNetBKConfig(vocab_size=5, hidden_size=D, num_heads=2, **fields)
+    block = ResNetBKBlock(config, gated=gated, first=first).double()
     for parameter in block.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     hidden = torch.randn(3, 6, D, dtype=torch.float64)
-    return block, hidden, block(hidden[:, :5]).state
+    values = None if first else torch.randn(3, 5, 2, config.value_dim, dtype=torch.float64)
+    return block, hidden, block(hidden[:, :5], first_values=values).state
 
 
 def assert_same(found, expected):
@@ -60,7 +62,9 @@ def assert_same(found, expected):
         ({"output_gate": "none", "query_key_bias": 0.0, "backend": "numba"}, ["block_step"]),
         ({"key_dim": 3, "value_dim": 6, "conv_size": 2, "induction_heads": 1, "site_gain": 3.0}, ["block_step"]),
         ({"absorption_min": 0.04, "rms_norm_eps": 0.1, "intermediate_size": 5}, ["block_step"]),
+        ({"value_residual": True}, ["block_step"]),
         ({"num_experts": 2}, ["modulus_step"]),
+        ({"num_experts": 2, "value_residual": True}, ["modulus_step"]),
         ({"output_gate": "silu"}, []),
         ({"conv_size": 0}, []),
         ({"backend": "chunked"}, []),
@@ -79,6 +83,40 @@ def test_which_blocks_take_a_kernel(fields, taken, calls):
     assert calls == taken
     assert_same(found, expected)
     assert found.share is None
+    if "value_residual" in fields:
+        assert_close(found.values, expected.values, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("experts", [0, 2])
+def test_values_of_the_first_block_reach_a_later_one(experts, calls):
+    block, hidden, state = built(first=False, value_residual=True, value_dim=3, num_experts=experts)
+    values = torch.randn(3, 1, 2, 3, dtype=torch.float64)
+    expected = block(hidden[:, 5:], None, state, first_values=values)  # with a gradient
+    assert not calls
+    with torch.no_grad():
+        found = block(hidden[:, 5:], None, state, first_values=values)
+        other = block(hidden[:, 5:], None, state, first_values=2 * values)
+    assert calls == [["block_step"], ["modulus_step"]][experts > 0] * 2
+    assert_same(found, expected)
+    assert not torch.allclose(other.hidden, found.hidden)
+    calls.clear()
+    for wrong in (values.float(), values[:2], values[:, :, :, :2]):
+        with contextlib.suppress(RuntimeError, ValueError), torch.no_grad():
+            block(hidden[:, 5:], None, state, first_values=wrong)
+    assert "block_step" not in calls
+
+
+@each_change
+@torch.no_grad()
+def test_what_runs_at_a_call_of_the_weights_of_first_values_runs(change, calls):
+    block, hidden, state = built(first=False, value_residual=True)
+    values, seen = torch.randn(3, 1, 2, 4, dtype=torch.float64), []
+    expected = block(hidden[:, 5:], None, state, first_values=values)
+    change(block, "value_residual", seen)
+    found = block(hidden[:, 5:], None, state, first_values=values)
+    assert seen == ["value_residual"]
+    assert calls.count("block_step") == 1
+    assert_same(found, expected)
 
 
 @torch.no_grad()

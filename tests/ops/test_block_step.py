@@ -28,7 +28,7 @@ each_rule = pytest.mark.parametrize("settings", [SETTINGS, ERASING], ids=["addin
 
 
 def drawn(dtype=torch.float64, batch=3, width=9, heads=2, keys=3, values=5, taps=4, inner=7, *, bare=False):
-    """hidden, weights and the state (tail, green, memory)."""
+    """hidden, weights, the state (tail, green, memory) and the first block's values."""
     generator = torch.Generator().manual_seed(width)
 
     def normal(*shape):
@@ -45,6 +45,7 @@ def drawn(dtype=torch.float64, batch=3, width=9, heads=2, keys=3, values=5, taps
         site_bias=normal(3 * heads),
         read_norm=normal(values),
         gate_proj=None if bare else normal(heads * values, width),
+        value_weight=None if bare else normal(heads),
         out_proj=normal(width, heads * values),
         feed_forward_norm=normal(width),
         gate_up_proj=normal(2 * inner, width),
@@ -52,20 +53,22 @@ def drawn(dtype=torch.float64, batch=3, width=9, heads=2, keys=3, values=5, taps
     )
     green = torch.complex(normal(batch, heads), normal(batch, heads).abs())
     state = (normal(batch, taps - 1, channels), green, normal(batch, heads, keys, values))
-    return converted((normal(batch, width), weights, state), dtype)
+    first = None if bare else normal(batch, heads * values)
+    return converted((normal(batch, width), weights, state, first), dtype)
 
 
 def converted(inputs, dtype):
     def one(x):
         return x if x is None else x.to(dtype.to_complex() if x.is_complex() else dtype)
 
-    hidden, weights, state = inputs
-    return one(hidden), BlockWeights(*map(one, weights)), tuple(map(one, state))
+    hidden, weights, state, first = inputs
+    return one(hidden), BlockWeights(*map(one, weights)), tuple(map(one, state)), one(first)
 
 
-def definition(hidden, w, state, settings):
+def definition(hidden, w, state, first, settings):
     normed = F.rms_norm(hidden, hidden.shape[1:], w.mixer_norm, settings.mixer_eps)
-    read, tail, chain = modulus_step(
+    further = None if first is None else (first.view(len(first), w.value_weight.numel(), -1) * w.value_weight[:, None])
+    read, tail, chain, values = modulus_step(
         F.linear(normed, w.in_proj),
         state[0],
         w.taps,
@@ -75,6 +78,7 @@ def definition(hidden, w, state, settings):
         *state[1:],
         w.read_norm,
         None if w.gate_proj is None else F.linear(normed, w.gate_proj),
+        None if further is None else further.flatten(1),
         absorption_min=settings.absorption_min,
         eps=settings.read_eps,
         erases=settings.erases,
@@ -82,16 +86,16 @@ def definition(hidden, w, state, settings):
     mixed = hidden + F.linear(read, w.out_proj)
     normed = F.rms_norm(mixed, hidden.shape[1:], w.feed_forward_norm, settings.feed_forward_eps)
     gate, up = F.linear(normed, w.gate_up_proj).chunk(2, -1)
-    return mixed + F.linear(F.silu(gate) * up, w.down_proj), tail, *chain
+    return mixed + F.linear(F.silu(gate) * up, w.down_proj), tail, *chain, values
 
 
-def found(hidden, weights, state, settings):
-    after, tail, chain = block_step(hidden, weights, settings, *state)
-    return after, tail, *chain
+def found(hidden, weights, state, first, settings):
+    after, tail, chain, values = block_step(hidden, weights, settings, *state, first)
+    return after, tail, *chain, values
 
 
-def tensors(hidden, weights, state):
-    return [x for x in (hidden, *weights, *state) if x is not None]
+def tensors(hidden, weights, state, first):
+    return [x for x in (hidden, *weights, *state, first) if x is not None]
 
 
 @pytest.mark.kernels
@@ -124,9 +128,9 @@ def test_definition(sizes, dtype, settings):
 @each_dtype
 def test_a_model_as_large_as_those_of_the_benchmark(dtype):
     """Sums of many vectors."""
-    hidden, weights, state = drawn(dtype, batch=2, width=256, heads=4, keys=64, values=64, inner=640)
+    hidden, weights, *others = drawn(dtype, batch=2, width=256, heads=4, keys=64, values=64, inner=640)
     weights = BlockWeights(*(w * w.shape[-1] ** -0.5 if w.ndim == 2 else w for w in weights))
-    inputs = (hidden, weights, state)
+    inputs = (hidden, weights, *others)
     exact = definition(*converted(inputs, torch.float64), SETTINGS)
     tolerance = 100 * torch.finfo(dtype).eps
     for y, z in zip(found(*inputs, SETTINGS), exact, strict=True):
@@ -134,14 +138,15 @@ def test_a_model_as_large_as_those_of_the_benchmark(dtype):
 
 
 def test_strides():
-    hidden, weights, state = drawn()
+    hidden, weights, state, first = drawn()
     strided = (
         torch.stack([hidden] * 2, -1)[..., 0],
         weights._replace(in_proj=weights.in_proj.t().contiguous().t()),
         (state[0], state[1].conj().resolve_conj().conj(), state[2].mT.contiguous().mT),
+        torch.stack([first] * 2, -1)[..., 0],
     )
     assert not strided[0].is_contiguous()
-    pairs = zip(found(hidden, weights, state, ERASING), found(*strided, ERASING), strict=True)
+    pairs = zip(found(hidden, weights, state, first, ERASING), found(*strided, ERASING), strict=True)
     assert all(torch.equal(y, z) for y, z in pairs)
 
 
@@ -154,9 +159,9 @@ def test_threads_do_not_change_a_bit(dtype):
 
 @each_rule
 def test_registration(settings):
-    hidden, weights, state = drawn(bare=True)
+    hidden, weights, state, _ = drawn(bare=True)
     nothing = torch.empty(0, dtype=torch.float64)
-    given = [hidden, *(nothing if w is None else w for w in weights), *state, *settings]
+    given = [hidden, *(nothing if w is None else w for w in weights), *state, nothing, *settings]
     torch.library.opcheck(library.block_step, given, test_utils=("test_schema", "test_faketensor"))
     inputs = drawn(batch=2)
     with FlopCounterMode(display=False) as counter, record_backends() as seen:
@@ -164,6 +169,7 @@ def test_registration(settings):
     assert seen == {"surface_green": {"numba"}, "propagate_modulus": {"numba"}}
     with FlopCounterMode(display=False) as parts:
         definition(*inputs, settings)
-    # What the parts do not count: norms, sites and write gates, residuals, SiLU.
-    width, heads, inner = 9, 2, 7
-    assert counter.get_total_flops() == parts.get_total_flops() + 2 * (10 * width + 7 * heads + 5 * inner)
+    # What the parts do not count: norms, sites and write gates, values of the first block, residuals, SiLU.
+    width, heads, values, inner = 9, 2, 5, 7
+    further = 10 * width + (7 + values) * heads + 5 * inner
+    assert counter.get_total_flops() == parts.get_total_flops() + 2 * further

@@ -33,6 +33,7 @@ class Inputs(NamedTuple):
     memory: Tensor
     weight: Tensor
     gate: Tensor | None
+    further: Tensor | None
 
     def to(self, dtype):
         def one(x):
@@ -41,7 +42,7 @@ class Inputs(NamedTuple):
         return Inputs(*map(one, self))
 
 
-def drawn(batch=3, heads=2, keys=5, values=7, width=4, *, bias=True, gate=True):
+def drawn(batch=3, heads=2, keys=5, values=7, width=4, *, bias=True, gate=True, further=True):
     generator = torch.Generator().manual_seed(keys)
 
     def normal(*shape):
@@ -61,6 +62,7 @@ def drawn(batch=3, heads=2, keys=5, values=7, width=4, *, bias=True, gate=True):
         memory=normal(batch, heads, keys, values),
         weight=normal(values),
         gate=normal(batch, heads * values) if gate else None,
+        further=normal(batch, heads * values) if further else None,
     )
 
 
@@ -69,6 +71,7 @@ def definition(x, *, erases):
     inputs = torch.cat([x.tail, x.projected.unsqueeze(1)], 1)
     mixed = F.silu((inputs * x.taps.t()).sum(1, keepdim=True))
     query_key, value = mixed.split([2 * heads * keys, heads * values], -1)
+    value = value if x.further is None else value + x.further.unsqueeze(1)
     query, key = unit_query_key(query_key.unflatten(-1, (2, heads, keys)), x.bias)
     potential, hopping, absorption = x.sites.unsqueeze(1).chunk(3, -1)
     write = x.write.sigmoid().unsqueeze(1)
@@ -85,12 +88,12 @@ def definition(x, *, erases):
     )
     gate = None if x.gate is None else x.gate.unsqueeze(1)
     read = gated_norm(output, x.weight, gate, eps=EPS, dtype=output.dtype)
-    return read.squeeze(1), inputs[:, 1:], state
+    return read.squeeze(1), inputs[:, 1:], state, value.squeeze(1)
 
 
 def flattened(found):
-    output, tail, state = found
-    return output, tail, *state
+    output, tail, state, values = found
+    return output, tail, *state, values
 
 
 @pytest.mark.kernels
@@ -100,7 +103,7 @@ def flattened(found):
     "sizes",
     [
         {},
-        {"bias": False, "gate": False},
+        {"bias": False, "gate": False, "further": False},
         {"batch": 1, "heads": 1, "keys": 1, "values": 1, "width": 2},
         {"keys": 16, "values": 33, "width": 3},
     ],
@@ -141,7 +144,7 @@ def test_threads_do_not_change_a_bit(dtype, erases):
 
 @each_rule
 def test_registration(erases):
-    inputs = [torch.empty(0, dtype=torch.float64) if x is None else x for x in drawn(gate=False)]
+    inputs = [torch.empty(0, dtype=torch.float64) if x is None else x for x in drawn(gate=False, further=False)]
     tests = ("test_schema", "test_faketensor")
     torch.library.opcheck(library.modulus_step, (*inputs, FLOOR, EPS, erases), test_utils=tests)
     with FlopCounterMode(display=False) as counter, record_backends() as seen:
@@ -149,11 +152,11 @@ def test_registration(erases):
     assert seen == {"surface_green": {"numba"}, "propagate_modulus": {"numba"}}
     keys, values, taps, heads = 5, 7, 4, 2
     state = (7 * keys + 4) * values + 2 if erases else (5 * keys + 1) * values + 2
-    of_head = (2 * keys + values) * (2 * taps + 4) + 14 * keys + 30 + state + 6 * values
+    of_head = (2 * keys + values) * (2 * taps + 4) + 14 * keys + 30 + state + 7 * values
     assert counter.get_total_flops() == 2 * heads * of_head
 
 
-@pytest.mark.parametrize("name", ["projected", "taps", "bias", "write", "sites", "weight", "gate"])
+@pytest.mark.parametrize("name", ["projected", "taps", "bias", "write", "sites", "weight", "gate", "further"])
 def test_what_does_not_fit_beside_the_state_is_refused(name):
     """Not read beyond its end."""
     inputs = drawn()
@@ -187,7 +190,7 @@ def test_a_resonance_is_computed_in_float64():
     inputs = drawn(batch=1).to(torch.float32)
     inputs.sites[:] = torch.tensor([3.3, 1.7, 25.0, 30.0, -30.0, -30.0])  # softplus is exact
     inputs.green[:] = torch.tensor([3.3 / 25**2 + 1e-9j, 1.7 / 30**2 + 1e-9j])
-    _, _, (green, _) = modulus_step(*inputs, erases=False, **SETTINGS)
-    _, _, (exact, _) = definition(inputs.to(torch.float64), erases=False)
+    _, _, (green, _), _ = modulus_step(*inputs, erases=False, **SETTINGS)
+    _, _, (exact, _), _ = definition(inputs.to(torch.float64), erases=False)
     assert (exact.abs() > 0.9 / FLOOR).all()
     assert_close(green.to(exact.dtype), exact, rtol=3e-7, atol=0)

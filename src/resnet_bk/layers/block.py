@@ -79,7 +79,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             first_values: `BlockOutput.values` of the first block, where this one adds them to its own.
         """
         if boundaries is None and active is None and state is not None:
-            output = self._one_token(hidden, state)
+            output = self._one_token(hidden, state, first_values)
             if output is not None:
                 return output
         readers = None if active is None else active.flatten().nonzero().squeeze(1)
@@ -88,29 +88,26 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         if self.site_gate is not None:
             hidden, state, share = self._mix_sites(hidden, normed, boundaries, state, active)
         else:
-            further = None if self.value_residual is None else self.value_residual(first_values)
-            mixed, state, values = self.mixer(
-                normed,
-                boundaries,
-                state,
-                None if readers is None else _filled_up(readers, hidden),
-                further_values=further,
-                keep_values=self.gives_values,
-            )
+            options: dict[str, Any] = {"keep_values": True} if self.gives_values else {}
+            if self.value_residual is not None:
+                options["further_values"] = self.value_residual(first_values)
+            places = None if readers is None else _filled_up(readers, hidden)
+            mixed, state, values = self.mixer(normed, boundaries, state, places, **options)
             hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed[: readers.numel()])
         assert state is not None
         hidden, balance = self._feed_forward(hidden, boundaries, readers)
         return BlockOutput(hidden, state, balance, share, values)
 
-    def _one_token(self, hidden: Tensor, state: MixerState) -> BlockOutput | None:
+    def _one_token(self, hidden: Tensor, state: MixerState, first_values: Tensor | None) -> BlockOutput | None:
         """A token of each row by one kernel, where that computes what this block does; a class derived from it may do
         its parts otherwise."""
         if self.site_gate is not None or type(self) is not ResNetBKBlock:
             return None
-        if self.gives_values or self.value_residual is not None:  # the kernel knows nothing of other blocks
+        found = one_token(self, hidden, state, first_values)
+        if found is None:
             return None
-        found = one_token(self, hidden, state)
-        return None if found is None else BlockOutput(*found, None, None)
+        after, state, values = found
+        return BlockOutput(after, state, None, None, values)
 
     def _mix_sites(
         self,

@@ -71,8 +71,7 @@ class Mixed(NamedTuple):
     Attributes:
         tokens: [B, T, D] ([M, D] where M tokens read), to be added to the residual stream.
         state: after the last token.
-        values: what the tokens wrote, before any gate, [B, T, H, V]; None of a mixer without values (`has_values`), and
-            where nobody asked.
+        values: what the tokens wrote, before any gate, [B, T, H, V], where they were asked for.
     """
 
     tokens: Tensor

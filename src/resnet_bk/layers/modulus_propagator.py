@@ -128,9 +128,9 @@ class ModulusPropagator(Mixer):
         further_values: Tensor | None = None,
         keep_values: bool = False,
     ) -> Mixed:
-        alone = boundaries is None and readers is None and further_values is None and not keep_values
-        if alone and state is not None and self._is_one_token(hidden, state):
-            return self._one_token(hidden, state)
+        plain = boundaries is None and readers is None
+        if plain and state is not None and self._is_one_token(hidden, state, further_values):
+            return self._one_token(hidden, state, further_values)
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
         if self.conv is not None:
@@ -158,13 +158,14 @@ class ModulusPropagator(Mixer):
         after = MixerState(tail, chain_state).behind(boundaries, state, signed=False)
         return Mixed(self._read(output, hidden, readers), after, kept)
 
-    def _is_one_token(self, hidden: Tensor, state: MixerState) -> bool:
+    def _is_one_token(self, hidden: Tensor, state: MixerState, further_values: Tensor | None) -> bool:
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
         if not takes_token(hidden) or hidden.shape[1] != 1 or not self.takes_step(hidden, state):
             return False
         assert self.conv is not None
         parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
-        return are_plain(self.step_parts()) and beside_token(hidden, *parameters, state.convolution, state.chain[1])
+        beside = (*parameters, state.convolution, state.chain[1], further_values)
+        return are_plain(self.step_parts()) and beside_token(hidden, *beside)
 
     def takes_step(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether a token like `hidden`, behind this state, is one that the kernels of one token compute as this mixer
@@ -195,11 +196,11 @@ class ModulusPropagator(Mixer):
             (read_norm, GatedRMSNorm),
         )
 
-    def _one_token(self, hidden: Tensor, state: MixerState) -> Mixed:
+    def _one_token(self, hidden: Tensor, state: MixerState, further_values: Tensor | None) -> Mixed:
         """The same as `forward` of a token behind a state, without a gradient."""
         assert self.conv is not None
         assert state.convolution is not None
-        output, tail, chain = modulus_step(
+        output, tail, chain, values = modulus_step(
             self.in_proj(hidden).squeeze(1),
             state.convolution,
             self.conv.weight,
@@ -209,11 +210,13 @@ class ModulusPropagator(Mixer):
             *state.chain,
             self.read_norm.weight,
             None if self.gate_proj is None else self.gate_proj(hidden).squeeze(1),
+            None if further_values is None else further_values.flatten(1),
             absorption_min=self.chain.absorption_min,
             eps=self.read_norm.eps,
             erases=self.erases,
         )
-        return Mixed(self.out_proj(output.unsqueeze(1)), MixerState(tail, chain))
+        values = values.view(-1, 1, self.num_heads, self.value_dim)
+        return Mixed(self.out_proj(output.unsqueeze(1)), MixerState(tail, chain), values)
 
     def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""

@@ -3,7 +3,7 @@
 This runs before every block of every token, so that it looks modules and parameters up where they are kept: as an
 attribute of a module each takes five times as long.
 
-Shape legend: B batch, D hidden size.
+Shape legend: B batch, D hidden size, H heads, V value size.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from resnet_bk.layers.induction import QueryKeyValue
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.modulus_propagator import ModulusPropagator
 from resnet_bk.layers.plain import are_plain
+from resnet_bk.layers.value_residual import ValueResidual
 from resnet_bk.ops.block_step import BlockSettings, BlockWeights, block_step
 from resnet_bk.ops.dispatch import beside_token, takes_token
 
@@ -28,14 +29,17 @@ MIXERS = (ModulusPropagator, DeltaPropagator)
 MOST_NUMBERS = 8_000_000
 
 
-def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tuple[Tensor, MixerState] | None:
-    """Tokens [B, 1, D] behind a block and its state after them, without a gradient; None where the block must be gone
-    through module by module.
+def one_token(
+    block: "ResNetBKBlock", hidden: Tensor, state: MixerState, first_values: Tensor | None
+) -> tuple[Tensor, MixerState, Tensor] | None:
+    """Tokens [B, 1, D] behind a block, its state after them and their values in it [B, 1, H, V], without a gradient;
+    None where the block must be gone through module by module.
 
     Args:
         block: without a gate on its sites.
         hidden: tokens without padding.
         state: of its mixer.
+        first_values: of the first block, where this one adds them to its own, [B, 1, H, V].
     """
     if not takes_token(hidden) or hidden.shape[1] != 1:
         return None
@@ -46,12 +50,19 @@ def one_token(block: "ResNetBKBlock", hidden: Tensor, state: MixerState) -> tupl
     weights = _weights(of_block)
     assert state.convolution is not None  # or the mixer would not take it
     green, memory = state.chain
-    if weights is None or not _fit(weights, hidden, mixer):
+    if weights is None or not _fit(weights, hidden, mixer, adds=of_block.get("value_residual") is not None):
         return None
-    if not beside_token(hidden, *weights, state.convolution, memory):
+    heads = (mixer.num_heads, mixer.value_dim)
+    if weights.value_weight is None:
+        first_values = None
+    elif first_values is None or first_values.shape != (*hidden.shape[:2], *heads):
         return None
-    after, tail, carried = block_step(hidden.squeeze(1), weights, _settings(of_block), state.convolution, green, memory)
-    return after.unsqueeze(1), MixerState(tail, carried)
+    if not beside_token(hidden, *weights, state.convolution, memory, first_values):
+        return None
+    first = None if first_values is None else first_values.flatten(1)
+    before = (state.convolution, green, memory)
+    after, tail, carried, own = block_step(hidden.squeeze(1), weights, _settings(of_block), *before, first)
+    return after.unsqueeze(1), MixerState(tail, carried), own.view(-1, 1, *heads)
 
 
 def _weights(of_block: Any) -> BlockWeights | None:
@@ -61,6 +72,7 @@ def _weights(of_block: Any) -> BlockWeights | None:
     of_mixer, of_network = mixer._modules, feed_forward._modules
     norms = (of_block["mixer_norm"], of_block["feed_forward_norm"])
     in_proj, gate_proj, chain = of_mixer["in_proj"], of_mixer.get("gate_proj"), of_mixer["chain"]
+    value_residual = of_block.get("value_residual")
     linear = [of_mixer["write_proj"], of_mixer["out_proj"], *of_network.values()]
     if gate_proj is not None:
         linear.append(gate_proj)
@@ -69,6 +81,7 @@ def _weights(of_block: Any) -> BlockWeights | None:
         *((mixer, type(mixer)), (feed_forward, SwiGLU), (in_proj, QueryKeyValue)),
         *((norm, nn.RMSNorm) for norm in norms),
         *((layer, nn.Linear) for layer in linear),
+        *(() if value_residual is None else ((value_residual, ValueResidual),)),
     )
     if not are_plain(parts) or "project" in chain.__dict__:
         return None
@@ -89,6 +102,7 @@ def _weights(of_block: Any) -> BlockWeights | None:
         site_bias=chain.bias,
         read_norm=weight(of_mixer["read_norm"]),
         gate_proj=None if gate_proj is None else weight(gate_proj),
+        value_weight=None if value_residual is None else weight(value_residual),
         out_proj=weight(of_mixer["out_proj"]),
         feed_forward_norm=weight(norms[1]),
         gate_up_proj=weight(of_network["gate_up_proj"]),
@@ -96,9 +110,9 @@ def _weights(of_block: Any) -> BlockWeights | None:
     )
 
 
-def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator) -> bool:
-    """Whether the weights are there, of the shapes that the kernel does not look at again, and no more than it is
-    for."""
+def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator, *, adds: bool) -> bool:
+    """Whether the weights are there, of the shapes that the kernel does not look at again, and no more than it is for;
+    `adds`: values of the first block."""
     width, heads, keys, values = hidden.shape[2], mixer.num_heads, mixer.key_dim, mixer.value_dim
     channels, read = sum(mixer.widths), heads * values
     down = weights.down_proj
@@ -116,6 +130,7 @@ def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator) -> boo
         "site_bias": (3 * heads,),
         "read_norm": (values,),
         "gate_proj": None if mixer.gate_proj is None else (read, width),
+        "value_weight": (heads,) if adds else None,
         "out_proj": (width, read),
         "feed_forward_norm": (width,),
         "gate_up_proj": (2 * inner, width),

@@ -108,9 +108,9 @@ def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwarg
 
 @register_flop_formula(OPS.block_step)
 def block_step(hidden: Shape, mixer_norm: Shape, in_proj: Shape, taps: Shape, *args: Any, **kwargs: Any) -> int:
-    """As in `modulus_step`; `args` begin with the bias, the state stands before the settings."""
-    batch, heads, keys, values = args[12]
-    return batch * work.block_step(hidden[1], heads, keys, values, taps[1], args[9][1], erasing=args[-1])
+    """As in `modulus_step`; `args` begin with the bias, `args[10]` is the last weight and `args[13]` S."""
+    batch, heads, keys, values = args[13]
+    return batch * work.block_step(hidden[1], heads, keys, values, taps[1], args[10][1], erasing=args[-1])
 
 
 @register_flop_formula(OPS.pointer_step)

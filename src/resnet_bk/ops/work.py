@@ -57,22 +57,22 @@ def modulus_step(keys: int, values: int, taps: int, *, erasing: bool) -> int:
     """Per head, of one token.
 
     Each channel: filter 2 W, SiLU 4; each key, of query and key: two unit lengths 6 and a bias 1; the site with L 30
-    (an exponential, logarithm or root is 1); the state; each value: norm and gate 6. A bias or a gate that is not there
-    counts as well.
+    (an exponential, logarithm or root is 1); the state; each value: what is added 1, norm and gate 6. A bias, gate or
+    further value that is not there counts as well.
     """
     channels = 2 * keys + values
     state = modulus_forward(keys, values, erasing=erasing)
-    return channels * (2 * taps + 4) + 14 * keys + 30 + state + 6 * values
+    return channels * (2 * taps + 4) + 14 * keys + 30 + state + 7 * values
 
 
 def block_step(width: int, heads: int, keys: int, values: int, taps: int, inner: int, *, erasing: bool) -> int:
     """Per row, of one token.
 
-    Each weight of a matrix 2; each number of two norms 4; sites and write gate 7 a head; residuals 2, SiLU and its
-    product 5.
+    Each weight of a matrix 2; each number of two norms 4; sites and write gate 7 a head, values of the first block 1
+    each; residuals 2, SiLU and its product 5.
     """
     maps = heads * (2 * keys + 3 * values + 4) + 3 * inner
-    of_heads = heads * (modulus_step(keys, values, taps, erasing=erasing) + 7)
+    of_heads = heads * (modulus_step(keys, values, taps, erasing=erasing) + 7 + values)
     return 2 * width * maps + 10 * width + of_heads + 5 * inner
 
 

@@ -28,6 +28,7 @@ class BlockWeights(NamedTuple):
         site_proj, site_bias: [3 H, D] and [3 H], potentials before hoppings before absorptions.
         read_norm: [V].
         gate_proj: [H V, D], or None.
+        value_weight: of the first block's values, [H], or None.
         out_proj: [D, H V].
         feed_forward_norm: [D].
         gate_up_proj: [2 I, D].
@@ -43,6 +44,7 @@ class BlockWeights(NamedTuple):
     site_bias: Tensor
     read_norm: Tensor
     gate_proj: Tensor | None
+    value_weight: Tensor | None
     out_proj: Tensor
     feed_forward_norm: Tensor
     gate_up_proj: Tensor
@@ -75,11 +77,13 @@ def block_step(
     tail: Tensor,
     green: Tensor,
     memory: Tensor,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    first_values: Tensor | None = None,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
     """A token of each row behind the block, and the state behind it; without a derivative:
 
         n = norm(x)      m = x + out_proj modulus_step(in_proj n, write_scale write_proj n,
-                                                       site_scale site_proj n + site_bias, gate_proj n)
+                                                       site_scale site_proj n + site_bias, gate_proj n,
+                                                       value_weight first_values)
         x' = m + down_proj (SiLU(g) u)      (g, u) = gate_up_proj norm(m)
 
     with norm(x) = weight x / (mean of x^2 + eps)^(1/2) and `resnet_bk.ops.modulus_step` as it is. Results differ from
@@ -93,12 +97,14 @@ def block_step(
         hidden: x, [B, D].
         weights, settings: of the block.
         tail, green, memory: the state, as in `modulus_step`: [B, W - 1, C], complex [B, H], [B, H, K, V].
+        first_values: of the first block, [B, H V], where there is a `value_weight`; None where there is none.
 
     Returns:
-        x' [B, D], the tail behind the token, and (L', S'), in the precision of the inputs; they share no memory with
-        the state before.
+        x' [B, D], the tail behind the token, (L', S'), and the token's values v of `modulus_step`, [B, H V], in the
+        precision of the inputs; they share no memory with the state before.
     """
     nothing = hidden.new_empty(0)
     given = (nothing if weight is None else weight for weight in weights)
-    after, tail, green, memory = library.block_step(hidden, *given, tail, green, memory, *settings)
-    return after, tail, (green, memory)
+    first = nothing if first_values is None else first_values
+    after, tail, green, memory, own = library.block_step(hidden, *given, tail, green, memory, first, *settings)
+    return after, tail, (green, memory), own

@@ -2,8 +2,9 @@
 
 Shape legend: B batch, D hidden size, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries,
 keys, values), I intermediate size. Arrays are flat: hidden and hidden_after [B, D], mixer_norm and feed_forward_norm
-[D], in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, out_proj
-[D, H V], gate_up_proj [2 I, D], down_proj [D, I]; the others as in `resnet_bk.ops.modulus_step.cpu`.
+[D], in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, value_weight
+[H] and first_values [B, H, V] or both empty, out_proj [D, H V], gate_up_proj [2 I, D], down_proj [D, I]; the others as
+in `resnet_bk.ops.modulus_step.cpu`.
 """
 
 from math import sqrt
@@ -41,6 +42,7 @@ def forward(
     site_bias: Floats,
     read_norm: Floats,
     gate_proj: Floats,
+    value_weight: Floats,
     out_proj: Floats,
     feed_forward_norm: Floats,
     gate_up_proj: Floats,
@@ -48,10 +50,12 @@ def forward(
     tail: Floats,
     green: Floats,
     memory: Floats,
+    first_values: Floats,
     hidden_after: Floats,
     tail_after: Floats,
     green_after: Floats,
     memory_after: Floats,
+    own: Floats,
     heads: int,
     keys: int,
     values: int,
@@ -70,8 +74,11 @@ def forward(
     projected, output, gate = scratch(hidden, channels), scratch(hidden, read), scratch(hidden, read)
     write, sites = scratch(hidden, heads), scratch(hidden, 3 * heads)
     gate_up, activated = scratch(hidden, 2 * inner), scratch(hidden, inner)
+    further = scratch(hidden, read)
     if gate_proj.size == 0:
         gate = gate[:0]
+    if value_weight.size == 0:
+        further = further[:0]
     for row in range(begin, end):
         first = row * width
         _normed(hidden, first, mixer_norm, mixer_eps, normed)
@@ -83,6 +90,8 @@ def forward(
             write[i] *= write_scale
         for i in range(3 * heads):
             sites[i] = site_scale * sites[i] + site_bias[i]
+        for i in range(further.size):
+            further[i] = value_weight[i // values] * first_values[row * read + i]
         tail_size, memory_size = (window - 1) * channels, heads * keys * values
         for head in range(heads):
             mix_head(
@@ -97,10 +106,12 @@ def forward(
                 memory[row * memory_size : (row + 1) * memory_size],
                 read_norm,
                 gate,
+                further,
                 output,
                 tail_after[row * tail_size : (row + 1) * tail_size],
                 green_after[row * 2 * heads : (row + 1) * 2 * heads],
                 memory_after[row * memory_size : (row + 1) * memory_size],
+                own[row * read : (row + 1) * read],
                 heads,
                 keys,
                 values,

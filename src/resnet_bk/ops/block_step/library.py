@@ -8,7 +8,7 @@ from torch import Tensor
 
 from resnet_bk.ops import dispatch, work
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _block_step(
@@ -22,6 +22,7 @@ def _block_step(
     site_bias: Tensor,
     read_norm: Tensor,
     gate_proj: Tensor,
+    value_weight: Tensor,
     out_proj: Tensor,
     feed_forward_norm: Tensor,
     gate_up_proj: Tensor,
@@ -29,6 +30,7 @@ def _block_step(
     tail: Tensor,
     green: Tensor,
     memory: Tensor,
+    first_values: Tensor,
     write_scale: float,
     site_scale: float,
     absorption_min: float,
@@ -37,20 +39,20 @@ def _block_step(
     feed_forward_eps: float,
     erases: bool,
 ) -> Outputs:
-    """As `resnet_bk.ops.block_step.block_step`; bias and gate_proj are empty where there are none."""
+    """As `resnet_bk.ops.block_step.block_step`; what may be None there is empty here."""
     from resnet_bk.ops.block_step import cpu
     from resnet_bk.ops.kernels import flat, launch
 
     dispatch.note("surface_green", "numba")
     dispatch.note("propagate_modulus", "numba")
-    weights = (mixer_norm, in_proj, taps, bias, write_proj, site_proj, site_bias, read_norm, gate_proj, out_proj)
-    network = (feed_forward_norm, gate_up_proj, down_proj)
+    weights = (mixer_norm, in_proj, taps, bias, write_proj, site_proj, site_bias, read_norm, gate_proj, value_weight)
+    network = (out_proj, feed_forward_norm, gate_up_proj, down_proj)
     outputs = _empty_outputs(hidden, tail, green, memory)
     batch, heads, keys, values = memory.shape
     sizes = (heads, keys, values, taps.shape[1])
     operations = batch * work.block_step(hidden.shape[1], *sizes, down_proj.shape[1], erasing=erases)
     scalars = (write_scale, site_scale, absorption_min, mixer_eps, read_eps, feed_forward_eps, erases)
-    arrays = map(flat, (hidden, *weights, *network, tail, green, memory, *outputs))
+    arrays = map(flat, (hidden, *weights, *network, tail, green, memory, first_values, *outputs))
     launch(cpu.forward, batch, operations, *arrays, *sizes, *scalars)
     return outputs
 
@@ -58,7 +60,8 @@ def _block_step(
 def _empty_outputs(hidden: Tensor, tail: Tensor, green: Tensor, memory: Tensor) -> Outputs:
     like = (hidden, tail, green, memory)
     after = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in like]
-    return after[0], after[1], after[2], after[3]
+    batch, heads, _, values = memory.shape
+    return after[0], after[1], after[2], after[3], hidden.new_empty(batch, heads * values)
 
 
 _NAME = "resnet_bk::block_step"
@@ -79,6 +82,7 @@ def _(
     site_bias: Tensor,
     read_norm: Tensor,
     gate_proj: Tensor,
+    value_weight: Tensor,
     out_proj: Tensor,
     feed_forward_norm: Tensor,
     gate_up_proj: Tensor,
@@ -86,6 +90,7 @@ def _(
     tail: Tensor,
     green: Tensor,
     memory: Tensor,
+    first_values: Tensor,
     write_scale: float,
     site_scale: float,
     absorption_min: float,

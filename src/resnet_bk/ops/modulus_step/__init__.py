@@ -23,15 +23,17 @@ def modulus_step(
     memory: Tensor,
     weight: Tensor,
     gate: Tensor | None,
+    further: Tensor | None = None,
     *,
     absorption_min: float,
     eps: float,
     erases: bool,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor]:
     """What a token reads, and the state behind it; without a derivative. With x_j its projection and those before it,
     unit vectors as in `unit_query_key`, and L', S' the state L, S behind the token,
 
-        (q, k, v) = SiLU(sum over j of taps_j x_j)       q, k = unit(unit(q) + bias_q), unit(unit(k) + bias_k)
+        (q, k, u) = SiLU(sum over j of taps_j x_j)       q, k = unit(unit(q) + bias_q), unit(unit(k) + bias_k)
+        v = u + further
         a, b, eta = sites_a, softplus(sites_b), softplus(sites_eta) + absorption_min       w = sigmoid(write)
         L' = 1 / (a - i eta - b^2 L)
         S' = |L'| (w k v^T + b (1 - e k k^T) S)          e = w if `erases`, else 0
@@ -51,12 +53,12 @@ def modulus_step(
         green: L, complex [B, H].
         memory: S, [B, H, K, V].
         weight: [V].
-        gate: [B, H V], or None.
+        gate, further: [B, H V], or None.
         absorption_min, eps, erases: as above.
 
     Returns:
-        output [B, H V], the tail behind the token, and (L', S'), in the precision of the inputs; they share no memory
-        with the state before.
+        output [B, H V], the tail behind the token, (L', S'), and v [B, H V], in the precision of the inputs; they share
+        no memory with the state before.
 
     Raises:
         ValueError: projections or parameters of other shapes.
@@ -72,10 +74,12 @@ def modulus_step(
         sites=(sites, (batch, 3 * heads)),
         weight=(weight, (values,)),
         gate=(gate, (batch, heads * values)),
+        further=(further, (batch, heads * values)),
     )
     nothing = projected.new_empty(0)
-    beside = (nothing if bias is None else bias, nothing if gate is None else gate)
-    output, tail, green, memory = library.modulus_step(
-        projected, tail, taps, beside[0], write, sites, green, memory, weight, beside[1], absorption_min, eps, erases
+    bias, gate, further = (nothing if x is None else x for x in (bias, gate, further))
+    output, tail, green, memory, own = library.modulus_step(
+        *(projected, tail, taps, bias, write, sites, green, memory, weight, gate, further),
+        *(absorption_min, eps, erases),
     )
-    return output, tail, (green, memory)
+    return output, tail, (green, memory), own

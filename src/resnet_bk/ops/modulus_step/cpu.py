@@ -3,7 +3,7 @@
 Shape legend: B batch, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries, keys, values).
 Arrays are flat: projected [B, C], tail and tail_after [B, W - 1, C], taps [C, W], bias [2, H, K] or empty, write
 [B, H], sites [B, 3, H], green and green_after [B, H] as pairs, memory and memory_after [B, H, K, V], weight [V], gate
-[B, H, V] or empty, output [B, H, V].
+and further [B, H, V] or empty, output and own [B, H, V].
 """
 
 from math import sqrt
@@ -67,10 +67,12 @@ def mix_head(
     memory: Floats,
     weight: Floats,
     gate: Floats,
+    further: Floats,
     output: Floats,
     tail_after: Floats,
     green_after: Floats,
     memory_after: Floats,
+    own: Floats,
     heads: int,
     keys: int,
     values: int,
@@ -99,6 +101,10 @@ def mix_head(
             k[i] += bias[(heads + head) * keys + i]
         _to_unit_length(q, keys)
         _to_unit_length(k, keys)
+    for j in range(values):
+        if further.size > 0:
+            v[j] += further[task * values + j]
+        own[task * values + j] = v[j]
 
     # As everywhere, a site in the precision of the arrays and L = 1 / (a - i eta - b^2 L of the site before) in
     # float64.
@@ -153,10 +159,12 @@ def forward(
     memory: Floats,
     weight: Floats,
     gate: Floats,
+    further: Floats,
     output: Floats,
     tail_after: Floats,
     green_after: Floats,
     memory_after: Floats,
+    own: Floats,
     heads: int,
     keys: int,
     values: int,
@@ -178,10 +186,12 @@ def forward(
             memory,
             weight,
             gate,
+            further,
             output,
             tail_after,
             green_after,
             memory_after,
+            own,
             heads,
             keys,
             values,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnet_bk.ops import dispatch, work
 
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _modulus_step(
@@ -26,11 +26,12 @@ def _modulus_step(
     memory: Tensor,
     weight: Tensor,
     gate: Tensor,
+    further: Tensor,
     absorption_min: float,
     eps: float,
     erases: bool,
 ) -> Outputs:
-    """As `resnet_bk.ops.modulus_step.modulus_step`; bias and gate are empty where there are none."""
+    """As `resnet_bk.ops.modulus_step.modulus_step`; bias, gate and further are empty where there are none."""
     from resnet_bk.ops.kernels import flat, launch
     from resnet_bk.ops.modulus_step import cpu
 
@@ -39,7 +40,7 @@ def _modulus_step(
     outputs = _empty_outputs(projected, tail, green, memory)
     batch, heads, keys, values = memory.shape
     operations = batch * heads * work.modulus_step(keys, values, taps.shape[1], erasing=erases)
-    arguments = (projected, tail, taps, bias, write, sites, green, memory, weight, gate, *outputs)
+    arguments = (projected, tail, taps, bias, write, sites, green, memory, weight, gate, further, *outputs)
     sizes = (heads, keys, values, taps.shape[1])
     launch(cpu.forward, batch * heads, operations, *map(flat, arguments), *sizes, absorption_min, eps, erases)
     return outputs
@@ -52,6 +53,7 @@ def _empty_outputs(projected: Tensor, tail: Tensor, green: Tensor, memory: Tenso
         projected.new_empty(tail.shape),
         green.new_empty(green.shape),
         memory.new_empty(memory.shape),
+        projected.new_empty(batch, heads * values),
     )
 
 
@@ -73,6 +75,7 @@ def _(
     memory: Tensor,
     weight: Tensor,
     gate: Tensor,
+    further: Tensor,
     absorption_min: float,
     eps: float,
     erases: bool,
