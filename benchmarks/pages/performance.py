@@ -4,7 +4,7 @@
 
 The page has places `<!-- begin SUITE:CASE -->` ... `<!-- end -->`; what stands between is replaced. --check writes
 nothing and exits with code 1 if the page differs from the files. What trained models save has its tables in
-docs/switches.md (benchmarks/ablation.py).
+docs/switches.md (benchmarks/pages/switches.py).
 """
 
 import sys

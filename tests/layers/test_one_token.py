@@ -100,10 +100,23 @@ def test_values_of_the_first_block_reach_a_later_one(experts, calls):
     assert_same(found, expected)
     assert not torch.allclose(other.hidden, found.hidden)
     calls.clear()
-    for wrong in (values.float(), values[:2], values[:, :, :, :2]):
-        with contextlib.suppress(RuntimeError, ValueError), torch.no_grad():
-            block(hidden[:, 5:], None, state, first_values=wrong)
+    with torch.no_grad():
+        single = block(hidden[:, 5:], None, state, first_values=values.float())
+        assert not calls
+        assert_close(single.hidden, expected.hidden, rtol=1e-5, atol=1e-5)
+        for wrong in (values[:2], values[..., :2]):
+            with pytest.raises((RuntimeError, ValueError)):
+                block(hidden[:, 5:], None, state, first_values=wrong)
     assert "block_step" not in calls
+
+
+@torch.no_grad()
+def test_weights_of_first_values_that_do_not_fit_are_refused(calls):
+    block, hidden, state = built(first=False, value_residual=True)
+    replace(block, "value_residual.weight", lambda weight: torch.cat([weight, weight, weight]))
+    with pytest.raises(RuntimeError):
+        block(hidden[:, 5:], None, state, first_values=torch.randn(3, 1, 2, 4, dtype=torch.float64))
+    assert not calls
 
 
 @each_change

@@ -46,8 +46,11 @@ def test_blocks_add_those_of_the_first(state):
         first = mixed.values if first is None else first
         x = x + mixed.tokens
         x = x + block.feed_forward(block.feed_forward_norm(x))
-    expected = model.model.norm(x)
-    assert_close(model.model(inputs_embeds=hidden).last_hidden_state, expected)
+    expected, found = model.model.norm(x), model.model(inputs_embeds=hidden).last_hidden_state
+    assert_close(found, expected)
+    # What later blocks do with them reaches the first one's values.
+    pairs = [torch.autograd.grad(x[..., 0].sum(), blocks[0].mixer.in_proj.weight)[0] for x in (found, expected)]
+    assert_close(*pairs)
 
 
 @each_state
@@ -72,6 +75,9 @@ def test_it_starts_at_one_half_and_is_loaded(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = ResNetBKForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(loaded.model.layers[2].value_residual.weight, weights[1])
+    build("modulus").save_pretrained(tmp_path / "without")
+    begun = ResNetBKForCausalLM.from_pretrained(tmp_path / "without", value_residual=True)
+    assert all((block.value_residual.weight == 0.5).all() for block in begun.model.layers[1:])
 
 
 def test_half_precision_stays():
@@ -85,3 +91,15 @@ def test_a_first_block_has_no_weight():
     block = ResNetBKBlock(config)
     assert block.value_residual is None
     assert block(torch.randn(1, 3, 16)).values.shape == (1, 3, 2, 5)
+
+
+def test_values_go_to_the_blocks_that_add_them():
+    config, hidden = ResNetBKConfig(**SHAPE, value_residual=True), torch.randn(1, 3, 16)
+    first, later = ResNetBKBlock(config), ResNetBKBlock(config, first=False)
+    output = first(hidden)
+    with pytest.raises(ValueError, match=r"first_values must be given to this block; pass BlockOutput\.values of the"):
+        later(hidden)
+    with pytest.raises(ValueError, match="first_values must not be given to this block"):
+        first(hidden, first_values=output.values)
+    with torch.no_grad(), pytest.raises(ValueError, match="first_values must be given"):
+        later(hidden[:, :1], None, output.state)

@@ -159,6 +159,12 @@ def test_switches_that_do_not_go_together():
             ResNetBKConfig(adaptive_computation=True, multi_scale=scales)
     with pytest.raises(ValueError, match=r"must shorten by whole factors, but block 2 goes from 2 to 3"):
         ResNetBKConfig(multi_scale=[1, 2, 3, 1])
+    with pytest.raises(ValueError, match=r"must lengthen to a scale that it came from, but block 2 goes to 2"):
+        ResNetBKConfig(multi_scale=[1, 4, 2, 1])
+    with pytest.raises(
+        ValueError, match=r"multi_scale=.* must shorten something \(leave it out, or for example \[1, 2, 2, 1"
+    ):
+        ResNetBKConfig(multi_scale=[1, 1, 1, 1])
 
 
 @pytest.mark.parametrize(
@@ -173,12 +179,6 @@ def test_switches_that_do_not_go_together():
 def test_values_of_the_first_block_need_tokens_and_blocks(further, told):
     with pytest.raises(ValueError, match=f"value_residual=True .*{told}"):
         ResNetBKConfig(value_residual=True, **further)
-    with pytest.raises(ValueError, match=r"must lengthen to a scale that it came from, but block 2 goes to 2"):
-        ResNetBKConfig(multi_scale=[1, 4, 2, 1])
-    with pytest.raises(
-        ValueError, match=r"multi_scale=.* must shorten something \(leave it out, or for example \[1, 2, 2, 1"
-    ):
-        ResNetBKConfig(multi_scale=[1, 1, 1, 1])
 
 
 @pytest.mark.parametrize("blocks", range(1, 13))

@@ -272,6 +272,13 @@ def test_another_head_in_the_place_of_the_language_models():
     assert_close(model(words).logits, expected)
 
 
+def test_a_head_of_another_precision():
+    """As preparation for training in few bits leaves it."""
+    model, words = build(LLAMA | {"tie_word_embeddings": False}).bfloat16(), ids(2, 9)
+    model.language_model.lm_head.float()
+    assert model(words, labels=words).logits.isfinite().all()
+
+
 def test_a_language_model_without_a_linear_head():
     class Headless(LlamaForCausalLM):
         def get_output_embeddings(self):

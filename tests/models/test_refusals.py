@@ -1,5 +1,8 @@
 """Arguments that no model can make sense of: each is named, with what it should have been."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 
@@ -17,12 +20,30 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("count", [0, -3, 0.0, float("nan"), True, "4", torch.tensor([3, 4]), torch.tensor(0)], ids=str)
+@pytest.mark.parametrize(
+    "count",
+    [
+        *(-3, float("nan"), float("inf"), True, "4"),
+        *(torch.tensor([3, 4]), torch.tensor(-1), torch.tensor(True), torch.tensor(3j)),
+    ],
+    ids=str,
+)
 def test_a_loss_is_divided_by_a_number_of_labels(name, count):
     model, ids = MODELS[name](), tokens(2, 5) % V
     for labels in (ids, None):
-        with pytest.raises(ValueError, match=r"num_items_in_batch=.* must be a number above 0, of the labels that all"):
+        with pytest.raises(ValueError, match=r"num_items_in_batch=.* must be a finite number of at least 0, of"):
             model(ids, labels=labels, num_items_in_batch=count)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("count", [0, np.int64(0), torch.tensor(0)], ids=["int", "numpy", "tensor"])
+def test_a_step_without_labels_has_a_loss_of_zero(name, count):
+    """As `Trainer` makes them of rows whose ends were cut off: no gradient, and not one that is no number."""
+    model, ids = MODELS[name]().train(), tokens(2, 5) % V
+    loss = model(ids, labels=torch.full_like(ids, -100), num_items_in_batch=count).loss
+    loss.backward()
+    assert loss == 0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -72,9 +93,22 @@ def test_a_cache_of_another_precision(wide):
 
 
 def test_a_half_model_goes_on_from_a_float32_cache():
-    single, half = (build("matrix-conv-gate-dense-untied", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    single, *halves = (
+        build("matrix-conv-gate-dense-untied", dtype=dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    )
     ids = tokens(2, 6)
-    assert half(ids, past_key_values=single(ids).cache).logits.isfinite().all()
+    for half in halves:
+        assert half(ids, past_key_values=single(ids).cache).logits.isfinite().all()
+
+
+def test_a_precision_that_is_not_known_is_not_compared():
+    """FSDP and quantisers keep parameters in other ways."""
+    model, ids = build("matrix-conv-gate-dense-untied"), tokens(2, 6)
+    cache = model(ids).cache
+    expected = model(ids, past_key_values=copy.deepcopy(cache.detach())).logits
+    mixer = model.model.layers[0].mixer
+    mixer.parameters = lambda recurse=True: iter([torch.zeros(3, dtype=torch.int8)])
+    assert torch.equal(model(ids, past_key_values=cache).logits, expected)
 
 
 @pytest.mark.parametrize("share", [-5, 1.5, float("nan"), "half", None, True])
@@ -82,6 +116,12 @@ def test_progress_is_a_share(share):
     model = build("sparse-matrix")
     with pytest.raises(ValueError, match=rf"share={share!r} must be a number from 0 to 1; take steps done"):
         model.set_progress(share)
+
+
+def test_progress_may_be_numpys():
+    model = build("sparse-matrix")
+    model.set_progress(np.float32(0.5))
+    assert model.model.stack.progress == 0.5
 
 
 @pytest.mark.parametrize("rows", [[True, False], torch.tensor([0, 1])], ids=["a list", "indices"])
@@ -109,6 +149,7 @@ def test_a_prompt_has_rows_of_tokens(name, change, got):
 def test_guidance_without_a_cache():
     with pytest.raises(ValueError, match=r"guidance_scale=1\.5: guidance of transformers reads"):
         build_seed("surface").generate(tokens(1, 5), guidance_scale=1.5, max_new_tokens=2)
+    assert build_seed("surface").generate(tokens(1, 5), guidance_scale=1.0, max_new_tokens=2).shape == (1, 7)
 
 
 @pytest.mark.parametrize("blocks", ["4", None, [], True, 0])

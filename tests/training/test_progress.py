@@ -100,6 +100,16 @@ def test_a_counter_shows_brackets(paper):
     assert "notes[final].txt" in paper.file.getvalue()
 
 
+def test_a_counter_is_never_wrapped(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    narrow, name = Console(file=io.StringIO(), width=20), "a name that is longer than the console"
+    with counter(name, narrow) as update:
+        update(7)
+    lines = narrow.file.getvalue().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{name}: 7") for line in lines)
+
+
 def test_a_counter_without_work_is_silent(paper):
     with counter("tokens", paper):
         pass

@@ -76,8 +76,16 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             state: of the mixer, from the tokens before.
             active: True for tokens that read and pass the feed-forward network, bool [B, T]; None for all. The others
                 leave this block as they came; they write into the chain.
-            first_values: `BlockOutput.values` of the first block, where this one adds them to its own.
+            first_values: `BlockOutput.values` of the first block, where this one adds them to its own; else None.
+
+        Raises:
+            ValueError: `first_values` where there is no weight for them, or none where there is.
         """
+        if (first_values is None) != (self.value_residual is None):
+            raise ValueError(
+                f"first_values must {'not ' * (self.value_residual is None)}be given to this block; pass "
+                "BlockOutput.values of the first block to those that have a value_residual, and to no others"
+            )
         if boundaries is None and active is None and state is not None:
             output = self._one_token(hidden, state, first_values)
             if output is not None:

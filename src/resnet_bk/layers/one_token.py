@@ -39,7 +39,7 @@ def one_token(
         block: without a gate on its sites.
         hidden: tokens without padding.
         state: of its mixer.
-        first_values: of the first block, where this one adds them to its own, [B, 1, H, V].
+        first_values: of the first block, [B, 1, H, V], where this one adds them to its own; None where it does not.
     """
     if not takes_token(hidden) or hidden.shape[1] != 1:
         return None
@@ -53,9 +53,7 @@ def one_token(
     if weights is None or not _fit(weights, hidden, mixer, adds=of_block.get("value_residual") is not None):
         return None
     heads = (mixer.num_heads, mixer.value_dim)
-    if weights.value_weight is None:
-        first_values = None
-    elif first_values is None or first_values.shape != (*hidden.shape[:2], *heads):
+    if first_values is not None and first_values.shape != (*hidden.shape[:2], *heads):
         return None
     if not beside_token(hidden, *weights, state.convolution, memory, first_values):
         return None

@@ -3,6 +3,8 @@
 Shape legend: B batch, T tokens, D hidden size.
 """
 
+import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -144,14 +146,15 @@ def check_unpadded(targets: Tensor | None, boundaries: Boundaries | None) -> Non
 
 
 def items_in_batch(count: Any, targets: Tensor | None) -> Any:
-    """By how many labels a loss is divided, a number or a 0-d tensor; None by those of the batch.
+    """By how many labels a loss is divided, a number or a 0-d tensor; None by those of the batch. 1 where there are
+    none, as in a step of `Trainer` in which every label is -100: its loss is then 0, and not 0 / 0.
 
     Args:
         count: `num_items_in_batch` of a call.
         targets: of the same call.
 
     Raises:
-        ValueError: it is no number above 0, or there are targets beside it.
+        ValueError: it is no finite number of at least 0, or there are targets beside it.
     """
     if count is None:
         return None
@@ -163,13 +166,13 @@ def items_in_batch(count: Any, targets: Tensor | None) -> Any:
         right = count.numel() == 1 and not count.is_complex() and count.dtype != torch.bool
         seen = right and count.device.type == "cpu" and not torch.compiler.is_compiling()  # as for input_ids
     else:
-        right = seen = isinstance(count, int | float) and not isinstance(count, bool)
-    if not right or (seen and not count > 0):
+        right = seen = isinstance(count, Real) and not isinstance(count, bool)
+    if not right or (seen and not 0 <= float(count) < math.inf):
         raise ValueError(
-            f"num_items_in_batch={count!r} must be a number above 0, of the labels that all batches of the step have "
-            "together; a step in which nothing is predicted has no loss: leave such batches out"
+            f"num_items_in_batch={count!r} must be a finite number of at least 0, of the labels other than {IGNORED} "
+            "that all batches of the step have together; leave it out for the mean over this batch"
         )
-    return count.reshape(()) if isinstance(count, Tensor) else count
+    return count.reshape(()).clamp_min(1) if isinstance(count, Tensor) else max(count, 1)
 
 
 def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
@@ -247,11 +250,11 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
     state = cache.layers[0].state
     if state is not None:
         tail, (green, carried) = state
-        dtype = torch.promote_types(next(mixer.parameters()).dtype, torch.float32).to_complex()
-        if green.dtype != dtype:
+        double = _is_double(mixer)
+        if double is not None and double != (green.dtype == torch.complex128):
             raise ValueError(
                 f"past_key_values was filled by a model of another precision: its states are {green.dtype}, where this "
-                f"model has {dtype}; start with an empty cache"
+                f"model has {torch.complex128 if double else torch.complex64}; start with an empty cache"
             )
         of_tail = None if tail is None else (tail.shape[1], tail.shape[2])
         found = StateShape(of_tail, tuple(carried.shape[1:]), real=not carried.is_complex())
@@ -276,6 +279,14 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
             f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; {way_out}, or start with an "
             "empty cache"
         )
+
+
+def _is_double(mixer: Any) -> bool | None:
+    """Whether a mixer computes in float64; None of one whose parameters do not say so, as where FSDP or a quantiser
+    keeps them."""
+    usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    found = next((parameter.dtype for parameter in mixer.parameters() if parameter.dtype in usual), None)
+    return None if found is None else found == torch.float64
 
 
 def _described(shape: StateShape) -> str:

@@ -230,9 +230,13 @@ class PointerForCausalLM(PreTrainedModel):
         self.pointer.check_state(cache.state)
 
     def _logits(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
-        # Some language models (Mamba-2) leave the hidden states of a model of half precision in float32. The dtype is
-        # not asked of the head: what stands in its place, an adapter or a quantised one, may have no weight.
-        logits = self.get_output_embeddings()(hidden.to(self.language_model.dtype))
+        # Some language models (Mamba-2) leave the hidden states of a model of half precision in float32. What stands in
+        # the place of the head, an adapter or a quantised one, may have no weight that says what it takes.
+        head = self.get_output_embeddings()
+        weight, dtype = getattr(head, "weight", None), self.language_model.dtype
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            dtype = weight.dtype
+        logits = head(hidden.to(dtype))
         return mixed_logits(logits, self.pointer(hidden, input_ids, keep_state=False))
 
     def _hidden(self, input_ids: Tensor) -> Tensor:

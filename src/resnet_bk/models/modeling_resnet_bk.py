@@ -4,6 +4,7 @@ Shape legend: B batch, T tokens of this call, P tokens already in the cache, N t
 vocabulary.
 """
 
+from numbers import Real
 from typing import Any
 
 import torch
@@ -94,9 +95,9 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         Raises:
             ValueError: another number, or none.
         """
-        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
             raise ValueError(f"share={share!r} must be a number from 0 to 1; take steps done / steps in all")
-        self.stack.progress = share
+        self.stack.progress = float(share)
 
     def forward(
         self,
