@@ -56,7 +56,8 @@ def test_which_mixers_take_the_kernel(fields, taken, calls):
     expected, after, _ = mixer(hidden[:, 5:], None, state)  # with a gradient
     assert not calls
     with torch.no_grad():
-        found, found_after, _ = mixer(hidden[:, 5:], None, state)
+        found, found_after, values = mixer(hidden[:, 5:], None, state)
+    assert values is None  # nobody asked
     assert len(calls) == taken
     pairs = [(found, expected), *zip(found_after.chain, after.chain, strict=True)]
     if after.convolution is not None:

@@ -85,6 +85,8 @@ def test_which_blocks_take_a_kernel(fields, taken, calls):
     assert found.share is None
     if "value_residual" in fields:
         assert_close(found.values, expected.values, rtol=1e-9, atol=1e-9)
+    else:
+        assert found.values is None
 
 
 @pytest.mark.parametrize("experts", [0, 2])

@@ -115,7 +115,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         if found is None:
             return None
         after, state, values = found
-        return BlockOutput(after, state, None, None, values)
+        return BlockOutput(after, state, None, None, values if self.gives_values else None)
 
     def _mix_sites(
         self,

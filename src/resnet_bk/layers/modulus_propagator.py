@@ -130,7 +130,7 @@ class ModulusPropagator(Mixer):
     ) -> Mixed:
         plain = boundaries is None and readers is None
         if plain and state is not None and self._is_one_token(hidden, state, further_values):
-            return self._one_token(hidden, state, further_values)
+            return self._one_token(hidden, state, further_values, keep_values)
         batch, length, _ = hidden.shape
         mixed, tail = self.in_proj(hidden), None
         if self.conv is not None:
@@ -196,7 +196,7 @@ class ModulusPropagator(Mixer):
             (read_norm, GatedRMSNorm),
         )
 
-    def _one_token(self, hidden: Tensor, state: MixerState, further_values: Tensor | None) -> Mixed:
+    def _one_token(self, hidden: Tensor, state: MixerState, further_values: Tensor | None, keep_values: bool) -> Mixed:
         """The same as `forward` of a token behind a state, without a gradient."""
         assert self.conv is not None
         assert state.convolution is not None
@@ -215,8 +215,8 @@ class ModulusPropagator(Mixer):
             eps=self.read_norm.eps,
             erases=self.erases,
         )
-        values = values.view(-1, 1, self.num_heads, self.value_dim)
-        return Mixed(self.out_proj(output.unsqueeze(1)), MixerState(tail, chain), values)
+        kept = values.view(-1, 1, self.num_heads, self.value_dim) if keep_values else None
+        return Mixed(self.out_proj(output.unsqueeze(1)), MixerState(tail, chain), kept)
 
     def _read(self, y: Tensor, hidden: Tensor, readers: Tensor | None) -> Tensor:
         """Real y [B, T, H, V] for tokens [B, T, D] to [B, T, D]; to [M, D] where M tokens read."""
