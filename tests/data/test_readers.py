@@ -1,3 +1,4 @@
+import gzip
 import json
 import tracemalloc
 from pathlib import Path
@@ -78,6 +79,13 @@ def test_text_of_two_bytes_a_character_is_known(tmp_path: Path, coding: str) -> 
     path = tmp_path / "wide.txt"
     path.write_bytes("\ufeffwords".encode(coding))
     with pytest.raises(ValueError, match=r"not UTF-8 at byte 0 .*`iconv -f UTF-16 -t UTF-8`"):
+        "".join(readers.read_text(path))
+
+
+def test_a_packed_file_under_another_name_is_to_be_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(gzip.compress(b'{"text": "words"}'))
+    with pytest.raises(ValueError, match=r"rows\.jsonl is not UTF-8 at byte 1 .*gunzip"):
         "".join(readers.read_text(path))
 
 

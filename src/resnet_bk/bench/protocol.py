@@ -118,8 +118,8 @@ class Protocol(_Strict):
         batch_size: segments of a step.
         epochs: passes over the training tokens.
         steps: optimizer steps; null for `epochs` epochs.
-        evaluations: evaluations over the whole validation split in the course of training, evenly spaced; the last one
-            is at the end.
+        evaluations: evaluations over the whole validation split in the course of training, evenly spaced, at most one
+            a step; the last one is at the end.
         held_out_views: what else the model is evaluated on at the end: "not_carried", with every segment on its own (a
             model that carries its state), and "overlapping", in windows that overlap by half. [] for nothing else.
         hidden_size, num_layers, num_heads: shape that all models share.

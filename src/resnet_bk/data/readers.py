@@ -13,6 +13,7 @@ from resnet_bk.data.corpus import Piece, document_pieces, is_blank
 
 COLUMN = "text"
 UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # how text of Windows that is no UTF-8 often begins
+GZIP = b"\x1f\x8b"
 CHUNK_BYTES = 1 << 20
 ROWS = 128  # rows of parquet decoded at once: few, since a row may be a whole book
 
@@ -47,10 +48,14 @@ def read_text(
                 try:
                     text = decoder.decode(data, final=not data)
                 except UnicodeDecodeError as error:
-                    other = "UTF-16" if error.object.startswith(UTF16) and offset == pending else "LATIN1"
+                    begins = error.object if offset == pending else b""
+                    other = "UTF-16" if begins.startswith(UTF16) else "LATIN1"
+                    way_out = f"convert it first, for example with `iconv -f {other} -t UTF-8`"
+                    if begins.startswith(GZIP):
+                        way_out = "unpack it first, as with `gunzip`, for it is gzip's"
+                    place = offset - pending + error.start
                     raise ValueError(
-                        f"data: {path} is not UTF-8 at byte {offset - pending + error.start} ({error.reason}); "
-                        f"convert it first, for example with `iconv -f {other} -t UTF-8`"
+                        f"data: {path} is not UTF-8 at byte {place} ({error.reason}); {way_out}"
                     ) from error
                 if offset == 0:
                     text = text.removeprefix("\ufeff")  # byte order mark
