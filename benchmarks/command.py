@@ -12,9 +12,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from resnet_bk.hints import did_you_mean
 
 if TYPE_CHECKING:
     from benchmarks.row import Row
@@ -56,9 +57,9 @@ def choose(option: str, text: str | None, known: list[str]) -> list[str]:
         raise ValueError(f"{option} {text!r}: names nothing; give one or more of {', '.join(known)}")
     for name in wanted:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise ValueError(f"{option} {name}: no such case{hint}; give one or more of {', '.join(known)}")
+            raise ValueError(
+                f"{option} {name}: no such case{did_you_mean(name, known)}; give one or more of {', '.join(known)}"
+            )
     return [name for name in known if name in wanted]
 
 

@@ -83,7 +83,9 @@ class Prepared:
         """Tokens of a split, all of them (training is cut at `data_limit`)."""
         if name == "train":
             return self.train
-        return self.validation if name == "validation" else split_tokens(self, name)
+        if name == "validation":
+            return self.validation
+        return split_tokens(self.corpus, name, self.tokenizer, self.cache_dir)
 
     @cached_property
     def document_tokens(self) -> list[int]:
@@ -116,9 +118,12 @@ class Prepared:
         }
 
 
-def split_tokens(prepared: Prepared, name: str) -> TokenCache:
-    with counter(f"tokens of {prepared.corpus.name}, {name}") as progress:
-        return token_cache(prepared.corpus, name, prepared.tokenizer, cache_dir=prepared.cache_dir, progress=progress)
+def split_tokens(
+    corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerFast, cache_dir: Path, limit: int | None = None
+) -> TokenCache:
+    """Tokens of a split, all of them or the first `limit`, from the cache or made now, with their number shown."""
+    with counter(f"tokens of {corpus.name}, {split}") as progress:
+        return token_cache(corpus, split, tokenizer, cache_dir=cache_dir, limit=limit, progress=progress)
 
 
 def protocol_tokenizer(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> PreTrainedTokenizerFast:
@@ -153,11 +158,9 @@ def prepare(protocol: Protocol, corpus: Corpus, cache_dir: Path) -> Prepared:
         ValueError: text that cannot be read, or too little of it for one batch.
     """
     tokenizer = protocol_tokenizer(protocol, corpus, cache_dir)
-    caches = {}
-    for split, limit in (("train", protocol.data_limit), ("validation", None)):
-        with counter(f"tokens of {corpus.name}, {split}") as progress:
-            caches[split] = token_cache(corpus, split, tokenizer, cache_dir=cache_dir, limit=limit, progress=progress)
-    TokenStream(caches["train"].tokens, protocol.batch_size, protocol.sequence_length)  # is there enough for a batch?
-    held_out_batches(caches["validation"].tokens, protocol.batch_size, protocol.sequence_length)
-    buckets, names = frequency_buckets(caches["train"].tokens, len(tokenizer), unknown_id(tokenizer))
-    return Prepared(corpus, tokenizer, cache_dir, caches["train"], caches["validation"], buckets, names)
+    train = split_tokens(corpus, "train", tokenizer, cache_dir, protocol.data_limit)
+    validation = split_tokens(corpus, "validation", tokenizer, cache_dir)
+    TokenStream(train.tokens, protocol.batch_size, protocol.sequence_length)  # is there enough for a batch?
+    held_out_batches(validation.tokens, protocol.batch_size, protocol.sequence_length)
+    buckets, names = frequency_buckets(train.tokens, len(tokenizer), unknown_id(tokenizer))
+    return Prepared(corpus, tokenizer, cache_dir, train, validation, buckets, names)

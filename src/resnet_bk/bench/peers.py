@@ -16,7 +16,6 @@ what they are.
 import copy
 import inspect
 from collections.abc import Callable, Collection
-from difflib import get_close_matches
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
@@ -25,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
+from resnet_bk.hints import did_you_mean
 from resnet_bk.models import PointerConfig  # the import registers our models with the Auto classes
 from resnet_bk.training.carried import constant_state
 
@@ -199,15 +199,13 @@ def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[st
 def _model_type(name: str, entry: ModelEntry) -> str:
     if entry.transformers is None:
         if name not in KNOWN:
-            close = get_close_matches(name, KNOWN, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
             raise ValueError(
-                f"unknown model{hint}; known are {', '.join(KNOWN)}, any other needs `transformers: <model type>`"
+                f"unknown model{did_you_mean(name, KNOWN)}; known are {', '.join(KNOWN)}, any other needs "
+                "`transformers: <model type>`"
             )
         return KNOWN[name][0]
     if not is_causal_lm(entry.transformers):
-        close = get_close_matches(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = did_you_mean(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         raise ValueError(
             f"transformers={entry.transformers!r}: no causal LM of transformers{hint}; one of your own must be "
             "registered with AutoConfig and AutoModelForCausalLM first (CONTRIBUTING.md)"
@@ -247,10 +245,7 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
     of_the_tokenizer = {default.attribute_map.get(key, key) for key in OF_THE_TOKENIZER}
     for key, value in overrides.items():
         if key not in names:
-            close = get_close_matches(key, names, n=1)
-            raise ValueError(
-                f"config.{key}: {model_type} has no such field{f' (did you mean {close[0]}?)' if close else ''}"
-            )
+            raise ValueError(f"config.{key}: {model_type} has no such field{did_you_mean(key, names)}")
         if default.attribute_map.get(key, key) in of_the_tokenizer:
             raise ValueError(f"config.{key}={value!r}: {SAID_BY_TOKENIZER}")
     base = {key: value for key, value in shape.items() if key in names}

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from resnet_bk.bench.protocol_file import did_you_mean, read_raw
+from resnet_bk.bench.protocol_file import read_raw
+from resnet_bk.hints import did_you_mean
 
 # Keys that do not change what a run computes, of which a record of its settings has a note all the same: a published
 # run is known by it. (Of a checkpoint the device that it is of is compared, see `run_folder.check_checkpoints`.)

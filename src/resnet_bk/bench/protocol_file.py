@@ -5,15 +5,15 @@ What the values mean, and whether they are right, is looked at elsewhere (`resne
 """
 
 import copy
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from resnet_bk.bench.protocols import SHIPPED, shipped_protocols
+from resnet_bk.hints import did_you_mean
 
 
 class _Loader(yaml.SafeLoader):
@@ -159,9 +159,3 @@ def _take_out(models: dict[str, Any], name: str, setting: str) -> None:
     if len(models) == 1:
         raise ValueError(f"--set {setting}: takes out the only model; leave it in, or add another one first")
     del models[name]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A hint at the name that is nearest, in brackets; empty where none is near."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)  # at 0.6 "test" would be near "steps"
-    return f" (did you mean {close[0]}?)" if close else ""

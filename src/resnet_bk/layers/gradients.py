@@ -7,8 +7,11 @@
 The values are the same in all three; the gradients of exact and autograd too. `diagonal` is there to show what the
 missing part costs, `autograd` what the adjoint saves.
 
-Shape legend: B batch, T tokens, H chains (heads or channels), K key size, V value size.
+`propagate_vector`, `propagate` and `propagate_modulus` take what those of `resnet_bk.ops` take, and `gradient`.
 """
+
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -19,60 +22,19 @@ GRADIENTS = ("exact", "diagonal", "autograd")
 State = tuple[Tensor, Tensor]
 
 
-def propagate_vector(
-    source: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    *,
-    initial_state: State | None,
-    backend: str,
-    gradient: str,
+def _propagate(
+    operator: str, *inputs: Tensor, initial_state: State | None, backend: str, gradient: str, **options: Any
 ) -> tuple[Tensor, State]:
-    """psi [B, T, H] and the state, as `resnet_bk.ops.propagate_vector`."""
-    chain = (potential, hopping, absorption)
+    """Output and state of the operator of that name."""
+    found: tuple[Tensor, State]
     if gradient == "diagonal":
-        return diagonal_gradient.propagate_vector(source, *chain, initial_state)
+        found = getattr(diagonal_gradient, operator)(*inputs, initial_state, **options)
+        return found
     backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate_vector(source, *chain, initial_state=initial_state, backend=backend)
+    found = getattr(ops, operator)(*inputs, initial_state=initial_state, backend=backend, **options)
+    return found
 
 
-def propagate(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    *,
-    initial_state: State | None,
-    backend: str,
-    gradient: str,
-) -> tuple[Tensor, State]:
-    """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate`."""
-    chain = (potential, hopping, absorption)
-    if gradient == "diagonal":
-        return diagonal_gradient.propagate(query, key, value, *chain, initial_state)
-    backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate(query, key, value, *chain, initial_state=initial_state, backend=backend)
-
-
-def propagate_modulus(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    *,
-    erase: Tensor | None = None,
-    initial_state: State | None,
-    backend: str,
-    gradient: str,
-) -> tuple[Tensor, State]:
-    """y [B, T, H, V] and the state, as `resnet_bk.ops.propagate_modulus`."""
-    chain = (potential, hopping, absorption)
-    if gradient == "diagonal":
-        return diagonal_gradient.propagate_modulus(query, key, value, *chain, initial_state, erase=erase)
-    backend = "reference" if gradient == "autograd" else backend
-    return ops.propagate_modulus(query, key, value, *chain, erase=erase, initial_state=initial_state, backend=backend)
+propagate_vector = partial(_propagate, "propagate_vector")
+propagate = partial(_propagate, "propagate")
+propagate_modulus = partial(_propagate, "propagate_modulus")

@@ -3,8 +3,9 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
+
+from resnet_bk.hints import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class Checked:
         fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]  # type: ignore[attr-defined]
         problems = []
         for name in sorted(set(kwargs) - OF_TRANSFORMERS):
-            close = get_close_matches(name, fields, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"see the documentation of {type(self).__name__}"
+            close = nearest(name, fields)
+            hint = f"did you mean {close}?" if close else f"see the documentation of {type(self).__name__}"
             problems.append(f"{name} is not a field ({hint})")
         return problems
 

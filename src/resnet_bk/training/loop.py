@@ -25,7 +25,7 @@ from resnet_bk.ops import record_backends
 from resnet_bk.training.checkpoint import Checkpoints
 from resnet_bk.training.loss import Head, choose_head
 from resnet_bk.training.optimizer import build_optimizer, build_schedule
-from resnet_bk.training.progress import TrainingProgress, training_progress
+from resnet_bk.training.progress import training_progress
 from resnet_bk.training.records import Records
 from resnet_bk.training.spec import RunSpec, TrainingResult, training_device
 from resnet_bk.training.state import Stream, TrainState
@@ -41,7 +41,6 @@ def train(
     about: dict[str, Any] | None = None,
     validate: Callable[[Any, Head], float] | None = None,
     validation_steps: Sequence[int] = (),
-    progress: Callable[[str, int, int], TrainingProgress] = training_progress,
 ) -> TrainingResult:
     """Train `model` in place, going on from `folder` if a run was stopped there.
 
@@ -52,7 +51,6 @@ def train(
         folder: of the run; made if it is not there.
         about: what the result is to say of this call, such as the machine; a run that was stopped has several.
         validate: (model, head) -> perplexity; called after each step of `validation_steps`, off the clock.
-        progress: (name, steps, steps done) -> progress display.
 
     Raises:
         NonFiniteLossError: the loss is not a number; the checkpoint before it is kept.
@@ -80,7 +78,8 @@ def train(
     state.phases["warm_up"] = state.phases.get("warm_up", 0.0) + warm_up_seconds  # of every call
     if state.step < spec.steps:
         state.begin_call(about or {})
-    state.carried = _to_device(state.carried, device)
+    if state.carried is not None:  # it is loaded on the CPU
+        state.carried = state.carried.to(device)
     # A model may have schedules of its own.
     set_progress = getattr(model, "set_progress", lambda share: None)
     records = Records(folder, accelerator, state, checkpoints, spec)
@@ -90,7 +89,7 @@ def train(
         watch.lap("optimizer" if phase == "clip" else phase)
 
     try:
-        with progress(spec.name, spec.steps, state.step) as display, record_backends() as backends:
+        with training_progress(spec.name, spec.steps, state.step) as display, record_backends() as backends:
             while state.step < spec.steps:
                 input_ids, targets = (tensor.to(device) for tensor in stream.next_batch())
                 if stream.starts_epoch:
@@ -198,8 +197,3 @@ def _profile(state: TrainState) -> dict[str, dict[str, float]]:
         "seconds_per_step": {name: spent / state.step for name, spent in state.phases.items() if name not in outside},
         "seconds_outside": {name: state.phases[name] for name in outside if name in state.phases},
     }
-
-
-def _to_device(carried: Any, device: torch.device) -> Any:
-    """A carried state is loaded on the CPU."""
-    return carried if carried is None or device.type == "cpu" else carried.to(device)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,18 +11,6 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from resnet_bk.figures import clock
 
 LINE_SECONDS = 10.0  # between two plain lines
-
-
-class TrainingProgress(Protocol):
-    """What the loop calls."""
-
-    def __enter__(self) -> "TrainingProgress": ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-    def update(self, step: int, loss: float | None, tokens_per_second: float | None, seconds: float) -> None:
-        """After each step; loss and speed are those of the last log line, seconds the time of training when the clock
-        was last read."""
 
 
 def describe(loss: float | None, tokens_per_second: float | None) -> str:
@@ -34,8 +21,12 @@ def describe(loss: float | None, tokens_per_second: float | None) -> str:
     return "  ".join(parts)
 
 
-def training_progress(name: str, steps: int, done: int = 0, console: Console | None = None) -> TrainingProgress:
-    """Progress of the run `name` that has done `done` of `steps` steps; to `console`, by default standard error."""
+def training_progress(name: str, steps: int, done: int = 0, console: Console | None = None) -> "Bar | Lines":
+    """Progress of the run `name` that has done `done` of `steps` steps; to `console`, by default standard error.
+
+    Its `update` is called after each step, with loss and speed of the last log line and the seconds of training when
+    the clock was last read.
+    """
     console = console or Console(stderr=True)
     if done:
         console.print(f"{name}  goes on at step {done} of {steps}", highlight=False, soft_wrap=True, markup=False)

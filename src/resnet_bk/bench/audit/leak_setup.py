@@ -6,16 +6,15 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer
 
 from resnet_bk.bench.audit.target import audit_target
-from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer
+from resnet_bk.bench.data import default_cache_dir, open_corpus, protocol_tokenizer, split_tokens
 from resnet_bk.bench.peers import resolve_configs
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.resolve import protocol_with, resolve
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.trained.opened_run import check_same_text
 from resnet_bk.bench.trained.saved_model import load_model
-from resnet_bk.data import Corpus, TokenCache, token_cache
+from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.saved_tokenizer import read_tokenizer, special_ids
-from resnet_bk.training.progress import counter
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
@@ -118,13 +117,9 @@ def _with_text(
     positions = getattr(text_config, "max_position_embeddings", None)
     if isinstance(positions, int) and 0 < positions < protocol.sequence_length:
         protocol = protocol.model_copy(update={"sequence_length": positions})
-    caches = {}
-    for split, limit in (("train", protocol.data_limit), ("validation", None)):
-        with counter(f"tokens of {corpus.name}, {split}") as progress:
-            caches[split] = token_cache(
-                corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress
-            )
-    return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, caches["train"], caches["validation"])
+    train = split_tokens(corpus, "train", tokenizer, default_cache_dir(), protocol.data_limit)
+    validation = split_tokens(corpus, "validation", tokenizer, default_cache_dir())
+    return LeakSetup(name, config, model, protocol, learning_rate, corpus.name, train, validation)
 
 
 def _saved_tokenizer(name: str, local: bool) -> Any:

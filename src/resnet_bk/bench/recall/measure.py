@@ -10,6 +10,7 @@ import torch
 
 from resnet_bk.bench.inspection import generation_state
 from resnet_bk.bench.recall.task import NOT_ASKED, Recall, draw
+from resnet_bk.training.loss import autocast_to
 from resnet_bk.training.mode import evaluation_mode
 
 
@@ -36,7 +37,7 @@ def accuracy(
         for first in range(0, kind.examples, size):
             inputs, targets = draw(kind, min(size, kind.examples - first), vocabulary, generator)
             inputs, targets = inputs.to(device), targets.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            with autocast_to(dtype, device):
                 hidden = model.base_model(input_ids=inputs, use_cache=False).last_hidden_state
             at = targets != NOT_ASKED
             answers = head(hidden[at].float()).argmax(-1)  # in bfloat16 too many logits are equal

@@ -31,7 +31,7 @@ from resnet_bk.bench.trained.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.training import perplexity
 from resnet_bk.training.carried import cache_problem
-from resnet_bk.training.loss import Head, causal_lm_loss
+from resnet_bk.training.loss import Head, autocast_to, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
 FILE = "lengths.json"
@@ -154,18 +154,10 @@ def _profile(
             "document_losses": by_place.tolist(),
         }
     return {
-        "model_name": run.record["model"],
-        "seed": run.record["seed"],
-        "run": str(run.folder),
+        **run.facts(),
         "segment": segment,
         "carries": what_it_carries(model.config),
         "trained_with_carried_state": run.carry_state,
-        "learning_rate": run.record["learning_rate"],
-        "dtype": run.protocol.dtype,
-        "device": model.device.type,
-        "steps": run.record["training"]["steps"],
-        "parameters": model.num_parameters(),
-        "trained_at_commit": ", ".join(run.commits),
         "readings": readings,
     }
 
@@ -260,7 +252,7 @@ def _stream(model: Any, words: Tensor, segment: int, head: Head, dtype: str) -> 
     for first in range(0, len(inputs), segment):
         stretch = slice(first, first + segment)
         ids, words_after = inputs[stretch].unsqueeze(0), targets[stretch].unsqueeze(0)
-        with torch.autocast(words.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        with autocast_to(dtype, words.device):
             found = causal_lm_loss(model, ids, words_after, head, carry_state=several, state=state, reduction="none")
         state = found.state
         losses.append(found.value.flatten().double().cpu())

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus
+from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
 from resnet_bk.bench.environment import environments_of
 from resnet_bk.bench.held_out import evaluate_overlapping, split_batches, tokens_read
 from resnet_bk.bench.json_files import read_json
@@ -16,12 +16,11 @@ from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.trained.early_exit import exit_early
 from resnet_bk.bench.trained.saved_model import load_model
-from resnet_bk.data import Corpus, TokenCache, token_cache
+from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training import Evaluation, evaluate, training_device
 from resnet_bk.training.loss import Head
-from resnet_bk.training.progress import counter
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,20 @@ class OpenedRun:
     def carry_state(self) -> bool:
         """Whether the model was trained with its state handed from segment to segment."""
         return self.protocol.models[self.record["model"]].carry_state
+
+    def facts(self) -> dict[str, Any]:
+        """What a table of several trained models says of each of them."""
+        return {
+            "model_name": self.record["model"],
+            "seed": self.record["seed"],
+            "run": str(self.folder),
+            "learning_rate": self.record["learning_rate"],
+            "dtype": self.protocol.dtype,
+            "device": self.model.device.type,
+            "steps": self.record["training"]["steps"],
+            "parameters": self.model.num_parameters(),
+            "trained_at_commit": ", ".join(self.commits),
+        }
 
 
 def run_device(protocol: Protocol, device: str | None) -> torch.device:
@@ -106,8 +119,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     result = read_json(folder / "result.json", "audit", "head")
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
-    with counter(f"tokens of {corpus.name}, {split}") as progress:
-        tokens = token_cache(corpus, split, tokenizer, cache_dir=default_cache_dir(), limit=limit, progress=progress)
+    tokens = split_tokens(corpus, split, tokenizer, default_cache_dir(), limit)
     audit, head = result["audit"], result["head"]
     return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
 

@@ -26,7 +26,7 @@ from resnet_bk.bench.environment import environment
 from resnet_bk.bench.held_out import tokens_read
 from resnet_bk.bench.trained.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.trained.positions import longest_text
-from resnet_bk.training.loss import causal_lm_loss
+from resnet_bk.training.loss import autocast_to, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
 FILE = "repeats.json"
@@ -124,15 +124,7 @@ def _model(run: OpenedRun, rows: np.ndarray, kinds: np.ndarray, count: int) -> d
     sums = torch.bincount(counted, losses.flatten(), count)
     numbers = torch.bincount(counted, minlength=count)
     return {
-        "model_name": run.record["model"],
-        "seed": run.record["seed"],
-        "run": str(run.folder),
-        "learning_rate": run.record["learning_rate"],
-        "dtype": run.protocol.dtype,
-        "device": run.model.device.type,
-        "steps": run.record["training"]["steps"],
-        "parameters": run.model.num_parameters(),
-        "trained_at_commit": ", ".join(run.commits),
+        **run.facts(),
         "loss": float(losses.mean()),
         "losses": [float(total / n) if n else None for total, n in zip(sums, numbers, strict=True)],
     }
@@ -144,7 +136,7 @@ def _losses(run: OpenedRun, rows: Tensor) -> Tensor:
     done = 0
     with evaluation_mode(model), tokens_read(str(run.folder)) as progress:
         for batch in rows.to(model.device).split(run.protocol.batch_size):
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=run.protocol.dtype == "bfloat16"):
+            with autocast_to(run.protocol.dtype, batch.device):
                 reached = causal_lm_loss(model, batch[:, :-1], batch[:, 1:], run.head, reduction="none")
             found.append(reached.value.double().cpu())
             done += found[-1].numel()

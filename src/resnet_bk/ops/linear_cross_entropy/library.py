@@ -3,6 +3,8 @@
 Shape legend: N tokens, D width, V vocabulary. The registered functions expect checked inputs.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,19 +55,8 @@ def cross_entropy_sum(
 
 
 @cross_entropy_sum.register_fake
-def _(  # type: ignore[no-untyped-def]
-    input,
-    weight,
-    target,
-    bias,
-    log_extra,
-    ignore_index,
-    label_smoothing,
-    matmul_dtype,
-    backend,
-    with_gradients,
-    with_parameters,
-):
+def _(*inputs: Any) -> Any:
+    input, weight, _, bias, log_extra, *_, with_gradients, with_parameters = inputs
     losses, *gradients = _empty(input, weight, bias, log_extra, with_gradients, with_parameters)
     return (losses.new_empty(()), *gradients)
 
@@ -119,7 +110,8 @@ def cross_entropy_tokens(
 
 
 @cross_entropy_tokens.register_fake
-def _(input, weight, target, bias, log_extra, ignore_index, label_smoothing, matmul_dtype, backend):  # type: ignore[no-untyped-def]
+def _(*inputs: Any) -> Any:
+    input, weight, _, bias, log_extra, *_ = inputs
     return _empty(input, weight, bias, log_extra, False, False)[0]
 
 
@@ -147,19 +139,8 @@ def _tokens_backward(
 
 
 @_tokens_backward.register_fake
-def _(  # type: ignore[no-untyped-def]
-    grad_losses,
-    input,
-    weight,
-    target,
-    bias,
-    log_extra,
-    ignore_index,
-    label_smoothing,
-    matmul_dtype,
-    backend,
-    with_parameters,
-):
+def _(*inputs: Any) -> Any:
+    _, input, weight, _, bias, log_extra, *_, with_parameters = inputs
     leaves = (input, weight, bias, log_extra)
     empty = _empty(input, weight, bias, log_extra, True, with_parameters)[1:]
     return tuple(x if leaf is None else x.to(leaf.dtype) for x, leaf in zip(empty, leaves, strict=True))

@@ -36,16 +36,8 @@ def _propagate(
 
 
 @_propagate.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    initial_green: Tensor,
-    initial_memory: Tensor,
-) -> Forward:
+def _(*inputs: Any) -> Forward:
+    query, _, value, potential, _, _, initial_green, _ = inputs
     batch, sites, heads, keys = query.shape
     values, chunks, kept = value.shape[3], -(-sites // CHUNK), initial_green.real.dtype
     return (
@@ -85,21 +77,8 @@ def propagate_backward(
 
 
 @propagate_backward.register_fake
-def _(
-    output_bar: Tensor | None,
-    green_bar: Tensor | None,
-    memory_bar: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    green: Tensor,
-    entering: Tensor,
-    states: Tensor,
-    factors: Tensor,
-) -> Backward:
+def _(*inputs: Any) -> Backward:
+    query, key, value, potential, hopping, absorption, green, *_ = inputs[3:]
     batch, _, heads, keys = query.shape
     q, k, v, a, b, eta = (x.new_empty(x.shape) for x in (query, key, value, potential, hopping, absorption))
     initial_green = green.new_empty((batch, heads))

@@ -28,9 +28,8 @@ def _propagate_vector(
 
 
 @_propagate_vector.register_fake
-def _(
-    source: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor, initial_green: Tensor, initial_psi: Tensor
-) -> Forward:
+def _(*inputs: Any) -> Forward:
+    source = inputs[0]
     batch, _, chains = source.shape
     return (
         source.new_empty(source.shape, dtype=torch.complex64),
@@ -62,15 +61,8 @@ def propagate_vector_backward(
 
 
 @propagate_vector_backward.register_fake
-def _(
-    psi_bar: Tensor | None,
-    green_bar: Tensor | None,
-    source: Tensor,
-    potential: Tensor,
-    hopping: Tensor,
-    absorption: Tensor,
-    entering: Tensor,
-) -> Backward:
+def _(*inputs: Any) -> Backward:
+    source, potential, hopping, absorption, _ = inputs[2:]
     u, a, b, eta = (x.new_empty(x.shape) for x in (source, potential, hopping, absorption))
     green, psi = (source.new_empty(source.shape[::2], dtype=torch.complex64) for _ in range(2))
     return u, a, b, eta, green, psi
