@@ -100,12 +100,12 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
 
 def evaluated(opened: "OpenedRun", threshold: float | None, batches: int | None = None) -> "Evaluation":
     """The held-out text, or its first batches, read at a threshold; None is no early exit."""
-    from resnet_bk.bench.held_out import split_batches
+    from resnet_bk.data import held_out_batches
     from resnet_bk.training import evaluate
 
     model, protocol = opened.model, opened.protocol
     model.config.early_exit_threshold = threshold
-    text = split_batches(opened.tokens, protocol.batch_size, protocol.sequence_length)
+    text = held_out_batches(opened.tokens.tokens, protocol.batch_size, protocol.sequence_length)
     return evaluate(model, islice(text, batches), head="fused", carry_state=opened.carry_state, dtype=protocol.dtype)
 
 

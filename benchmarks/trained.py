@@ -94,13 +94,13 @@ class Steps:
     """
 
     def __init__(self, opened: "OpenedRun") -> None:
-        from resnet_bk.bench.held_out import split_batches
+        from resnet_bk.data import held_out_batches
         from resnet_bk.training import RunSpec, choose_head
         from resnet_bk.training.optimizer import build_optimizer
 
         protocol, entry = opened.protocol, opened.protocol.models[opened.record["model"]]
         self.model = opened.model.train()
-        text = split_batches(opened.tokens, protocol.batch_size, protocol.sequence_length)
+        text = held_out_batches(opened.tokens.tokens, protocol.batch_size, protocol.sequence_length)
         device = self.model.device
         some = islice(text, BATCHES * (ROUNDS + 2))
         self.batches = [(ids.to(device), targets.to(device)) for ids, targets in some]

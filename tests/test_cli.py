@@ -113,6 +113,11 @@ def test_eval_on_other_text(finished, home, tmp_path):
     done = call("eval", finished / "gpt2" / "seed-42", "--data", tmp_path, "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["dataset_name"] == tmp_path.name
+    assert json.loads(done.stdout)["notes"] == []
+    short = tmp_path / "short.txt"
+    short.write_text("w1 w2 w3 w4 w5 w6")
+    done = call("eval", finished / "gpt2" / "seed-42", "--data", short, "--split", "all")
+    assert "the whole text has 7 tokens: its 4 rows have 2 each, less than a segment of" in done.stdout
 
 
 def test_a_limit_of_the_training_text_is_of_the_text_of_the_run(finished, tmp_path):
@@ -171,6 +176,10 @@ def test_generate_continues_the_prompt(finished, model):
     assert greedy.stdout == call(*arguments, "--temperature", 0, "--seed", 5).stdout
     assert greedy.stdout == call(*arguments, "--top-k", 1, "--seed", 5).stdout
     assert call("generate", finished / model / "seed-42", "--prompt", "", "--max-new-tokens", 3).exit_code == 0
+    for wrong in ("inf", "1e-40"):
+        assert_bad_call(
+            call(*arguments, "--temperature", wrong), f"--temperature {wrong}: must be 0, ", "0.001 to 1000"
+        )
 
 
 def test_generate_from_a_model_that_was_not_trained_here(finished, tmp_path):

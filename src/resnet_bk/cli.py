@@ -180,6 +180,8 @@ def evaluate(
         if found["divided"]:
             part = f"{found['dataset_name']} came without splits, and {split} is a part of it (90/5/5)"
             typer.echo(f"{part}; --split all reads the whole")
+        for line in found["notes"]:
+            typer.echo(line)
 
 
 @app.command()

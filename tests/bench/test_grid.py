@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from resnet_bk.bench.grid import Grid, run_grid
+from resnet_bk.bench.grid import Grid, left_out, run_grid
 
 RATES, SEEDS = [0.3, 0.1, 0.2], [7, 8]
 
@@ -119,3 +119,13 @@ def test_a_single_rate_is_known_before_its_first_seed_is_run(task):
     assert [run.finished for run in found.grid.chosen()] == [False, True]
     searched = task({0.3: 1.0})
     assert searched.grid.chosen() == []
+
+
+def test_the_best_of_some_rates_is_not_that_of_all(task):
+    found = task({0.3: 2.0, 0.1: 3.0, 0.2: 1.0})
+    for rate in (0.3, 0.1):
+        found.execute(found.grid.run(rate, SEEDS[0]))
+    assert found.grid.chosen() == []
+    assert left_out([found.grid], found.grid.out) == "model/lr-0.1/seed-7, model/lr-0.3/seed-7"
+    found.run()
+    assert left_out([found.grid], found.grid.out) == ""

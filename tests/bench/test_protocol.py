@@ -217,6 +217,10 @@ def test_epochs_beside_steps():
     with pytest.raises(ValueError, match=r"--set epochs=2: not read where steps=1000 .* add --set steps=null"):
         load_protocol(CHOICES, ["epochs=2"])
     assert load_protocol(CHOICES, ["epochs=2", "steps=null"]).epochs == 2
+    rate, grid = "models.llama.learning_rate=5e-2", "learning_rates=[1e-3,3e-3]"
+    with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
+        load_protocol("quick", [grid, rate])
+    assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
 
 
 @pytest.mark.sweep

@@ -17,7 +17,7 @@ from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.ngrams.baselines import ngram_baselines, write_ngrams
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.report.results_schema import parse_results
-from resnet_bk.bench.run_folder import check_checkpoints, check_results
+from resnet_bk.bench.run_folder import check_checkpoints, check_ours, check_results, write_protocol
 from resnet_bk.bench.runner import bench
 from resnet_bk.bench.trained.generation import stream_text
 from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
@@ -167,7 +167,7 @@ def test_results_whose_folders_are_missing_are_not_overwritten(gpt2, tmp_path):
     check_results(out)  # there are none
     write_json(out / "results.json", gpt2)
     check_results(out)
-    write_json(out / "results.json", {"runs": [1]})
+    write_json(out / "results.json", gpt2 | {"runs": [1]})
     with pytest.raises(ValueError, match=r"results.json: its runs are no list of objects; restore it, or remove it"):
         check_results(out)
     write_json(out / "results.json", gpt2)
@@ -315,6 +315,34 @@ def test_files_of_others_are_left_alone(run, tmp_path):
         (cache / name).write_text('{"num_warps": 4}')
     results, _ = run(models={"gpt2": {"learning_rate": 3e-3}})
     assert len(results["runs"]) == 1
+
+
+def test_files_that_are_not_of_a_benchmark_are_not_written_over(run, text, tmp_path):
+    out = tmp_path / "out"
+    (out / "plots").mkdir(parents=True)
+    (out / "protocol.yaml").write_text("steps: 3  # a few")
+    with pytest.raises(
+        ValueError, match=r"protocol\.yaml there is not as a benchmark writes it, and would be written over"
+    ):
+        run(models=GPT2)
+    write_protocol(check_protocol(settings(text, models=GPT2), "tiny"), out)
+    check_ours(out, report=False)
+    (out / "report.html").write_text("mine")
+    with pytest.raises(ValueError, match=r"report\.html and plots there is not as a benchmark writes it"):
+        check_ours(out, report=True)
+    (out / "results.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(ValueError, match=r"results\.json there is none of a benchmark .* and would be written over"):
+        check_results(out)
+
+
+def test_a_run_that_was_copied_under_another_name_is_refused(run, gpt2_alone, tmp_path):
+    for folder in ("gpt2/seed-43", "llama/seed-42", "gpt2/lr-0.01/seed-42"):
+        shutil.copytree(tmp_path / "out" / "gpt2" / "seed-42", tmp_path / "out" / folder)
+        with pytest.raises(
+            ValueError, match=rf"{folder}: its run.json is of \w+ [\w.]+; give the folder its name back"
+        ):
+            run(models=GPT2)
+        shutil.rmtree(tmp_path / "out" / folder)
 
 
 def test_what_changes_no_run_may_change(run, gpt2_alone):

@@ -205,6 +205,14 @@ def words(numbers: dict[str, int]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inside, unk_token="<unk>", eos_token="<eos>")
 
 
+def test_a_tokenizer_without_a_token_for_what_it_does_not_know(tmp_path: Path) -> None:
+    inside = Tokenizer(WordLevel({"<eos>": 0, "a": 1}))
+    inside.pre_tokenizer = WhitespaceSplit()
+    knows_all = PreTrainedTokenizerFast(tokenizer_object=inside, eos_token="<eos>")
+    with pytest.raises(ValueError, match=r"tokenizer: cannot encode the text \(.*\); give it a token for what it does"):
+        token_cache(make_corpus({"train": ["a b"]}), "train", knows_all, cache_dir=tmp_path)
+
+
 def test_words_that_are_numbered_with_gaps_are_an_error(tmp_path: Path) -> None:
     gaps = words({"<unk>": 0, "<eos>": 1, "a": 70_000})
     with pytest.raises(ValueError, match=r"tokenizer has 3 words and ids up to 70000, .* number them anew"):

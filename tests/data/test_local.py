@@ -287,6 +287,17 @@ def test_a_file_of_an_unknown_format_is_an_error(tmp_path: Path) -> None:
         load_corpus(path)
 
 
+@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.txt.zst"])
+def test_packed_text_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}')
+    (tmp_path / "dump.sql.gz").touch()  # no text
+    load_corpus(tmp_path)
+    (tmp_path / name).touch()
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=rf"data: .*{name} is packed; unpack it first, or take it away"):
+            load_corpus(path)
+
+
 def test_a_mix_of_formats_is_an_error(tmp_path: Path) -> None:
     write_splits(tmp_path)
     write_parquet(tmp_path / "train.parquet", ["a"])
@@ -314,3 +325,9 @@ def test_missing_shards_are_an_error(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-00001-of-00003.parquet", ["a"])
     with pytest.raises(ValueError, match=r"2 of the 3 shards of .*train are missing \(the first is number 0\)"):
         load_corpus(tmp_path)
+
+
+def test_shards_may_be_counted_from_1(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_parquet(tmp_path / f"train-0000{number}-of-00002.parquet", ["a"])
+    assert documents(tmp_path)["train"] == ["a", "a"]

@@ -82,6 +82,13 @@ def test_text_of_two_bytes_a_character_is_known(tmp_path: Path, coding: str) -> 
         "".join(readers.read_text(path))
 
 
+def test_text_of_two_bytes_a_character_without_a_mark_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "wide.txt"
+    path.write_bytes("words".encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"wide\.txt has bytes of 0, which no text has; .*iconv"):
+        "".join(readers.read_text(path))
+
+
 def test_a_packed_file_under_another_name_is_to_be_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(gzip.compress(b'{"text": "words"}'))

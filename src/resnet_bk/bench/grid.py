@@ -37,6 +37,10 @@ class Grid:
         """The run at a rate with a seed."""
         return run_of(self.protocol, self.out, self.model, rate, seed)
 
+    def possible(self) -> list[Run]:
+        """Every run that may come to be made."""
+        return [self.run(rate, seed) for rate in self.rates for seed in self.protocol.seeds]
+
     def trials(self) -> list[Run]:
         """The runs that try the rates."""
         return [self.run(rate, self.protocol.seeds[0]) for rate in self.rates]
@@ -57,7 +61,9 @@ class Grid:
 
     def chosen(self) -> list[Run]:
         """The runs at the best rate, one a seed, finished or not; none where it is searched and not known yet."""
-        best = self.best() if self.searched else self.rates[0]
+        best: float | None = self.rates[0]
+        if self.searched:
+            best = self.best() if self.complete() else None
         return [] if best is None else [self.run(best, seed) for seed in self.protocol.seeds]
 
     def done(self) -> bool:
@@ -71,9 +77,10 @@ class Grid:
 
 
 def left_out(grids: Sequence[Grid], out: Path) -> str:
-    """Folders of the finished runs in `out` that no table has: of none of these grids, or neither at the best rate of
-    one nor with the seed that tries the rates."""
-    known = {run.folder for grid in grids for run in (*grid.trials(), *grid.chosen())}
+    """Folders of the finished runs in `out` that no table has: of none of these grids, in one whose rates were not all
+    tried, or neither at its best rate nor with the seed that tries the rates."""
+    done = [grid for grid in grids if grid.complete() or not grid.searched]
+    known = {run.folder for grid in done for run in (*grid.trials(), *grid.chosen())}
     folders = [file.parent for file in files_of_runs(out, "result.json") if file.parent not in known]
     return ", ".join(str(folder.relative_to(out)) for folder in folders)
 

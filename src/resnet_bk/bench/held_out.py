@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any, cast
-
-from torch import Tensor
 
 from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
 from resnet_bk.data import TokenCache, held_out_batches, overlapping_batches
+from resnet_bk.data.corpus import WHOLE
 from resnet_bk.training import Evaluation, TrainingResult, evaluate
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import LINE_SECONDS, counter
@@ -90,7 +89,7 @@ def evaluate_validation(
     """The whole validation split in segments as long as those of training."""
     return evaluate(
         model,
-        split_batches(prepared.validation, protocol.batch_size, protocol.sequence_length),
+        held_out_batches(prepared.validation.tokens, protocol.batch_size, protocol.sequence_length),
         head=head,
         carry_state=carry_state,
         bucket_of_token=prepared.bucket_of_token,
@@ -124,18 +123,15 @@ def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Pr
         return evaluate(model, batches, head=head, dtype=protocol.dtype, progress=progress).perplexity
 
 
-def short_rows(tokens: int, batch_size: int, sequence_length: int) -> list[str]:
-    """A line where a held-out split of so many tokens does not fill a segment a row; none where it does."""
+def short_rows(tokens: int, protocol: Protocol, split: str = "validation") -> list[str]:
+    """A line where a split of so many tokens does not fill a segment a row; none where it does."""
+    batch_size, sequence_length = protocol.batch_size, protocol.sequence_length
     row = -(-(tokens - 1) // batch_size)
     if row >= sequence_length:
         return []
+    name = "whole" if split == WHOLE else split
     return [
-        f"the validation text has {tokens:,} tokens: its {batch_size} rows have {row} each, less than a segment of "
+        f"the {name} text has {tokens:,} tokens: its {batch_size} rows have {row} each, less than a segment of "
         f"{sequence_length}, and each begins without what came before, which makes perplexities high; give more text, "
         "or lower batch_size"
     ]
-
-
-def split_batches(split: TokenCache, batch_size: int, sequence_length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole split in segments of this length: tokens and targets, int64 [B, T]."""
-    return held_out_batches(split.tokens, batch_size, sequence_length)

@@ -5,11 +5,12 @@ from typing import Any
 
 from resnet_bk.bench.data import Prepared
 from resnet_bk.bench.environment import environment
-from resnet_bk.bench.held_out import VIEWS, further_views, split_batches, tokens_read
+from resnet_bk.bench.held_out import VIEWS, further_views, tokens_read
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
 from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.data import held_out_batches
 from resnet_bk.training import evaluate, training_device
 
 
@@ -50,7 +51,7 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     model = load_model(run.folder / "model").to(training_device(protocol.device))
     found = {}
     for key, carried in missing.items():
-        batches = split_batches(prepared.split("test"), protocol.batch_size, protocol.sequence_length)
+        batches = held_out_batches(prepared.split("test").tokens, protocol.batch_size, protocol.sequence_length)
         options = {"head": result["head"], "carry_state": carried, "dtype": protocol.dtype}
         view = "test split" if carried == carry else "test split, state not carried"
         with tokens_read(run.title, view) as progress:

@@ -188,6 +188,7 @@ def check_same_settings(
             )
         of_text = () if task is not None else ("seed", "learning_rate", "grid", "data")
         require(file, record, "settings", "model", *of_text)
+        _check_place(out, file.parent, record)
         here, there = settings(record)
         here = finite(here)  # as it was written
         compared = {*here, *there} - {*NOT_OF_A_RUN}
@@ -202,6 +203,19 @@ def check_same_settings(
             raise ValueError(
                 f"--out {out} holds {file.parent.relative_to(out)}, run with other settings: {shown}; "
                 "give another folder with --out, or remove that one"
+            )
+
+
+def _check_place(out: Path, folder: Path, record: dict[str, Any]) -> None:
+    """Raises ValueError where a folder is not that of its run, as one that was copied under another name."""
+    model, *rate, seed = folder.relative_to(out).parts
+    named = {"model": model, "seed": seed.removeprefix("seed-")}
+    if rate:
+        named["learning_rate"] = rate[0].removeprefix("lr-")
+    for key, value in named.items():
+        if key in record and str(record[key]) != value:
+            raise ValueError(
+                f"{folder}: its run.json is of {key} {record[key]}; give the folder its name back, or remove it"
             )
 
 
@@ -233,6 +247,34 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str], vocab_size: int) 
             )
 
 
+def check_ours(out: Path, *, report: bool) -> None:
+    """Whether a benchmark wrote what stands in `out` under the names of what one writes: protocol.yaml and, with
+    `report`, report.html and plots. (`check_results` looks at results.json.) Nothing is written.
+
+    Raises:
+        ValueError: naming a file that would be lost.
+    """
+    lost = [] if _as_written(out / "protocol.yaml") else ["protocol.yaml"]
+    if report and not (files_of_runs(out, "run.json") or (out / "results.json").exists()):
+        lost += [name for name in ("report.html", "plots") if (out / name).exists()]
+    if lost:
+        raise ValueError(
+            f"--out {out}: {' and '.join(lost)} there is not as a benchmark writes it, and would be written over; give "
+            "another folder with --out, or move that away"
+        )
+
+
+def _as_written(file: Path) -> bool:
+    """Whether a protocol is as `write_protocol` leaves it, which has no comments; also where there is none."""
+    if not file.exists():
+        return True
+    try:
+        text = file.read_text(encoding="utf-8")
+        return _protocol_text(yaml.safe_load(text)) == text
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+
+
 def check_results(out: Path) -> None:
     """Whether every run of OUT/results.json, which is written anew from the folders of the runs, has one. Nothing is
     written.
@@ -243,7 +285,13 @@ def check_results(out: Path) -> None:
     file = out / "results.json"
     if not file.exists():
         return
-    runs = read_json(file).get("runs") or []
+    found = read_json(file)
+    if not {"protocol", "runs"} <= found.keys():
+        raise ValueError(
+            f"--out {out}: results.json there is none of a benchmark (it has no protocol and runs) and would be "
+            "written over; give another folder with --out, or move it away"
+        )
+    runs = found["runs"] or []
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ValueError(f"{file}: its runs are no list of objects; restore it, or remove it and run again")
     unnamed = any("run_folder" not in run for run in runs)  # as in associative recall, and of before it was noted
@@ -341,8 +389,12 @@ def _short(value: Any) -> str:
 
 def write_protocol(protocol: Protocol, out: Path) -> None:
     """OUT/protocol.yaml, which can be given to `resnet-bk bench` again."""
-    text = yaml.safe_dump(protocol.model_dump(), sort_keys=False, allow_unicode=True)
-    replace_file(out / "protocol.yaml", text.encode())
+    replace_file(out / "protocol.yaml", _protocol_text(protocol.model_dump()).encode())
+
+
+def _protocol_text(values: Any) -> str:
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def read_results(file: Path) -> dict[str, Any]:

@@ -32,13 +32,13 @@ from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
     WRITTEN,
     check_checkpoints,
+    check_ours,
     check_places,
     check_results,
     check_same_protocol,
     check_same_tokens,
     check_writable,
     locked,
-    run_of,
     write_protocol,
 )
 from resnet_bk.bench.run_result import config_dict
@@ -82,46 +82,23 @@ def bench(
     say = speaker(console)
     chosen = select_models(protocol, models)
     device = training_device(protocol.device).type
-    check_writable(out)
-    possible = [
-        run_of(protocol, out, name, rate, seed)
-        for name in chosen
-        for rate in protocol.rates(name)
-        for seed in protocol.seeds
-    ]
-    check_places(out, [out / "plots", *(run.folder for run in possible)], (*WRITTEN, NGRAMS))
-    resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen)
-    if protocol.tokenizer not in TRAINED:
-        saved_tokenizer(protocol.tokenizer)  # before large texts are read
-    corpus = open_corpus(protocol)
-    if test and "test" not in corpus.splits:
-        raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}; leave --test out")
-    check_same_protocol(protocol, out, corpus.fingerprint)
-    prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
-    if test:
-        prepared.split("test")  # a split may turn out to be empty
-    check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
-    read_ngrams(out, prepared.summary())  # can they be read?
-    if report:
-        check_results(out)
-    configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), chosen)
-    check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
-    _check_warmup(protocol, prepared)
-    _check_carried(protocol, {name: configs[name] for name in chosen})
+    prepared, configs = _checked(protocol, out, chosen, device, test=test, report=report, cache_dir=cache_dir)
     with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
         to_train = [name for name in chosen if not _grid(protocol, out, name).done()]
         for name in to_train:
             check_model(name, configs[name], protocol, len(prepared.tokenizer))
     notes = slow_precision(protocol.dtype, {name: configs[name] for name in to_train}, device)
-    notes += short_rows(len(prepared.validation.tokens), protocol.batch_size, protocol.sequence_length)
+    notes += short_rows(len(prepared.validation.tokens), protocol)
+    if test:
+        notes += short_rows(len(prepared.split("test").tokens), protocol, "test")
     for line in notes:
         say(line)
 
     with locked(out), deterministic():
         # Once more: another process may have finished runs here since.
-        check_same_protocol(protocol, out, corpus.fingerprint)
+        check_same_protocol(protocol, out, prepared.corpus.fingerprint)
         check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
-        check_checkpoints(out, {name: config_dict(configs[name]) for name in chosen}, device)
+        check_checkpoints(out, {name: config_dict(config) for name, config in configs.items()}, device)
         if report or not (out / "results.json").exists():  # of which it is the protocol
             write_protocol(protocol, out)
         diverged: list[str] = []
@@ -146,6 +123,44 @@ def bench(
     if diverged:
         raise NonFiniteLossError(f"{' '.join(diverged)} All else is done and saved.")
     return results
+
+
+def _checked(
+    protocol: Protocol,
+    out: Path,
+    chosen: Sequence[str],
+    device: str,
+    *,
+    test: bool,
+    report: bool,
+    cache_dir: Path | None,
+) -> tuple[Prepared, dict[str, Any]]:
+    """The data and the configurations of the chosen models, after all that can be found wrong without a model; what is
+    quick to see comes before large texts are read."""
+    check_writable(out)
+    possible = [run.folder for name in chosen for run in _grid(protocol, out, name).possible()]
+    check_places(out, [out / "plots", *possible], (*WRITTEN, NGRAMS))
+    check_ours(out, report=report)
+    resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen)
+    if protocol.tokenizer not in TRAINED:
+        saved_tokenizer(protocol.tokenizer)
+    corpus = open_corpus(protocol)
+    if test and "test" not in corpus.splits:
+        raise ValueError(f"--test: {corpus.name} has no test split, only {', '.join(corpus.splits)}; leave --test out")
+    check_same_protocol(protocol, out, corpus.fingerprint)
+    prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
+    if test:
+        prepared.split("test")  # a split may turn out to be empty
+    check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
+    read_ngrams(out, prepared.summary())  # can they be read?
+    if report:
+        check_results(out)
+    resolved = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), chosen)
+    configs = {name: resolved[name] for name in chosen}
+    check_checkpoints(out, {name: config_dict(config) for name, config in configs.items()}, device)
+    _check_warmup(protocol, prepared)
+    _check_carried(protocol, configs)
+    return prepared, configs
 
 
 def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:

@@ -148,7 +148,12 @@ def _encode(
     documents begun or ended."""
     parts: list[np.ndarray] = []
     count = characters = documents = 0
-    encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+    try:
+        encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
+    except Exception as error:  # the library has no class of its own
+        raise ValueError(
+            f"tokenizer: cannot encode the text ({error}); give it a token for what it does not know, or take another"
+        ) from error
     for (text, last), encoding in zip(batch, encodings, strict=True):
         ids = np.array([*(instead.get(word, word) for word in encoding.ids), *([end] if last else [])], dtype=np.int64)
         if room is not None and count + len(ids) >= room:

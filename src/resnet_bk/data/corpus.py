@@ -69,7 +69,7 @@ class Corpus:
             yield piece
         if empty:
             divided = "too little text to divide 90/5/5; copies of one document stay in one split"
-            why = "no document, or only blank ones" if self.whole is None else divided
+            why = divided if split in self.readers and self.whole is not None else "no document, or only blank ones"
             raise ValueError(
                 f"data: split {split!r} of {self.name!r} holds no text ({why}); "
                 f"give more documents, or name the files of each split ({', '.join(SPLITS)}) yourself"

@@ -33,9 +33,10 @@ SPLIT_NAMES = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Files that come with a corpus and are no part of its text.
+# Text files that come with a corpus and are no part of it.
 NOT_TEXT = {"readme", "license", "licence", "copying", "credits", "notice", "changelog", "requirements"}
 SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?=[-_.\d])", re.IGNORECASE)
+PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<set>.*)-(?P<index>\d+)-of-(?P<count>\d+)")
 # A single text file is cut at the end of the line nearest after the share, looked for within this many bytes.
 CUT_BYTES = 65_536
@@ -52,6 +53,7 @@ def load_local(path: Path) -> Corpus:
     elif path.suffix.lower() in FORMATS:
         files = [path]
     else:
+        _check_unpacked(path)
         raise ValueError(
             f"data: {path} has the suffix {path.suffix!r}, which is none of {', '.join(FORMATS)}; save the text as one "
             "of these"
@@ -110,6 +112,8 @@ def _find(folder: Path) -> list[Path]:
                     folders[:] = [path.name for path in shown if not path.is_symlink()]
                     if real not in seen:
                         found += [Path(parent, name) for name in names if _is_text(name)]
+                    for name in names:
+                        _check_unpacked(Path(parent, name))
                     seen.add(real)
             starts = sorted(links)
     except OSError as error:
@@ -121,7 +125,14 @@ def _find(folder: Path) -> list[Path]:
 
 def _is_text(name: str) -> bool:
     path = Path(name)
-    return not name.startswith(".") and path.suffix.lower() in FORMATS and path.stem.lower() not in NOT_TEXT
+    kind = FORMATS.get(path.suffix.lower())
+    return not name.startswith(".") and kind is not None and not (kind == "text" and path.stem.lower() in NOT_TEXT)
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raises ValueError for text that is packed: a folder would be read without it."""
+    if path.suffix.lower() in PACKED and _is_text(path.stem):
+        raise ValueError(f"data: {path} is packed; unpack it first, or take it away")
 
 
 def _raise(error: OSError) -> None:
@@ -170,6 +181,8 @@ def _check_shards(files: Sequence[Path]) -> None:
             key = str(file.with_name(match["set"])), int(match["count"])
             shards.setdefault(key, set()).add(int(match["index"]))
     for (name, count), present in shards.items():
+        if present == set(range(1, count + 1)):  # counted from 1
+            continue
         if missing := sorted(set(range(count)) - present):
             raise ValueError(
                 f"data: {len(missing)} of the {count} shards of {name} are missing (the first is number {missing[0]}); "

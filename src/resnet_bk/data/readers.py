@@ -57,6 +57,11 @@ def read_text(
                     raise ValueError(
                         f"data: {path} is not UTF-8 at byte {place} ({error.reason}); {way_out}"
                     ) from error
+                if "\0" in text:
+                    raise ValueError(
+                        f"data: {path} has bytes of 0, which no text has; if it is UTF-16, convert it with "
+                        "`iconv -f UTF-16LE -t UTF-8`, or with UTF-16BE"
+                    )
                 if offset == 0:
                     text = text.removeprefix("\ufeff")  # byte order mark
                 if text:

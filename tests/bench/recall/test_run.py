@@ -141,6 +141,13 @@ def test_a_model_is_shown_when_its_whole_grid_is_done(tmp_path):
     assert f"not in the table and results.json: {told}" in " ".join(result.output.split())
 
 
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "llama").touch()
+    result = call(tmp_path, models="llama")
+    assert result.exit_code == 2
+    assert "llama is no folder, and one is to be written there" in " ".join(result.output.split())
+
+
 def test_two_in_one_folder(tmp_path):
     (tmp_path / "out").mkdir()
     with run_folder.locked(tmp_path / "out"):

@@ -99,6 +99,20 @@ def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:
     assert printed(compared)["llama/held-out perplexity"] == ["102.1", "102.1", "1.00"]
 
 
+def test_the_same_text_in_another_number_of_rows(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, sample_results("resnet-bk")) for name in ("a", "b")]
+    results = json.loads((paths[1] / "results.json").read_text())
+    results["protocol"]["batch_size"] = 400
+    (paths[1] / "results.json").write_text(json.dumps(results))
+    compared = compare_results(paths)
+    assert compared["perplexities_comparable"]
+    assert not compared["rows_alike"]
+    rows = printed(compared)
+    assert rows["resnet-bk/held-out perplexity"][2] == rows["resnet-bk/the same, state not carried"][2] == ""
+    assert rows["resnet-bk/the same, overlapping windows"][2] == "1.00"
+    assert "only perplexities in overlapping windows can be compared" in str(comparison_table(compared).caption)
+
+
 def test_another_device_of_the_same_machine_is_another_machine(tmp_path: Path) -> None:
     results = sample_results("llama")
     on_gpu = json.loads(json.dumps(results))

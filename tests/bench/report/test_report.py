@@ -254,6 +254,24 @@ def test_seeds_and_paired_tests() -> None:
     assert "Over documents" not in page.text
 
 
+def test_ratios_are_of_the_seeds_that_both_have() -> None:
+    """Ours is behind with the seed that both have, and has an easy one beside it."""
+    results = sample_results("resnet-bk", "llama")
+    results["runs"] = [
+        sample_run(name, seed=seed, held_out_perplexity=value)
+        for name, seed, value in (
+            ("resnet-bk", 1, 80.0),
+            ("resnet-bk", 2, 60.0),
+            ("llama", 1, 79.0),
+            ("llama", 3, 100.0),
+        )
+    ]
+    page = render(results)
+    assert "loses to llama" in page.text
+    assert "0.988×" in page.text
+    assert "the lowest is bold" not in page.text
+
+
 def test_how_words_are_split_is_no_setting_of_a_tokenizer_that_exists() -> None:
     results = sample_results()
     assert "Split into" in render(results).text

@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_bk.bench.audit.leak_setup import LeakSetup
-from resnet_bk.bench.held_out import split_batches
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.run import WARMUP_SHARE
 from resnet_bk.bench.runner import deterministic
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.data import TokenStream
+from resnet_bk.data import TokenStream, held_out_batches
 from resnet_bk.training import RunSpec, train, training_device
 
 STEPS = 200
@@ -184,7 +183,9 @@ def held_out_segments(setup: LeakSetup, segments: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of the first held-out segments, int64 [S, T] each; targets are -100 beyond the text."""
     protocol = setup.protocol
     parts: list[tuple[Tensor, Tensor]] = []
-    for batch in split_batches(setup.validation, min(protocol.batch_size, segments), protocol.sequence_length):
+    for batch in held_out_batches(
+        setup.validation.tokens, min(protocol.batch_size, segments), protocol.sequence_length
+    ):
         parts.append(batch)
         if sum(len(inputs) for inputs, _ in parts) >= segments:
             break

@@ -32,6 +32,7 @@ from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.run_folder import (
     Run,
     check_checkpoints,
+    check_places,
     check_results,
     check_same_settings,
     check_writable,
@@ -67,6 +68,8 @@ def bench_recall(
     chosen = select_models(protocol, models, add="--set models.{name}={{}}")
     device = training_device(protocol.device).type
     check_writable(out)
+    possible = [run.folder for name in chosen for run in _grid(protocol, out, name).possible()]
+    check_places(out, possible, ("protocol.json", "results.json"))
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
@@ -89,7 +92,7 @@ def bench_recall(
             results = _collect(protocol, out)  # after each model, whatever ends the call later
             write_json(out / "results.json", results)
     console.print(recall_table(results))
-    if others := left_out([grid for grid in _grids(protocol, out) if grid.complete()], out):
+    if others := left_out(_grids(protocol, out), out):
         say(f"not in the table and results.json: {others} (not of this protocol, or not tried at all rates)")
     if lost:
         raise NonFiniteLossError(f"{' '.join(lost)} All else is done and saved.")

@@ -20,6 +20,8 @@ from resnet_bk.bench.run_folder import read_results
 
 # What makes two perplexities figures of the same thing.
 SAME_TEXT = ("validation_tokens", "tokenizer")
+# How many rows a text is laid out in, each of which begins without what came before: the more, the higher.
+ROWS = "batch_size"
 SAME_TRAINING_TEXT = ("train_tokens", "tokenizer")
 
 
@@ -34,7 +36,8 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
         rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
         `on_shared_seeds`: for two paths, name -> the figures of both over the seeds that both have, of models for which
         there are such;
-        `perplexities_comparable`: whether all were measured on the same held-out tokens;
+        `perplexities_comparable`: whether all were measured on the same held-out tokens; `rows_alike`: whether in as
+        many rows;
         `training_perplexities_comparable`: whether all were trained on the same tokens; `times_comparable`: whether all
         runs were made on one kind of processor or GPU with as many threads, as far as the results say.
 
@@ -57,6 +60,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
         "on_shared_seeds": _on_shared_seeds(*parsed) if len(parsed) == 2 else {},
         "perplexities_comparable": _one_text(parsed, SAME_TEXT),
+        "rows_alike": len({results.protocol.get(ROWS) for results in parsed}) == 1,
         "training_perplexities_comparable": _one_text(parsed, SAME_TRAINING_TEXT),
         "times_comparable": _one_machine(parsed),
     }
@@ -163,6 +167,8 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
 # No row where no model carries a state, or for results of before there was such a figure.
 IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
 NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY)
+# Overlapping windows but for the first see half a segment or more, in whatever row they are.
+NOT_ACROSS_ROWS = ("held_out_perplexity", "held_out_perplexity_without_carry", "bits_per_character")
 NOT_ACROSS_TRAINING_TEXTS = ("training_perplexity",)
 NO_RATIO = ("seeds", "learning_rates")
 # An unknown word costs what one word costs, and brings all of its characters.
@@ -200,6 +206,7 @@ def comparison_table(compared: dict[str, Any]) -> Table:
     without_ratio = (
         *NO_RATIO,
         *(() if same else NOT_ACROSS_TEXTS),
+        *(() if compared["rows_alike"] else NOT_ACROSS_ROWS),
         *(() if compared["training_perplexities_comparable"] else NOT_ACROSS_TRAINING_TEXTS),
         *(() if same or not _unknown(compared) else NOT_WITH_UNKNOWNS),
         *(() if compared["times_comparable"] else NOT_ACROSS_MACHINES),
@@ -243,6 +250,11 @@ def _unknown(compared: dict[str, Any]) -> bool:
 def _caption(compared: dict[str, Any]) -> str:
     if compared["perplexities_comparable"]:
         text = "The same held-out tokens and vocabulary: perplexities can be compared."
+        if not compared["rows_alike"]:
+            text = (
+                "The same held-out tokens and vocabulary, in other numbers of rows (batch_size), each of which begins "
+                "without what came before: only perplexities in overlapping windows can be compared."
+            )
         if not compared["training_perplexities_comparable"]:
             text += " They were trained on other tokens: no ratio of training perplexities is shown."
     else:

@@ -16,6 +16,9 @@ from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
 from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state
 
+# Beyond these the probabilities are no numbers, or those of a temperature within.
+TEMPERATURES = (1e-3, 1e3)
+
 
 def stream_text(
     folder: Path,
@@ -35,7 +38,7 @@ def stream_text(
         folder: of a model and its tokenizer.
         prompt: the text to continue; empty for a new document.
         max_new_tokens: at most; the end of the document ends it sooner.
-        temperature: 0 takes the likeliest word.
+        temperature: 0 takes the likeliest word; else within `TEMPERATURES`.
         top_k: draw from the k likeliest words; 0 from all.
         seed: of the draws.
         early_exit: see `exit_early`.
@@ -43,7 +46,7 @@ def stream_text(
 
     Raises:
         ValueError: no finished run, no such device, a tokenizer of another model, nothing to begin with, more tokens
-            than the model has positions for, or no model that exits early.
+            than the model has positions for, a temperature out of `TEMPERATURES`, or no model that exits early.
     """
     try:
         prompt.encode()
@@ -71,6 +74,11 @@ def stream_text(
         raise ValueError(
             f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
             + (f"ask for at most {room}" if room > 0 else f"shorten the prompt to {longest - 1} or less")
+        )
+    if temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        low, high = TEMPERATURES
+        raise ValueError(
+            f"--temperature {temperature:g}: must be 0, for the likeliest word, or from {low:g} to {high:g}"
         )
     drawing = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}

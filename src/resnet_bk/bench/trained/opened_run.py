@@ -10,13 +10,13 @@ import torch
 
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
 from resnet_bk.bench.environment import environments_of
-from resnet_bk.bench.held_out import evaluate_overlapping, split_batches, tokens_read
+from resnet_bk.bench.held_out import evaluate_overlapping, short_rows, tokens_read
 from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.trained.early_exit import exit_early
 from resnet_bk.bench.trained.saved_model import load_model
-from resnet_bk.data import Corpus, TokenCache
+from resnet_bk.data import Corpus, TokenCache, held_out_batches
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training import Evaluation, evaluate, training_device
@@ -177,7 +177,8 @@ def evaluate_run(
         carried in training, `perplexity_without_carry` is that of segments read each by itself.
         `overlapping_perplexity` is that of windows which overlap by half, without a state from one to the next.
         `divided`: other text came without splits, and this is a part of it. `measures` is what the model reports of its
-        work, for example `depth`, the blocks that a token passes.
+        work, for example `depth`, the blocks that a token passes. `notes`: lines on what makes a figure worse than the
+        model is.
 
     Raises:
         ValueError: no finished run, no such data, split or device, or no model that exits early.
@@ -190,7 +191,7 @@ def evaluate_run(
     name = f"{opened.record['model']} on {opened.corpus.name}, {split}"
 
     def reached(carry_state: bool, view: str | None = None) -> Evaluation:
-        batches = split_batches(tokens, protocol.batch_size, protocol.sequence_length)
+        batches = held_out_batches(tokens.tokens, protocol.batch_size, protocol.sequence_length)
         with tokens_read(name, view) as progress:
             return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype, progress=progress)
 
@@ -214,4 +215,5 @@ def evaluate_run(
         "device": model.device.type,
         "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
         "measures": found.measures,
+        "notes": short_rows(len(tokens.tokens), protocol, split),
     }
