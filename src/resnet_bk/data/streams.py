@@ -88,8 +88,7 @@ def held_out_batches(
     Raises ValueError, at the call, where there are fewer than two tokens.
     """
     _check_shape(batch_size, sequence_length)
-    if len(tokens) < 2:
-        raise ValueError(f"data has {len(tokens)} held-out tokens; 2 are the least to predict one, give more text")
+    _check_enough(tokens)
     return _held_out(tokens, batch_size, sequence_length)
 
 
@@ -123,8 +122,7 @@ def overlapping_batches(
     _check_shape(batch_size, sequence_length)
     if sequence_length < 2:
         raise ValueError(f"sequence_length {sequence_length} cannot be halved; 2 is the least for overlapping windows")
-    if len(tokens) < 2:
-        raise ValueError(f"data has {len(tokens)} held-out tokens; 2 are the least to predict one, give more text")
+    _check_enough(tokens)
     return _overlapping(tokens, batch_size, sequence_length)
 
 
@@ -145,6 +143,11 @@ def _overlapping(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[t
 def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> torch.Tensor:
     """tokens[start : start + length] for each start: int64 [len(starts), length]."""
     return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
+
+
+def _check_enough(tokens: np.ndarray) -> None:
+    if len(tokens) < 2:
+        raise ValueError(f"data has {len(tokens)} held-out tokens; 2 are the least to predict one, give more text")
 
 
 def _check_shape(batch_size: int, sequence_length: int) -> None:

@@ -133,32 +133,6 @@ def test_models_are_grouped_in_order_with_their_seeds() -> None:
     assert found["llama"].rates_tried == (1e-3, 3e-3, 1e-2)
 
 
-def test_a_whole_grid_is_reduced_to_the_best_rate() -> None:
-    results = sample_results("llama")
-    results["runs"] = [
-        sample_run("llama", seed=seed, perplexity=value, learning_rate=rate, learning_rates_tried=None)
-        for rate, values in {1e-3: (120.0, 121.0), 3e-3: (104.0, 101.0), 1e-2: (102.0, 110.0)}.items()
-        for seed, value in enumerate(values)
-    ]
-    # A rate that only one seed ran is not picked, however good.
-    results["runs"].append(sample_run("llama", perplexity=50.0, learning_rate=2e-3, learning_rates_tried=[]))
-    (model,) = summaries(results).values()
-    assert model.learning_rates == (3e-3,)
-    assert model.seeds == (0, 1)
-    assert model.rates_tried == (1e-3, 2e-3, 3e-3, 1e-2)
-
-
-def test_a_grid_of_a_leaking_model_is_reduced_by_training_loss() -> None:
-    results = sample_results("llama")
-    results["runs"] = [
-        sample_run("llama", audit="leaks", learning_rate=rate, final_loss=loss)
-        for rate, loss in ((1e-3, 2.0), (3e-3, 1.0), (1e-2, 3.0))
-    ]
-    (model,) = summaries(results).values()
-    assert model.state == "leaks"
-    assert model.learning_rates == (3e-3,)
-
-
 def test_one_leaking_seed_takes_the_perplexity() -> None:
     results = sample_results("resnet-bk", "llama", seeds=(0, 1))
     results["runs"][0] = sample_run("resnet-bk", audit="leaks")

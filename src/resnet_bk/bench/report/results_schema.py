@@ -205,11 +205,11 @@ class Results(BaseModel):
 
     @model_validator(mode="after")
     def _runs_differ(self) -> "Results":
-        seen: set[tuple[str, int, float]] = set()
+        seen: set[tuple[str, int]] = set()
         for run in self.runs:
-            key = (run.model_name, run.seed, run.learning_rate)
+            key = (run.model_name, run.seed)
             if key in seen:
-                raise ValueError(f"two runs have model_name={key[0]!r}, seed={key[1]} and learning_rate={key[2]:g}")
+                raise ValueError(f"two runs have model_name={key[0]!r} and seed={key[1]}; keep one")
             seen.add(key)
         return self
 

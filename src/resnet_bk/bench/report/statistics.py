@@ -250,7 +250,7 @@ def _summary(name: str, runs: list[Run]) -> ModelSummary:
     tried = {run.learning_rate for run in runs} | {
         rate.learning_rate for run in runs for rate in run.learning_rates_tried
     }
-    shown = sorted(_at_picked_rate(runs), key=lambda run: run.seed)
+    shown = sorted(runs, key=lambda run: run.seed)
     if any(run.audit == "leaks" for run in shown):
         state = "leaks"
     elif any(run.perplexity is None for run in shown):
@@ -272,26 +272,3 @@ def _summary(name: str, runs: list[Run]) -> ModelSummary:
         learning_rates=tuple(sorted({run.learning_rate for run in shown})),
         rates_tried=tuple(sorted(tried)),
     )
-
-
-def _at_picked_rate(runs: list[Run]) -> list[Run]:
-    """One run a seed.
-
-    Results that hold a whole grid have several runs a seed: the rate with the lowest mean perplexity is picked, among
-    those that ran on the most seeds; by training loss where the model leaks and has no perplexity.
-    """
-    if len({run.seed for run in runs}) == len(runs):
-        return runs
-    by_rate: dict[float, list[Run]] = {}
-    for run in runs:
-        by_rate.setdefault(run.learning_rate, []).append(run)
-
-    def order(rate: float) -> tuple[int, float, float]:
-        def mean(values: list[float | None]) -> float:
-            finite = [value for value in values if value is not None and math.isfinite(value)]
-            return float(np.mean(finite)) if len(finite) == len(values) else math.inf
-
-        same = by_rate[rate]
-        return -len(same), mean([run.perplexity for run in same]), mean([run.final_loss for run in same])
-
-    return by_rate[min(by_rate, key=order)]
