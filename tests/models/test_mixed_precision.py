@@ -132,3 +132,15 @@ def test_cached_generation_is_uncached_generation(name):
     whole = torch.nn.functional.pad(mask, (0, 8), value=1)
     expected = model(found.sequences, attention_mask=whole).logits[:, 8:-1]
     assert off(torch.stack(found.logits, dim=1), expected) < BOUND
+
+
+@pytest.mark.parametrize("name", ["scales-nested-vector", "all-matrix"])
+def test_half_precision_of_the_other_kind(name):
+    """Weights in float16, matmuls in bfloat16: no result of the two together may be asked of PyTorch."""
+    model, ids = mixed(name), tokens(2, 9)
+    expected = model(ids).logits
+    mask = (torch.arange(9) >= torch.tensor([[0], [3]])).long()
+    padded = model(ids, attention_mask=mask).logits[1, 3:]
+    model = model.to(torch.float16)
+    assert off(model(ids).logits, expected) < BOUND
+    assert off(model(ids, attention_mask=mask).logits[1, 3:], padded) < BOUND

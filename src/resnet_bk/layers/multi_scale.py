@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from resnet_bk.layers.boundaries import Boundaries, select_boundaries
 from resnet_bk.layers.selection import Selection, select
+from resnet_bk.ops.dispatch import full_precision
 
 
 class ScaleState(NamedTuple):
@@ -97,7 +98,7 @@ class Shortening(nn.Module):
         place = _places(hidden, boundaries, real, state.filled) % k
         ends = place == k - 1 if real is None else (place == k - 1) & real
         # The tokens from before the call in front: the group that ends at t is then at t, ..., t + k - 1.
-        full = torch.cat([state.pending.to(hidden.dtype), hidden], dim=1)
+        full = _behind(state.pending, hidden)
         selection = select(ends)
         coarse = coarse_boundaries = None
         if selection is not None:
@@ -124,7 +125,7 @@ class Shortening(nn.Module):
         """The fine tokens with the coarse results [B, N, D] added, [B, T, D], and the state after the call."""
         k, fine, boundaries = self.factor, down.fine, down.fine_boundaries
         latest = down.state.latest.to(fine.dtype).unsqueeze(1)
-        table = latest if coarse is None else torch.cat([latest, coarse.to(fine.dtype)], dim=1)
+        table = latest if coarse is None else _behind(latest, coarse.to(fine.dtype))
         entries = table.shape[1]
         offset = (down.place + 1) % k  # j: how far the latest group's last token lies back
         row = torch.arange(fine.shape[0], device=fine.device).unsqueeze(1)
@@ -143,6 +144,12 @@ class Shortening(nn.Module):
             now = torch.eq(segment.gather(1, known.unsqueeze(1)).squeeze(1), boundaries.end_segment)
             latest = latest * now.unsqueeze(-1)
         return fine + added, ScaleState(down.pending, down.filled, latest)
+
+
+def _behind(first: Tensor, second: Tensor) -> Tensor:
+    """Tokens [B, T, D] behind others, in their own precision; autocast to bfloat16 would refuse float16 here."""
+    with full_precision(second.device):
+        return torch.cat([first.to(second.dtype), second], dim=1)
 
 
 def _places(hidden: Tensor, boundaries: Boundaries | None, real: Tensor | None, filled: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_bk.ops.dispatch import autocast_enabled
+from resnet_bk.ops.dispatch import autocast_enabled, full_precision
 from resnet_bk.ops.precision import HALF
 
 # Numbers of rows that matmuls are compiled for: few, and the filling is 1.6% of all tokens on average.
@@ -53,7 +53,8 @@ class Selection:
         """The selected tokens [M, D] to [B, N, D]; zero where a row has no token left."""
         batch, width = self.shape[0], self.width
         if self.ragged:
-            rows = rows.new_zeros(batch * width, *rows.shape[1:]).index_copy(0, self.places, rows)
+            with full_precision(rows.device):  # autocast to bfloat16 refuses float16 here
+                rows = rows.new_zeros(batch * width, *rows.shape[1:]).index_copy(0, self.places, rows)
         return rows.unflatten(0, (batch, width))
 
     def real(self) -> Tensor:
