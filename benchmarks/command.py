@@ -72,9 +72,11 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
     """Where the JSON goes.
 
     Raises:
-        ValueError: no file could be written there.
+        ValueError: no file could be written there, or a part of a run would take the place of a whole one.
     """
     path = json_file(Path(out) if out is not None else (RESULTS if whole else PARTS) / suite)
+    if not whole and path.absolute().parent == RESULTS.absolute() and path.exists():
+        raise ValueError(f"--out {path}: is of a whole run, and this is a part of one; leave --out out for {PARTS}/")
     place = path.absolute().parent
     while not place.exists() and place != place.parent:
         place = place.parent

@@ -248,7 +248,7 @@ def test_an_early_exit(adaptive):
     assert early["perplexity"] != late["perplexity"]
     shown = call("eval", adaptive, "--early-exit", 1e-9).stdout
     assert ", early exit at 1e-09, " in shown
-    assert ", depth 1.00" in shown
+    assert ", 1.00 blocks a token" in shown
     prompt = ("generate", adaptive, "--prompt", "w2", "--max-new-tokens", 30)
     assert call(*prompt, "--early-exit", 1e-9).stdout != call(*prompt).stdout
 
@@ -365,6 +365,11 @@ def test_report_from_results(finished):
     done = call("report", finished / "results.json")
     assert done.exit_code == 0
     assert (finished / "report.html").exists()
+    assert_bad_call(
+        call("report", finished / "report.html"), "report.html is no folder; name the folder of a benchmark"
+    )
+    assert_bad_call(call("report", finished / "gpt2" / "seed-42"), "is the folder of a run; name that of the benchmark")
+    assert_bad_call(call("bench", finished), "is a folder of results; its protocol is", "protocol.yaml")
 
 
 def test_unwritable_out(home):

@@ -46,6 +46,7 @@ def home(tmp_path_factory):
         (["eval", "no/such/run"], ["no/such/run is no run folder"]),
         (["generate", "no/such/run", "--prompt", "x"], ["no/such/run is no run folder"]),
         (["report", "no/such/out"], ["results.json does not exist"]),
+        (["bench", "small"], ["kyoto-wikipedia", "its text does not come with the package: give your own with --data"]),
     ],
     ids=lambda value: " ".join(value[:4]) if value[0] in ("bench", "train", "flops") else None,
 )
@@ -95,6 +96,7 @@ def test_bad_protocol_file(tmp_path):
     [
         ([], ["see resnet-bk --help", "command"]),
         (["bench"], ["PROTOCOL", "see resnet-bk bench --help"]),
+        (["bench", "quick", "--set", "seeds=42,43"], ["seeds='42,43': must be a list; write it with brackets"]),
         (["bench", "quick", "--nonsense"], ["--nonsense", "see resnet-bk bench --help"]),
         (["nonsense"], ["'nonsense'", "see resnet-bk --help"]),
         (["generate", "x"], ["--prompt"]),

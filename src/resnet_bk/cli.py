@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from resnet_bk import __version__
 from resnet_bk.cli_options import (
     AnyProtocol,
     Data,
@@ -33,6 +34,13 @@ from resnet_bk.process import tune_process
 Command = TypeVar("Command", bound=Callable[..., Any])
 # What the parser raises for a call that it cannot read, by the only public name that its family has.
 UsageError: Any = typer.BadParameter.__base__
+
+# What a model reports of its work, in words.
+MEASURES = {
+    "pointed": "{:.2f} of the predictions by the pointer",
+    "depth": "{:.2f} blocks a token",
+    "kept": "{:.2f} of the sites kept",
+}
 
 
 class Commands(TyperGroup):
@@ -60,10 +68,24 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="Trains ResNet-BK and its peers on equal budgets, and reports.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Trains ResNet-BK and its peers on equal budgets, and reports."""
 
 
 def _complain(message: str) -> None:
@@ -174,7 +196,9 @@ def evaluate(
             f"{found['model_name']} on {found['dataset_name']}, {split}: {figures}, {found['tokens']:,} tokens, "
             f"{100 * found['unk_rate']:.2f}% <unk>{', state carried' if found['carry_state'] else ''}"
             + ("" if found["early_exit_threshold"] is None else f", early exit at {found['early_exit_threshold']:g}")
-            + "".join(f", {name} {value:.2f}" for name, value in found["measures"].items())
+            + "".join(
+                f", {MEASURES.get(name, name + ' {:.2f}').format(value)}" for name, value in found["measures"].items()
+            )
             + f", on {found['device']}"
         )
         if found["divided"]:
@@ -291,10 +315,10 @@ def flops(
 ) -> None:
     """Floating-point operations of a training step: of one model by part, or of the models of a protocol."""
     from resnet_bk.bench.flops.report import comparison_table, model_flops, model_tables
-    from resnet_bk.bench.model_target import is_protocol, open_target
+    from resnet_bk.bench.model_target import open_target
     from resnet_bk.bench.peers import build_model
     from resnet_bk.bench.protocol import load_protocol, select_models
-    from resnet_bk.bench.resolve import protocol_config
+    from resnet_bk.bench.resolve import is_protocol, protocol_config
 
     counted: dict[str, Any]
     if is_protocol(target):

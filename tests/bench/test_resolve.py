@@ -64,7 +64,9 @@ def test_of_several_things_one_goes_first(protocol, folder, name, files, kind):
 
 
 def test_what_means_nothing(protocol, folder):
-    with pytest.raises(ValueError, match=r"model 'nobody' is no model of protocol tiny \(mine\), no known one"):
+    with pytest.raises(
+        ValueError, match=r"model 'nobody' is no run folder, no model of protocol tiny \(mine\), no known one"
+    ):
         resolve("nobody", protocol)
     folder("runs/mine/seed-1", "run.json")
     with pytest.raises(ValueError, match=r"runs is no run folder .*; it holds the runs runs/mine/seed-1"):
@@ -76,7 +78,7 @@ def test_names_that_no_file_can_have(protocol):
     for find in (run_folder, model_folder):
         with pytest.raises(ValueError, match=r"is no run folder|no folder"):
             find(Path(name))
-    with pytest.raises(ValueError, match=rf"model '{name}' is no model of protocol tiny"):
+    with pytest.raises(ValueError, match=rf"model '{name}' is no run folder, no model of protocol tiny"):
         resolve(name, protocol)
 
 

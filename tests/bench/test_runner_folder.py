@@ -241,6 +241,7 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     assert told(models=models, seeds=[42, 43]) == []
     others = "gpt2/seed-43, llama/seed-42, llama/seed-43"
     why = "(not of this protocol, not at the best rate, or in a grid that is not finished)"
+    why += "; runs of all seeds stand in it after --set 'seeds=[42,43]'"
     assert told(models={"gpt2": models["gpt2"]}) == [f"not in the table and results.json: {others} {why}"]
     # Of a grid those at its rates alone.
     assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [

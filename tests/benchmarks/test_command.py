@@ -135,6 +135,13 @@ def test_where_results_go(monkeypatch, tmp_path):
     # A part must not take the place of a whole run.
     assert str(command.out_file(None, "ops", whole=False)) == "runs/ops.json"
     assert str(command.out_file("here/x", "ops", whole=True)) == "here/x.json"
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "ops.json").touch()
+    with pytest.raises(
+        ValueError, match=r"--out results/ops.json: is of a whole run, and this is a part of one; leave"
+    ):
+        command.out_file("results/ops.json", "ops", whole=False)
+    assert str(command.out_file("results/ops.json", "ops", whole=True)) == "results/ops.json"
     assert command.choose("--only", "head,vector", ["vector", "head", "threads"]) == ["vector", "head"]
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.bench.documents import document_tokens
 from resnet_bk.bench.protocol import Protocol
+from resnet_bk.bench.protocols import ELSEWHERE
 from resnet_bk.data import (
     Corpus,
     TokenCache,
@@ -51,7 +52,9 @@ def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validatio
                     "or folder so, or give the training text alone, which is divided 90/5/5"
                 )
     except ValueError as error:
-        raise ValueError(f"{error} (give other text with --data)") from error
+        elsewhere = protocol.dataset.startswith(ELSEWHERE)
+        which = "its text does not come with the package: give your own" if elsewhere else "give other text"
+        raise ValueError(f"{error} ({which} with --data)") from error
     return corpus
 
 

@@ -9,7 +9,7 @@ from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.protocols import shipped_protocols
-from resnet_bk.bench.resolve import is_run, protocol_config, resolve
+from resnet_bk.bench.resolve import is_run, protocol_config, refuse_protocol, resolve
 from resnet_bk.bench.run_folder import read_run
 
 DEFAULT_PROTOCOL = "seed"
@@ -33,11 +33,6 @@ class Target:
     steps: int | None = None
 
 
-def is_protocol(name: str) -> bool:
-    """Whether a name means a protocol: a shipped one or a .yaml file."""
-    return name in shipped_protocols() or Path(name).suffix in (".yaml", ".yml")
-
-
 def open_target(name: str, protocol: str | None = None, settings: Sequence[str] = ()) -> Target:
     """The model of that name.
 
@@ -59,13 +54,12 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         loaded = check_protocol(read_run(Path(name), "protocol")["protocol"], name)
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
-    if is_protocol(name):
-        raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {_first(loaded)}")
+    refuse_protocol(name)
     try:
         named = resolve(name, loaded)
-        model = None if named.kind == "type" else audit_target(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
+    model = None if named.kind == "type" else audit_target(name, loaded)
     if named.kind == "type":
         return Target(build_type(name, loaded), loaded, "fresh")
     if named.kind in ("name", "config"):
@@ -89,7 +83,3 @@ def build_type(name: str, protocol: Protocol) -> Any:
             f"model {name!r}: transformers cannot build it in the shape of protocol {protocol.name} "
             f"({type(error).__name__}: {error}); save one with save_pretrained and give its folder"
         ) from error
-
-
-def _first(protocol: Protocol) -> str:
-    return next(iter(protocol.models))

@@ -315,6 +315,8 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     if item["input"] is None and loc[0] == "models" and len(loc) == 2:
         return f"{where}: is empty; write its keys below it, or {{}} where it needs none"
     message = item["msg"][0].lower() + item["msg"][1:]
+    if item["type"] == "list_type":
+        return f"{where}={item['input']!r:.60}: must be a list; write it with brackets, --set '{settable}=[A,B]'"
     if "[key]" in item["loc"]:
         return f"{where}: {message}; give it another name"
     return f"{where}={item['input']!r:.60}: {message}; change it with --set {settable}=VALUE"

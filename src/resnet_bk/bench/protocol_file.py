@@ -110,6 +110,8 @@ def _read(name_or_path: str) -> dict[str, Any]:
     else:
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
+            if (path / "protocol.yaml").exists():
+                raise ValueError(f"{name_or_path!r} is a folder of results; its protocol is {path / 'protocol.yaml'}")
             raise ValueError(
                 f"unknown protocol {name_or_path!r}{did_you_mean(name_or_path, names)}; "
                 f"shipped are {', '.join(names)}, or give a path to a .yaml file"

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
 from resnet_bk.bench.data import SPECIAL_IDS
 from resnet_bk.bench.peers import KNOWN, is_causal_lm, resolve_configs
-from resnet_bk.bench.protocol import ModelEntry, Protocol
+from resnet_bk.bench.protocol import DEFAULT_MODEL, ModelEntry, Protocol
+from resnet_bk.bench.protocols import shipped_protocols
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data.saved_tokenizer import FILE
+from resnet_bk.hints import did_you_mean
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -63,10 +67,24 @@ def resolve(name: str, protocol: Protocol) -> Named:
         return Named(name, "type")
     if os.path.isdir(path):
         run_folder(path)  # says what it lacks, and which runs it holds
+    refuse_protocol(name)
+    known = [*shipped_protocols(), *protocol.models, *KNOWN, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
     raise ValueError(
-        f"model {name!r} is no model of protocol {protocol.name} ({', '.join(protocol.models)}), no known one "
-        f"({', '.join(KNOWN)}), no folder with a saved model, and no causal LM type of transformers"
+        f"model {name!r}{did_you_mean(name, known)} is no run folder, no model of protocol {protocol.name} "
+        f"({', '.join(protocol.models)}), no known one ({', '.join(KNOWN)}), no folder with a saved model, and no "
+        "causal LM type of transformers"
     )
+
+
+def is_protocol(name: str) -> bool:
+    """Whether a name means a protocol: a shipped one or a .yaml file."""
+    return name in shipped_protocols() or Path(name).suffix in (".yaml", ".yml")
+
+
+def refuse_protocol(name: str) -> None:
+    """Raises ValueError where the name of a model is that of a protocol."""
+    if is_protocol(name):
+        raise ValueError(f"{name!r} is a protocol, and a model is asked for; name one, for example {DEFAULT_MODEL}")
 
 
 def is_run(path: Path) -> bool:

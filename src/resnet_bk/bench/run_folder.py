@@ -404,6 +404,10 @@ def read_results(file: Path) -> dict[str, Any]:
         ValueError: there is none, or it cannot be read.
     """
     out = file.parent
+    if out.is_file():
+        raise ValueError(f"{out} is no folder; name the folder of a benchmark, or its results.json")
+    if not file.exists() and (out / "run.json").exists():
+        raise ValueError(f"{out} is the folder of a run; name that of the benchmark, in which it lies")
     if not file.exists() and files_of_runs(out, "result.json"):
         raise ValueError(
             f"{out} holds runs and no results.json, as `resnet-bk train` leaves it; `resnet-bk bench` with the same "

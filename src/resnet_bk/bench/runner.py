@@ -38,6 +38,7 @@ from resnet_bk.bench.run_folder import (
     check_same_protocol,
     check_same_tokens,
     check_writable,
+    files_of_runs,
     locked,
     write_protocol,
 )
@@ -117,7 +118,7 @@ def bench(
             publish(results, out, console)
             if others := left_out([_grid(protocol, out, model) for model in protocol.models], out):
                 why = "not of this protocol, not at the best rate, or in a grid that is not finished"
-                say(f"not in the table and results.json: {others} ({why})")
+                say(f"not in the table and results.json: {others} ({why}){_with_their_seeds(protocol, out)}")
             if (out / NGRAMS).exists() and "ngrams" not in results:
                 say(f"not in results.json: {NGRAMS}, which is of other text, tokens or vocabulary")
     if diverged:
@@ -161,6 +162,15 @@ def _checked(
     _check_warmup(protocol, prepared)
     _check_carried(protocol, configs)
     return prepared, configs
+
+
+def _with_their_seeds(protocol: Protocol, out: Path) -> str:
+    """How the seeds of other calls come into the table; empty where all runs have those of this one."""
+    there = {int(file.parent.name.removeprefix("seed-")) for file in files_of_runs(out, "result.json")}
+    both = [*protocol.seeds, *sorted(there - {*protocol.seeds})]
+    if len(both) == len(protocol.seeds):
+        return ""
+    return f"; runs of all seeds stand in it after --set 'seeds=[{','.join(map(str, both))}]'"
 
 
 def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:

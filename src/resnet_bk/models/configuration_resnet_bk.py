@@ -288,6 +288,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         filled_in = mixer.start._asdict() | {"induction_heads": 0}  # what has taken the place of None
         for name in unread_fields(mixer):
             value, default = getattr(self, name), filled_in.get(name, getattr(type(self), name))
+            value = tuple(value) if isinstance(value, list) else value  # as of JSON
             if value not in (None, default, sizes.get(name)):
                 problems.append(
                     f"{name}={value!r} has no effect with state={self.state!r}, which does not read it (leave {name} "

@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.bench.report.findings import Findings, find, reference_model
 from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.report.statistics import summarize
@@ -300,3 +301,11 @@ def test_a_model_that_diverged_is_not_of_the_budget() -> None:
     alone = findings(with_runs(sample_run("resnet-bk"), lost | {"parameters": 9_000_000}))
     assert alone.budget.startswith("resnet-bk: 1,024,000 tokens in 500 steps")
     assert not any("Parameters differ" in note.text for note in alone.notes)
+
+
+def test_a_protocol_that_was_changed_is_not_taken_for_the_one_that_ships() -> None:
+    shipped = sample_results() | {"protocol": load_protocol("quick").model_dump()}
+    assert "as it ships" not in notes(shipped, warning=True)
+    changed = shipped | {"protocol": shipped["protocol"] | {"hidden_size": 16, "steps": 20}}
+    said = "Not quick as it ships: steps 20 (there None), hidden_size 16 (there 64). The description and the learning"
+    assert said in notes(changed, warning=True)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent
+ELSEWHERE = "../shared/"  # where they look for text that does not come with the package
 # At the start of a line: in the description of a text it would stand further right.
 TASK = re.compile(r"^task: *recall\b", re.MULTILINE)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from resnet_bk.bench.environment import MACHINE, machine
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, load_protocol
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.results_schema import Results, Run
 from resnet_bk.bench.report.statistics import (
@@ -211,11 +213,26 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         gap = max(parameter_gap(trained), parameter_gap(trained, "parameters_without_embeddings"))
         if gap > PARAMETER_TOLERANCE:
             add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
+    if changed := _changed(results.protocol):
+        add(
+            f"Not {results.protocol['name']} as it ships: {', '.join(changed)}. The description and the learning rates "
+            "are of the one that ships."
+        )
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
     notes.extend(_window_notes(models, reference))
     notes.extend(_provenance_notes(results, models))
     return notes
+
+
+def _changed(protocol: dict[str, Any]) -> list[str]:
+    """What decides a run and differs from the protocol of that name that comes with the package."""
+    name = protocol.get("name")
+    if name not in shipped_protocols() or name in recall_protocols():
+        return []
+    shipped = load_protocol(name).model_dump()
+    compared = [key for key in shipped if key in protocol and (key == "dataset" or key not in NOT_OF_A_RUN)]
+    return [f"{key} {protocol[key]} (there {shipped[key]})" for key in compared if protocol[key] != shipped[key]]
 
 
 def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:
