@@ -141,7 +141,6 @@ def test_generate_reads_everything_again(home):
         (["flops", "gpt2", "--models", "llama"], ["--models llama", "gpt2 is one model"]),
         (["flops", "quick", "--protocol", "seed"], ["--protocol seed", "quick is a protocol already"]),
         (["flops", "no/such.yaml"], ["no/such.yaml does not exist"]),
-        (["flops", "qiuck"], ["did you mean quick?"]),
         (["flops", "gpt2", "--protocol", "quik"], ["unknown protocol 'quik'", "did you mean quick"]),
         (["flops", "gpt2", "--set", "batch_size=0"], ["batch_size=0"]),
         (["inspect", "quick"], ["'quick' is a protocol", "for example resnet-bk"]),

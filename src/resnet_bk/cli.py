@@ -285,7 +285,9 @@ def generate(
     ],
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most.")] = 100,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest word.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="From 0.001 to 1000; 0 takes the likeliest word.")
+    ] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", min=0, help="Draw from so many tokens; 0 for all.")] = 50,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the draws.")] = 0,
     early_exit: EarlyExit = None,

@@ -217,10 +217,6 @@ def test_epochs_beside_steps():
     with pytest.raises(ValueError, match=r"--set epochs=2: not read where steps=1000 .* add --set steps=null"):
         load_protocol(CHOICES, ["epochs=2"])
     assert load_protocol(CHOICES, ["epochs=2", "steps=null"]).epochs == 2
-    rate, grid = "models.llama.learning_rate=5e-2", "learning_rates=[1e-3,3e-3]"
-    with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
-        load_protocol("quick", [grid, rate])
-    assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
 
 
 @pytest.mark.sweep
@@ -323,6 +319,16 @@ def test_data_of_the_earlier_runs():
     assert 2 * TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch == 9_764
     assert load_protocol("wikitext-103", ["data_limit=1000"]).data_limit == 1000
     assert load_protocol("seed", ["data_limit=null"]).data_limit is None
+
+
+def test_a_rate_beside_a_grid():
+    rate, grid = "models.llama.learning_rate=5e-2", "learning_rates=[1e-3,3e-3]"
+    with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
+        load_protocol("quick", [grid, rate])
+    assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
+    assert load_protocol("quick", [grid, "models.llama.learning_rate=null"]).rates("llama") == [1e-3, 3e-3]
+    with pytest.raises(ValueError, match=r"add it with --set models.mamba2=\{\}, and"):
+        select_models(load_protocol("quick", [grid]), ["mamba2"])
 
 
 def test_a_grid_for_all_of_them():

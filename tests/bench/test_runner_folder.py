@@ -241,14 +241,14 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     assert told(models=models, seeds=[42, 43]) == []
     others = "gpt2/seed-43, llama/seed-42, llama/seed-43"
     why = "(not of this protocol, not at the best rate, or in a grid that is not finished)"
-    why += "; runs of all seeds stand in it after --set 'seeds=[42,43]'"
-    assert told(models={"gpt2": models["gpt2"]}) == [f"not in the table and results.json: {others} {why}"]
+    seeds = "; --set 'seeds=[42,43]' has those of other seeds in it too"
+    assert told(models={"gpt2": models["gpt2"]}) == [f"not in the table and results.json: {others} {why}{seeds}"]
     # Of a grid those at its rates alone.
     assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [
         f"not in the table and results.json: gpt2/seed-42, {others} {why}"
     ]
     assert told(models={"gpt2": models["gpt2"]}) == [
-        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others} {why}"
+        f"not in the table and results.json: gpt2/lr-0.003/seed-42, {others} {why}{seeds}"
     ]
 
 
@@ -322,15 +322,18 @@ def test_files_that_are_not_of_a_benchmark_are_not_written_over(run, text, tmp_p
     out = tmp_path / "out"
     (out / "plots").mkdir(parents=True)
     (out / "protocol.yaml").write_text("steps: 3  # a few")
-    with pytest.raises(
-        ValueError, match=r"protocol\.yaml there is not as a benchmark writes it, and would be written over"
-    ):
+    with pytest.raises(ValueError, match=r"holds protocol\.yaml that no benchmark wrote, which would be lost"):
         run(models=GPT2)
-    write_protocol(check_protocol(settings(text, models=GPT2), "tiny"), out)
-    check_ours(out, report=False)
+    (out / "results.json").touch()
+    check_ours(out, report=False)  # which leaves a protocol beside results alone
+    (out / "results.json").unlink()
+    (out / "protocol.yaml").unlink()
     (out / "report.html").write_text("mine")
-    with pytest.raises(ValueError, match=r"report\.html and plots there is not as a benchmark writes it"):
+    with pytest.raises(ValueError, match=r"holds report\.html and plots that no benchmark wrote, which would be lost"):
         check_ours(out, report=True)
+    # A report whose run and results were removed, for the run to be made again.
+    write_protocol(check_protocol(settings(text, models=GPT2), "tiny"), out)
+    check_ours(out, report=True)
     (out / "results.json").write_text('{"accuracy": 0.9}')
     with pytest.raises(ValueError, match=r"results\.json there is none of a benchmark .* and would be written over"):
         check_results(out)
@@ -340,7 +343,7 @@ def test_a_run_that_was_copied_under_another_name_is_refused(run, gpt2_alone, tm
     for folder in ("gpt2/seed-43", "llama/seed-42", "gpt2/lr-0.01/seed-42"):
         shutil.copytree(tmp_path / "out" / "gpt2" / "seed-42", tmp_path / "out" / folder)
         with pytest.raises(
-            ValueError, match=rf"{folder}: its run.json is of \w+ [\w.]+; give the folder its name back"
+            ValueError, match=rf"{folder}: its run.json is of \w+ [\w.]+; give the folder its name back, or move it"
         ):
             run(models=GPT2)
         shutil.rmtree(tmp_path / "out" / folder)

@@ -291,6 +291,7 @@ def test_a_file_of_an_unknown_format_is_an_error(tmp_path: Path) -> None:
 def test_packed_text_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}')
     (tmp_path / "dump.sql.gz").touch()  # no text
+    (tmp_path / "a.jsonl.gz").touch()  # which is unpacked
     load_corpus(tmp_path)
     (tmp_path / name).touch()
     for path in (tmp_path, tmp_path / name):

@@ -85,8 +85,14 @@ def test_text_of_two_bytes_a_character_is_known(tmp_path: Path, coding: str) -> 
 def test_text_of_two_bytes_a_character_without_a_mark_is_known(tmp_path: Path) -> None:
     path = tmp_path / "wide.txt"
     path.write_bytes("words".encode("utf-16-le"))
-    with pytest.raises(ValueError, match=r"wide\.txt has bytes of 0, which no text has; .*iconv"):
+    with pytest.raises(ValueError, match=r"wide\.txt is not UTF-8, for it is full of bytes of 0; .*iconv"):
         "".join(readers.read_text(path))
+
+
+def test_a_byte_of_0_may_stray_into_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("some\0 words")
+    assert "".join(readers.read_text(path)) == "some\0 words"
 
 
 def test_a_packed_file_under_another_name_is_to_be_unpacked(tmp_path: Path) -> None:

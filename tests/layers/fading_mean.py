@@ -53,9 +53,8 @@ class FadingMean(Mixer):
         u, tail = self.in_proj(hidden), None
         if self.conv is not None:
             u, tail = self.conv(u, boundaries, None if state is None else state.convolution)
-        green, mean = (
-            self.initial_state(hidden) if state is None else state
-        ).chain  # it has no Green's function: zeros
+        before = self.initial_state(hidden) if state is None else state
+        green, mean = before.chain  # without chains there is no Green's function: zeros
         r = self.fade.sigmoid().to(mean.dtype)
         write = (1 - r) * u.to(mean.dtype)
         fade = r.expand_as(write)

@@ -52,7 +52,7 @@ def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validatio
                     "or folder so, or give the training text alone, which is divided 90/5/5"
                 )
     except ValueError as error:
-        elsewhere = protocol.dataset.startswith(ELSEWHERE)
+        elsewhere = protocol.dataset.startswith(ELSEWHERE) and not Path(protocol.dataset).exists()
         which = "its text does not come with the package: give your own" if elsewhere else "give other text"
         raise ValueError(f"{error} ({which} with --data)") from error
     return corpus

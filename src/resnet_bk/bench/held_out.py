@@ -123,7 +123,7 @@ def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Pr
         return evaluate(model, batches, head=head, dtype=protocol.dtype, progress=progress).perplexity
 
 
-def short_rows(tokens: int, protocol: Protocol, split: str = "validation") -> list[str]:
+def short_rows(tokens: int, protocol: Protocol, split: str, way_out: str) -> list[str]:
     """A line where a split of so many tokens does not fill a segment a row; none where it does."""
     batch_size, sequence_length = protocol.batch_size, protocol.sequence_length
     row = -(-(tokens - 1) // batch_size)
@@ -132,6 +132,5 @@ def short_rows(tokens: int, protocol: Protocol, split: str = "validation") -> li
     name = "whole" if split == WHOLE else split
     return [
         f"the {name} text has {tokens:,} tokens: its {batch_size} rows have {row} each, less than a segment of "
-        f"{sequence_length}, and each begins without what came before, which makes perplexities high; give more text, "
-        "or lower batch_size"
+        f"{sequence_length}, and each begins without what came before, which makes perplexities high; {way_out}"
     ]

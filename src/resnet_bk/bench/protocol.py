@@ -43,11 +43,10 @@ TRAINED = ("word", "bpe")
 # The model that is trained where a call names none.
 DEFAULT_MODEL = "resnet-bk"
 
-# How a model is added to a protocol.
-ADD = (
-    "--set models.{name}.learning_rate=3e-3, and a type of transformers that is no known model with "
-    "--set models.{name}.transformers=TYPE as well"
-)
+# How a model is added to a protocol, and to one whose models share a grid of rates.
+TYPE = ", and a type of transformers that is no known model with --set models.{name}.transformers=TYPE as well"
+ADD = "--set models.{name}.learning_rate=3e-3" + TYPE
+ADD_TO_GRID = "--set models.{name}={{}}" + TYPE
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -253,13 +252,12 @@ def check_protocol(raw: dict[str, Any], where: str) -> Protocol:
     return protocol
 
 
-def select_models(protocol: Comparison, names: Iterable[str] | None, add: str = ADD) -> list[str]:
+def select_models(protocol: Comparison, names: Iterable[str] | None) -> list[str]:
     """The models to run, in the protocol's order.
 
     Args:
         protocol: of any task.
         names: of models; None for all.
-        add: how one that the protocol does not have is added to it, with {name} in the place of its name.
 
     Raises:
         ValueError: a name that the protocol does not have.
@@ -267,6 +265,7 @@ def select_models(protocol: Comparison, names: Iterable[str] | None, add: str = 
     known = list(protocol.models)
     if names is None:
         return known
+    add = ADD if protocol.learning_rates is None else ADD_TO_GRID
     wanted = list(names)
     if not wanted:
         raise ValueError(

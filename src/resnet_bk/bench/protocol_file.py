@@ -83,10 +83,14 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
             f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
             "it out, or add --set steps=null"
         )
-    rates = [name for name in named if name.startswith("models.") and name.endswith(".learning_rate")]
+    rates = [
+        f"models.{name}.learning_rate"
+        for name, entry in (raw.get("models") or {}).items()
+        if f"models.{name}.learning_rate" in named and entry.get("learning_rate") is not None
+    ]
     if rates and raw.get("learning_rates") is not None and raw.get("task") is None:
         raise ValueError(
-            f"--set {min(rates)}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, "
+            f"--set {rates[0]}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, "
             "or add --set learning_rates=null"
         )
     return raw

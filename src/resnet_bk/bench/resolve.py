@@ -68,7 +68,7 @@ def resolve(name: str, protocol: Protocol) -> Named:
     if os.path.isdir(path):
         run_folder(path)  # says what it lacks, and which runs it holds
     refuse_protocol(name)
-    known = [*shipped_protocols(), *protocol.models, *KNOWN, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
+    known = [*protocol.models, *KNOWN, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES]
     raise ValueError(
         f"model {name!r}{did_you_mean(name, known)} is no run folder, no model of protocol {protocol.name} "
         f"({', '.join(protocol.models)}), no known one ({', '.join(KNOWN)}), no folder with a saved model, and no "

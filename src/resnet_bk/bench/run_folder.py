@@ -215,7 +215,8 @@ def _check_place(out: Path, folder: Path, record: dict[str, Any]) -> None:
     for key, value in named.items():
         if key in record and str(record[key]) != value:
             raise ValueError(
-                f"{folder}: its run.json is of {key} {record[key]}; give the folder its name back, or remove it"
+                f"{folder}: its run.json is of {key} {record[key]}; give the folder its name back, or move it out of "
+                f"{out}"
             )
 
 
@@ -248,19 +249,21 @@ def check_same_tokens(out: Path, fingerprints: dict[str, str], vocab_size: int) 
 
 
 def check_ours(out: Path, *, report: bool) -> None:
-    """Whether a benchmark wrote what stands in `out` under the names of what one writes: protocol.yaml and, with
-    `report`, report.html and plots. (`check_results` looks at results.json.) Nothing is written.
+    """Whether a benchmark wrote what stands in `out` and would be written over: protocol.yaml, which has no comments
+    then, and with `report` report.html and plots, which have something of a benchmark beside them. (`check_results`
+    looks at results.json.) Nothing is written.
 
     Raises:
         ValueError: naming a file that would be lost.
     """
-    lost = [] if _as_written(out / "protocol.yaml") else ["protocol.yaml"]
-    if report and not (files_of_runs(out, "run.json") or (out / "results.json").exists()):
+    protocol, results = out / "protocol.yaml", out / "results.json"
+    lost = ["protocol.yaml"] if (report or not results.exists()) and not _as_written(protocol) else []
+    if report and not (files_of_runs(out, "run.json") or results.exists() or protocol.exists()):
         lost += [name for name in ("report.html", "plots") if (out / name).exists()]
     if lost:
         raise ValueError(
-            f"--out {out}: {' and '.join(lost)} there is not as a benchmark writes it, and would be written over; give "
-            "another folder with --out, or move that away"
+            f"--out {out} holds {' and '.join(lost)} that no benchmark wrote, which would be lost; give another folder "
+            "with --out, or move that away"
         )
 
 

@@ -38,7 +38,6 @@ from resnet_bk.bench.run_folder import (
     check_same_protocol,
     check_same_tokens,
     check_writable,
-    files_of_runs,
     locked,
     write_protocol,
 )
@@ -89,9 +88,8 @@ def bench(
         for name in to_train:
             check_model(name, configs[name], protocol, len(prepared.tokenizer))
     notes = slow_precision(protocol.dtype, {name: configs[name] for name in to_train}, device)
-    notes += short_rows(len(prepared.validation.tokens), protocol)
-    if test:
-        notes += short_rows(len(prepared.split("test").tokens), protocol, "test")
+    for split in ("validation", *(("test",) if test else ())):
+        notes += short_rows(len(prepared.split(split).tokens), protocol, split, "give more text, or lower batch_size")
     for line in notes:
         say(line)
 
@@ -165,12 +163,14 @@ def _checked(
 
 
 def _with_their_seeds(protocol: Protocol, out: Path) -> str:
-    """How the seeds of other calls come into the table; empty where all runs have those of this one."""
-    there = {int(file.parent.name.removeprefix("seed-")) for file in files_of_runs(out, "result.json")}
+    """How runs of its models with seeds of other calls come into the table; empty where there are none."""
+    shown = [run for model in protocol.models for run in _grid(protocol, out, model).chosen()[:1]]
+    found = {file.parent.name for run in shown for file in run.folder.parent.glob("seed-*/result.json")}
+    there = {int(name.removeprefix("seed-")) for name in found}
     both = [*protocol.seeds, *sorted(there - {*protocol.seeds})]
     if len(both) == len(protocol.seeds):
         return ""
-    return f"; runs of all seeds stand in it after --set 'seeds=[{','.join(map(str, both))}]'"
+    return f"; --set 'seeds=[{','.join(map(str, both))}]' has those of other seeds in it too"
 
 
 def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:

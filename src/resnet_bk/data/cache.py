@@ -150,7 +150,9 @@ def _encode(
     count = characters = documents = 0
     try:
         encodings = backend.encode_batch_fast([text for text, _ in batch], add_special_tokens=False)
-    except Exception as error:  # the library has no class of its own
+    except Exception as error:
+        if type(error) is not Exception:  # the library has no class of its own
+            raise
         raise ValueError(
             f"tokenizer: cannot encode the text ({error}); give it a token for what it does not know, or take another"
         ) from error

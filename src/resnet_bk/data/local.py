@@ -113,7 +113,8 @@ def _find(folder: Path) -> list[Path]:
                     if real not in seen:
                         found += [Path(parent, name) for name in names if _is_text(name)]
                     for name in names:
-                        _check_unpacked(Path(parent, name))
+                        if Path(name).stem not in names:  # else it lies beside what was in it
+                            _check_unpacked(Path(parent, name))
                     seen.add(real)
             starts = sorted(links)
     except OSError as error:

@@ -57,9 +57,9 @@ def read_text(
                     raise ValueError(
                         f"data: {path} is not UTF-8 at byte {place} ({error.reason}); {way_out}"
                     ) from error
-                if "\0" in text:
+                if offset == 0 and 4 * text.count("\0") > len(text):  # of Latin letters in UTF-16 every other byte
                     raise ValueError(
-                        f"data: {path} has bytes of 0, which no text has; if it is UTF-16, convert it with "
+                        f"data: {path} is not UTF-8, for it is full of bytes of 0; if it is UTF-16, convert it with "
                         "`iconv -f UTF-16LE -t UTF-8`, or with UTF-16BE"
                     )
                 if offset == 0:

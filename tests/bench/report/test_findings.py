@@ -306,6 +306,11 @@ def test_a_model_that_diverged_is_not_of_the_budget() -> None:
 def test_a_protocol_that_was_changed_is_not_taken_for_the_one_that_ships() -> None:
     shipped = sample_results() | {"protocol": load_protocol("quick").model_dump()}
     assert "as it ships" not in notes(shipped, warning=True)
-    changed = shipped | {"protocol": shipped["protocol"] | {"hidden_size": 16, "steps": 20}}
-    said = "Not quick as it ships: steps 20 (there None), hidden_size 16 (there 64). The description and the learning"
-    assert said in notes(changed, warning=True)
+    same = {"hidden_size": 16, "steps": 20, "dataset": "embedded"}
+    changed = shipped | {"protocol": shipped["protocol"] | same}
+    said = "Not quick as it ships: steps 20 (there null), hidden_size 16 (there 64)."
+    assert f"{said} Its description and learning rates were made for that one." in notes(changed, warning=True)
+    own = {"description": "mine", "models": {"llama": {"learning_rate": 0.123}}, "dataset": "a/b.txt"}
+    own_text = notes(shipped | {"protocol": changed["protocol"] | own}, warning=True)
+    assert 'Not quick as it ships: dataset "a/b.txt" (there "embedded"), steps' in own_text
+    assert "made for that one" not in own_text

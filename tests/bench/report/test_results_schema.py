@@ -81,7 +81,7 @@ def test_no_runs() -> None:
 def test_a_run_twice() -> None:
     results = sample_results()
     results["runs"].append(results["runs"][0] | {"learning_rate": 1e-2})
-    with pytest.raises(ValueError, match=r"two runs have model_name='resnet-bk' and seed=0; keep one"):
+    with pytest.raises(ValueError, match=r"two runs have model_name='resnet-bk' and seed=0; keep the one at"):
         parse_results(results)
 
 

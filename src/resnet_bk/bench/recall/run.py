@@ -65,11 +65,11 @@ def bench_recall(
     """
     console = console or standard_output()
     say = speaker(console)
-    chosen = select_models(protocol, models, add="--set models.{name}={{}}")
+    chosen = select_models(protocol, models)
     device = training_device(protocol.device).type
     check_writable(out)
     possible = [run.folder for name in chosen for run in _grid(protocol, out, name).possible()]
-    check_places(out, possible, ("protocol.json", "results.json"))
+    check_places(out, possible, ("protocol.json", "results.json", ".lock"))
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)

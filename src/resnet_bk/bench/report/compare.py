@@ -249,12 +249,8 @@ def _unknown(compared: dict[str, Any]) -> bool:
 
 def _caption(compared: dict[str, Any]) -> str:
     if compared["perplexities_comparable"]:
-        text = "The same held-out tokens and vocabulary: perplexities can be compared."
-        if not compared["rows_alike"]:
-            text = (
-                "The same held-out tokens and vocabulary, in other numbers of rows (batch_size), each of which begins "
-                "without what came before: only perplexities in overlapping windows can be compared."
-            )
+        text = "The same held-out tokens and vocabulary"
+        text += ": perplexities can be compared." if compared["rows_alike"] else "."
         if not compared["training_perplexities_comparable"]:
             text += " They were trained on other tokens: no ratio of training perplexities is shown."
     else:
@@ -266,6 +262,11 @@ def _caption(compared: dict[str, Any]) -> str:
             "Nor is one of bits a character, which are the fewer the more words are <unk>."
             if _unknown(compared)
             else "Bits a character depend less on the vocabulary."
+        )
+    if not compared["rows_alike"]:
+        text += (
+            "\nOther numbers of rows (batch_size), each of which begins without what came before: no ratio of "
+            "perplexities or bits a character is shown but in overlapping windows."
         )
     if _other_seeds(compared):
         text += "\nRatios are of the seeds that both have."

@@ -4,8 +4,10 @@ Everything is computed from the results; nothing is assumed to favour a model. W
 begins with that.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resnet_bk.bench.environment import MACHINE, machine
@@ -214,10 +216,7 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         if gap > PARAMETER_TOLERANCE:
             add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
     if changed := _changed(results.protocol):
-        add(
-            f"Not {results.protocol['name']} as it ships: {', '.join(changed)}. The description and the learning rates "
-            "are of the one that ships."
-        )
+        add(f"Not {results.protocol['name']} as it ships: {', '.join(changed)}.{_taken_over(results.protocol)}")
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
     notes.extend(_window_notes(models, reference))
@@ -231,8 +230,25 @@ def _changed(protocol: dict[str, Any]) -> list[str]:
     if name not in shipped_protocols() or name in recall_protocols():
         return []
     shipped = load_protocol(name).model_dump()
-    compared = [key for key in shipped if key in protocol and (key == "dataset" or key not in NOT_OF_A_RUN)]
-    return [f"{key} {protocol[key]} (there {shipped[key]})" for key in compared if protocol[key] != shipped[key]]
+    compared = [key for key in shipped if key in protocol and key not in NOT_OF_A_RUN]
+    if Path(str(protocol.get("dataset"))).name != Path(shipped["dataset"]).name:  # wherever it lies
+        compared.insert(0, "dataset")
+    return [
+        f"{key} {json.dumps(protocol[key])} (there {json.dumps(shipped[key])})"
+        for key in compared
+        if protocol[key] != shipped[key]
+    ]
+
+
+def _taken_over(protocol: dict[str, Any]) -> str:
+    """What a protocol that was changed still has of the one of its name that ships, though it was of that one."""
+    shipped = load_protocol(protocol["name"])
+    kept = ["description"] if protocol.get("description") == shipped.description else []
+    models = protocol.get("models")
+    rates = [entry.get("learning_rate") for entry in models.values()] if isinstance(models, dict) else []
+    if any(rate is not None and rate in {entry.learning_rate for entry in shipped.models.values()} for rate in rates):
+        kept.append("learning rates")
+    return f" Its {' and '.join(kept)} were made for that one." if kept else ""
 
 
 def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[Note]:

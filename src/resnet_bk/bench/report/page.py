@@ -19,7 +19,7 @@ from resnet_bk.bench.report.findings import find, rate_sources, reference_model
 from resnet_bk.bench.report.plot_style import styles_by_model
 from resnet_bk.bench.report.plots import Plot, draw_plots
 from resnet_bk.bench.report.results_schema import Results, parse_results
-from resnet_bk.bench.report.statistics import ModelSummary, on_shared_seeds, ranked, summarize
+from resnet_bk.bench.report.statistics import ModelSummary, best_of, ranked, ratio, summarize
 from resnet_bk.figures import perplexity
 
 PLOT_NAMES = (
@@ -123,7 +123,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
     reference = reference_model(models)
     order = ranked(models)
     styles = styles_by_model([model.name for model in models])
-    best = _best(order)
+    best = best_of(order)
     protocol = results.protocol
     entries = protocol.get("models")
     tokens = {sum(bucket.tokens for bucket in run.buckets) for model in order for run in model.runs if run.buckets}
@@ -138,7 +138,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "largest": max((model.perplexity.mean for model in order if model.perplexity), default=1.0),
         "reference": reference,
         "best": best,
-        "ratios": {} if reference is None else {model.name: _ratio(model, reference) for model in order},
+        "ratios": {} if reference is None else {model.name: ratio(model, reference) for model in order},
         "variables": {name: style.variable for name, style in styles.items()},
         "seeds": sorted({seed for model in models for seed in model.seeds}),
         "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),
@@ -161,21 +161,6 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "environment": _rows(_environment(results)),
         "protocol_text": yaml.safe_dump(_plain(protocol), sort_keys=False, allow_unicode=True, width=100),
     }
-
-
-def _ratio(model: ModelSummary, other: ModelSummary) -> float:
-    """Of the perplexities of two ranked models, over the seeds that both have."""
-    ours, theirs = (summary.perplexity for summary in on_shared_seeds(model, other))
-    assert ours is not None
-    assert theirs is not None
-    return ours.mean / theirs.mean
-
-
-def _best(order: list[ModelSummary]) -> str | None:
-    """The first of several ranked models, unless another is ahead of it over the seeds that both have."""
-    if len(order) < 2 or any(_ratio(order[0], other) > 1 for other in order[1:]):
-        return None
-    return order[0].name
 
 
 def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:

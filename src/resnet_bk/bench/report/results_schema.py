@@ -209,7 +209,9 @@ class Results(BaseModel):
         for run in self.runs:
             key = (run.model_name, run.seed)
             if key in seen:
-                raise ValueError(f"two runs have model_name={key[0]!r} and seed={key[1]}; keep one")
+                raise ValueError(
+                    f"two runs have model_name={key[0]!r} and seed={key[1]}; keep the one at the best rate"
+                )
             seen.add(key)
         return self
 

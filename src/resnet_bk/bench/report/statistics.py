@@ -216,6 +216,21 @@ def on_shared_seeds(first: ModelSummary, second: ModelSummary) -> tuple[ModelSum
     return ours, theirs
 
 
+def ratio(first: ModelSummary, second: ModelSummary) -> float:
+    """Of the perplexities of two ranked models, over the seeds that both have (`on_shared_seeds`)."""
+    ours, theirs = (model.perplexity for model in on_shared_seeds(first, second))
+    assert ours is not None
+    assert theirs is not None
+    return ours.mean / theirs.mean
+
+
+def best_of(order: list[ModelSummary]) -> str | None:
+    """The first of several ranked models, unless another is ahead of it over the seeds that both have."""
+    if len(order) < 2 or any(ratio(order[0], other) > 1 for other in order[1:]):
+        return None
+    return order[0].name
+
+
 def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
     """The paired test on the seeds that both models ran; None with fewer than two."""
     ours, theirs = ({run.seed: run.perplexity for run in model.runs} for model in (first, second))

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.results_schema import parse_results
-from resnet_bk.bench.report.statistics import ModelSummary, Spread, ranked, summarize
+from resnet_bk.bench.report.statistics import ModelSummary, Spread, best_of, ranked, summarize
 from resnet_bk.figures import clock
 
 
@@ -22,8 +22,7 @@ def results_table(results: dict[str, Any]) -> Table:
     """
     parsed = parse_results(results)
     models = summarize(parsed)
-    order = ranked(models)
-    best = order[0].name if len(order) > 1 else None
+    best = best_of(ranked(models))
 
     table = Table(
         title=Text(f"{parsed.protocol.get('name', 'bench')} on {parsed.data.get('name', 'its data')}"),

@@ -48,6 +48,11 @@ def stream_text(
         ValueError: no finished run, no such device, a tokenizer of another model, nothing to begin with, more tokens
             than the model has positions for, a temperature out of `TEMPERATURES`, or no model that exits early.
     """
+    if temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        low, high = TEMPERATURES
+        raise ValueError(
+            f"--temperature {temperature:g}: must be 0, for the likeliest word, or from {low:g} to {high:g}"
+        )
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -74,11 +79,6 @@ def stream_text(
         raise ValueError(
             f"--max-new-tokens {max_new_tokens} after a prompt of {len(ids)}: this model has {longest} positions; "
             + (f"ask for at most {room}" if room > 0 else f"shorten the prompt to {longest - 1} or less")
-        )
-    if temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
-        low, high = TEMPERATURES
-        raise ValueError(
-            f"--temperature {temperature:g}: must be 0, for the likeliest word, or from {low:g} to {high:g}"
         )
     drawing = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}

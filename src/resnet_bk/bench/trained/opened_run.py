@@ -215,5 +215,5 @@ def evaluate_run(
         "device": model.device.type,
         "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
         "measures": found.measures,
-        "notes": short_rows(len(tokens.tokens), protocol, split),
+        "notes": short_rows(len(tokens.tokens), protocol, split, "give more text"),
     }
