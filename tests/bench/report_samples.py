@@ -110,7 +110,7 @@ def sample_results(*models: str, seeds: tuple[int, ...] = (0,), **changes: Any) 
     names = models or ("resnet-bk", "gpt2", "llama")
     return {
         "protocol": {
-            "name": "sample",
+            "name": "quick",
             "description": "Three small models on English Wikipedia extracts, in minutes on two cores.",
             "dataset": "embedded",
             "data_limit": None,

@@ -60,7 +60,7 @@ def test_no_configuration_of_a_language_model(protocol, tmp_path, content):
 
 @pytest.mark.parametrize("name", ["nobody", "no/such/deep/folder"])
 def test_no_such_model(protocol, name):
-    with pytest.raises(ValueError, match=f"model '{name}' is no model"):
+    with pytest.raises(ValueError, match=f"model '{name}' is no run folder"):
         audit_target(name, protocol)
 
 

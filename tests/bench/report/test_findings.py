@@ -244,12 +244,14 @@ def test_other_warnings() -> None:
 
 def test_no_warning_without_cause() -> None:
     results = with_runs(*seeds("resnet-bk", 99.0, 100.0, 101.0), *seeds("llama", 102.0, 103.1, 104.0))
+    results["protocol"]["name"] = "mine"  # none that ships, of which it would differ
     assert notes(results, warning=True) == ""
     assert "One seed, no spread" in notes(sample_results(), warning=True)
 
 
 def test_rates_that_no_search_found_are_a_warning() -> None:
     results = sample_results("resnet-bk", "llama", learning_rates_tried=[])
+    results["protocol"]["name"] = "mine"
     assert "Fewer than 3 learning rates were tried for resnet-bk and llama" in notes(results, warning=True)
     for entry in results["protocol"]["models"].values():
         entry["learning_rate_source"] = "resnet-bk bench quick --set learning_rates=[1e-3,3e-3,1e-2]"

@@ -104,7 +104,7 @@ def test_files(folder: Path) -> None:
 
 
 def test_the_answer_and_the_budget_stand_first(page: Page) -> None:
-    start = page.text.index("ResNet-BK benchmark: sample resnet-bk beats llama, the better of two others")
+    start = page.text.index("ResNet-BK benchmark: quick resnet-bk beats llama, the better of two others")
     assert start < 100
     assert page.text.index("Equal budget: each model saw 1,024,000 tokens") < page.text.index("What was compared")
     assert "Caution. One seed, no spread" in page.text
@@ -301,7 +301,7 @@ def test_a_loss_is_said_first() -> None:
     results = sample_results()
     results["runs"][0] = sample_run("resnet-bk", perplexity=105.0)
     page = render(results)
-    assert page.text.split("ResNet-BK benchmark: sample")[-1].strip().startswith("resnet-bk loses to llama")
+    assert page.text.split("ResNet-BK benchmark: quick")[-1].strip().startswith("resnet-bk loses to llama")
     assert next(iter(page.table("Held-out perplexity"))) == "llama"
 
 

@@ -101,7 +101,7 @@ def test_rendered_and_never_wider_than_the_window(reports: dict[str, Path]) -> N
     pages = [(page, width) for page in reports.values() for width in (1280, 768, 400, 320)]
     for (page, width), found in zip(pages, look(pages), strict=True):
         where = f"{page.parent.name} at {width} pixels"
-        assert found["title"] == "ResNet-BK benchmark: sample", where
+        assert found["title"] == "ResNet-BK benchmark: quick", where
         assert found["viewport"] == width, where
         assert found["width"] <= width, where
         assert found["outside"] == [], where

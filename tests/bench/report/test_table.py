@@ -23,7 +23,7 @@ def test_every_figure_is_there_at_100_columns() -> None:
     text = printed(sample_results())
     assert all(len(line.rstrip()) <= 100 for line in text.splitlines())
     assert "…" not in text
-    assert "sample on embedded" in text
+    assert "quick on embedded" in text
     assert row(text, "resnet-bk").split() == (
         ["resnet-bk", "99.2", "101.0", "101.2", "1.354", "1.49M", "500", "0.003", "0.105", "0:52", "742", "causal"]
     )
