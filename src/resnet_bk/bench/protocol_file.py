@@ -83,17 +83,21 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
             f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
             "it out, or add --set steps=null"
         )
-    rates = [
-        f"models.{name}.learning_rate"
-        for name, entry in (raw.get("models") or {}).items()
-        if f"models.{name}.learning_rate" in named and entry.get("learning_rate") is not None
-    ]
-    if rates and raw.get("learning_rates") is not None and raw.get("task") is None:
-        raise ValueError(
-            f"--set {rates[0]}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, "
-            "or add --set learning_rates=null"
-        )
+    if raw.get("learning_rates") is not None and raw.get("task") is None:
+        _refuse_rates(raw, named)
     return raw
+
+
+def _refuse_rates(raw: dict[str, Any], named: set[str]) -> None:
+    """Raises ValueError where a setting gives a model a rate, for a protocol whose models share a grid of rates."""
+    models = raw.get("models")
+    for name, entry in models.items() if isinstance(models, dict) else ():
+        key = f"models.{name}.learning_rate"
+        if key in named and isinstance(entry, dict) and entry.get("learning_rate") is not None:
+            raise ValueError(
+                f"--set {key}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, or "
+                "add --set learning_rates=null"
+            )
 
 
 def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]) -> None:
