@@ -167,10 +167,10 @@ def _with_their_seeds(protocol: Protocol, out: Path) -> str:
     shown = [run for model in protocol.models for run in _grid(protocol, out, model).chosen()[:1]]
     found = {file.parent.name for run in shown for file in run.folder.parent.glob("seed-*/result.json")}
     there = {int(name.removeprefix("seed-")) for name in found}
-    both = [*protocol.seeds, *sorted(there - {*protocol.seeds})]
-    if len(both) == len(protocol.seeds):
+    if not there - {*protocol.seeds}:
         return ""
-    return f"; --set 'seeds=[{','.join(map(str, both))}]' has those of other seeds in it too"
+    both = ",".join(map(str, sorted(there | {*protocol.seeds})))
+    return f"; --set 'seeds=[{both}]' has those of other seeds in it too"
 
 
 def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:
