@@ -53,6 +53,13 @@ def test_padding_does_not_count():
     assert_close(pondering.ponder_cost(), torch.tensor(2.0))
 
 
+def test_no_tokens_cost_nothing():
+    pondering = Pondering(0.8, None)
+    pondering.step(torch.empty(0, 5, 3), torch.empty(0, 5))
+    pondering.step(torch.empty(0, 5, 3), None)
+    assert (float(pondering.depth()), float(pondering.ponder_cost())) == (0.0, 0.0)
+
+
 def test_the_remainder_teaches_the_unit():
     torch.manual_seed(0)
     unit = HaltingUnit(4)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnet_bk.layers.selection import add_rows, fill_up, select, size_step
+from resnet_bk.layers.selection import SIZES, add_rows, fill_up, select, size_step
 
 CASES = {
     "ragged": [[1, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]],
@@ -65,6 +65,12 @@ def test_numbers_are_rounded_where_matmuls_are_compiled_for_them():
     assert size_step(x.bfloat16().to("meta"), 4096) == 1
     with torch.autocast("cpu", torch.bfloat16):
         assert size_step(x, 4096) == 128
+
+
+@pytest.mark.parametrize("tokens", [1, 31, 63, 64, 95, 2048])
+def test_there_are_no_more_numbers_than_that(tokens):
+    step = size_step(torch.empty(1, dtype=torch.bfloat16), tokens)
+    assert len({len(fill_up(torch.arange(count), step)) for count in range(1, tokens + 1)}) <= SIZES
 
 
 def test_nothing_selected():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk import ops
@@ -157,6 +158,33 @@ def test_float32():
         _, (expected_green, expected_psi) = ops.propagate_vector(*own)
         assert_close(green[row : row + 1], expected_green, rtol=1e-5, atol=0)
         assert_close(filling.sign[row] * psi[row : row + 1], expected_psi, rtol=1e-5, atol=1e-7)
+
+
+def test_what_a_long_filling_rounds():
+    """Each of its sites rounds what was written once, and the errors may add up (docs/switches.md)."""
+    filling, tokens, width = 1_000, 20, 1_020
+    generator = torch.Generator().manual_seed(0)
+    potential, hopping, absorption = torch.rand(3, 6, width, 8, generator=generator).unbind()
+    own = (2 * potential - 1, hopping + 0.5, 0.1 * absorption + 1e-3)
+    query, key, value = F.normalize(torch.randn(3, 6, width, 8, 4, generator=generator), dim=-1).unbind()
+    fill = spacer(torch.full((6,), tokens), width)
+    token = (torch.arange(width) < tokens).view(1, -1, 1)
+    sites = [
+        torch.where(token, x, y) for x, y in zip(own, (fill.potential, fill.hopping, fill.absorption), strict=True)
+    ]
+    inputs = (query, key, value * token.unsqueeze(-1), *sites)
+
+    def memory(length, dtype):
+        return ops.propagate_modulus(*(x[:, :length].to(dtype) for x in inputs))[1][1].double()
+
+    def off(length):
+        expected = memory(tokens, torch.float64)
+        return float(
+            ((memory(length, torch.float32) - expected).abs() / expected.abs().amax((2, 3), keepdim=True)).max()
+        )
+
+    assert off(tokens) < 1e-6
+    assert off(tokens + filling) < filling * 2.0**-24
 
 
 @pytest.mark.parametrize("default", [torch.float16, torch.float64])

@@ -55,6 +55,20 @@ def test_what_a_model_reports_counts_by_the_tokens_of_a_batch(monkeypatch):
     assert found.measures == {"call": sum(n * number for n, number in enumerate(calls, start=1)) / sum(calls)}
 
 
+def test_what_a_model_reports_of_some_batches_is_a_mean_over_those(monkeypatch):
+    """A gate in a coarse block has nothing to say of a batch shorter than a group."""
+    real, calls = MODULE.causal_lm_loss, []
+
+    def reporting(model, input_ids, targets, head, **options):
+        calls.append(len(calls))
+        measures = {"kept": torch.tensor(0.5)} if len(calls) == 1 else {}
+        return real(model, input_ids, targets, head, **options)._replace(measures=measures)
+
+    monkeypatch.setattr(MODULE, "causal_lm_loss", reporting)
+    assert evaluate(tiny_gpt2(), batches(), head="fused").measures == {"kept": 0.5}
+    assert len(calls) > 1
+
+
 def test_buckets_add_up():
     bucket = torch.arange(VOCABULARY) % 3
     found = evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=bucket, bucket_count=4)

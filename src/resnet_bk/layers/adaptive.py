@@ -95,7 +95,7 @@ class Pondering:
     def mean(self, values: Tensor) -> Tensor:
         """The mean over tokens of [B, T], padding left out."""
         if self.real is None:
-            return values.mean()
+            return values.sum() / max(values.numel(), 1)
         return (values * self.real).sum() / self.real.sum().clamp(min=1)
 
     def ponder_cost(self) -> Tensor:

@@ -7,6 +7,7 @@ matmul and stays in memory. How many tokens are selected changes at every step, 
 to one of a few (`size_step`) and the places that this adds are filled with what nothing reads.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +66,7 @@ class Selection:
 def size_step(x: Tensor, tokens: int) -> int:
     """What a number of rows of a matmul of `x`, at most `tokens`, is to be a multiple of; 1 where any will do."""
     half = autocast_enabled(x.device) or x.dtype in HALF
-    return max(tokens // SIZES, 1) if half and x.device.type == "cpu" else 1
+    return max(math.ceil(tokens / SIZES), 1) if half and x.device.type == "cpu" else 1
 
 
 def fill_up(tokens: Tensor, step: int) -> Tensor:

@@ -3,7 +3,7 @@
 Shape legend: B batch, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,9 @@ class Evaluation:
     """Sum of negative log likelihoods (nats) and number of the tokens predicted, in all and by bucket.
 
     `losses` is the loss of every token predicted, float32 [tokens] in the order of the text, where it was asked for.
-    `measures` is what the model reports of itself, by name: the mean over batches, each weighted by the tokens
-    predicted in it. (What a model reports of a batch is over all its tokens; the last batch may be mostly padding.)
+    `measures` is what the model reports of itself, by name: the mean over the batches that it reports it of, each
+    weighted by the tokens predicted in it. (What a model reports of a batch is over all its tokens; the last batch may
+    be mostly padding.)
     """
 
     nll: float
@@ -88,19 +89,20 @@ def evaluate(
     count = torch.zeros(buckets, dtype=torch.int64, device=device)
     state = None
     kept_losses: list[tuple[Tensor, Tensor]] = []
-    measured: dict[str, list[Tensor]] = {}
+    measured: dict[str, list[tuple[Tensor, int]]] = {}  # value and weight, of each batch
     done = 0
     with evaluation_mode(model):
         for input_ids, targets in batches:
-            done += int((targets != IGNORED).sum())  # before they are on a GPU, which would have to be waited for
+            predicted = int((targets != IGNORED).sum())  # before they are on a GPU, which would have to be waited for
+            done += predicted
             input_ids, targets = input_ids.to(device), targets.to(device)
             with autocast_to(dtype, device):
                 losses, _, state, measures = causal_lm_loss(
                     model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
                 )
             kept = targets != IGNORED
-            for name, value in measures.items():
-                measured.setdefault(name, []).append(value.double() * kept.sum())
+            for name, value in measures.items() if predicted else ():
+                measured.setdefault(name, []).append((value.double(), predicted))
             if keep_losses:
                 kept_losses.append((losses.float().cpu(), kept.cpu()))
             target = targets[kept]
@@ -117,5 +119,9 @@ def evaluate(
     if keep_losses:
         rows, real = (torch.cat(parts, dim=1) for parts in zip(*kept_losses, strict=True))
         in_order = rows[real]
-    means = {name: float(torch.stack(values).sum()) / tokens for name, values in measured.items()}
+    means = {name: _weighted_mean(found) for name, found in measured.items()}
     return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order, measures=means)
+
+
+def _weighted_mean(found: Sequence[tuple[Tensor, int]]) -> float:
+    return float(torch.stack([value * weight for value, weight in found]).sum()) / sum(weight for _, weight in found)

@@ -12,7 +12,7 @@ class ScheduleCallback(TrainerCallback):
     """Tells the model before every step how much of the training is done, as `resnet_bk.training.train` does.
 
     `sparse_bk` brings its target down by that. Without the callback the target is at its end from the first step on;
-    after a training that was stopped half-way it stays where it was until the next one.
+    after a training that an exception ended it stays where it was until the next one.
 
         Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[ScheduleCallback()])
 
