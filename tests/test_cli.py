@@ -9,6 +9,7 @@ import torch
 from resnet_bk.bench import run_folder
 from resnet_bk.bench.audit import target
 from resnet_bk.bench.trained import opened_run
+from resnet_bk.data import load_corpus
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from tests.bench.tiny_bench import write_text
 from tests.command_line import assert_bad_call, call, tiny_home
@@ -480,3 +481,12 @@ def test_text_without_splits_is_read_whole(finished, tmp_path):
     assert_bad_call(
         call("eval", run, "--split", "tset"), "--split tset: ", "has train, validation, test, all; name one"
     )
+
+
+def test_the_text_of_the_training_by_another_name_is_no_other_text(finished, tmp_path):
+    run = finished / "resnet-bk" / "seed-42"
+    dataset = json.loads((run / "run.json").read_text())["protocol"]["dataset"]
+    (tmp_path / "other.txt").write_text(*load_corpus(dataset).documents("train"))
+    refused = call("eval", run, "--data", tmp_path / "other.txt", "--split", "all")
+    assert refused.exit_code == 2
+    assert f"other.txt: is the text that {run} was trained on; give other text" in refused.stderr.splitlines()[-1]

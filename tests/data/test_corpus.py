@@ -78,6 +78,15 @@ def test_hash_split_puts_every_document_in_exactly_one_split_and_duplicates_toge
     assert all(texts and all(texts.count(text) == 2 for text in texts) for texts in found.values())
 
 
+def test_copies_that_differ_in_white_space_stay_in_one_split() -> None:
+    documents = make_documents(200, 5)
+    made = make_corpus({"all": [*documents, *(f" {text.replace(' ', '  ')}\n" for text in documents)]})
+    for read in hash_split(made.readers["all"]).values():
+        found = [" ".join(text.split()) for text, _ in read()]
+        assert found
+        assert all(found.count(text) == 2 for text in found)
+
+
 def test_splits_come_in_order_and_can_be_read_again() -> None:
     made = make_corpus({"extra": ["e"], "test": ["c"], "validation": ["b"], "train": ["a one", " ", "a two"]})
     assert made.splits == ("train", "validation", "test", "extra")

@@ -3,6 +3,7 @@ import os
 import zipfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 from resnet_bk.data import load_corpus
@@ -276,6 +277,12 @@ def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
         ValueError, match=r"holds no text; it needs any \.txt files, which are divided 90/5/5, or train"
     ):
         load_corpus(tmp_path)
+
+
+def test_a_folder_that_datasets_saved_names_the_way_out(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"holds no text but \.arrow files; write each split anew with .*to_parquet"):
+        load_corpus(tmp_path / "saved")
 
 
 def test_a_file_of_an_unknown_format_is_an_error(tmp_path: Path) -> None:

@@ -83,3 +83,46 @@ def test_what_is_no_tokenizer(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=holes, eos_token="</s>").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has 2 words and ids up to 70000, for which a model .* number them anew"):
         saved_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("letters", ["", "ab", "all"])
+def test_what_a_tokenizer_does_not_know_is_not_dropped(tmp_path: Path, letters: str) -> None:
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if letters == "all" else [*letters, END]
+    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(sorted({*alphabet, END}))}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END).save_pretrained(tmp_path)
+    if letters == "all":
+        assert saved_tokenizer(str(tmp_path)).decode(made.encode("ü").ids)
+        return
+    assert made.encode("b z").ids == made.encode(letters[1:]).ids  # without a word
+    with pytest.raises(ValueError, match=r"drops what it does not know .*; train it anew with one of them"):
+        saved_tokenizer(str(tmp_path))
+
+
+def test_bytes_to_fall_back_to(tmp_path: Path) -> None:
+    words = [END, *(f"<0x{byte:02X}>" for byte in range(256))]
+    for known, refused in ((words, False), (words[:-1], True)):
+        made = Tokenizer(models.BPE({word: i for i, word in enumerate(known)}, [], byte_fallback=True))
+        PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END).save_pretrained(tmp_path)
+        if refused:
+            with pytest.raises(ValueError, match="drops what it does not know"):
+                saved_tokenizer(str(tmp_path))
+        else:
+            assert len(saved_tokenizer(str(tmp_path))) == 257
+
+
+UNKNOWN_ENDS = {
+    "words": models.WordLevel({"a": 0, "</s>": 1}, unk_token="</s>"),
+    "pieces": models.WordPiece({"a": 0, "</s>": 1}, unk_token="</s>"),
+    "bpe": models.BPE({"a": 0, "</s>": 1}, [], unk_token="</s>"),
+    "unigram": models.Unigram([("a", -1.0), ("</s>", -2.0)], unk_id=1),
+}
+
+
+@pytest.mark.parametrize("model", UNKNOWN_ENDS.values(), ids=UNKNOWN_ENDS)
+def test_an_unknown_word_ends_no_document(tmp_path: Path, model) -> None:
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), eos_token="</s>").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'</s>' is its token of unknown words and ends documents too, .*; set token"):
+        saved_tokenizer(str(tmp_path))
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), eos_token="a").save_pretrained(tmp_path)
+    assert saved_tokenizer(str(tmp_path)).eos_token == "a"

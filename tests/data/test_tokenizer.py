@@ -189,3 +189,13 @@ def test_settings_are_checked_before_the_cache_is_touched(small_corpus: Corpus, 
     with pytest.raises(ValueError, match="vocab_size=0"):
         cached_tokenizer(small_corpus, vocab_size=0, cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_a_clear_error(small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); set RESNET_BK_CACHE"):
+        cached_tokenizer(small_corpus, vocab_size=100, cache_dir=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

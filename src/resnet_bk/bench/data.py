@@ -34,7 +34,7 @@ SPECIAL_IDS: dict[str, int | None] = {"pad_token_id": 2, "bos_token_id": 1, "eos
 
 def default_cache_dir() -> Path:
     """Where tokenizers and tokens are kept: the environment's RESNET_BK_CACHE, else .cache/resnet-bk of the home."""
-    return Path(os.environ.get("RESNET_BK_CACHE") or Path.home() / ".cache" / "resnet-bk")
+    return Path(os.environ.get("RESNET_BK_CACHE") or "~/.cache/resnet-bk").expanduser()
 
 
 def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validation")) -> Corpus:

@@ -14,6 +14,7 @@ from functools import partial
 SPLITS = ("train", "validation", "test")
 WHOLE = "all"  # of a set that came without splits
 PIECE_CHARACTERS = 4_096
+DIVISION = "division-2"  # of `hash_split`, in the fingerprints of what it divided
 SEPARATORS = "\x1c\x1d\x1e\x1f"  # whitespace to Python, and to no tokenizer
 
 Piece = tuple[str, bool]
@@ -68,7 +69,10 @@ class Corpus:
             empty = False
             yield piece
         if empty:
-            divided = "too little text to divide 90/5/5; copies of one document stay in one split"
+            divided = (
+                "too little text to divide 90/5/5; copies of one document stay in one split, and a single text is cut "
+                "at white space"
+            )
             why = divided if split in self.readers and self.whole is not None else "no document, or only blank ones"
             raise ValueError(
                 f"data: split {split!r} of {self.name!r} holds no text ({why}); "
@@ -135,14 +139,15 @@ def split_of(key: str) -> str:
 def hash_split(read_all: Reader) -> dict[str, Reader]:
     """Readers of the three splits of a set without splits, by a fixed hash of each document's first piece.
 
-    The key is content, so renaming or reordering files moves nothing and exact duplicates stay in one split.
+    The key is content, so renaming or reordering files moves nothing and duplicates stay in one split, also those that
+    differ in the white space between the words of that piece and around them.
     """
 
     def read(split: str) -> Iterator[Piece]:
         starts, keep = True, False
         for text, last in read_all():
             if starts:
-                keep = split_of(text) == split
+                keep = split_of(" ".join(text.split())) == split
             if keep:
                 yield text, last
             starts = last

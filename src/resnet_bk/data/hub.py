@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_bk.data import readers
-from resnet_bk.data.corpus import Corpus, Piece, Reader, hash_split
+from resnet_bk.data.corpus import DIVISION, Corpus, Piece, Reader, hash_split
 from resnet_bk.data.local import LAYOUT, SPLIT_NAMES
 
 WIKITEXT = "Salesforce/wikitext"
@@ -99,9 +99,10 @@ def load_hub(name: str, repository: str, config: str | None) -> Corpus:
     files = {
         key: [readers.sha256_of(Path(file["filename"])) for file in part.cache_files] for key, part in loaded.items()
     }
+    content = ["hub-1", files, *([DIVISION] if divided else [])]
     return Corpus(
         name=name,
-        fingerprint=hashlib.sha256(json.dumps(["hub-1", files], sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
         description=(
             f"{repository}{f' ({config})' if config else ''} from the Hugging Face hub, "
             f"{f'revision {revision}, ' if revision else ''}licence: {licence}"

@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path, PurePath
 
 from resnet_bk.data import readers
-from resnet_bk.data.corpus import SPLITS, Corpus, Piece, Reader, document_pieces, hash_split
+from resnet_bk.data.corpus import DIVISION, SPLITS, Corpus, Piece, Reader, document_pieces, hash_split
 
 LAYOUT = (
     "any .txt files, which are divided 90/5/5, or train, validation and test as .parquet or .jsonl with a column "
@@ -85,10 +85,11 @@ def load_local(path: Path) -> Corpus:
     else:
         sets = {split: partial(READERS[kind], members) for split, members in splits.items()}
     version = "local-1" if kind == "parquet" else "local-2"  # of what is read from the same bytes
+    by_hash = [DIVISION] if divided and not single else []
     how = f", divided 90/5/5 by {'position' if single else 'document'}" if divided else ""
     return Corpus(
         name=path.resolve().name,
-        fingerprint=hashlib.sha256(json.dumps([version, kind, content], sort_keys=True).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps([version, kind, content, *by_hash], sort_keys=True).encode()).hexdigest(),
         description=f"local {kind} files ({', '.join(counts)}){how}",
         readers=sets,
         whole=whole,
@@ -120,8 +121,18 @@ def _find(folder: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"data: {error.filename} cannot be read ({error.strerror})") from error
     if not found:
-        raise ValueError(f"data: the folder {folder} holds no text; it needs {LAYOUT}")
+        raise ValueError(f"data: the folder {folder} holds no text{_of_datasets(folder)}; it needs {LAYOUT}")
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _of_datasets(folder: Path) -> str:
+    """The way from what `save_to_disk` of `datasets` writes to what is read here."""
+    if not any(folder.rglob("*.arrow")):
+        return ""
+    return (
+        ' but .arrow files; write each split anew with datasets.load_from_disk(FOLDER)["train"].to_parquet('
+        '"train.parquet")'
+    )
 
 
 def _is_text(name: str) -> bool:

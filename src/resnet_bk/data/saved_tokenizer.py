@@ -1,19 +1,22 @@
 """A tokenizer that exists already: the tokenizer.json of a folder, exactly as it is there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 FILE = "tokenizer.json"
+BYTES = {f"<0x{byte:02X}>" for byte in range(256)}  # as a tokenizer falls back to them
 
 
 def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
     """The tokenizer that `save_pretrained` wrote into a folder, to train with.
 
     Raises:
-        ValueError: there is none, it cannot be read, it has nothing that ends a text, or ids beyond its number of
-            words.
+        ValueError: there is none, it cannot be read, it has nothing that ends a text, ids beyond its number of words,
+            or no token of its own for what it does not know.
     """
     path = Path(folder).expanduser()
     if not (path / FILE).exists():
@@ -27,7 +30,42 @@ def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
             f"tokenizer {folder!r}: has no eos_token, which ends every document; set tokenizer.eos_token, and save it"
         )
     check_numbering(tokenizer, f" {folder!r}:")
+    _check_unknown(tokenizer, folder)
     return tokenizer
+
+
+def _check_unknown(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
+    """Raises ValueError where text that the tokenizer does not know would be lost, or would end documents.
+
+    A model of another kind than BPE refuses such text itself, where it has no token for it.
+    """
+    made = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = made["model"]
+    if _has_every_byte(made):
+        return
+    unknown = model.get("unk_token")
+    if model.get("unk_id") is not None:
+        unknown = model["vocab"][model["unk_id"]][0]
+    if unknown is None and model["type"] == "BPE":
+        raise ValueError(
+            f"tokenizer {folder!r}: drops what it does not know without a trace, having neither an unk_token "
+            "nor a token for every byte; train it anew with one of them"
+        )
+    if unknown is not None and tokenizer.convert_tokens_to_ids(unknown) == tokenizer.eos_token_id:
+        raise ValueError(
+            f"tokenizer {folder!r}: {unknown!r} is its token of unknown words and ends documents too, so that every "
+            "unknown word would end one; set tokenizer.eos_token to another token, and save it"
+        )
+
+
+def _has_every_byte(made: dict[str, Any]) -> bool:
+    """Whether a tokenizer, by its tokenizer.json, has a token for every byte, so that there is nothing unknown."""
+    model = made["model"]
+    if model["type"] != "BPE":
+        return False
+    of_bytes = '"ByteLevel"' in json.dumps([made["pre_tokenizer"], made["normalizer"]])
+    has_letters = of_bytes and {*ByteLevel.alphabet()} <= model["vocab"].keys()
+    return has_letters or (bool(model.get("byte_fallback")) and model["vocab"].keys() >= BYTES)
 
 
 def check_numbering(tokenizer: PreTrainedTokenizerFast, name: str = "") -> None:

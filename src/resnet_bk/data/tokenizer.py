@@ -121,7 +121,8 @@ def cached_tokenizer(
     def build(folder: Path) -> None:
         pieces = _counted(corpus.pieces("train"), progress or (lambda characters: None))
         trained = train_tokenizer(pieces, kind=kind, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
-        trained.backend_tokenizer.save(str(folder / _FILE))
+        # Not by its own `save`, whose errors are of no class that says that the disk is full.
+        (folder / _FILE).write_text(trained.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         digest = hashlib.sha256((folder / _FILE).read_bytes()).hexdigest()
         (folder / "metadata.json").write_text(json.dumps({"sha256": digest, "settings": settings}), encoding="utf-8")
 

@@ -117,9 +117,12 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
             "with the same options, finishes it"
         )
     result = read_json(folder / "result.json", "audit", "head")
+    fingerprints = record["data"]["fingerprints"]
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir(), limit)
+    if corpus.fingerprint != fingerprints["corpus"] and tokens.fingerprint == fingerprints["train_tokens"]:
+        raise ValueError(f"--data {data}: is the text that {folder} was trained on; give other text")
     audit, head = result["audit"], result["head"]
     return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
 
