@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from resnet_bk.layers import SparseMoE, load_balancing_loss
+from resnet_bk.layers.moe import expert_ends
 
 
 def build(experts=5, per_token=2, dtype=torch.float32):
@@ -108,3 +109,10 @@ def test_padding_takes_no_part_in_the_loss():
     other = torch.where(mask.bool().unsqueeze(-1), hidden, torch.randn(2, 6, 16))
     assert_close(moe(hidden, real)[1], moe(other, real)[1])
     assert moe(hidden)[1] != moe(other)[1]
+
+
+def test_where_the_slots_of_an_expert_end():
+    """An expert may have none."""
+    experts = torch.tensor([1, 1, 3, 3, 3])
+    assert expert_ends(experts, 5).tolist() == experts.bincount(minlength=5).cumsum(0).tolist() == [0, 2, 2, 5, 5]
+    assert expert_ends(experts[:0], 2).tolist() == [0, 0]

@@ -1,5 +1,6 @@
 """Which backend runs, and the record of it."""
 
+import sys
 from types import SimpleNamespace
 
 import numba
@@ -42,6 +43,7 @@ def test_amd_gpus_take_plain_pytorch(operator, monkeypatch):
 def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dispatch, "_triton_starts", lambda: True)
     for capability, first in (((7, 5), "chunked"), ((8, 0), "triton"), ((12, 0), "triton")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, capability=capability: capability)
         assert available_backends(operator.name, "cuda")[0] == first
@@ -51,6 +53,33 @@ def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     for place, first in ((0, "triton"), (1, "chunked")):
         like = SimpleNamespace(device=torch.device("cuda", place), dtype=torch.float32)
         assert dispatch.choose(operator.name, "auto", like) == first
+
+
+def test_plain_pytorch_where_triton_cannot_start(monkeypatch):
+    """As on a machine without a C compiler, which builds what starts its kernels."""
+
+    class Active:
+        def get_current_target(self):
+            raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=SimpleNamespace(active=Active())))
+    dispatch._triton_starts.cache_clear()
+    try:
+        with pytest.warns(
+            RuntimeWarning, match=r"cannot start kernels here \(RuntimeError: Failed to .*; install a C c"
+        ):
+            assert available_backends("propagate", "cuda") == ("chunked", "reference")
+        assert available_backends("propagate", "cuda") == ("chunked", "reference")  # told once
+        like = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
+        with pytest.raises(
+            ValueError, match=r"got 'triton'; triton needs .*, a C compiler and Python's headers; 'auto'"
+        ):
+            dispatch.choose("propagate", "triton", like)
+    finally:
+        dispatch._triton_starts.cache_clear()
 
 
 @pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])

@@ -100,6 +100,7 @@ def test_kernels_compile_without_a_gpu(capability, half):
         signature = {name: kind(name, constants, half) for name in kernel.arg_names}
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+        options |= triton_kernels().OF_ALL
         binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert re.search(rf"^\.target sm_{capability}", binary.asm["ptx"], re.MULTILINE), kernel.__name__
         assert binary.asm["cubin"].startswith(b"\x7fELF"), kernel.__name__

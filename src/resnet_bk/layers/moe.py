@@ -61,7 +61,7 @@ class SparseMoE(nn.Module):
 
         # Slots (token, choice) in order of their expert. Each step is a permutation, so that backward adds nothing up.
         order = chosen.flatten().argsort(stable=True)
-        ends = torch.bincount(chosen.flatten(), minlength=self.num_experts).cumsum(0).to(torch.int32)
+        ends = expert_ends(chosen.flatten().index_select(0, order), self.num_experts)
         slots = tokens.unsqueeze(1).expand(-1, self.num_experts_per_tok, -1).flatten(0, 1).index_select(0, order)
         gate, up = grouped_linear(slots, self.gate_up_proj, ends).chunk(2, dim=-1)
         slots = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
@@ -69,6 +69,13 @@ class SparseMoE(nn.Module):
         slots = slots.index_select(0, back).view(-1, self.num_experts_per_tok, tokens.shape[-1])
         output = (slots * weights.unsqueeze(-1).to(slots.dtype)).sum(dim=1)
         return output.view(hidden.shape), aux_loss
+
+
+def expert_ends(experts: Tensor, count: int) -> Tensor:
+    """Where the slots of each of `count` experts end, int32 [E], of the sorted experts of the slots. A GPU is not
+    waited for, as it is by `bincount`."""
+    each = torch.arange(count, device=experts.device)
+    return torch.searchsorted(experts, each, right=True).to(torch.int32)
 
 
 # `torch.compile` knows the grouped matmul of bfloat16 alone and refuses the others; so it runs outside the graph.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from resnet_bk.layers.moe import grouped_linear
+from resnet_bk.layers.moe import expert_ends, grouped_linear
 from resnet_bk.layers.precision import InputDtypeLinear
 from resnet_bk.ops.dispatch import full_precision
 
@@ -60,7 +60,7 @@ class SeedMoE(nn.Module):
 
         order = chosen.argsort(stable=True)
         expert = chosen.index_select(0, order)
-        ends = torch.bincount(chosen, minlength=self.num_experts).cumsum(0).to(torch.int32)
+        ends = expert_ends(expert, self.num_experts)
         slots = grouped_linear(tokens.index_select(0, order), self.up_proj, ends)
         slots = F.relu(slots + self.up_bias.to(slots.dtype)[expert])
         slots = grouped_linear(slots, self.down_proj, ends)

@@ -1,6 +1,7 @@
 """Which backends an operator has, which one runs, and a record of those that ran."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -88,7 +89,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
     # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.
-    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _is_recent_enough(device):
+    if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _takes_triton(device):
         return ("triton", *plain)
     if device_type == "cpu":
         compiled = ("numba",) if _HAS_NUMBA else ()
@@ -96,9 +97,32 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     return plain
 
 
-def _is_recent_enough(device: torch.device | None) -> bool:
-    """Whether Triton supports a GPU: from compute capability 8.0 on (where none is seen, it is not asked)."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability(device) >= (8, 0)
+def _takes_triton(device: torch.device | None) -> bool:
+    """Whether Triton supports a GPU, from compute capability 8.0 on, and starts on it. Where none is seen, it is not
+    asked; nor, whether it starts, in graphs of torch.compile, which themselves need Triton."""
+    if not torch.cuda.is_available():
+        return True
+    recent = torch.cuda.get_device_capability(device) >= (8, 0)
+    return recent and (torch.compiler.is_compiling() or _triton_starts())
+
+
+@cache
+def _triton_starts() -> bool:
+    """Whether Triton can start kernels here: what starts them is built by the C compiler of the machine."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_target()
+    except Exception as error:  # of a compiler, of a linker, of CUDA
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(
+            f"Triton cannot start kernels here ({type(error).__name__}: {reason}), so that plain PyTorch takes their "
+            "place and launches a kernel for every site of a chain; install a C compiler and the headers of Python",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def triton_interpreted() -> bool:
@@ -164,7 +188,7 @@ def choose(op: str, backend: str, like: torch.Tensor, obstacle: Callable[[str], 
         if backend == "triton" and has_triton and not _HAS_TRITON:
             hint = "; triton is not installed"
         elif backend == "triton" and has_triton and like.device.type == "cuda":
-            hint = "; triton needs an NVIDIA GPU of compute capability 8.0 or above"
+            hint = "; triton needs an NVIDIA GPU of compute capability 8.0 or above, a C compiler and Python's headers"
         raise ValueError(
             f"backend must be 'auto' or one of {', '.join(names)} for {op} on {like.device.type}, but got {backend!r}"
             f"{hint}; 'auto' takes the fastest"

@@ -32,6 +32,11 @@ from torch import Tensor
 # A lane a thread. Small programs, so that short chains too reach every multiprocessor.
 BLOCK = 64
 WARPS = 2
+OF_ALL = {"enable_fp_fusion": True}  # multiply-adds, whatever Triton's version does by default
+
+# A kernel that is launched. It is compiled once for all lengths and batches: Triton would compile it anew, for seconds,
+# where a size is 1 or divisible by 16.
+launched = triton.jit(do_not_specialize=("sites", "count", "length", "lanes", "total"))
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -46,7 +51,7 @@ def launch(kernel: Any, device: torch.device, programs: int, *arguments: Any, **
     """Runs so many programs of a kernel; none where the batch is empty."""
     if programs:
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[(programs,)](*arguments, **options)
+            kernel[(programs,)](*arguments, **OF_ALL, **options)
 
 
 def sweep(kernel: Any, device: torch.device, lanes: int, *arguments: Any) -> None:

@@ -22,13 +22,13 @@ OF_PROCESS = "resident memory of the process, peak since its start"
 
 
 def reset_peak_memory(device: torch.device) -> str:
-    """Start a stretch: free what earlier work left, and forget its peak.
+    """Start a stretch: free what earlier work left, and forget its peak. A GPU's allocator keeps what is free, so that
+    a run after its warm-up asks for no memory anew.
 
     Returns what `peak_memory_mb` will measure: `OF_GPU`, `OF_RUN` or `OF_PROCESS`.
     """
     gc.collect()
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return OF_GPU
     if sys.platform == "linux":

@@ -107,6 +107,16 @@ def test_a_grid():
     assert "old" in page
 
 
+def test_a_comparison_that_has_its_grid():
+    places = [f"<!-- begin quick-peers:{place} -->\nold\n<!-- end -->\n" for place in ("table", "course", "grid")]
+    searched = RESULTS | {"protocol": {"name": "quick-peers", "learning_rates": [0.005, 0.01]}}
+    page = results.fill("".join(places), [searched])
+    assert "old" not in page
+    assert "| `resnet-bk` | 40.0 | 1 | 0.800 |" in page
+    assert "| `llama` | 65.0 | 51.0 |" in page
+    assert "| `gpt2` | – | 90.0 |" in page
+
+
 def test_seeds_of_two_models_are_compared_in_pairs():
     levels = {"resnet-bk": 40.0, "llama": 50.0}
     runs = [run(name, level + seed, seed) for name, level in levels.items() for seed in range(3)]

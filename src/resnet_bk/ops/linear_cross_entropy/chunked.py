@@ -9,7 +9,8 @@ With E = exp(Z - max) [C, V] and s = E 1 [C], a chunk adds
 so the softmax is never written out: two matmuls read E as it lies in cache, and memory holds C x V logits instead of
 N x V.
 
-PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk. In
+PyTorch's matmuls of half types sum in float32 and round what they return: logits and the products of a chunk. (On CUDA
+they may also round partial sums, unless `torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction` is off.) In
 float16, whose numbers end at 65,504 and thin out below 6e-5, E W may be too large and x / s too small: for the products
 with E one operand is scaled by a power of two, so that the largest possible sum and the operand itself lie just inside.
 """

@@ -114,7 +114,8 @@ def sweep(
         return all_losses, grad_input, grad_weight, grad_bias, grad_extra
     dispatch.note("linear_cross_entropy", backend)
     x = input.to(accumulate)
-    label = target.where(kept, torch.zeros_like(target))
+    # Where nothing is to be predicted, any word: another for each token, for sums into one row wait for one another.
+    label = target.where(kept, torch.arange(target.shape[0], device=target.device) % vocabulary)
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
     extra = None if log_extra is None else log_extra.to(accumulate)
     normalizer, at_label, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](

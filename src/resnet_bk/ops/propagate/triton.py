@@ -55,7 +55,7 @@ from resnet_bk.ops.propagate.triton_tiles import (
     transmission,
 )
 from resnet_bk.ops.surface_green import triton as surface_green
-from resnet_bk.ops.triton_kernels import launch, multiply, multiply_conj, real
+from resnet_bk.ops.triton_kernels import launch, launched, multiply, multiply_conj, real
 from resnet_bk.ops.triton_sizes import CHUNK
 
 # A matmul unit takes 16 columns at least; with wider tiles, or with tiles loaded ahead, ptxas spills registers.
@@ -82,7 +82,7 @@ def last_row(hopping, green, site, chains, own, C: tl.constexpr):
     return r_re, r_im, s_re, s_im
 
 
-@triton.jit
+@launched
 def write(
     key,
     value,
@@ -114,7 +114,7 @@ def write(
         store_state(states, w_re, w_im, chunk, keys, values, k_low, v_low, BK, BV)
 
 
-@triton.jit
+@launched
 def scan_states(states, factors, initial, final, count, size, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
     """Replaces what each chunk adds by the state before it, for `size` = K V numbers; with REVERSE from the right, with
     conjugate factors: the state behind it. initial and final are complex [B, H, K, V]."""
@@ -143,7 +143,7 @@ def scan_states(states, factors, initial, final, count, size, REVERSE: tl.conste
     tl.store(final + 2 * ends + 1, s_im, mask=mask)
 
 
-@triton.jit
+@launched
 def read(
     query,
     key,

@@ -3,7 +3,6 @@
 Shape legend: B batch, T sites, H heads, N chunks of C sites, K key size, V value size; BK and BV columns of a tile.
 """
 
-import triton
 import triton.language as tl
 
 from resnet_bk.ops.propagate.triton_tiles import (
@@ -19,10 +18,10 @@ from resnet_bk.ops.propagate.triton_tiles import (
     store_tile,
     transmission,
 )
-from resnet_bk.ops.triton_kernels import multiply, multiply_conj
+from resnet_bk.ops.triton_kernels import launched, multiply, multiply_conj
 
 
-@triton.jit
+@launched
 def adjoint_read(
     query,
     output_bar,
@@ -58,7 +57,7 @@ def adjoint_read(
         store_state(states_bar, dot(q, y_re), dot(q, y_im), chunk, keys, values, k_low, v_low, BK, BV)
 
 
-@triton.jit
+@launched
 def adjoint_chain(
     query,
     key,
@@ -137,7 +136,7 @@ def adjoint_chain(
     tl.store(green_bar + 2 * at + 1, tl.sum(tl.where(rows == cols, r_im, 0.0), 1) + b * t_im, mask=inside)
 
 
-@triton.jit
+@launched
 def adjoint_heads(
     query,
     key,

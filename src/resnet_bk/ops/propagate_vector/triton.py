@@ -30,6 +30,7 @@ from torch import Tensor
 from resnet_bk.ops.triton_kernels import (
     divide,
     green_step,
+    launched,
     load_chain,
     load_pair,
     load_planes,
@@ -53,7 +54,7 @@ def psi_step(u, b, l_re, l_im, p_re, p_im):
     return multiply(l_re, l_im, u + b * p_re, b * p_im)
 
 
-@triton.jit
+@launched
 def summarise(
     source, potential, hopping, absorption, summary, sites, chains, count, length, lanes, BLOCK: tl.constexpr
 ):
@@ -87,7 +88,7 @@ def summarise(
     store_planes(summary + 8 * lanes, lane, lanes, n_re, n_im, live)
 
 
-@triton.jit
+@launched
 def enter(summary, initial_green, initial_psi, entering, chains, count, total, lanes, BLOCK: tl.constexpr):
     """entering [4, total] receives L and psi before each piece. A lane is a chain here, `lanes` = B H and
     `total` = B N H."""
@@ -114,7 +115,7 @@ def enter(summary, initial_green, initial_psi, entering, chains, count, total, l
         l_re, l_im = pass_piece(l_re, l_im, far_re, far_im, e_re, e_im, s_re, s_im, physical)
 
 
-@triton.jit
+@launched
 def run(
     source,
     potential,
@@ -148,7 +149,7 @@ def run(
     store_pair(last_green, chain, l_re, l_im, live & (lane // chains % count == count - 1))
 
 
-@triton.jit
+@launched
 def adjoint_summarise(
     psi_bar,
     source,
@@ -198,7 +199,7 @@ def adjoint_summarise(
     store_planes(summary + 6 * lanes, lane, lanes, sd_re, sd_im, live)
 
 
-@triton.jit
+@launched
 def adjoint_enter(summary, green_bar, behind, chains, count, total, lanes, BLOCK: tl.constexpr):
     """behind [4, total] receives g and p behind each piece; behind the last one g is the cotangent of the last L."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -225,7 +226,7 @@ def adjoint_enter(summary, green_bar, behind, chains, count, total, lanes, BLOCK
         p_re, p_im = p_re + x, p_im + y
 
 
-@triton.jit
+@launched
 def adjoint_run(
     psi_bar,
     source,

@@ -33,6 +33,7 @@ from resnet_bk.ops.surface_green.triton import summarise
 from resnet_bk.ops.triton_kernels import (
     green_step,
     invert,
+    launched,
     load_chain,
     load_pair,
     load_planes,
@@ -50,7 +51,7 @@ from resnet_bk.ops.triton_kernels import (
 from resnet_bk.ops.triton_sizes import piece_length, pieces
 
 
-@triton.jit
+@launched
 def enter(summary, entering, chains, count, total, lanes, BLOCK: tl.constexpr):
     """entering [4, total] receives L before each piece and r behind it; both ends of the chain see nothing. A lane is a
     chain here, `lanes` = B H and `total` = B N H."""
@@ -76,7 +77,7 @@ def enter(summary, entering, chains, count, total, lanes, BLOCK: tl.constexpr):
         r_re, r_im = pass_piece(r_re, r_im, s_re, s_im, e_re, e_im, far_re, far_im, live)
 
 
-@triton.jit
+@launched
 def run(potential, hopping, absorption, entering, diagonal, sites, chains, count, length, lanes, BLOCK: tl.constexpr):
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = lane < lanes
@@ -116,7 +117,7 @@ def adjoint_site(a, b, eta, l_re, l_im, r_re, r_im, bar_re, bar_im):
     return r_re, r_im, d_re, d_im
 
 
-@triton.jit
+@launched
 def adjoint_summarise(
     diagonal_bar,
     potential,
@@ -180,7 +181,7 @@ def adjoint_summarise(
     store_planes(summary + 6 * lanes, lane, lanes, n_re, n_im, live)
 
 
-@triton.jit
+@launched
 def adjoint_enter(summary, carries, chains, count, total, lanes, BLOCK: tl.constexpr):
     """carries [4, total] receives lambda behind each piece and nu before it."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -205,7 +206,7 @@ def adjoint_enter(summary, carries, chains, count, total, lanes, BLOCK: tl.const
         n_re, n_im = n_re + x, n_im + y
 
 
-@triton.jit
+@launched
 def adjoint_run(
     diagonal_bar,
     potential,

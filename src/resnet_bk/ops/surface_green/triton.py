@@ -26,12 +26,12 @@ of two results.
 """
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from resnet_bk.ops.triton_kernels import (
     green_step,
+    launched,
     load_chain,
     load_pair,
     load_planes,
@@ -49,7 +49,7 @@ from resnet_bk.ops.triton_kernels import (
 from resnet_bk.ops.triton_sizes import piece_length, pieces
 
 
-@triton.jit
+@launched
 def summarise(potential, hopping, absorption, summary, sites, chains, count, length, lanes, BLOCK: tl.constexpr):
     """summary [6, lanes] receives l, E and s of each piece."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -72,7 +72,7 @@ def summarise(potential, hopping, absorption, summary, sites, chains, count, len
     store_planes(summary + 4 * lanes, lane, lanes, s_re, s_im, live)
 
 
-@triton.jit
+@launched
 def enter(summary, initial, entering, chains, count, total, lanes, BLOCK: tl.constexpr):
     """entering [2, total] receives L before each piece. A lane is a chain here, `lanes` = B H and `total` = B N H."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -89,7 +89,7 @@ def enter(summary, initial, entering, chains, count, total, lanes, BLOCK: tl.con
         l_re, l_im = pass_piece(l_re, l_im, far_re, far_im, e_re, e_im, s_re, s_im, physical)
 
 
-@triton.jit
+@launched
 def run(potential, hopping, absorption, entering, green, sites, chains, count, length, lanes, BLOCK: tl.constexpr):
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     offset, own = piece_of(lane, sites, chains, count, length, lanes)
@@ -102,7 +102,7 @@ def run(potential, hopping, absorption, entering, green, sites, chains, count, l
         store_pair(green, at, l_re, l_im, mask)
 
 
-@triton.jit
+@launched
 def adjoint_summarise(
     green_bar,
     potential,
@@ -139,7 +139,7 @@ def adjoint_summarise(
     store_planes(summary + 2 * lanes, lane, lanes, g_re, g_im, live)
 
 
-@triton.jit
+@launched
 def adjoint_enter(summary, behind, chains, count, total, lanes, BLOCK: tl.constexpr):
     """behind [2, total] receives what later pieces add to the cotangent of L behind each piece."""
     lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -157,7 +157,7 @@ def adjoint_enter(summary, behind, chains, count, total, lanes, BLOCK: tl.conste
         g_re, g_im = g_re + x, g_im + y
 
 
-@triton.jit
+@launched
 def adjoint_run(
     green_bar,
     potential,
