@@ -489,4 +489,5 @@ def test_the_text_of_the_training_by_another_name_is_no_other_text(finished, tmp
     (tmp_path / "other.txt").write_text(*load_corpus(dataset).documents("train"))
     refused = call("eval", run, "--data", tmp_path / "other.txt", "--split", "all")
     assert refused.exit_code == 2
-    assert f"other.txt: is the text that {run} was trained on; give other text" in refused.stderr.splitlines()[-1]
+    assert f"other.txt, --split all: is the text that {run} was trained on; take" in refused.stderr.splitlines()[-1]
+    assert call("eval", run, "--split", "train").exit_code == 0  # by that name it is meant

@@ -161,6 +161,9 @@ def test_further_models_do_the_work_of_quick(name, models):
     apart = {"name", "description", "models", "learning_rates", "seeds"}
     assert further.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
     assert list(further.models) == ["resnet-bk", *models]
+    assert f"learning_rates={further.learning_rates}" == "learning_rates=[0.0025, 0.005, 0.01, 0.02]"
+    assert further.seeds == ([42, 43, 44] if name == PEERS else [42])
+    assert all("[2.5e-3,5e-3,1e-2,2e-2]" in entry.learning_rate_source for entry in quick.models.values())
     for key in ("config", "carry_state", "carry_reset"):
         assert getattr(further.models["resnet-bk"], key) == getattr(quick.models["resnet-bk"], key)
     _, configs, counts = sized(name)

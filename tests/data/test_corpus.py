@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -79,11 +80,12 @@ def test_hash_split_puts_every_document_in_exactly_one_split_and_duplicates_toge
 
 
 def test_copies_that_differ_in_white_space_stay_in_one_split() -> None:
-    documents = make_documents(200, 5)
+    short, *_ = documents = make_documents(200, 5)
+    documents += [f"{number} " + 900 * f"{short} " for number in range(60)]  # of several pieces
     made = make_corpus({"all": [*documents, *(f" {text.replace(' ', '  ')}\n" for text in documents)]})
-    for read in hash_split(made.readers["all"]).values():
-        found = [" ".join(text.split()) for text, _ in read()]
-        assert found
+    divided = dataclasses.replace(made, readers=hash_split(made.readers["all"]))
+    for split in divided.splits:
+        found = [" ".join(text.split()) for text in divided.documents(split)]
         assert all(found.count(text) == 2 for text in found)
 
 

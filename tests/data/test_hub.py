@@ -76,13 +76,15 @@ def test_a_data_set_with_splits(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_a_data_set_with_one_split_is_divided(tmp_path: Path) -> None:
+def test_a_data_set_with_one_split_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = make_documents(300, 1)
     write_parquet(tmp_path / "owner/name/train.parquet", list(texts))
     corpus = hub.load_hub("owner/name", "owner/name", None)
     assert corpus.splits == ("train", "validation", "test")
     assert sorted(text for split in corpus.splits for text in corpus.documents(split)) == sorted(texts)
     assert "divided 90/5/5 by document" in corpus.description
+    monkeypatch.setattr(hub, "DIVISION", "another")
+    assert hub.load_hub("owner/name", "owner/name", None).fingerprint != corpus.fingerprint
 
 
 @pytest.mark.usefixtures("server")

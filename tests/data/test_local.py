@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from resnet_bk.data import load_corpus
+from resnet_bk.data import load_corpus, local
 from resnet_bk.data.corpus import SPLITS, split_of
 from resnet_bk.data.local import split_name
 from tests.data.conftest import make_documents, write_parquet, write_splits
@@ -137,6 +137,23 @@ def test_a_text_too_short_to_divide_names_the_empty_split(tmp_path: Path) -> Non
     assert list(corpus.documents("train")) == ["oneword"]
     with pytest.raises(ValueError, match=r"split 'validation' of 'one\.txt' holds no text \(too little text to divide"):
         list(corpus.documents("validation"))
+
+
+def test_how_documents_are_divided_is_in_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_splits(tmp_path / "named")
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}")
+    (tmp_path / "all").mkdir()
+    for number in range(3):
+        (tmp_path / f"{number}.txt").rename(tmp_path / "all" / f"{number}.txt")
+
+    def fingerprints() -> list[str]:
+        return [load_corpus(tmp_path / name).fingerprint for name in ("named", "all")]
+
+    named, divided = fingerprints()
+    monkeypatch.setattr(local, "DIVISION", "another")
+    assert fingerprints()[0] == named
+    assert fingerprints()[1] != divided
 
 
 def test_copies_of_one_document_leave_splits_empty(tmp_path: Path) -> None:
@@ -281,7 +298,7 @@ def test_a_folder_without_text_is_an_error(tmp_path: Path) -> None:
 
 def test_a_folder_that_datasets_saved_names_the_way_out(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"holds no text but \.arrow files; write each split anew with .*to_parquet"):
+    with pytest.raises(ValueError, match=r"holds no text but \.arrow files; read it with .*; it needs any"):
         load_corpus(tmp_path / "saved")
 
 

@@ -1,5 +1,6 @@
 """Tokenizers that exist already."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.bench.protocol import TRAINED
 from resnet_bk.data import Corpus, corpus, token_cache, train_tokenizer
-from resnet_bk.data.saved_tokenizer import never_written, saved_tokenizer, special_ids, unknown_id
+from resnet_bk.data.saved_tokenizer import LETTERS, never_written, saved_tokenizer, special_ids, unknown_id
 from resnet_bk.data.tokenizer import KINDS, reads_pieces
 from tests.data.conftest import make_documents
 
@@ -85,30 +86,63 @@ def test_what_is_no_tokenizer(tmp_path: Path) -> None:
         saved_tokenizer(str(tmp_path))
 
 
-@pytest.mark.parametrize("letters", ["", "ab", "all"])
-def test_what_a_tokenizer_does_not_know_is_not_dropped(tmp_path: Path, letters: str) -> None:
-    alphabet = pre_tokenizers.ByteLevel.alphabet() if letters == "all" else [*letters, END]
-    made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(sorted({*alphabet, END}))}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END).save_pretrained(tmp_path)
-    if letters == "all":
-        assert saved_tokenizer(str(tmp_path)).decode(made.encode("ü").ids)
-        return
-    assert made.encode("b z").ids == made.encode(letters[1:]).ids  # without a word
+def save(folder: Path, model: models.Model, *, of_bytes: bool = False, end: str = END) -> str:
+    made = Tokenizer(model)
+    if of_bytes:
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token=end).save_pretrained(folder)
+    return str(folder)
+
+
+def numbered(words: Iterable[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate([END, *words])}
+
+
+# Of the 256 letters of bytes, those that UTF-8 has, as GPT-NeoX's tokenizer has them: without C0, C1 and F5 to FF.
+OF_UTF8 = sorted({*pre_tokenizers.ByteLevel.alphabet()} - {*map(chr, (0xC0, 0xC1, *range(0xF5, 0x100)))})
+FALLBACK = [f"<0x{byte:02X}>" for byte in range(256) if byte not in (0xC0, 0xC1) and byte < 0xF5]
+
+
+def test_bytes_of_utf8() -> None:
+    assert (len(OF_UTF8), len(FALLBACK)) == (243, 243)
+    assert {*OF_UTF8} == LETTERS
+
+
+KNOW_ALL = {
+    "letters": (models.BPE(numbered(pre_tokenizers.ByteLevel.alphabet()), []), True),
+    "letters of UTF-8": (models.BPE(numbered(OF_UTF8), []), True),
+    "bytes": (models.BPE(numbered(FALLBACK), [], byte_fallback=True), False),
+    "bytes beside an unknown word": (models.BPE(numbered(FALLBACK), [], byte_fallback=True, unk_token=END), False),
+    "unigram": (models.Unigram([(word, 0.0) for word in numbered(FALLBACK)], unk_id=0, byte_fallback=True), False),
+}
+
+
+@pytest.mark.parametrize(("model", "of_bytes"), KNOW_ALL.values(), ids=KNOW_ALL)
+def test_a_tokenizer_that_knows_every_byte(tmp_path: Path, model: models.Model, of_bytes: bool) -> None:
+    tokenizer = saved_tokenizer(save(tmp_path, model, of_bytes=of_bytes))
+    text = "a ü\0😀\U0010ffff"
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert len(ids) == len(text.encode())
+    assert tokenizer.eos_token_id not in ids
+
+
+DROP = {
+    "no letters": (models.BPE(numbered(""), []), True),
+    "some letters": (models.BPE(numbered("ab"), []), True),
+    "letters of bytes without the bytes": (models.BPE(numbered(OF_UTF8), []), False),
+    "letters in words of other ends": (models.BPE(numbered(OF_UTF8), [], end_of_word_suffix="</w>"), True),
+    "some bytes": (models.BPE(numbered(FALLBACK[:-1]), [], byte_fallback=True), False),
+    "bytes that nothing falls back to": (models.BPE(numbered(FALLBACK), []), False),
+}
+
+
+@pytest.mark.parametrize(("model", "of_bytes"), DROP.values(), ids=DROP)
+def test_what_a_tokenizer_does_not_know_is_not_dropped(tmp_path: Path, model: models.Model, of_bytes: bool) -> None:
+    folder = save(tmp_path, model, of_bytes=of_bytes)
+    text = "a ü😀\U0010ffff"
+    assert len(Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text).ids) < len(text.encode())
     with pytest.raises(ValueError, match=r"drops what it does not know .*; train it anew with one of them"):
-        saved_tokenizer(str(tmp_path))
-
-
-def test_bytes_to_fall_back_to(tmp_path: Path) -> None:
-    words = [END, *(f"<0x{byte:02X}>" for byte in range(256))]
-    for known, refused in ((words, False), (words[:-1], True)):
-        made = Tokenizer(models.BPE({word: i for i, word in enumerate(known)}, [], byte_fallback=True))
-        PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END).save_pretrained(tmp_path)
-        if refused:
-            with pytest.raises(ValueError, match="drops what it does not know"):
-                saved_tokenizer(str(tmp_path))
-        else:
-            assert len(saved_tokenizer(str(tmp_path))) == 257
+        saved_tokenizer(folder)
 
 
 UNKNOWN_ENDS = {
@@ -121,8 +155,6 @@ UNKNOWN_ENDS = {
 
 @pytest.mark.parametrize("model", UNKNOWN_ENDS.values(), ids=UNKNOWN_ENDS)
 def test_an_unknown_word_ends_no_document(tmp_path: Path, model) -> None:
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), eos_token="</s>").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"'</s>' is its token of unknown words and ends documents too, .*; set token"):
-        saved_tokenizer(str(tmp_path))
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), eos_token="a").save_pretrained(tmp_path)
-    assert saved_tokenizer(str(tmp_path)).eos_token == "a"
+        saved_tokenizer(save(tmp_path, model, end="</s>"))
+    assert saved_tokenizer(save(tmp_path, model, end="a")).eos_token == "a"

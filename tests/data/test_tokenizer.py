@@ -192,8 +192,12 @@ def test_settings_are_checked_before_the_cache_is_touched(small_corpus: Corpus, 
 
 
 def test_a_full_disk_is_a_clear_error(small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    write = Path.write_text
+
+    def full(path: Path, *text: str, **options: str) -> int:
+        if path.name == "tokenizer.json":
+            raise OSError(28, "No space left on device")
+        return write(path, *text, **options)
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); set RESNET_BK_CACHE"):

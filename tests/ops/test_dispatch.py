@@ -73,6 +73,9 @@ def test_plain_pytorch_where_triton_cannot_start(monkeypatch):
         ):
             assert available_backends("propagate", "cuda") == ("chunked", "reference")
         assert available_backends("propagate", "cuda") == ("chunked", "reference")  # told once
+        with monkeypatch.context() as traced:
+            traced.setattr(torch.compiler, "is_compiling", lambda: True)
+            assert available_backends("propagate", "cuda")[0] == "triton"  # nothing can be tried out
         like = SimpleNamespace(device=torch.device("cuda", 0), dtype=torch.float32)
         with pytest.raises(
             ValueError, match=r"got 'triton'; triton needs .*, a C compiler and Python's headers; 'auto'"

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnet_bk.ops import available_backends, linear_cross_entropy
 from resnet_bk.ops.dispatch import cpu_has
 from resnet_bk.ops.linear_cross_entropy.chunked import CHUNK
+from resnet_bk.ops.linear_cross_entropy.sweep import spread_labels
 
 VOCABULARY, WIDTH = 53, 12
 
@@ -380,3 +381,8 @@ def test_the_gradient_of_one_alone_is_that_among_all(alone, reduction):
     loss.backward()
     torch.testing.assert_close(single[alone].grad, expected, rtol=0, atol=0)
     assert all(x.grad is None for name, x in single.items() if name != alone)
+
+
+def test_where_nothing_is_predicted_labels_are_spread():
+    target = torch.tensor([-100, -100, 2, -100, -100, 0, -100])
+    assert spread_labels(target, target != -100, 3).tolist() == [0, 1, 2, 0, 1, 0, 0]

@@ -52,6 +52,7 @@ LAUNCHED = (
     *("write", "scan_states", "read", "adjoint_read", "adjoint_chain", "adjoint_heads"),
 )
 INTEGERS = {"sites", "chains", "heads", "count", "length", "lanes", "total", "keys", "values", "size"}
+OF_LENGTH = {"sites", "count", "length", "lanes", "total"}
 DOUBLES = {"entering", "summary", "behind", "carries"}
 HALVES = {"query", "key", "value", "source", "potential", "hopping", "absorption", "query_bar", "key_bar", "value_bar"}
 
@@ -101,6 +102,10 @@ def test_kernels_compile_without_a_gpu(capability, half):
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         source = ASTSource(fn=kernel, signature=signature, constexprs=places)
         options |= triton_kernels().OF_ALL
+        # Compiled once for all lengths and batches: none of their sizes is part of what is compiled.
+        sizes = {parameter.name for parameter in kernel.params if parameter.name in OF_LENGTH}
+        assert sizes
+        assert all(parameter.do_not_specialize == (parameter.name in sizes) for parameter in kernel.params)
         binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         assert re.search(rf"^\.target sm_{capability}", binary.asm["ptx"], re.MULTILINE), kernel.__name__
         assert binary.asm["cubin"].startswith(b"\x7fELF"), kernel.__name__
@@ -112,6 +117,19 @@ def test_kernels_compile_without_a_gpu(capability, half):
         compiled.append(kernel.__name__)
     assert len(compiled) == len(LAUNCHED)
     assert set(compiled) == set(LAUNCHED)
+
+
+@needs_triton
+def test_multiply_adds_are_asked_for():
+    """Triton's default depends on its version."""
+    seen = []
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: seen.append((grid, arguments, options))
+
+    triton_kernels().launch(Kernel(), torch.device("cpu"), 3, 1, 2, num_warps=4)
+    assert seen == [((3,), (1, 2), {"enable_fp_fusion": True, "num_warps": 4})]
 
 
 def stack_bytes(cubin):

@@ -15,6 +15,7 @@ SPLITS = ("train", "validation", "test")
 WHOLE = "all"  # of a set that came without splits
 PIECE_CHARACTERS = 4_096
 DIVISION = "division-2"  # of `hash_split`, in the fingerprints of what it divided
+KEY_CHARACTERS = 2_048  # of a document, by which it is put into a split: fewer than a first piece has
 SEPARATORS = "\x1c\x1d\x1e\x1f"  # whitespace to Python, and to no tokenizer
 
 Piece = tuple[str, bool]
@@ -137,17 +138,17 @@ def split_of(key: str) -> str:
 
 
 def hash_split(read_all: Reader) -> dict[str, Reader]:
-    """Readers of the three splits of a set without splits, by a fixed hash of each document's first piece.
+    """Readers of the three splits of a set without splits, by a fixed hash of how each document begins.
 
     The key is content, so renaming or reordering files moves nothing and duplicates stay in one split, also those that
-    differ in the white space between the words of that piece and around them.
+    differ in white space.
     """
 
     def read(split: str) -> Iterator[Piece]:
         starts, keep = True, False
         for text, last in read_all():
             if starts:
-                keep = split_of(" ".join(text.split())) == split
+                keep = split_of(" ".join(text.split())[:KEY_CHARACTERS]) == split
             if keep:
                 yield text, last
             starts = last

@@ -130,8 +130,8 @@ def _of_datasets(folder: Path) -> str:
     if not any(folder.rglob("*.arrow")):
         return ""
     return (
-        ' but .arrow files; write each split anew with datasets.load_from_disk(FOLDER)["train"].to_parquet('
-        '"train.parquet")'
+        " but .arrow files; read it with datasets.load_from_disk, and write each split with its to_parquet, as "
+        "train.parquet, validation.parquet and test.parquet"
     )
 
 

@@ -8,7 +8,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 FILE = "tokenizer.json"
-BYTES = {f"<0x{byte:02X}>" for byte in range(256)}  # as a tokenizer falls back to them
+# Text in which every byte occurs that UTF-8 has: 243 of them, so that a tokenizer of them needs no more.
+FIRST_TWO = (*range(0x100), *range(0x100, 0x800, 0x40))  # characters of one and of two bytes
+LONGER = (0x800, *range(0x1000, 0x10000, 0x1000), *range(0x10000, 0x110000, 0x40000), 0x100000)
+EVERY_BYTE = "".join(map(chr, (*FIRST_TWO, *LONGER)))
+# As pieces of bytes write them, and as other tokenizers fall back to them.
+LETTERS = {*"".join(piece for piece, _ in ByteLevel(False, use_regex=False).pre_tokenize_str(EVERY_BYTE))}
+FALLBACK = {f"<0x{byte:02X}>" for byte in EVERY_BYTE.encode()}
 
 
 def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
@@ -48,10 +54,10 @@ def _check_unknown(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
         unknown = model["vocab"][model["unk_id"]][0]
     if unknown is None and model["type"] == "BPE":
         raise ValueError(
-            f"tokenizer {folder!r}: drops what it does not know without a trace, having neither an unk_token "
-            "nor a token for every byte; train it anew with one of them"
+            f"tokenizer {folder!r}: drops what it does not know without a trace, having neither an unk_token nor a "
+            "token for every byte; train it anew with one of them"
         )
-    if unknown is not None and tokenizer.convert_tokens_to_ids(unknown) == tokenizer.eos_token_id:
+    if unknown is not None and tokenizer.backend_tokenizer.token_to_id(unknown) == tokenizer.eos_token_id:
         raise ValueError(
             f"tokenizer {folder!r}: {unknown!r} is its token of unknown words and ends documents too, so that every "
             "unknown word would end one; set tokenizer.eos_token to another token, and save it"
@@ -61,11 +67,10 @@ def _check_unknown(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
 def _has_every_byte(made: dict[str, Any]) -> bool:
     """Whether a tokenizer, by its tokenizer.json, has a token for every byte, so that there is nothing unknown."""
     model = made["model"]
-    if model["type"] != "BPE":
-        return False
-    of_bytes = '"ByteLevel"' in json.dumps([made["pre_tokenizer"], made["normalizer"]])
-    has_letters = of_bytes and {*ByteLevel.alphabet()} <= model["vocab"].keys()
-    return has_letters or (bool(model.get("byte_fallback")) and model["vocab"].keys() >= BYTES)
+    words = {*model["vocab"]} if isinstance(model["vocab"], dict) else {piece for piece, _ in model["vocab"]}
+    affixes = any(model.get(affix) for affix in ("continuing_subword_prefix", "end_of_word_suffix"))
+    of_bytes = '"ByteLevel"' in json.dumps([made["pre_tokenizer"], made["normalizer"]]) and not affixes
+    return (of_bytes and words >= LETTERS) or (bool(model.get("byte_fallback")) and words >= FALLBACK)
 
 
 def check_numbering(tokenizer: PreTrainedTokenizerFast, name: str = "") -> None:

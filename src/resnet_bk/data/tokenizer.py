@@ -122,7 +122,7 @@ def cached_tokenizer(
         pieces = _counted(corpus.pieces("train"), progress or (lambda characters: None))
         trained = train_tokenizer(pieces, kind=kind, vocab_size=vocab_size, pre_tokenizer=pre_tokenizer)
         # Not by its own `save`, whose errors are of no class that says that the disk is full.
-        (folder / _FILE).write_text(trained.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
+        (folder / _FILE).write_text(trained.backend_tokenizer.to_str(pretty=True), encoding="utf-8", newline="\n")
         digest = hashlib.sha256((folder / _FILE).read_bytes()).hexdigest()
         (folder / "metadata.json").write_text(json.dumps({"sha256": digest, "settings": settings}), encoding="utf-8")
 

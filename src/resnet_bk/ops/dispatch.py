@@ -99,7 +99,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
 
 def _takes_triton(device: torch.device | None) -> bool:
     """Whether Triton supports a GPU, from compute capability 8.0 on, and starts on it. Where none is seen, it is not
-    asked; nor, whether it starts, in graphs of torch.compile, which themselves need Triton."""
+    asked; nor, whether it starts, while torch.compile traces, which cannot try it out."""
     if not torch.cuda.is_available():
         return True
     recent = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -117,7 +117,8 @@ def _triton_starts() -> bool:
         reason = " ".join(str(error).split())[:200]
         warnings.warn(
             f"Triton cannot start kernels here ({type(error).__name__}: {reason}), so that plain PyTorch takes their "
-            "place and launches a kernel for every site of a chain; install a C compiler and the headers of Python",
+            "place and launches a kernel for every site of a chain; install a C compiler and the headers of Python, "
+            "if they are missing",
             RuntimeWarning,
             stacklevel=2,
         )

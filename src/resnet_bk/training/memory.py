@@ -22,8 +22,8 @@ OF_PROCESS = "resident memory of the process, peak since its start"
 
 
 def reset_peak_memory(device: torch.device) -> str:
-    """Start a stretch: free what earlier work left, and forget its peak. A GPU's allocator keeps what is free, so that
-    a run after its warm-up asks for no memory anew.
+    """Start a stretch: free what earlier work left, and forget its peak. PyTorch's allocator of a GPU holds on to free
+    memory, so that a run after its warm-up does not wait for any.
 
     Returns what `peak_memory_mb` will measure: `OF_GPU`, `OF_RUN` or `OF_PROCESS`.
     """

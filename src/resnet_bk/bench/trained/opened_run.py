@@ -122,7 +122,10 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir(), limit)
     if corpus.fingerprint != fingerprints["corpus"] and tokens.fingerprint == fingerprints["train_tokens"]:
-        raise ValueError(f"--data {data}: is the text that {folder} was trained on; give other text")
+        raise ValueError(
+            f"--data {data}, --split {split}: is the text that {folder} was trained on; take another split, or other "
+            "text"
+        )
     audit, head = result["audit"], result["head"]
     return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
 
@@ -160,8 +163,9 @@ def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split:
     """Raises ValueError where the text of a run, by its run.json, has changed since."""
     if corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
         raise ValueError(
-            f"{folder}: the text at {record['protocol']['dataset']} is no longer that of the run, so that its {split} "
-            "split may hold what the model was trained on; restore the text, or name other text with --data"
+            f"{folder}: the text at {record['protocol']['dataset']} is no longer that of the run, or divided otherwise "
+            f"since, so that its {split} split may hold what the model was trained on; restore the text, or name other "
+            "text with --data"
         )
 
 

@@ -45,6 +45,12 @@ def _obstacle(accumulate: torch.dtype, matmul_dtype: torch.dtype, backend: str) 
     )
 
 
+def spread_labels(target: Tensor, kept: Tensor, vocabulary: int) -> Tensor:
+    """`target` [N] where `kept`; elsewhere any word, and not the same for all: on a GPU sums into one row wait for one
+    another."""
+    return target.where(kept, torch.arange(target.shape[0], device=target.device) % vocabulary)
+
+
 def sweep(
     input: Tensor,
     weight: Tensor,
@@ -114,8 +120,7 @@ def sweep(
         return all_losses, grad_input, grad_weight, grad_bias, grad_extra
     dispatch.note("linear_cross_entropy", backend)
     x = input.to(accumulate)
-    # Where nothing is to be predicted, any word: another for each token, for sums into one row wait for one another.
-    label = target.where(kept, torch.arange(target.shape[0], device=target.device) % vocabulary)
+    label = spread_labels(target, kept, vocabulary)
     scale = kept.to(accumulate) if token_scale is None else token_scale.to(accumulate) * kept
     extra = None if log_extra is None else log_extra.to(accumulate)
     normalizer, at_label, grad_input, grad_weight, grad_bias = NORMALIZERS[backend](
