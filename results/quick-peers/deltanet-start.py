@@ -1,7 +1,8 @@
-"""Gated DeltaNet with the step sizes of its authors' package at the start: log-uniform from 0.001 to 0.1, as in Mamba-2,
-where `transformers` has softplus(1) = 1.3 in every head.
+"""Gated DeltaNet with the step sizes of its authors' package at the start: log-uniform from 0.001 to 0.1, as in
+Mamba-2, where `transformers` has softplus(1) = 1.3 in every head.
 
-    OMP_NUM_THREADS=1 python results/quick-peers/deltanet-start.py bench quick-peers --models gated-deltanet --out runs/start
+    OMP_NUM_THREADS=1 python results/quick-peers/deltanet-start.py bench quick-peers --models gated-deltanet \\
+        --out runs/start
 """
 
 import math
