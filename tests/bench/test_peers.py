@@ -40,10 +40,11 @@ def test_a_tied_head_is_counted_once():
 def test_peers_match_within_the_tolerance(shape, ours):
     settings = shape | {"sequence_length": 16}
     found = configs(
-        {"resnet-bk": {"config": ours}, "gpt2": {}, "llama": {}, "mamba2": {}, "gated-deltanet": {}}, **settings
+        {"resnet-bk": {"config": ours}, "gpt2": {}, "llama": {}, "mamba2": {}, "gated-deltanet": {}, "kimi-delta": {}},
+        **settings,
     )
     reference = count_config(found["resnet-bk"])
-    for name in ("gpt2", "llama", "mamba2", "gated-deltanet"):
+    for name in ("gpt2", "llama", "mamba2", "gated-deltanet", "kimi-delta"):
         assert count_config(found[name]).deviation(reference) <= 0.02, name
 
 
@@ -174,6 +175,16 @@ def test_gated_deltanet_has_no_attention():
     assert not any("Attention" in type(part).__name__ for part in model.modules())
 
 
+def test_kimi_delta_has_neither_attention_nor_experts():
+    found = configs({"resnet-bk": {}, "kimi-delta": {}}, hidden_size=32, num_layers=3, num_heads=2)
+    config = found["kimi-delta"]
+    assert config.mlp_layer_types == ["dense"] * 3
+    assert (config.linear_num_heads, config.linear_head_dim) == (2, 16)
+    kinds = [type(part).__name__ for part in build_model(config, 0).modules()]
+    assert kinds.count("KimiLinearDeltaAttention") == kinds.count("KimiLinearMLP") == 3
+    assert not {"KimiLinearAttention", "KimiLinearExperts"} & set(kinds)
+
+
 def test_the_chunks_of_mamba2_change_its_work_and_not_its_function():
     shape = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "sequence_length": 100}
     names = {"resnet-bk": {}, "mamba2": {}}
@@ -189,7 +200,7 @@ def test_the_chunks_of_mamba2_change_its_work_and_not_its_function():
     torch.testing.assert_close(*logits, rtol=1e-5, atol=1e-6)  # transformers runs the scan in float32
 
 
-@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "kimi-delta", "llama", "gpt2"])
 def test_peers_start_alike(name):
     """A peer that starts badly would flatter us."""
     model = build_model(configs({"resnet-bk": {}, name: {}})[name], 0)
@@ -204,10 +215,10 @@ def test_peers_start_alike(name):
         assert weight.std().item() == pytest.approx(0.02, rel=0.1 if weight.numel() < 10_000 else 0.03)
 
 
-@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "llama", "gpt2"])
+@pytest.mark.parametrize("name", ["mamba2", "gated-deltanet", "kimi-delta", "llama", "gpt2"])
 def test_who_has_a_state_to_carry(name):
     entry = {name: {"carry_state": True}}
-    if name in ("mamba2", "gated-deltanet"):
+    if name in ("mamba2", "gated-deltanet", "kimi-delta"):
         assert name in configs({"resnet-bk": {}, **entry})
     else:
         with pytest.raises(ValueError, match=f"models.{name}: carry_state=true: the model has no state of constant"):

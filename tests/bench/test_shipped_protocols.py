@@ -28,7 +28,7 @@ ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
 CHOICES = "tuned-choices"
 POINTER, PEERS = "quick-pointer", "quick-peers"
-PEER_MODELS = ["no-pointer", "gpt2", "llama", "mamba2", "gated-deltanet", "xlstm"]
+PEER_MODELS = ["no-pointer", "gpt2", "llama", "mamba2", "gated-deltanet", "kimi-delta", "xlstm"]
 
 
 @functools.cache

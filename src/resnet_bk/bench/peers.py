@@ -38,6 +38,9 @@ KNOWN: dict[str, tuple[str, str | None]] = {
     "mamba2": ("mamba2", "state_size"),
     # Gated DeltaNet (arXiv 2412.06464): the linear-attention layers of Qwen3.5 without the full-attention ones.
     "gated-deltanet": ("qwen3_5_text", "intermediate_size"),
+    # Kimi delta attention (arXiv 2510.26692): the linear-attention layers of Kimi Linear without the full-attention
+    # ones and without experts.
+    "kimi-delta": ("kimi_linear", "intermediate_size"),
 }
 # The same fields by model type, for one of these under another name.
 SIZED_BY = {model_type: field for model_type, field in KNOWN.values() if field is not None}
@@ -311,10 +314,20 @@ def _gated_deltanet_shape(protocol: Protocol) -> dict[str, Any]:
     }
 
 
+def _kimi_delta_shape(protocol: Protocol) -> dict[str, Any]:
+    return {
+        "layer_types": ["linear_attention"] * protocol.num_layers,
+        "mlp_layer_types": ["dense"] * protocol.num_layers,
+        "linear_num_heads": protocol.num_heads,
+        "linear_head_dim": protocol.hidden_size // protocol.num_heads,
+    }
+
+
 # Fields beyond the common ones, by the name of a known model, or by model type.
 SHAPES: dict[str, Callable[[Protocol], dict[str, Any]]] = {
     "mamba2": _mamba2_shape,
     "gated-deltanet": _gated_deltanet_shape,
+    "kimi-delta": _kimi_delta_shape,
 }
 
 
