@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 
 from resnet_bk.bench.protocol import ModelEntry, Protocol
 from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve_size
+from resnet_bk.bench.step_sizes import OF_THE_AUTHORS, check_step_sizes, draw_step_sizes, step_size_fields
 from resnet_bk.hints import did_you_mean
 from resnet_bk.models import PointerConfig  # the import registers our models with the Auto classes
 from resnet_bk.training.carried import constant_state
@@ -68,7 +69,9 @@ MAMBA2_START = 0.02
 def build_model(config: PreTrainedConfig, seed: int) -> Any:
     """A freshly initialised causal LM; the same seed gives the same weights."""
     set_seed(seed)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # a model that is saved writes into its own
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(config))  # a model that is saved writes into its own
+    draw_step_sizes(model, sized(config))
+    return model
 
 
 def resolve_configs(
@@ -244,7 +247,7 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
         ValueError: an override that the configuration does not have.
     """
     default = AutoConfig.for_model(model_type)
-    names = _fields(default)
+    names = _fields(default) | {*step_size_fields(model_type)}
     of_the_tokenizer = {default.attribute_map.get(key, key) for key in OF_THE_TOKENIZER}
     for key, value in overrides.items():
         if key not in names:
@@ -268,11 +271,13 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
         own = {default.attribute_map.get(key, key): value for key, value in base.items()}
         own |= {default.attribute_map.get(key, key): value for key, value in (overrides | further).items()}
         try:
-            return AutoConfig.for_model(model_type, **own)
+            config = AutoConfig.for_model(model_type, **own)
         except (ValueError, TypeError) as error:
             raise ValueError(str(error)) from error
         except Exception as error:  # transformers' strict validation has its own classes
             raise ValueError(f"{type(error).__name__}: {error}") from error
+        check_step_sizes(config)
+        return config
 
     return make
 
@@ -311,6 +316,7 @@ def _gated_deltanet_shape(protocol: Protocol) -> dict[str, Any]:
         "linear_num_value_heads": protocol.num_heads,
         "linear_key_head_dim": size,
         "linear_value_head_dim": size,
+        **OF_THE_AUTHORS,
     }
 
 
