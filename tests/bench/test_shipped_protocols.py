@@ -27,7 +27,7 @@ TEXT = ["quick", *EARLIER, *TUNED]
 ABLATION = ["ablation", "ablation-wide"]
 PRICE = "ablation-price"
 CHOICES = "tuned-choices"
-POINTER, PEERS = "quick-pointer", "quick-peers"
+POINTER, PEERS, BOOKS = "quick-pointer", "quick-peers", "books"
 PEER_MODELS = ["no-pointer", "gpt2", "llama", "mamba2", "gated-deltanet", "kimi-delta", "xlstm"]
 
 
@@ -145,7 +145,7 @@ def test_choices_are_changed_one_at_a_time():
 
 
 def test_which_protocols_are_shipped():
-    known = {*TEXT, *ABLATION, PRICE, CHOICES, POINTER, PEERS}
+    known = {*TEXT, *ABLATION, PRICE, CHOICES, POINTER, PEERS, BOOKS}
     assert known <= set(shipped_protocols())
     # Others have a format, and tests, of their own.
     assert all("task" in read_raw(name, ()) for name in shipped_protocols() if name not in known)
@@ -169,6 +169,18 @@ def test_further_models_do_the_work_of_quick(name, models):
     _, configs, counts = sized(name)
     assert within_tolerance(counts)
     assert configs["no-pointer"].pointer_heads == 0
+
+
+def test_books_has_the_settings_of_quick_and_another_text():
+    """Nothing of it may be chosen on its text but the rates."""
+    quick, books, peers = (load_protocol(name) for name in ("quick", BOOKS, PEERS))
+    text = {"dataset", "data_limit"}
+    apart = {"name", "description", "models", "learning_rates", "seeds", "log_interval", *text}
+    assert books.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
+    assert list(books.models) == ["resnet-bk", "no-pointer", "gpt2", "llama", "mamba2", "gated-deltanet"]
+    assert all(entry == peers.models[name] for name, entry in books.models.items())
+    _, _, counts = sized(BOOKS)
+    assert within_tolerance(counts)
 
 
 def test_the_pointer_of_llama_is_that_of_resnet_bk():
