@@ -2,7 +2,8 @@
 
     python -m benchmarks.pages.course [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those of the README's tables; a panel each. The picture holds
+FILE is the results.json of `resnet-bk bench`, by default those of the README's tables; a panel each, but that of
+`quick-pointer` gives further models to that of `quick`. The picture holds
 the figures that it shows, as JSON in the description of its metadata, and is drawn anew only where they differ from
 those of the files, for other versions of matplotlib draw the same figures in other bytes; empty the file to draw it all
 the same. --check writes nothing and exits with code 1 if the figures differ.
@@ -18,9 +19,10 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, page_writer
-from benchmarks.pages.readme import FILES, ROOT
+from benchmarks.pages.readme import MORE_MODELS, ROOT, SUITES, with_more
 
 PAGE = ROOT / "docs" / "course.svg"
+FILES = [ROOT / "results" / suite / "results.json" for suite in (*SUITES, *MORE_MODELS)]
 NAMES = {
     "resnet-bk": "ResNet-BK",
     "no-pointer": "ResNet-BK without the pointer",
@@ -32,6 +34,7 @@ NAMES = {
 }
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 PANEL, LEGEND = (4.0, 3.3), 0.35  # inches
+ENDS = ("resnet-bk", "llama")  # whose last figure is written out
 
 # model -> [million tokens, held-out perplexity] of each validation, the mean over its seeds
 Curves = dict[str, list[list[float]]]
@@ -90,8 +93,19 @@ def draw(panels: Mapping[str, Curves]) -> str:
                     marker=style.marker,
                     markersize=4,
                 )
+                if name in ENDS:
+                    axes.annotate(
+                        f"{points[-1][1]:.1f}",
+                        points[-1],
+                        xytext=(6, 0),
+                        textcoords="offset points",
+                        va="center",
+                        fontsize=8,
+                        color=style.color,
+                    )
             axes.set_yscale("log")
-            axes.set_xlim(left=0)
+            # To the right there is place for what is written out.
+            axes.set_xlim(0, 1.13 * max(place for points in panel.values() for place, _ in points))
             plain_log_axis(axes, "y")
             finish_axes(axes)
             axes.set_title(protocol, color=INK, fontweight="bold", fontsize=10, loc="left")
@@ -123,7 +137,11 @@ def fill(picture: str, results: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: see `curves` and `figures`.
     """
-    panels = {found["protocol"]["name"]: curves(found) for found in results}
+    by_name = {found["protocol"]["name"]: found for found in results}
+    for more, suite in MORE_MODELS.items():
+        if more in by_name:
+            by_name[suite] = with_more(by_name[suite], by_name.pop(more))
+    panels = {suite: curves(found) for suite, found in by_name.items()}
     return picture if picture and figures(picture) == panels else draw(panels)
 
 

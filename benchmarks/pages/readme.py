@@ -2,7 +2,8 @@
 
     python -m benchmarks.pages.readme [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those in results/ of the protocols that the README shows.
+FILE is the results.json of `resnet-bk bench`, by default those in results/ of the protocols that the README shows; one
+of `quick-pointer` gives further models of `quick`.
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
@@ -20,7 +21,11 @@ from resnet_bk.bench.report.statistics import compare_documents, summarize
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "README.md"
-FILES = [ROOT / "results" / suite / "results.json" for suite in ("seed-local-tuned", "small", "quick")]
+SUITES = ("seed-local-tuned", "small", "quick")
+# Results -> the protocol of whose work they are further models.
+MORE_MODELS = {"quick-pointer": "quick"}
+PEERS = "quick-peers"  # on the text of `quick`, whose n-grams stand with that
+FILES = [ROOT / "results" / suite / "results.json" for suite in (*SUITES, *MORE_MODELS, PEERS)]
 NAMES = {
     "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
     "no-pointer": "ResNet-BK without the pointer",
@@ -30,6 +35,8 @@ NAMES = {
     "gpt2": "GPT-2",
     "mamba2": "Mamba-2",
     "gated-deltanet": "Gated DeltaNet",
+    "kimi-delta": "Kimi delta attention",
+    "xlstm": "xLSTM",
 }
 
 HELD_OUT = (
@@ -40,11 +47,12 @@ HELD_OUT = (
 
 
 def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, the lowest perplexity first, then n-gram models; models that see the answer last.
+    """A row a model, the lowest perplexity first, then n-gram models where there are any; models that see the answer
+    last.
 
     No times: runs of one table may have shared the machine with other work.
     """
-    models = by_model(results)
+    models, over = by_model(results), ratios(results)
 
     def bits(runs: list[dict[str, Any]]) -> str:
         if runs[0]["audit"] == "leaks":
@@ -57,43 +65,45 @@ def rows(results: Mapping[str, Any]) -> str:
     lines: list[tuple[str, ...]] = []
     for name, runs in sorted(models.items(), key=order):
         # A model that leaks has none of these.
-        figures = [reached([run[key] for run in runs]) for key in HELD_OUT]
-        lines.append(
-            (
-                NAMES.get(name, name),
-                *(["leaks", *figures[1:]] if runs[0]["audit"] == "leaks" else figures),
-                bits(runs),
-                fmt.count(runs[0]["parameters"]),
-                fmt.count(len(runs)),
-            )
-        )
-    for entry in results["ngrams"]["ngrams"]:
+        carried, *others = (reached([run[key] for run in runs]) for key in HELD_OUT)
+        if runs[0]["audit"] == "leaks":
+            carried = "leaks"
+        ratio = over.get(name, fmt.MISSING)
+        lines.append((NAMES.get(name, name), carried, ratio, *others, bits(runs), fmt.count(len(runs))))
+    for entry in results["ngrams"]["ngrams"] if "ngrams" in results else ():
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
             of_order = fmt.decimal(entry["bits_per_character"], 3)
-            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 2, of_order, *[fmt.MISSING] * 2))
-    held_out = ("held-out perplexity", "state not carried", "overlapping windows", "bits a character")
-    columns = ("", *held_out, "parameters", "seeds")
-    unknown = f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
-    return f"{table(columns, lines)}\n\n{unknown}{ratios(results)}"
+            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 3, of_order, fmt.MISSING))
+    held_out = ("held-out perplexity", "ResNet-BK over it (95%)", "state not carried", "overlapping windows")
+    return table(("", *held_out, "bits per character", "seeds"), lines)
 
 
-def ratios(results: Mapping[str, Any]) -> str:
-    """A sentence: the perplexity of the first of `NAMES` over that of every other model, of the seeds that both have,
-    with its interval over the documents; none where it was not trained, or the documents are too few."""
+def ratios(results: Mapping[str, Any]) -> dict[str, str]:
+    """The perplexity of the first of `NAMES` over that of every other model, of the seeds that both have, with its
+    interval over the documents; none where it was not trained, or the documents are too few."""
     models = {model.name: model for model in summarize(parse_results(dict(results)))}
     (ours, _), *_ = NAMES.items()
     if ours not in models:
-        return ""
+        return {}
     tokens = results["data"].get("document_tokens", [])
     compared = {name: compare_documents(models[ours], model, tokens) for name, model in models.items() if name != ours}
-    found = [(interval, NAMES.get(name, name)) for name, interval in compared.items() if interval is not None]
-    listed = "; ".join(
-        f"{name} {interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-        for interval, name in sorted(found, key=lambda item: item[0].ratio)
-    )
-    over = "of the seeds that both have, 95% over the held-out documents"
-    return f" Held-out perplexity of ResNet-BK over that of the others, {over}: {listed}." if found else ""
+    return {
+        name: f"{interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+        for name, interval in compared.items()
+        if interval is not None
+    }
+
+
+def unknown(results: Mapping[str, Any]) -> str:
+    """A sentence: how much of the text is no word of the vocabulary."""
+    return f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
+
+
+def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Results with the runs of models that they do not have themselves."""
+    known = {run["model_name"] for run in found["runs"]}
+    return {**found, "runs": [*found["runs"], *(run for run in more["runs"] if run["model_name"] not in known)]}
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -104,13 +114,21 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """
     for found in results:
         suite = found["protocol"]["name"]
+        if suite in MORE_MODELS:
+            continue
+        if suite == PEERS:
+            page = replace_all(page, suite, {"table": rows(found)})
+            continue
         if "ngrams" not in found:
             raise ValueError(f"the results of {suite} have no n-grams; call resnet-bk ngrams {suite} --out OUT")
         if found["ngrams"]["split"] != "validation":
             raise ValueError(
                 f"the n-grams of {suite} are of the {found['ngrams']['split']} split; score --split validation"
             )
-        page = replace_all(page, suite, {"table": rows(found)})
+        for more in results:
+            if MORE_MODELS.get(more["protocol"]["name"]) == suite:
+                found = with_more(found, more)
+        page = replace_all(page, suite, {"table": f"{rows(found)}\n\n{unknown(found)}"})
     return page
 
 

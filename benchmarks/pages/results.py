@@ -4,9 +4,9 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
-comparison and grid in one in results/quick-peers, associative recall in results/mqar, times of ResNet-BK and Llama
-side by side in results/PROTOCOL-times. FILE may also be the lengths.json of `resnet-bk lengths`, by default
-results/lengths. Only what has a place on the page can be named.
+comparison and grid in one in results/quick-peers, associative recall in results/mqar, times of
+ResNet-BK and Llama side by side in results/PROTOCOL-times. FILE may also be the lengths.json of `resnet-bk lengths`, by
+default results/lengths. Only what has a place on the page can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -34,7 +34,7 @@ from resnet_bk.bench.report.statistics import paired_t_test
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
-SEARCHED = "quick-peers"  # a comparison whose protocol has the grid of its rates
+SEARCHED = ("quick-peers",)  # comparisons whose protocol has the grid of their rates
 RECALL = "mqar"
 LENGTHS = "lengths"
 TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
@@ -43,7 +43,7 @@ GRIDS = (
     "small-grid",
 )
 FILES = [
-    *(ROOT / "results" / folder / "results.json" for folder in (*COMPARISONS, SEARCHED, *GRIDS, RECALL, *TIMES)),
+    *(ROOT / "results" / folder / "results.json" for folder in (*COMPARISONS, *SEARCHED, *GRIDS, RECALL, *TIMES)),
     ROOT / "results" / LENGTHS / f"{LENGTHS}.json",
 ]
 # What the others are held to: the Transformers as `transformers` has them.
@@ -231,13 +231,13 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
             continue
         suite = found["protocol"]["name"]
-        if suite not in (known := (*COMPARISONS, SEARCHED, RECALL, *TIMES)):
+        if suite not in (known := (*COMPARISONS, *SEARCHED, RECALL, *TIMES)):
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(known)}; name other files")
         if suite in TIMES:
             side_by_side.append(found)
         elif suite == RECALL:
             page = replace_all(page, suite, {"table": recall(found)})
-        elif suite == SEARCHED:
+        elif suite in SEARCHED:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found), "grid": grid([found])})
         elif found["protocol"]["learning_rates"] is not None:
             searches.setdefault(suite, []).append(found)

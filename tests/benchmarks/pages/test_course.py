@@ -45,6 +45,13 @@ def test_the_picture_holds_its_figures_and_is_drawn_where_they_change():
     assert again == course.fill("", [results(LLAMA, *OURS)])  # the same bytes
 
 
+def test_models_of_another_file_join_its_panel():
+    more = results(run("no-pointer", (85.0, 55.0)), run("llama", (1.0, 1.0)))
+    more["protocol"] = PROTOCOL | {"name": "quick-pointer"}
+    panels = course.figures(course.fill("", [results(LLAMA), more]))
+    assert panels == {"quick": {"no-pointer": [[0.5, 85.0], [1.0, 55.0]], "llama": [[0.5, 90.0], [1.0, 60.0]]}}
+
+
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="quick: the seeds of llama were validated at other steps"):
         course.curves(results(LLAMA, run("llama", (90.0, 60.0), seed=1, steps=(400, 1_000))))

@@ -42,42 +42,52 @@ ALL = [WORDS, SMALL, QUICK]
 
 
 def table(found):
-    """Label -> cells of the columns."""
-    lines = [line.strip("| ").split(" | ") for line in front.rows(front.columns(found)).splitlines()[2:]]
-    return {label: cells for label, *cells in lines}
+    """(Protocol's place, pointer) -> label and the cells by view; and the sentence below."""
+    head, _, *lines, empty, costs = front.rows(front.entries(found)).splitlines()
+    assert empty == ""
+    views = head.strip("| ").split(" | ")[2:]
+    cells = [line.strip("| ").split(" | ") for line in lines]
+    return {
+        (place // 2, pointer): (label, dict(zip(views, found, strict=True)))
+        for place, (label, pointer, *found) in enumerate(cells)
+    }, costs
 
 
 def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
-    lines = table(ALL)
-    assert lines["text; vocabulary"][0] == "articles on Kyoto; 30,000 words"
-    assert lines["training tokens; parameters; tokens a segment; seeds"][0] == "10.0M; 4.1M; 128; 2"
-    first = {label: cells[0] for label, cells in lines.items() if " pointer" in label}
-    assert first == {
-        "overlapping windows, no pointer": "36.0 / 36.0 (1.00), 1 seed",
-        "overlapping windows, both with the pointer": "**30.0** / 34.0 (0.88), 1 seed",
-        "state not carried, no pointer": "42.0 / **40.0** (1.05), 1 seed",
-        "state not carried, both with the pointer": "**31.0** / 33.0 (0.94), 1 seed",
-        "state carried, no pointer": "**38.0** / 40.0 (0.95), 1 seed",
-        "state carried, both with the pointer": "**29.0** / 32.0 (0.91), 1 seed",
-        "state carried, only ResNet-BK with the pointer": "**29.0** / 40.0 (0.72), 1 seed",
-    }
+    lines, _ = table(ALL)
+    assert lines[0, "no"] == (
+        "**Kyoto articles, 30,000 words** (`seed-local-tuned`)",
+        {
+            "overlapping windows": "36.0 / 36.0 (1.00), 1 seed",
+            "state not carried": "42.0 / **40.0** (1.05), 1 seed",
+            "state carried": "**38.0** / 40.0 (0.95), 1 seed",
+        },
+    )
+    assert lines[0, "both"] == (
+        "10.0M tokens, 4.1M parameters, segments of 128, 2 seeds",
+        {
+            "overlapping windows": "**30.0** / 34.0 (0.88), 1 seed",
+            "state not carried": "**31.0** / 33.0 (0.94), 1 seed",
+            "state carried": "**29.0** / 32.0 (0.91), 1 seed",
+        },
+    )
     other = [run("llama", 40.0, seed=3), *WORDS["runs"][:3]]
-    assert table([results("seed-local-tuned", *other), SMALL, QUICK])["state carried, no pointer"][0] == "–"
+    lines, _ = table([results("seed-local-tuned", *other), SMALL, QUICK])
     # What was not trained or not read so is left open.
-    assert [lines[f"overlapping windows, {what}"][1] for what in ("no pointer", "both with the pointer")] == ["–", "–"]
+    assert {*lines[0, "no"][1].values(), *lines[1, "no"][1].values(), *lines[1, "both"][1].values()} == {"–"}
 
 
-def test_models_of_another_file_join_their_column():
+def test_models_of_another_file_join_their_protocol():
     more = results("quick-pointer", run("llama-pointer", 80.0), run("resnet-bk", 1.0))
-    lines = table([*ALL, more])
-    assert lines["state carried, both with the pointer"][2] == "**70.0** / 80.0 (0.88)"
+    lines, _ = table([*ALL, more])
+    assert lines[2, "both"][1]["state carried"] == "**70.0** / 80.0 (0.88)"
 
 
 def test_times_are_those_of_their_own_file():
-    label = "time of a training step, over Llama's"
-    assert table(ALL)[label] == ["2.00", "1.00", "1.00"]
+    takes = "A training step of ResNet-BK with the pointer takes {} times as long as one of Llama without, and {}"
+    assert table(ALL)[1].startswith(takes.format("2.00, 1.00 and 1.00", "1.00, 1.00 and 1.00 times its memory."))
     pair = [run("resnet-bk", 1.0, seconds_per_step=0.3), run("llama", 1.0, seconds_per_step=0.2)]
-    assert table([*ALL, results("small-times", *pair)])[label] == ["2.00", "1.50", "1.00"]
+    assert table([*ALL, results("small-times", *pair)])[1].startswith(takes.format("2.00, 1.50 and 1.00", ""))
     pair[1]["calls"] = [{"environment": PLACE | {"cpu": "another"}}]
     with pytest.raises(ValueError, match="the runs are of several machines"):
         table([*ALL, results("small-times", *pair)])
@@ -85,9 +95,9 @@ def test_times_are_those_of_their_own_file():
 
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"has no place for wikitext-2; name results of .*quick-pointer"):
-        front.columns([*ALL, results("wikitext-2")])
+        front.entries([*ALL, results("wikitext-2")])
     with pytest.raises(ValueError, match="the table lacks small, quick; name their results too"):
-        front.columns([WORDS])
+        front.entries([WORDS])
 
 
 def test_the_readme_of_the_repository():

@@ -43,8 +43,8 @@ def call(*arguments):
 
 
 def test_the_best_model_comes_first_whoever_it_is():
-    lines = readme.fill(PAGE, [QUICK]).splitlines()
-    assert [line.split(" | ")[:3] for line in lines if line.startswith("| ")][1:] == [
+    lines = [line.split(" | ") for line in readme.fill(PAGE, [QUICK]).splitlines() if line.startswith("| ")]
+    assert [[*line[:2], line[3]] for line in lines][1:] == [
         ["| Llama (RoPE, RMSNorm, SwiGLU)", "40.0", "–"],
         ["| **ResNet-BK** (modulus state, short convolution, pointer)", "51.0 ± 1.4", "56.0 ± 1.4"],
         ["| resnet-bk-seed", "leaks", "–"],
@@ -66,12 +66,28 @@ def test_ratios_are_of_the_same_documents():
         run("another", 60.0),  # kept no losses
         LEAKY,
     ]
-    page = readme.fill(PAGE, [quick(*runs, document_tokens=tokens)])
-    over = "of the seeds that both have, 95% over the held-out documents"
+    lines = readme.fill(PAGE, [quick(*runs, document_tokens=tokens)]).splitlines()
+    found = {line.strip("| ").split(" | ")[0]: line.split(" | ")[2] for line in lines if line.startswith("| ")}
     half = "0.607 (0.607 to 0.607)"
-    assert f"{over}: Llama (RoPE, RMSNorm, SwiGLU) {half}; other {half}; GPT-2 1.000 (1.000 to 1.000).\n" in page
+    assert found["Llama (RoPE, RMSNorm, SwiGLU)"] == half
+    assert found["other"] == half
+    assert found["GPT-2"] == "1.000 (1.000 to 1.000)"
+    assert {found[name] for name in ("another", "resnet-bk-seed", "5-gram, Kneser-Ney")} == {"–"}
     for without in (quick(*runs[2:], document_tokens=tokens), quick(*runs, document_tokens=tokens[:19])):
-        assert "over the held-out documents" not in readme.fill(PAGE, [without])
+        assert "0.607" not in readme.fill(PAGE, [without])
+
+
+def test_further_models_of_another_file_and_peers_in_a_table_of_their_own():
+    more = quick(run("no-pointer", 45.0), run("llama", 1.0))
+    more["protocol"] = more["protocol"] | {"name": "quick-pointer"}
+    peers = {name: value for name, value in quick(run("xlstm", 70.0)).items() if name != "ngrams"}
+    peers["protocol"] = peers["protocol"] | {"name": "quick-peers"}
+    page = readme.fill(PAGE + PAGE.replace("quick", "quick-peers"), [QUICK, more, peers])
+    assert "old" not in page
+    assert "| ResNet-BK without the pointer | 45.0 |" in page
+    assert "| Llama (RoPE, RMSNorm, SwiGLU) | 40.0 |" in page  # its own
+    assert page.index("5-gram") < page.index("| xLSTM | 70.0 |")
+    assert page.count("5-gram") == page.count("`<unk>`") == 1
 
 
 def test_what_does_not_fit():
