@@ -78,6 +78,13 @@ def test_counter(paper, monkeypatch):
     assert paper.file.getvalue().startswith("tokens: 1,000\ntokens: 2,500\ntokens: 2,500 in 0:0")
 
 
+def test_a_counter_that_knows_its_end(paper, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with counter("tokens", paper, end=2500) as update:
+        update(1000)
+    assert paper.file.getvalue().startswith("tokens: 1,000 of 2,500\ntokens: 1,000 in 0:0")
+
+
 def test_a_counter_waits_before_it_speaks(paper, monkeypatch):
     seconds = iter([0.0, 4.0, 12.0, 13.0, 31.0, 31.0])  # it begins, three updates, it ends
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))

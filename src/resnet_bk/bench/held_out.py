@@ -42,13 +42,13 @@ def measure_held_out(
     run: Run, model: Any, protocol: Protocol, prepared: Prepared, trained: TrainingResult, audit: Audit
 ) -> HeldOut:
     """The views that the protocol asks for; of a model that leaks nothing but what it has with the answer in sight."""
-    head = cast(Head, trained.head)
+    head, end = cast(Head, trained.head), len(prepared.validation.tokens) - 1
     if audit.verdict != "causal":
-        with tokens_read(run.title) as progress:
+        with tokens_read(run.title, end) as progress:
             leaking = evaluate_validation(model, head, protocol, prepared, carry_state=False, progress=progress)
         return HeldOut(leaking=leaking.perplexity)
     carry_state = protocol.models[run.model].carry_state
-    with tokens_read(run.title) as progress:
+    with tokens_read(run.title, end) as progress:
         full = evaluate_validation(model, head, protocol, prepared, carry_state=carry_state, progress=progress)
     return HeldOut(full, further_views(model, head, run, protocol, prepared, protocol.held_out_views))
 
@@ -72,9 +72,9 @@ def reached(held_out: HeldOut) -> str:
     return f"held-out perplexity {held_out.full.perplexity:.2f}"
 
 
-def tokens_read(name: str, view: str | None = None) -> AbstractContextManager[Callable[[int], None]]:
-    """Shows how far the reading of a text is, if that takes long."""
-    return counter(f"{name}{f', {view}' if view else ''}: tokens read", patience=LINE_SECONDS)
+def tokens_read(name: str, end: int, view: str | None = None) -> AbstractContextManager[Callable[[int], None]]:
+    """Shows how far the reading of a text is in which `end` tokens are predicted, if that takes long."""
+    return counter(f"{name}{f', {view}' if view else ''}: tokens read", patience=LINE_SECONDS, end=end)
 
 
 def evaluate_validation(
@@ -106,7 +106,7 @@ def further_views(
     """Perplexities of the validation split, by key of the result, as far as the model has such a view."""
     found = {}
     if "not_carried" in views and protocol.models[run.model].carry_state:
-        with tokens_read(run.title, "state not carried") as progress:
+        with tokens_read(run.title, len(prepared.validation.tokens) - 1, "state not carried") as progress:
             without = evaluate_validation(model, head, protocol, prepared, carry_state=False, progress=progress)
         found[VIEWS["not_carried"]] = without.perplexity
     if "overlapping" in views:
@@ -119,7 +119,7 @@ def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Pr
     """Perplexity over a split in windows that overlap by half, no state carried; `name` stands before what shows how
     far it is."""
     batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
-    with tokens_read(name, "overlapping windows") as progress:
+    with tokens_read(name, len(split.tokens) - 1, "overlapping windows") as progress:
         return evaluate(model, batches, head=head, dtype=protocol.dtype, progress=progress).perplexity
 
 

@@ -51,10 +51,11 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     model = load_model(run.folder / "model").to(training_device(protocol.device))
     found = {}
     for key, carried in missing.items():
-        batches = held_out_batches(prepared.split("test").tokens, protocol.batch_size, protocol.sequence_length)
+        tokens = prepared.split("test").tokens
+        batches = held_out_batches(tokens, protocol.batch_size, protocol.sequence_length)
         options = {"head": result["head"], "carry_state": carried, "dtype": protocol.dtype}
         view = "test split" if carried == carry else "test split, state not carried"
-        with tokens_read(run.title, view) as progress:
+        with tokens_read(run.title, len(tokens) - 1, view) as progress:
             found[key] = evaluate(model, batches, **options, progress=progress).perplexity
         say(f"{run.title}: {key.replace('_', ' ')} {found[key]:.2f}")
     write_json(run.folder / "result.json", result | found | _measured_later(result, found))

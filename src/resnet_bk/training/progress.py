@@ -95,10 +95,13 @@ class Lines:
 
 
 @contextmanager
-def counter(name: str, console: Console | None = None, patience: float = 0.0) -> Iterator[Callable[[int], None]]:
-    """Shows a growing count of which the end is not known; silent if it is never called, and of work that takes less
+def counter(
+    name: str, console: Console | None = None, patience: float = 0.0, end: int | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Shows a growing count, and its end where that is known; silent if it is never called, and of work that takes less
     than `patience` seconds."""
     console = console or Console(stderr=True)
+    of_all = "" if end is None else f" of {end:,}"
     started = shown = time.monotonic()
     count = 0
 
@@ -108,8 +111,8 @@ def counter(name: str, console: Console | None = None, patience: float = 0.0) ->
         now = time.monotonic()
         if now - started >= patience and now - shown >= (0.2 if console.is_terminal else LINE_SECONDS):
             shown = now
-            end = "\r" if console.is_terminal else "\n"
-            console.print(f"{name}: {total:,}", end=end, highlight=False, soft_wrap=True, markup=False)
+            line_end = "\r" if console.is_terminal else "\n"
+            console.print(f"{name}: {total:,}{of_all}", end=line_end, highlight=False, soft_wrap=True, markup=False)
 
     yield update
     if count and time.monotonic() - started >= patience:

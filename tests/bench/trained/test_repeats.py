@@ -116,11 +116,16 @@ def test_reading_that_takes_long_is_shown(home, command, monkeypatch):
     options = {"eval": [], "repeats": [], "lengths": ["--tokens", 20, "--documents", 2]}[command]
     quick = call(command, run, *options, "--json")
     assert "tokens read" not in quick.stderr
-    monkeypatch.setattr("resnet_bk.bench.held_out.LINE_SECONDS", 0.0)
+    for module in ("resnet_bk.bench.held_out", "resnet_bk.training.progress"):
+        monkeypatch.setattr(f"{module}.LINE_SECONDS", 0.0)
     shown = call(command, run, *options, "--json")
     assert shown.exit_code == 0, shown.output
     expected = {"eval": "resnet-bk on text.txt, validation", "repeats": str(run), "lengths": f"{run}, carried"}[command]
     assert f"{expected}: tokens read: " in shown.stderr
+    # Every reading ends with the count that it said from the first.
+    ends = re.findall(r"tokens read: (\S+) of (\S+)\n[^\n]*tokens read: \1 in ", shown.stderr)
+    assert len(ends) == shown.stderr.count(" in 0:")
+    assert all(count == end for count, end in ends)
     assert json.loads(shown.stdout).keys() == json.loads(quick.stdout).keys()
 
 

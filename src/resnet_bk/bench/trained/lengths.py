@@ -142,7 +142,7 @@ def _profile(
         dtype = run.protocol.dtype
         read(model, texts[0][: 2 * piece + 1], piece, run.head, dtype, window)  # first-call costs, off the clock
         done = []
-        with tokens_read(str(run.folder), found["name"]) as progress:
+        with tokens_read(str(run.folder), sum(len(text) - 1 for text in texts), found["name"]) as progress:
             for number, text in enumerate(texts, 1):
                 done.append(read(model, text, piece, run.head, dtype, window))
                 progress(number * (len(text) - 1))

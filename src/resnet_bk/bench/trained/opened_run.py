@@ -199,7 +199,7 @@ def evaluate_run(
 
     def reached(carry_state: bool, view: str | None = None) -> Evaluation:
         batches = held_out_batches(tokens.tokens, protocol.batch_size, protocol.sequence_length)
-        with tokens_read(name, view) as progress:
+        with tokens_read(name, len(tokens.tokens) - 1, view) as progress:
             return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype, progress=progress)
 
     causal = opened.audit == "causal"

@@ -134,7 +134,7 @@ def _losses(run: OpenedRun, rows: Tensor) -> Tensor:
     """Of every predicted token, float64 [N, W]."""
     model, found = run.model, []
     done = 0
-    with evaluation_mode(model), tokens_read(str(run.folder)) as progress:
+    with evaluation_mode(model), tokens_read(str(run.folder), rows[:, 1:].numel()) as progress:
         for batch in rows.to(model.device).split(run.protocol.batch_size):
             with autocast_to(run.protocol.dtype, batch.device):
                 reached = causal_lm_loss(model, batch[:, :-1], batch[:, 1:], run.head, reduction="none")
