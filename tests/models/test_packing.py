@@ -18,7 +18,17 @@ def examples():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("options", [{}, {"return_seq_idx": True}, {"position_ids_start": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_seq_idx": True},
+        {"position_ids_start": 2},
+        {"return_flash_attn_kwargs": True},
+        {"return_flash_attn_kwargs": True, "return_position_ids": False},
+    ],
+    ids=str,
+)
 def test_a_flattened_batch_is_its_examples(name, options):
     model, features = build(name, dtype=torch.float64), examples()
     output = model(**DataCollatorWithFlattening(**options)(features))
@@ -30,6 +40,31 @@ def test_a_flattened_batch_is_its_examples(name, options):
     base = model.base_model(ids, seq_idx=numbers).last_hidden_state
     assert_close(base, model.base_model(ids, document_ids=numbers).last_hidden_state)
     assert (model(ids).logits - output.logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("borders", "rows"),
+    [([0, 3, 9], 1), ([1, 10], 1), ([0, 6, 4, 10], 1), ([0, 5, 10], 2), ([[0, 10]], 1), ([0.0, 10.0], 1), ([0], 1)],
+)
+def test_borders_that_are_none_of_a_row(borders, rows):
+    model, ids = build("matrix-conv-gate-dense-untied"), tokens(rows, 10)
+    with pytest.raises(
+        ValueError, match=f"cu_seq_lens_q must rise from 0 .* for {rows} rows of 10 tokens; .*document_ids"
+    ):
+        model(ids, cu_seq_lens_q=torch.tensor(borders))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_borders_of_either_size(dtype):
+    borders = torch.tensor([0, 3, 3, 10], dtype=dtype)
+    found = packed_documents(None, None, None, borders, shape=(1, 10))
+    assert (found.diff() != 0).tolist() == [[False] * 2 + [True] + [False] * 6]
+
+
+def test_borders_beside_document_ids():
+    model, ids = build("matrix-conv-gate-dense-untied"), tokens(1, 10)
+    with pytest.raises(ValueError, match="cu_seq_lens_q and document_ids both say"):
+        model(ids, cu_seq_lens_q=torch.tensor([0, 10]), document_ids=torch.zeros_like(ids))
 
 
 def test_positions_one_after_another_are_one_document():

@@ -338,3 +338,15 @@ def test_logits_of_a_model_in_half_precision_that_leaves_its_hidden_states_in_fl
         expected = model(tokens).logits
         logits = model.bfloat16()(tokens).logits
     assert_close(logits.double(), expected, rtol=0.05, atol=0.05)  # bfloat16 has 8 bits
+
+
+def test_what_peft_and_trl_look_for():
+    model, words = build(), ids(2, 7)
+    assert model.generation_config is not None
+    assert callable(model.prepare_inputs_for_generation)
+    output = model(words, labels=words)
+    assert torch.equal(model(words, labels=words, return_dict=False)[0], output.loss)
+    assert torch.equal(model(words, return_dict=False)[0], model(words).logits)
+    head = torch.nn.Linear(16, V, bias=False).double()
+    model.set_output_embeddings(head)
+    assert model.get_output_embeddings() is head

@@ -27,7 +27,8 @@ def step_size_fields(model_type: str) -> tuple[str, ...]:
 
 
 def check_step_sizes(config: PreTrainedConfig) -> None:
-    """
+    """Whether a configuration that may have the bounds has both or neither.
+
     Raises:
         ValueError: one bound without the other, or no positive numbers in order.
     """

@@ -89,7 +89,8 @@ def find_boundaries(
     mask = None if attention_mask is None else _check_mask(attention_mask, length, past_length)
     if mask is not None and mask.shape[1] < past_length + length:
         mask = F.pad(mask, (past_length, 0), value=True)  # it is all ones, and so were the tokens before
-    if mask is not None and document_ids is None and bool(mask[:, -(length + 1) :].all()):
+    traced = torch.jit.is_tracing()  # what a mask of this call holds is no rule for those of later ones
+    if mask is not None and document_ids is None and not traced and bool(mask[:, -(length + 1) :].all()):
         return None
 
     given = document_ids if attention_mask is None else attention_mask
@@ -102,7 +103,7 @@ def find_boundaries(
         cut |= (mask & ~F.pad(mask, (1, 0))[:, :-1])[:, -length:]
         row_begun = mask.any(dim=1)
         padded_right = bool((row_begun & ~mask[:, -1]).any())
-        begun = None if bool(row_begun.all()) else row_begun
+        begun = None if not traced and bool(row_begun.all()) else row_begun
         real = mask[:, -length:].unsqueeze(-1).float()
     segment = None
     if document_ids is not None:

@@ -85,12 +85,13 @@ class MatrixPropagator(Mixer):
             site_gain=site_gain,
             induction_heads=induction_heads,
         )
+        self.conv_size = conv_size
         self.conv = ShortConvolution(sum(self.widths), conv_size, start=taps(**heads)) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias, induction_heads=induction_heads)
         self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
 
     def state_shape(self) -> StateShape:
-        tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
+        tail = (self.conv_size - 1, sum(self.widths)) if self.conv_size else None
         return StateShape(tail, (self.num_heads, self.key_dim, self.value_dim))
 
     def forward(

@@ -105,6 +105,7 @@ class ModulusPropagator(Mixer):
             site_gain=site_gain,
             induction_heads=induction_heads,
         )
+        self.conv_size = conv_size
         self.conv = (
             ShortConvolution(sum(self.widths), conv_size, std=TAPS_STD, start=taps(**heads)) if conv_size else None
         )
@@ -115,7 +116,7 @@ class ModulusPropagator(Mixer):
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
 
     def state_shape(self) -> StateShape:
-        tail = None if self.conv is None else (self.conv.kernel_size - 1, sum(self.widths))
+        tail = (self.conv_size - 1, sum(self.widths)) if self.conv_size else None
         return StateShape(tail, (self.num_heads, self.key_dim, self.value_dim), real=True)
 
     def forward(
@@ -162,10 +163,12 @@ class ModulusPropagator(Mixer):
         """Whether this call is one that `resnet_bk.ops.modulus_step` can take over."""
         if not takes_token(hidden) or hidden.shape[1] != 1 or not self.takes_step(hidden, state):
             return False
+        if not are_plain(self.step_parts()):
+            return False
         assert self.conv is not None
         parameters = (self.conv.weight, self.query_key.bias, self.read_norm.weight)
         beside = (*parameters, state.convolution, state.chain[1], further_values)
-        return are_plain(self.step_parts()) and beside_token(hidden, *beside)
+        return beside_token(hidden, *beside)
 
     def takes_step(self, hidden: Tensor, state: MixerState) -> bool:
         """Whether a token like `hidden`, behind this state, is one that the kernels of one token compute as this mixer

@@ -117,11 +117,10 @@ def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator, *, add
     if down is None or down.ndim != 2:
         return False
     inner = down.shape[1]
-    assert mixer.conv is not None
     shapes: dict[str, tuple[int, ...] | None] = {
         "mixer_norm": (width,),
         "in_proj": (channels, width),
-        "taps": (channels, mixer.conv.kernel_size),
+        "taps": (channels, mixer.conv_size),
         "bias": None if mixer.query_key.bias is None else (2 * heads * keys,),
         "write_proj": (heads, width),
         "site_proj": (3 * heads, width),

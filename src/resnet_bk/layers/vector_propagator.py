@@ -68,12 +68,13 @@ class VectorPropagator(Mixer):
             hopping_init=hopping_init,
             site_gain=site_gain,
         )
+        self.conv_size = conv_size
         self.conv = ShortConvolution(state_channels, conv_size) if conv_size else None
         self.readout = Readout(hidden_size, state_channels, gate=output_gate)
 
     def state_shape(self) -> StateShape:
         channels = self.chain.chains
-        tail = None if self.conv is None else (self.conv.kernel_size - 1, channels)
+        tail = (self.conv_size - 1, channels) if self.conv_size else None
         return StateShape(tail, (channels,))
 
     def forward(

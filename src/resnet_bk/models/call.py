@@ -44,24 +44,34 @@ def read_call(
     document_ids: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
+    cu_seq_lens_q: Tensor | None,
 ) -> Call:
     """Looks at the arguments of `ResNetBKModel.forward`, before the call brings the cache up to date.
 
     Args:
         config: of the model.
         mixer: of its first block.
-        input_ids, inputs_embeds, cache, attention_mask, document_ids, position_ids, seq_idx: as there.
+        input_ids, inputs_embeds, cache, attention_mask, document_ids, position_ids, seq_idx,
+            cu_seq_lens_q: as there.
 
     Raises:
         ValueError: tokens, cache, mask or documents that do not fit the model or one another.
     """
     shape = check_tokens(input_ids, inputs_embeds, config)
-    check_tensors(attention_mask=attention_mask, document_ids=document_ids, position_ids=position_ids, seq_idx=seq_idx)
+    check_tensors(
+        attention_mask=attention_mask,
+        document_ids=document_ids,
+        position_ids=position_ids,
+        seq_idx=seq_idx,
+        cu_seq_lens_q=cu_seq_lens_q,
+    )
     check_cache(cache, shape[0], config, mixer)
     if cache is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         cache.leave_inference_mode()
     past_length = 0 if cache is None else cache.get_seq_length()
-    document_ids = packed_documents(document_ids, position_ids, seq_idx, shape=shape, past_length=past_length)
+    document_ids = packed_documents(
+        document_ids, position_ids, seq_idx, cu_seq_lens_q, shape=shape, past_length=past_length
+    )
     boundaries = find_boundaries(
         attention_mask,
         document_ids,

@@ -4,6 +4,7 @@ Shape legend: B batch, T tokens, D hidden size.
 """
 
 import math
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -24,9 +25,11 @@ def check_config(config: Any, kind: type[Any]) -> None:
         ValueError: one of another model, or fields that are wrong.
     """
     if not isinstance(config, kind):
+        same_name = type(config).__name__ == kind.__name__  # a copy of the class, as `register_for_auto_class` makes
+        copied = f" of {type(config).__module__} in the place of that of {kind.__module__}" if same_name else ""
         raise ValueError(
-            f"config must be a {kind.__name__}, but got {type(config).__name__}; AutoModelForCausalLM.from_config "
-            "finds the model of a configuration"
+            f"config must be a {kind.__name__}, but got {type(config).__name__}{copied}; "
+            "AutoModelForCausalLM.from_config finds the model of a configuration"
         )
     config.check()
 
@@ -215,6 +218,19 @@ def _check_range(name: str, tokens: Tensor, config: Any) -> None:
         raise ValueError(
             f"{name} must be tokens in [0, {config.vocab_size}) or {IGNORED} where nothing is predicted, but got "
             f"{wrong}; set {IGNORED} there, or resize_token_embeddings for a larger tokenizer"
+        )
+
+
+def warn_of_what_a_head_adds(config: ResNetBKConfig, aux_loss: Tensor | None) -> None:
+    """For trainers that take the body of a model and multiply by the weights of its head, as trl does: what such a loss
+    lacks is said once."""
+    lacking = ["the pointer"] * bool(config.pointer_heads) + ["aux_loss"] * (aux_loss is not None)
+    if lacking and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"ResNetBKModel was called in training past its head: a loss made from its hidden states lacks "
+            f"{' and '.join(lacking)}; take the loss that ResNetBKForCausalLM returns, or a model without a pointer, "
+            "experts and switches",
+            stacklevel=3,
         )
 
 

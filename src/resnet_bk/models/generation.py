@@ -44,6 +44,8 @@ class ResNetBKGenerationMixin(GenerationMixin):
     ) -> dict[str, Any]:
         """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""
         document_ids = kwargs.pop("document_ids", None)
+        for name in ("tokenizer", "assistant_tokenizer"):  # `generate` of transformers hands on what it reads itself
+            kwargs.pop(name, None)
         new_tokens = kwargs.get("next_sequence_length")
         cache = kwargs.get("cache")
         if new_tokens is not None and new_tokens <= 0 and cache is not None:

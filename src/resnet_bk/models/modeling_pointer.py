@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
@@ -18,6 +18,7 @@ from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss, pointed_s
 from resnet_bk.models.cache import check_rows
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
 from resnet_bk.models.configuration_pointer import PointerConfig
+from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.targets import shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
@@ -72,8 +73,9 @@ class PointerOutput(ModelOutput):
     measures: dict[str, Tensor] | None = None
 
 
-class PointerForCausalLM(PreTrainedModel):
-    """Its logits are logarithms of probabilities. It does not generate, for it computes them without a cache.
+class PointerForCausalLM(PreTrainedModel, GenerationMixin):
+    """Its logits are logarithms of probabilities. It does not generate, for it computes them without a cache; it has
+    what `peft` and `trl` look for in a model that does.
 
     The logits of the language model must be its head applied to its last hidden state, without a scale, a soft cap or
     an auxiliary loss, which would be left out; `resnet_bk.training.loss.choose_head` refuses others before training.
@@ -115,6 +117,9 @@ class PointerForCausalLM(PreTrainedModel):
     def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
 
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Of the language model, and of the pointer; states from before are of no use afterwards."""
         embeddings: nn.Embedding = self.language_model.resize_token_embeddings(*args, **kwargs)
@@ -142,7 +147,8 @@ class PointerForCausalLM(PreTrainedModel):
         cache: PointerCache | None = None,
         use_cache: bool = False,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> PointerOutput:
+        return_dict: bool | None = None,
+    ) -> PointerOutput | tuple[Any, ...]:
         """Logits of rows of text, or the loss of labels or targets.
 
         Args:
@@ -156,6 +162,7 @@ class PointerForCausalLM(PreTrainedModel):
             num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
                 together, the first of each row left out, as `Trainer` counts them; with labels, whose losses are
                 summed and divided by it.
+            return_dict: false for a tuple.
 
         Raises:
             ValueError: inputs that do not fit together, padding, a cache without targets or of another model.
@@ -185,8 +192,10 @@ class PointerForCausalLM(PreTrainedModel):
         if cache is not None:
             self._check_cache(cache, shape[0])
         hidden = self._hidden(input_ids)
+        as_it_is = wants_dict(return_dict, self.config)
         if targets is None and labels is None:
-            return PointerOutput(logits=self._logits(hidden, input_ids))
+            output = PointerOutput(logits=self._logits(hidden, input_ids))
+            return output if as_it_is else output.to_tuple()
         predicted = targets if targets is not None else shifted_targets(cast(Tensor, labels), None, None)
         state = None if cache is None else cache.state
         pointed = self.pointer(hidden, input_ids, None, state, targets=predicted, keep_state=use_cache)
@@ -195,12 +204,13 @@ class PointerForCausalLM(PreTrainedModel):
             logits = self._logits(hidden, input_ids)
         reduction = reduction if items is None else "sum"
         loss = mixed_loss(hidden, self.get_output_embeddings(), predicted, pointed, reduction=reduction)
-        return PointerOutput(
+        output = PointerOutput(
             loss=loss if items is None else loss / items,
             logits=logits,
             cache=PointerCache(pointed.state) if use_cache else None,
             measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
         )
+        return output if as_it_is else output.to_tuple()
 
     def target_losses(
         self,
@@ -212,7 +222,9 @@ class PointerForCausalLM(PreTrainedModel):
         use_cache: bool = False,
     ) -> PointerOutput:
         """`forward` with targets, as every model has it that the training loop asks for losses."""
-        output: PointerOutput = self(input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache)
+        output: PointerOutput = self(
+            input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache, return_dict=True
+        )
         return output
 
     def _check_cache(self, cache: Any, batch: int) -> None:

@@ -37,6 +37,7 @@ from resnet_bk.models.checks import (
     check_unpadded,
     items_in_batch,
     one_cache,
+    warn_of_what_a_head_adds,
 )
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
 from resnet_bk.models.generation import ResNetBKGenerationMixin
@@ -87,6 +88,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         self.stack = BlockStack(config)
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
+        self.under_head = False  # whether it is the body of a `ResNetBKForCausalLM`
         self.post_init()
 
     def set_progress(self, share: float) -> None:
@@ -113,6 +115,10 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
         seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: Tensor | int | None = None,
+        max_length_k: Tensor | int | None = None,
         *,
         _call: Call | None = None,
     ) -> ResNetBKModelOutput | tuple[Any, ...]:
@@ -132,13 +138,16 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             output_hidden_states: return what goes into every block too, the embeddings first.
             output_attentions: must not be true, there is no attention.
             return_dict: false for a tuple.
-            position_ids, seq_idx: what packing collators give in the place of document_ids: `packed_documents` has the
-                rules. A position means nothing else here.
+            position_ids, seq_idx, cu_seq_lens_q: what packing collators give in the place of document_ids:
+                `packed_documents` has the rules. A position means nothing else here.
+            cu_seq_lens_k, max_length_q, max_length_k: what they give beside cu_seq_lens_q for flash-attention kernels,
+                and follows from it; not read.
             _call: what a head found when it looked at these arguments.
 
         Raises:
             ValueError: inputs that do not fit together; rows padded on the right, of which a cache is to be kept.
         """
+        headless = _call is None and self.under_head
         cache = one_cache(past_key_values, cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
         # A device_map may have moved the arguments since a head looked at them.
@@ -153,6 +162,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
                 document_ids=document_ids,
                 position_ids=position_ids,
                 seq_idx=seq_idx,
+                cu_seq_lens_q=cu_seq_lens_q,
             )
         check_outputs(output_attentions, self.config)
         boundaries, document_ids = _call.boundaries, _call.document_ids
@@ -179,6 +189,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
                 keep_hidden=bool(output_hidden_states),
             )
             hidden = self.norm(passed.hidden)
+        if headless and self.training and torch.is_grad_enabled():
+            warn_of_what_a_head_adds(self.config, passed.aux_loss)
 
         if use_cache:
             states, scales = passed.states, passed.scales
@@ -211,6 +223,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
     def __init__(self, config: ResNetBKConfig) -> None:
         super().__init__(config)
         self.model = ResNetBKModel(config)
+        self.model.under_head = True
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.pointer = Pointer.from_config(config) if config.pointer_heads else None
         self.post_init()
@@ -244,6 +257,10 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
         return_dict: bool | None = None,
         position_ids: Tensor | None = None,
         seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: Tensor | int | None = None,
+        max_length_k: Tensor | int | None = None,
         targets: Tensor | None = None,
         reduction: str = "mean",
     ) -> ResNetBKCausalLMOutput | tuple[Any, ...]:
@@ -266,7 +283,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
                 switch adds to it, are weighted by its share of these labels, also where padding or documents take some
                 away. Not with targets.
             input_ids, attention_mask, inputs_embeds, past_key_values, cache, use_cache, document_ids,
-            output_hidden_states, output_attentions, return_dict, position_ids, seq_idx: as in `ResNetBKModel.forward`.
+            output_hidden_states, output_attentions, return_dict, position_ids, seq_idx, cu_seq_lens_q, cu_seq_lens_k,
+            max_length_q, max_length_k: as in `ResNetBKModel.forward`.
 
         Raises:
             ValueError: inputs that do not fit together.
@@ -282,6 +300,7 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             document_ids=document_ids,
             position_ids=position_ids,
             seq_idx=seq_idx,
+            cu_seq_lens_q=cu_seq_lens_q,
         )
         check_targets(labels, targets, reduction, call.shape, self.config)
         check_unpadded(targets, call.boundaries)

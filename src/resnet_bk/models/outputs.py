@@ -30,6 +30,7 @@ class ResNetBKModelOutput(ModelOutput):
 
     # The weights of the configuration are in it already.
     aux_loss_weight: ClassVar[float] = 1.0
+    attentions: ClassVar[None] = None  # some trainers ask for them
 
     last_hidden_state: Tensor | None = None
     cache: ResNetBKCache | None = None
@@ -56,6 +57,7 @@ class ResNetBKCausalLMOutput(ModelOutput):
     """
 
     aux_loss_weight: ClassVar[float] = 1.0
+    attentions: ClassVar[None] = None
 
     loss: Tensor | None = None
     logits: Tensor | None = None

@@ -3,7 +3,8 @@
 Shape legend: B batch, T tokens of this call, P tokens already in the cache.
 
 `DataCollatorWithFlattening` of transformers lays examples end to end and says where they start by `position_ids` that
-start anew, or by `seq_idx`, the number of the example of every token, which is what `document_ids` is here.
+start anew, by `seq_idx`, the number of the example of every token, which is what `document_ids` is here, or by
+`cu_seq_lens_q`, where in the row each begins and the last ends, which flash-attention kernels take.
 """
 
 from collections.abc import Mapping
@@ -18,17 +19,20 @@ def packed_documents(
     document_ids: Tensor | None,
     position_ids: Tensor | None,
     seq_idx: Tensor | None,
+    cu_seq_lens_q: Tensor | None = None,
     *,
     shape: tuple[int, int],
     past_length: int = 0,
 ) -> Tensor | None:
-    """The number of its document for every token, by whichever of the three is given.
+    """The number of its document for every token, by whichever of the four is given.
 
     Args:
         document_ids: integers [B, T]; a document ends where the number changes.
         position_ids: integers [B, T], or [1, T] for all rows; a document starts where one is not its predecessor and 1.
             Their values mean nothing else. With `seq_idx` they are not read.
         seq_idx: another name of document_ids.
+        cu_seq_lens_q: integers [N + 1] for the N documents of one row, 0 first and T last. With `position_ids` or
+            `seq_idx`, beside which collators give it, it is not read.
         shape: (B, T).
         past_length: P.
 
@@ -40,7 +44,7 @@ def packed_documents(
             a cache.
     """
     given = {"position_ids": position_ids, "seq_idx": seq_idx}
-    names = [name for name, value in given.items() if value is not None]
+    names = [name for name, value in (given | {"cu_seq_lens_q": cu_seq_lens_q}).items() if value is not None]
     if document_ids is not None and names:
         raise ValueError(
             f"{names[0]} and document_ids both say where documents end, but both were given; pass one of the two"
@@ -48,6 +52,9 @@ def packed_documents(
     for name, value in given.items():
         if value is not None:
             check_numbers(name, value, shape)
+    if names == ["cu_seq_lens_q"]:
+        assert cu_seq_lens_q is not None
+        return _of_borders(cu_seq_lens_q, shape)
     if seq_idx is not None or position_ids is None:
         return document_ids if seq_idx is None else seq_idx
     starts = document_starts(position_ids)
@@ -62,6 +69,26 @@ def packed_documents(
     if starts.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(starts.any()):
         return None
     return starts.cumsum(dim=1).expand(shape)
+
+
+def _of_borders(borders: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Numbers of documents [1, T] by where they begin and the last ends.
+
+    Raises:
+        ValueError: several rows, or borders that do not rise from 0 to T.
+    """
+    whole = borders.ndim == 1 and len(borders) > 1 and borders.dtype in (torch.int32, torch.int64)
+    # Elsewhere than on the CPU looking would wait for the device.
+    looked = whole and borders.device.type == "cpu" and not torch.compiler.is_compiling()
+    ends = not looked or (int(borders[0]), int(borders[-1])) == (0, shape[1])
+    if not whole or shape[0] != 1 or not ends or (looked and bool((borders.diff() < 0).any())):
+        got = borders.tolist() if looked else f"{borders.dtype} {tuple(borders.shape)}"
+        raise ValueError(
+            f"cu_seq_lens_q must rise from 0 to the tokens of one row, but got {got} for {shape[0]} rows of {shape[1]} "
+            "tokens; it says where packed documents start, so leave it out where there are none, or pass document_ids"
+        )
+    places = torch.arange(shape[1], dtype=borders.dtype, device=borders.device)
+    return torch.searchsorted(borders, places, right=True).unsqueeze(0)
 
 
 def document_starts(position_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

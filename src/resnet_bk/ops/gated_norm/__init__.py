@@ -42,7 +42,7 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, *, eps: float, dt
             return (normed if gate is None else normed + normed * gate).to(dtype)
     # What the kernel reads and writes.
     known = (torch.float32, torch.bfloat16) if y.dtype == torch.float32 else (y.dtype,)
-    beside = y.new_empty(0) if gate is None else gate.view(y.shape)
+    beside = y.new_empty(0) if gate is None else gate
     beside = beside if beside.dtype in known else beside.to(y.dtype)
     own = dtype if dtype in known else y.dtype
     return library.gated_norm(y, weight, beside, eps, own).flatten(-2).to(dtype)

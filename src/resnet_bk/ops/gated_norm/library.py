@@ -15,7 +15,11 @@ from resnet_bk.ops.sizes import TASK_TOKENS
 
 @torch.library.custom_op("resnet_bk::gated_norm", mutates_args=(), device_types="cpu")
 def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """o [..., H, V] in `dtype`, which is that of y or bfloat16; gate is of the shape of y, in either, or empty."""
+    """o [..., H, V] in `dtype`, which is that of y or bfloat16; gate is [..., H V], in either, or empty.
+
+    Not a view of it as [..., H, V]: one of a symbolic length that is kept for the backward pass has strides which
+    inductor cannot compare.
+    """
     from resnet_bk.ops.gated_norm import cpu
     from resnet_bk.ops.kernels import MEMORY_BOUND_OPERATIONS, flat_as_bits, launch
 
