@@ -4,7 +4,7 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
-comparison and grid in one in results/quick-peers, associative recall in results/mqar, times of
+comparison and grid in one in results/quick-peers and results/books, associative recall in results/mqar, times of
 ResNet-BK and Llama side by side in results/PROTOCOL-times. FILE may also be the lengths.json of `resnet-bk lengths`, by
 default results/lengths. Only what has a place on the page can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
@@ -34,7 +34,7 @@ from resnet_bk.bench.report.statistics import paired_t_test
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
 COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
-SEARCHED = ("quick-peers",)  # comparisons whose protocol has the grid of their rates
+SEARCHED = ("quick-peers", "books")  # comparisons whose protocol has the grid of their rates
 RECALL = "mqar"
 LENGTHS = "lengths"
 TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
