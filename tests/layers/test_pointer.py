@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from resnet_bk.layers import find_boundaries, pointer
+from resnet_bk.layers import find_boundaries, pointer, pointer_gates
 from resnet_bk.layers.pointer import Pointer
 from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss
 from resnet_bk.layers.pointer_state import PointerState
@@ -41,7 +41,7 @@ def definition(layer, hidden, ids):
     query = (hidden @ layer.query.weight.T).view(kinds).softmax(-1)
     key = (previous @ layer.key.weight.T).view(kinds).softmax(-1)
     write = layer.write_proj(hidden).sigmoid()
-    gates = layer.gate_proj(hidden).softmax(-1)
+    gates = F.linear(hidden, hidden.shape[-1] ** -0.5 * layer.gates.weight, layer.gates.bias).softmax(-1)
     sites = F.linear(hidden, hidden.shape[-1] ** -0.5 * layer.chain.weight, layer.chain.bias)
     a, b, eta = sites.chunk(3, dim=-1)
     b, eta = F.softplus(b), F.softplus(eta) + layer.chain.absorption_min
@@ -293,7 +293,7 @@ def test_the_state_keeps_nothing_of_the_tokens_but_itself():
 
 def test_the_start_survives_saving_and_half_precision(tmp_path):
     lm = model()
-    assert_close(lm.pointer.gate_proj.bias.detach(), torch.tensor([pointer.VOCABULARY_BIAS, 0.0, 0.0]))
+    assert_close(lm.pointer.gates.bias.detach(), torch.tensor([pointer_gates.VOCABULARY_BIAS, 0.0, 0.0]))
     assert_close(lm.pointer.log_smoothing.detach().exp(), torch.full((2,), pointer.SMOOTHING))
     assert 0.1 < lm.pointer.key.weight.detach().std() < 0.3
     lm.save_pretrained(tmp_path)

@@ -109,7 +109,7 @@ def test_which_calls_take_the_kernel(calls):
 def test_what_runs_at_a_call_of_a_part_runs(calls):
     layer, hidden, ids, state = built()
     seen = []
-    for name in ("query", "key", "write_proj", "gate_proj", "chain"):
+    for name in ("query", "key", "write_proj", "gates", "chain"):
         part = getattr(layer, name)
         part.register_forward_hook(lambda _, inputs, __, name=name: seen.append((name, *inputs[0].shape)))
         layer(hidden[:, 5:], ids[:, 5:], None, copied(state))
@@ -117,7 +117,7 @@ def test_what_runs_at_a_call_of_a_part_runs(calls):
     # As ever: one token is a dimension. The chain's weights are read, and not where it has a hook.
     assert sorted(seen) == [
         (name, 3, 1, D)
-        for name, times in {"chain": 1, "gate_proj": 2, "key": 4, "query": 5, "write_proj": 3}.items()
+        for name, times in {"chain": 1, "gates": 2, "key": 4, "query": 5, "write_proj": 3}.items()
         for _ in range(times)
     ]
 

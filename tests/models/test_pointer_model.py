@@ -31,7 +31,7 @@ def build(inner=LLAMA, **further):
     fields = {"pointer_heads": 2, "pointer_key_dim": 3, **further}
     model = PointerForCausalLM(PointerConfig(language_model=inner, **fields)).double().eval()
     with torch.no_grad():  # heads that matter
-        model.pointer.gate_proj.bias.zero_()
+        model.pointer.gates.bias.zero_()
     return model
 
 

@@ -53,6 +53,14 @@ def test_muon_takes_the_weights_of_linear_maps_alone(build):
         assert 0.1 < moved < 0.3, names[id(parameter)]
 
 
+def test_muon_leaves_the_gates_of_the_pointer():
+    model = tiny_resnet_bk(pointer_heads=2)
+    muon, *_ = build_optimizer(model, RunSpec("x", 1, 1e-3, optimizer="muon")).param_groups
+    taken = {id(parameter) for parameter in muon["params"]}
+    assert id(model.pointer.key.weight) in taken
+    assert id(model.pointer.gates.weight) not in taken
+
+
 def test_several_optimizers_are_saved_loaded_and_scheduled_as_one():
     torch.manual_seed(0)
     spec = RunSpec("x", steps=6, learning_rate=0.1, optimizer="muon", warmup_steps=2)

@@ -10,6 +10,7 @@ from resnet_bk.layers.mixer import Mixer, MixerState
 from resnet_bk.layers.moe import SparseMoE, load_balancing_loss
 from resnet_bk.layers.multi_scale import ScaleState, Shortening
 from resnet_bk.layers.pointer import KindsOfContext, Pointer
+from resnet_bk.layers.pointer_gates import PointerGates
 from resnet_bk.layers.pointer_state import PointerState
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
@@ -29,6 +30,7 @@ __all__ = [
     "Mixer",
     "MixerState",
     "Pointer",
+    "PointerGates",
     "PointerState",
     "Pondering",
     "QueryKey",

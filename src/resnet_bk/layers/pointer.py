@@ -38,6 +38,7 @@ from resnet_bk import ops
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.plain import is_plain
+from resnet_bk.layers.pointer_gates import PointerGates
 from resnet_bk.layers.pointer_mixture import Pointed
 from resnet_bk.layers.pointer_state import PointerSites, PointerState
 from resnet_bk.layers.precision import InputDtypeLinear, KeepsFloat32
@@ -51,8 +52,6 @@ POTENTIAL = (0.0, 0.8)
 ABSORPTION = (0.005, 0.3)
 # Of the projections to the kinds of context, for hidden states of size 1: kinds differ from the start.
 KINDS_STD = 0.2
-# Of the gates' biases: the vocabulary begins with e^3 times the weight of a head.
-VOCABULARY_BIAS = 3.0
 SMOOTHING = 0.1  # s at the start
 PIECE = 256  # tokens at a time where no gradient is wanted
 
@@ -89,7 +88,7 @@ class Pointer(KeepsFloat32):
         self.query = KindsOfContext(hidden_size, num_heads, key_dim)
         self.key = KindsOfContext(hidden_size, num_heads, key_dim)
         self.write_proj = InputDtypeLinear(hidden_size, num_heads)
-        self.gate_proj = InputDtypeLinear(hidden_size, 1 + num_heads)
+        self.gates = PointerGates(hidden_size, num_heads)
         self.chain = ChainProjection(
             hidden_size,
             num_heads,
@@ -104,10 +103,8 @@ class Pointer(KeepsFloat32):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """What is not a layer of its own: smoothing and the biases of the gates."""
+        """What is not a layer of its own: the smoothing."""
         init.constant_(self.log_smoothing, math.log(SMOOTHING))
-        # Whole: transformers would not know of a part that it has been loaded.
-        init.copy_(self.gate_proj.bias, torch.tensor([VOCABULARY_BIAS, *[0.0] * self.num_heads]))
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -238,7 +235,7 @@ class Pointer(KeepsFloat32):
             self.query(hidden).squeeze(1),
             self.key(state.hidden.unsqueeze(1)).squeeze(1),
             self.write_proj(hidden).squeeze(1),
-            self.gate_proj(hidden).squeeze(1),
+            self.gates(hidden).squeeze(1),
             self.chain.project(hidden).squeeze(1),
             self.log_smoothing,
             state.green,
@@ -265,7 +262,7 @@ class Pointer(KeepsFloat32):
                 write = write * boundaries.tokens_only(write)
         heads = (self.num_heads, self.key_dim)
         key = self.key(previous).unflatten(-1, heads).softmax(-1) * write.unsqueeze(-1)
-        gates = self.gate_proj(hidden).softmax(-1)
+        gates = self.gates(hidden).softmax(-1)
         query = self.query(hidden).unflatten(-1, heads).softmax(-1)
         return PointerSites(query, key, log_transmission, gates, segment, last_green.detach())
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerState
+from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerGates, PointerState
 from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss, pointed_share
 from resnet_bk.models.cache import check_rows
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
@@ -103,12 +103,11 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         # The language model has set its own.
-        if isinstance(module, ChainProjection | KindsOfContext):
+        if isinstance(module, ChainProjection | KindsOfContext | PointerGates):
             module.reset_parameters()
         elif isinstance(module, Pointer):
-            for layer in (module.write_proj, module.gate_proj):
-                nn.init.normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+            nn.init.normal_(module.write_proj.weight, std=0.02)
+            nn.init.zeros_(module.write_proj.bias)
             module.reset_parameters()
 
     def get_input_embeddings(self) -> Any:

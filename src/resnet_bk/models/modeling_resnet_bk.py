@@ -16,6 +16,7 @@ from resnet_bk.layers import (
     ChainProjection,
     KindsOfContext,
     Pointer,
+    PointerGates,
     QueryKey,
     QueryKeyValue,
     ResNetBKBlock,
@@ -65,7 +66,7 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["chain", "pointer", "site_gate", "halting"]  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ChainProjection | QueryKeyValue | SparseMoE | TokenScore):
+        if isinstance(module, ChainProjection | PointerGates | QueryKeyValue | SparseMoE | TokenScore):
             module.reset_parameters(self.config.initializer_range)
         elif isinstance(module, ShortConvolution | QueryKey | KindsOfContext | ValueResidual):
             module.reset_parameters()

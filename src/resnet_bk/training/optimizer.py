@@ -2,8 +2,9 @@
 
     adamw   AdamW on everything
     muon    Muon on the weights of linear maps (those of output gates and routers among them), AdamW on the rest:
-            embeddings, head, norms, biases, chains, halting and site gates, filters, experts. Muon's step is the
-            momentum, orthogonalised by a Newton-Schulz iteration (https://kellerjordan.github.io/posts/muon)
+            embeddings, head, norms, biases, chains, the pointer's gates, halting and site gates, filters, experts.
+            Muon's step is the momentum, orthogonalised by a Newton-Schulz iteration
+            (https://kellerjordan.github.io/posts/muon)
 
 Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Moonlight, arXiv 2502.16982), so that one
 learning rate serves both.

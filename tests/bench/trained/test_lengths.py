@@ -119,7 +119,7 @@ def pointer():
     torch.manual_seed(0)
     model = PointerForCausalLM(PointerConfig(language_model=llama().config, pointer_heads=2))
     with torch.no_grad():
-        model.pointer.gate_proj.bias.zero_()
+        model.pointer.gates.bias.zero_()
     return model.eval()
 
 
