@@ -173,12 +173,20 @@ def test_further_models_do_the_work_of_quick(name, models):
 
 def test_books_has_the_settings_of_quick_and_another_text():
     """Nothing of it may be chosen on its text but the rates."""
-    quick, books, peers = (load_protocol(name) for name in ("quick", BOOKS, PEERS))
+    quick, books, peers, pointer = (load_protocol(name) for name in ("quick", BOOKS, PEERS, POINTER))
     text = {"dataset", "data_limit"}
     apart = {"name", "description", "models", "learning_rates", "seeds", "log_interval", *text}
     assert books.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
-    assert list(books.models) == ["resnet-bk", "no-pointer", "gpt2", "llama", "mamba2", "gated-deltanet"]
-    assert all(entry == peers.models[name] for name, entry in books.models.items())
+    assert list(books.models) == [
+        "resnet-bk",
+        "no-pointer",
+        "gpt2",
+        "llama",
+        "llama-pointer",
+        "mamba2",
+        "gated-deltanet",
+    ]
+    assert all(entry == (peers.models | pointer.models)[name] for name, entry in books.models.items())
     _, _, counts = sized(BOOKS)
     assert within_tolerance(counts)
 
