@@ -5,7 +5,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.peers import is_causal_lm
@@ -40,9 +40,22 @@ def load_model(folder: Path) -> Any:
             "registered; give this command in a program that imports the model first (CONTRIBUTING.md)"
         )
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
+    verbosity = get_verbosity()
+    set_verbosity_error()  # it reports what it misses by a table; here that is an error
     try:
-        return AutoModelForCausalLM.from_pretrained(folder)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
         ) from error
+    finally:
+        set_verbosity(verbosity)
+    model, loading = loaded
+    # Transformers draws what is missing anew, and drops what it does not know.
+    if apart := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
+        named = ", ".join(apart[:4]) + (", ..." if len(apart) > 4 else "")
+        raise ValueError(
+            f"{folder} holds other weights than this code has ({named}); read it with the code of its commit (run.json "
+            "names it), or train it again with another --out"
+        )
+    return model
