@@ -137,10 +137,7 @@ def guarded(command: Callable[[], int]) -> NoReturn:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print(
-            "\nstopped; rows that were done are in the file that was named above",
-            file=sys.stderr,
-        )
+        print("\nstopped; where a file was named above, the rows that were done are in it", file=sys.stderr)
         code = 130
     except Exception:  # Python's own code for it is 1, which says that a gate is red
         traceback.print_exc()

@@ -79,17 +79,18 @@ def passes(protocol: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
     """Name, and what a model went through: its loss at every step, and a hash of its weights after the last one."""
     from dataclasses import replace
 
-    from resnet_bk.bench.data import SPECIAL_IDS, default_cache_dir, open_corpus, prepare
+    from resnet_bk.bench.data import default_cache_dir, open_corpus, prepare
     from resnet_bk.bench.peers import build_model, resolve_configs
     from resnet_bk.bench.run import run_spec
     from resnet_bk.bench.run_folder import run_of
     from resnet_bk.bench.runner import deterministic
     from resnet_bk.data import TokenStream
+    from resnet_bk.data.saved_tokenizer import special_ids
     from resnet_bk.training import train
 
     corpus = open_corpus(protocol)
     prepared = prepare(protocol, corpus, default_cache_dir())
-    configs = resolve_configs(protocol, len(prepared.tokenizer), SPECIAL_IDS)
+    configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), names)
     for name in names:
         with tempfile.TemporaryDirectory() as folder, deterministic():
             run = run_of(protocol, Path(folder), name, protocol.rates(name)[0], protocol.seeds[0])

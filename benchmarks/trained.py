@@ -75,8 +75,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def differences(run: "OpenedRun", other: "OpenedRun") -> dict[str, tuple[Any, Any]]:
     """What differs in what both runs were given beside the model, by key."""
+    from resnet_bk.bench.protocol import NOTED  # no setting of a training
+
     mine, theirs = (
-        opened.protocol.shared_settings()
+        {key: value for key, value in opened.protocol.shared_settings().items() if key not in NOTED}
         | {"name": opened.protocol.name}
         | {f"fingerprint of {key}": value for key, value in opened.record["data"]["fingerprints"].items()}
         for opened in (run, other)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, one_machine, page_writer, replace_all, table
-from benchmarks.pages.readme import MORE_MODELS, PAGE, ROOT
+from benchmarks.pages.readme import MORE_MODELS, PAGE, ROOT, with_more
 from resnet_bk.bench.report import formatting as fmt
 
 PLACE = "front"
@@ -65,11 +65,11 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
         raise ValueError(f"the table lacks {', '.join(missing)}; name their results too")
     found = {}
     for name in TEXTS:
-        models = by_model(by_name[name])
+        entry = by_name[name]
         for other, of in MORE_MODELS.items():
             if of == name and other in by_name:
-                # The models of the protocol itself come first where both have them.
-                models = by_model(by_name[other]) | models
+                entry = with_more(entry, by_name[other])
+        models = by_model(entry)
         times = by_name.get(name + TIMES, by_name[name])
         one_machine(times)
         found[name] = Entry(by_name[name], models, by_model(times))
@@ -84,7 +84,7 @@ def pair(entry: Entry, key: str, ours: str, other: str) -> str:
     for name in (ours, other):
         # Where no state is carried every segment stands alone as it is.
         values = [
-            run[key] if run[key] is not None or key != ALONE else run[CARRIED]
+            run[CARRIED] if key == ALONE and not run["carry_state"] else run[key]
             for run in entry.models.get(name, ())
             if run["seed"] in seeds
         ]

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.page import by_model, page_writer, reached, replace_all, table
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, Protocol
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.report.statistics import compare_documents, summarize
@@ -24,6 +25,9 @@ PAGE = ROOT / "README.md"
 SUITES = ("seed-local-tuned", "small", "quick")
 # Results -> the protocol of whose work they are further models.
 MORE_MODELS = {"quick-pointer": "quick"}
+# What results whose models stand in one table have alike: settings of the protocol, and fingerprints of the text.
+SHARED = sorted({*Protocol.model_fields} - {*NOT_OF_A_RUN})
+TEXT = ("corpus", "train_tokens", "validation_tokens")
 PEERS = "quick-peers"  # on the text of `quick`, whose n-grams stand with that
 FILES = [ROOT / "results" / suite / "results.json" for suite in (*SUITES, *MORE_MODELS, PEERS)]
 NAMES = {
@@ -101,7 +105,17 @@ def unknown(results: Mapping[str, Any]) -> str:
 
 
 def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Results with the runs of models that they do not have themselves."""
+    """Results with the runs of models that they do not have themselves.
+
+    Raises:
+        ValueError: those are of other text or settings.
+    """
+    first, second = (of["protocol"] | (of["data"].get("fingerprints") or {}) for of in (found, more))
+    # A key that came later is in one of them alone.
+    differ = [key for key in (*SHARED, *TEXT) if {key} <= first.keys() & second.keys() and first[key] != second[key]]
+    if differ:
+        names = " and ".join(of["protocol"]["name"] for of in (found, more))
+        raise ValueError(f"{names} differ in {', '.join(differ)}, and cannot stand in one table; train them alike")
     known = {run["model_name"] for run in found["runs"]}
     return {**found, "runs": [*found["runs"], *(run for run in more["runs"] if run["model_name"] not in known)]}
 

@@ -32,31 +32,44 @@ def test_instructions_that_kernels_choose_by(monkeypatch):
         assert module.environment()["kernel_instructions"] == name
 
 
-def test_commit_of_a_checkout(monkeypatch, tmp_path):
+@pytest.fixture
+def asked_anew():
+    """The environment of a process that asks git now."""
+
+    def ask():
+        module.code_state.cache_clear()
+        return module.environment()
+
+    yield ask
+    module.code_state.cache_clear()
+
+
+def test_commit_of_a_checkout(monkeypatch, tmp_path, asked_anew):
     package = tmp_path / "src" / "resnet_bk"
     (package / "bench").mkdir(parents=True)
     file = package / "bench" / "environment.py"
     file.write_text("")
     monkeypatch.setattr(module, "__file__", str(file))
-    assert module.environment()["git_commit"] is None  # no checkout: whatever lies above is not asked
+    assert asked_anew()["git_commit"] is None  # no checkout: whatever lies above is not asked
 
     def git(*arguments):
         options = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
         subprocess.run(["git", *options, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     git("init")
-    assert module.environment()["git_commit"] is None  # nothing committed yet
+    assert asked_anew()["git_commit"] is None  # nothing committed yet
     git("add", ".")
     git("commit", "-m", "x")
-    found = module.environment()
+    found = asked_anew()
     assert len(found["git_commit"]) == 40
     assert found["git_dirty"] is False
     (tmp_path / "results.json").write_text("{}")  # what a run writes is no change of what runs
-    assert module.environment()["git_dirty"] is False
+    assert asked_anew()["git_dirty"] is False
     file.write_text("changed")
-    assert module.environment()["git_dirty"] is True
+    assert module.environment()["git_dirty"] is False  # the code that was imported is that of before
+    assert asked_anew()["git_dirty"] is True
     (tmp_path / ".git" / "index").write_bytes(b"damaged")  # git knows the commit and not the state of the files
-    found = module.environment()
+    found = asked_anew()
     assert (len(found["git_commit"]), found["git_dirty"]) == (40, None)
 
 

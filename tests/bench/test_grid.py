@@ -13,9 +13,9 @@ RATES, SEEDS = [0.3, 0.1, 0.2], [7, 8]
 class Task:
     """Runs whose loss is that of their rate, and None, as they diverge, where it has none."""
 
-    def __init__(self, out, losses, diverging_seeds=(), searched=True):
+    def __init__(self, out, losses, diverging_seeds=(), searched=True, score=lambda result: result["loss"]):
         protocol = SimpleNamespace(name="x", models={}, seeds=SEEDS, learning_rates=RATES)
-        self.grid = Grid(protocol, out, "model", list(losses), lambda result: result["loss"], searched)
+        self.grid = Grid(protocol, out, "model", list(losses), score, searched)
         self.losses, self.diverging_seeds = losses, diverging_seeds
         self.lines, self.executed, self.finished, self.chosen = [], [], [], []
 
@@ -94,6 +94,14 @@ def test_no_rate_is_left(task):
     assert found.run() == [f"model: no rate of the grid [0.3, 0.1] could be trained. {reason}"]
     assert (found.executed, found.chosen, found.grid.best()) == ([(0.3, 7), (0.1, 7)], [], None)
     assert found.grid.done()  # nothing is left to train
+
+
+def test_of_rates_that_all_diverged_one_is_shown(task):
+    """Where a score puts what diverged last, as that of texts does."""
+    found = task({0.3: None, 0.1: None}, score=lambda result: (result.get("diverged") is not None, result["loss"] or 0))
+    assert len(found.run()) == 1
+    assert [(run.learning_rate, run.seed) for run in found.grid.chosen()] == [(0.3, 7)]
+    assert found.grid.done()
 
 
 def test_a_seed_that_diverges_costs_no_other(task):

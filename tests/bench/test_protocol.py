@@ -12,7 +12,7 @@ from resnet_bk.bench.protocol import (
     select_model,
     select_models,
 )
-from resnet_bk.bench.protocol_file import parse_yaml
+from resnet_bk.bench.protocol_file import dump_yaml, parse_yaml
 from resnet_bk.training import RunSpec
 
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
@@ -121,6 +121,15 @@ def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
     assert protocol.models["b"].config == {"conv_size": 4}
 
 
+@pytest.mark.parametrize(
+    "value", ["08", "1e3", "2e-5", "0o17", "0x1f", ".5", "yes", "null", "~", "", "a: b", "Ä", 1e-5, 8]
+)
+def test_what_is_written_is_read_back_as_it_is(value):
+    """PyYAML writes numbers of version 1.1, and `parse_yaml` reads those of 1.2."""
+    values = {"dataset": value, "models": {str(value): [value]}}
+    assert parse_yaml(dump_yaml(values), "w") == values
+
+
 def test_what_a_training_is_free_of_is_free_in_its_protocol():
     fields = {field.name for field in dataclasses.fields(RunSpec)}
     free = fields - {*RunSpec("", steps=1, learning_rate=1.0).fixed()}
@@ -131,8 +140,9 @@ def test_what_a_training_is_free_of_is_free_in_its_protocol():
 
 def test_a_rate_beside_a_grid():
     rate, grid = "models.llama.learning_rate=5e-2", "learning_rates=[1e-3,3e-3]"
-    with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
-        load_protocol("quick", [grid, rate])
+    for given in (rate, "models.llama={learning_rate: 5e-2}"):
+        with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
+            load_protocol("quick", [grid, given])
     assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
     assert load_protocol("quick", [grid, "models.llama.learning_rate=null"]).rates("llama") == [1e-3, 3e-3]
     with pytest.raises(ValueError, match=r"add it with --set models.mamba2=\{\}, and"):

@@ -19,7 +19,10 @@ from resnet_bk.models import ResNetBKConfig
 
 RESULTS = Path(__file__).parents[2] / "results"
 SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale", "sparse_bk")
-STARTED = ("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init")
+STARTED = (
+    *("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init"),
+    *("site_gain", "induction_heads", "key_dim", "value_dim"),
+)
 
 EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]
 TUNED = ["seed-local-tuned", "small"]
@@ -59,7 +62,7 @@ def test_shipped_protocols_are_right(name):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("name", ["quick", "seed-local", "seed-local-tuned", *ABLATION, PRICE])
+@pytest.mark.parametrize("name", ["quick", "seed-local", *TUNED, POINTER, PEERS, BOOKS, *ABLATION, PRICE])
 def test_published_figures_are_of_the_models_of_their_protocol(name):
     """Fields that a protocol leaves to the default of some state, which may change."""
     _, configs, _ = sized(name)

@@ -89,6 +89,24 @@ def test_copies_that_differ_in_white_space_stay_in_one_split() -> None:
         assert all(found.count(text) == 2 for text in found)
 
 
+def test_copies_whose_first_piece_is_a_title_stay_in_one_split() -> None:
+    documents = [f"title {number}\n" + 4_080 * chr(0x4E00 + number) + "\nend" for number in range(120)]
+    copies = [text.replace("\n", 14 * "\n", 1) for text in documents]
+    assert len({next(document_pieces([text]))[0] for text in (documents[0], copies[0])}) == 2
+    made = make_corpus({"all": [*documents, *copies]})
+    divided = dataclasses.replace(made, readers=hash_split(made.readers["all"]))
+    where = [{text.split()[1] for text in divided.documents(split)} for split in divided.splits]
+    assert all(where)  # some in every split
+    assert sum(map(len, where)) == len(documents)
+
+
+def test_the_key_of_a_document_is_more_than_its_first_line() -> None:
+    """A line that many documents begin with does not put them all into one split."""
+    documents = ["One title\n" + 4_090 * chr(0x4E00 + number) + "\nend" for number in range(120)]
+    divided = hash_split(make_corpus({"all": documents}).readers["all"])
+    assert all(list(read()) for read in divided.values())
+
+
 def test_splits_come_in_order_and_can_be_read_again() -> None:
     made = make_corpus({"extra": ["e"], "test": ["c"], "validation": ["b"], "train": ["a one", " ", "a two"]})
     assert made.splits == ("train", "validation", "test", "extra")

@@ -30,12 +30,11 @@ def environment() -> dict[str, Any]:
     """Everything that a reader needs to judge or repeat a time, JSON-able."""
     import torch  # here, for tables of finished runs are made without it
 
-    # Of what runs: results that are written into the checkout change nothing.
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
+    commit, dirty = code_state()
     return {
         "resnet_bk": resnet_bk.__version__,
         "git_commit": commit,
-        "git_dirty": None if commit is None or changes is None else bool(changes),
+        "git_dirty": dirty,
         "python": sys.version.split()[0],
         "versions": {name: found for name in PACKAGES if (found := _version(name)) is not None},
         "platform": platform.platform(),
@@ -45,6 +44,17 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+@cache
+def code_state() -> tuple[str | None, bool | None]:
+    """The commit, and whether the code had changes that were not in it, None where git cannot say.
+
+    Asked once a process, before it trains: what was imported then is what runs, whatever is committed meanwhile.
+    Results that are written into the checkout change nothing.
+    """
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
+    return commit, None if commit is None or changes is None else bool(changes)
 
 
 def machine(place: Mapping[str, Any], device: str | None) -> dict[str, Any]:
@@ -126,5 +136,7 @@ def other_code(result: Mapping[str, Any]) -> str:
     commits = list(dict.fromkeys((place.get("git_commit") or "unknown")[:12] for place in places))
     if now["git_commit"] is None or commits != [now["git_commit"][:12]]:
         return f", trained at commit {', '.join(commits)}"
-    changed = now["git_dirty"] or any(place.get("git_dirty") for place in places)
-    return ", trained at this commit, but for changes that are not committed" if changed else ""
+    dirty = [now["git_dirty"], *(place.get("git_dirty") for place in places)]
+    if any(dirty):
+        return ", trained at this commit, but for changes that are not committed"
+    return ", trained at this commit, with or without changes: git cannot say" if None in dirty else ""

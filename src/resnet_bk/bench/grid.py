@@ -60,11 +60,18 @@ class Grid:
         return min(known, key=lambda rate: scores[rate], default=None)
 
     def chosen(self) -> list[Run]:
-        """The runs at the best rate, one a seed, finished or not; none where it is searched and not known yet."""
+        """The runs at the best rate, one a seed, finished or not; none where it is searched and not known yet.
+
+        Where every rate diverged, the one that tried the best of them: no other seed is run.
+        """
         best: float | None = self.rates[0]
         if self.searched:
             best = self.best() if self.complete() else None
-        return [] if best is None else [self.run(best, seed) for seed in self.protocol.seeds]
+        if best is None:
+            return []
+        trial, *others = (self.run(best, seed) for seed in self.protocol.seeds)
+        lost = self.searched and trial.result().get("diverged") is not None
+        return [trial] if lost else [trial, *others]
 
     def done(self) -> bool:
         """Whether nothing is left to train."""

@@ -19,6 +19,7 @@ from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.run_result import config_dict
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
+from resnet_bk.bench.trained.opened_run import check_same_text
 from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.data import token_cache
 from resnet_bk.data.saved_tokenizer import read_tokenizer
@@ -124,9 +125,11 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
     trouble = ""
     if folder is not None and is_run(folder):
         try:
-            protocol = check_protocol(read_run(folder)["protocol"], str(folder))
+            record = read_run(folder)
+            protocol = check_protocol(record["protocol"], str(folder))
             tokenizer = read_tokenizer(folder / "model")
             corpus = open_corpus(protocol, ("validation",))
+            check_same_text(folder, record, corpus, "validation")
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
             rows = min(ROWS, len(tokens) // length)
             if rows:

@@ -46,6 +46,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader` would not read as a string, such as 08 and 1e3, which PyYAML itself would."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(values: Any) -> str:
+    """Plain values as YAML that `parse_yaml` reads back as they are."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """YAML as Python values, of which no two are one object: an anchor puts one into several places, and `--set`
     changes one.
@@ -93,7 +106,8 @@ def _refuse_rates(raw: dict[str, Any], named: set[str]) -> None:
     models = raw.get("models")
     for name, entry in models.items() if isinstance(models, dict) else ():
         key = f"models.{name}.learning_rate"
-        if key in named and isinstance(entry, dict) and entry.get("learning_rate") is not None:
+        given = {key, f"models.{name}", "models"} & named
+        if given and isinstance(entry, dict) and entry.get("learning_rate") is not None:
             raise ValueError(
                 f"--set {key}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, or "
                 "add --set learning_rates=null"

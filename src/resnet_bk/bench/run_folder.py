@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from resnet_bk.bench.json_files import finite, read_json, replace_file, require, write_json
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
+from resnet_bk.bench.protocol_file import dump_yaml, parse_yaml
 
 # Files in OUT that a benchmark writes.
 WRITTEN = ("protocol.yaml", "results.json", "report.html", ".lock")
@@ -273,8 +273,8 @@ def _as_written(file: Path) -> bool:
         return True
     try:
         text = file.read_text(encoding="utf-8")
-        return _protocol_text(yaml.safe_load(text)) == text
-    except (OSError, ValueError, yaml.YAMLError):
+        return dump_yaml(parse_yaml(text, str(file))) == text
+    except (OSError, ValueError):
         return False
 
 
@@ -392,12 +392,7 @@ def _short(value: Any) -> str:
 
 def write_protocol(protocol: Protocol, out: Path) -> None:
     """OUT/protocol.yaml, which can be given to `resnet-bk bench` again."""
-    replace_file(out / "protocol.yaml", _protocol_text(protocol.model_dump()).encode())
-
-
-def _protocol_text(values: Any) -> str:
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text
+    replace_file(out / "protocol.yaml", dump_yaml(protocol.model_dump()).encode())
 
 
 def read_results(file: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from resnet_bk.bench.console import speaker, standard_output
 from resnet_bk.bench.data import SPECIAL_IDS, Prepared, default_cache_dir, open_corpus, prepare
-from resnet_bk.bench.environment import environment
+from resnet_bk.bench.environment import code_state, environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
 from resnet_bk.bench.held_out import short_rows
 from resnet_bk.bench.json_files import write_json
@@ -78,6 +78,7 @@ def bench(
         NonFiniteLossError: a model diverged, at all rates of its grid or with one of its seeds; raised at the end, when
             all other runs are made and the report is written.
     """
+    code_state()  # before anything takes time
     console = console or standard_output()
     say = speaker(console)
     chosen = select_models(protocol, models)

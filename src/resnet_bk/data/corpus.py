@@ -14,8 +14,8 @@ from functools import partial
 SPLITS = ("train", "validation", "test")
 WHOLE = "all"  # of a set that came without splits
 PIECE_CHARACTERS = 4_096
-DIVISION = "division-2"  # of `hash_split`, in the fingerprints of what it divided
-KEY_CHARACTERS = 2_048  # of a document, by which it is put into a split: fewer than a first piece has
+DIVISION = "division-3"  # of `hash_split`, in the fingerprints of what it divided
+KEY_CHARACTERS = 2_048  # of a document, white space as single blanks, by which it is put into a split
 SEPARATORS = "\x1c\x1d\x1e\x1f"  # whitespace to Python, and to no tokenizer
 
 Piece = tuple[str, bool]
@@ -145,12 +145,22 @@ def hash_split(read_all: Reader) -> dict[str, Reader]:
     """
 
     def read(split: str) -> Iterator[Piece]:
-        starts, keep = True, False
-        for text, last in read_all():
-            if starts:
-                keep = split_of(" ".join(text.split())[:KEY_CHARACTERS]) == split
-            if keep:
+        keep: bool | None = None  # not known yet
+        begin: list[Piece] = []
+        for piece in read_all():
+            text, last = piece
+            if keep is None:
+                # The first piece may hold less than a key: a title, or little but white space.
+                begin.append(piece)
+                key = " ".join("".join(text for text, _ in begin).split())
+                if last or len(key) >= KEY_CHARACTERS:
+                    keep = split_of(key[:KEY_CHARACTERS]) == split
+                    if keep:
+                        yield from begin
+                    begin = []
+            elif keep:
                 yield text, last
-            starts = last
+            if last:
+                keep = None
 
     return {split: partial(read, split) for split in SPLITS}

@@ -209,6 +209,16 @@ def test_a_checkpoint_of_a_model_with_other_defaults_is_refused(tmp_path):
     assert "of another model: initializer_range (0.1 there, 0.02 now)" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("text", ['{"mine": 1}', "no JSON"])
+def test_a_protocol_json_of_somebody_else_is_not_overwritten(tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "protocol.json").write_text(text)
+    result = call(tmp_path / "out", models="modulus")
+    assert result.exit_code == 2
+    assert "holds protocol.json that no benchmark wrote, which would be lost" in " ".join(result.output.split())
+    assert (tmp_path / "out" / "protocol.json").read_text() == text
+
+
 def test_results_whose_folders_are_missing_are_not_overwritten(tmp_path):
     assert call(tmp_path / "out", models="llama").exit_code == 0
     for file in tmp_path.glob("out/llama/*/seed-*/result.json"):

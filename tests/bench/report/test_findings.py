@@ -28,6 +28,22 @@ def test_a_win_names_figures_ratio_and_the_one_seed() -> None:
     )
 
 
+def test_ngrams_that_counted_more_than_models_saw_are_a_warning() -> None:
+    ngrams = {"split": "validation", "method": "counted", "train_tokens": 1_000_000, "ngrams": []}
+    results = with_runs(sample_run("resnet-bk", total_tokens=500_000)) | {"ngrams": ngrams}
+    text = "counted on 1,000,000 tokens, of which the models saw 500,000"
+    whole, short = (results | {"protocol": results["protocol"] | {"steps": steps}} for steps in (None, 100))
+    assert text not in notes(whole, warning=True)
+    assert text in notes(short, warning=True)
+    assert text not in notes(short | {"ngrams": ngrams | {"train_tokens": 500_100}}, warning=True)
+
+
+def test_a_commit_of_which_git_could_not_say_more_is_a_warning() -> None:
+    place = {"git_commit": "a" * 40, "git_dirty": None}
+    results = with_runs(sample_run("resnet-bk", environment=place))
+    assert "Whether the code had changes that were not committed is not known" in notes(results, warning=True)
+
+
 def test_a_loss_comes_first() -> None:
     results = with_runs(
         sample_run("resnet-bk", perplexity=105.0),

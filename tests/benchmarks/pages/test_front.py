@@ -16,6 +16,7 @@ def run(name, carried, alone=None, windows=None, seed=0, **changes):
         "held_out_perplexity": carried,
         "held_out_perplexity_without_carry": alone,
         "held_out_perplexity_overlapping": windows,
+        "carry_state": alone is not None,
         "parameters": 4_100_000,
         "seconds_per_step": 0.2,
         "peak_memory_mb": 300.0,
@@ -75,6 +76,13 @@ def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
     lines, _ = table([results("seed-local-tuned", *other), SMALL, QUICK])
     # What was not trained or not read so is left open.
     assert {*lines[0, "no"][1].values(), *lines[1, "no"][1].values(), *lines[1, "both"][1].values()} == {"–"}
+
+
+def test_a_carried_figure_is_not_taken_for_that_of_segments_alone():
+    carries = [run("no-pointer", 38.0, carry_state=True), run("llama", 40.0)]  # the other view was not measured
+    lines, _ = table([results("seed-local-tuned", WORDS["runs"][0], *carries), SMALL, QUICK])
+    assert lines[0, "no"][1]["state not carried"] == "–"
+    assert lines[0, "no"][1]["state carried"] == "**38.0** / 40.0 (0.95)"
 
 
 def test_models_of_another_file_join_their_protocol():

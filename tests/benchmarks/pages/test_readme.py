@@ -53,6 +53,21 @@ def test_the_best_model_comes_first_whoever_it_is():
     ]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": QUICK["protocol"] | {"name": "quick-pointer", "batch_size": 7}},
+        {"data": QUICK["data"] | {"fingerprints": {"train_tokens": "other"}}},
+    ],
+)
+def test_further_models_are_of_the_same_text_and_settings(change):
+    here = QUICK | {"data": QUICK["data"] | {"fingerprints": {"train_tokens": "one"}}}
+    more = here | {"protocol": QUICK["protocol"] | {"name": "quick-pointer"}, "runs": [run("no-pointer", 60.0)]}
+    assert [found["model_name"] for found in readme.with_more(here, more)["runs"]][-1] == "no-pointer"
+    with pytest.raises(ValueError, match=r"quick and quick-pointer differ in (batch_size|train_tokens), and cannot"):
+        readme.with_more(here, more | change)
+
+
 def test_ratios_are_of_the_same_documents():
     # Half the loss a token less in every document: a ratio of exp(-1/2), whichever documents are drawn.
     tokens, theirs = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.console import speaker, standard_output
-from resnet_bk.bench.environment import environment
+from resnet_bk.bench.environment import code_state, environment
 from resnet_bk.bench.grid import Grid, left_out, run_grid
-from resnet_bk.bench.json_files import write_json
+from resnet_bk.bench.json_files import read_json, write_json
 from resnet_bk.bench.model_check import check_mixer
 from resnet_bk.bench.peers import may_carry, resolve_configs
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, NOTED, select_models
@@ -63,6 +63,7 @@ def bench_recall(
         NonFiniteLossError: a model diverged, at all rates of its grid or with one of its seeds; raised at the end, when
             all other runs are made and results.json is written.
     """
+    code_state()  # before anything takes time
     console = console or standard_output()
     say = speaker(console)
     chosen = select_models(protocol, models)
@@ -73,6 +74,7 @@ def bench_recall(
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
+    _check_ours(out)
     check_results(out)
     with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
         for name, config in to_train.items():
@@ -178,6 +180,20 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     """What determines a run of `model` beside its learning rate and seed; of any model, for None."""
     shared = protocol.model_dump(exclude={*NOT_OF_A_RUN} - {*NOTED})
     return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump(include=READ)}
+
+
+def _check_ours(out: Path) -> None:
+    """Raises ValueError where a protocol.json would be lost that no recall benchmark wrote."""
+    file = out / "protocol.json"
+    try:
+        ours = not file.exists() or read_json(file).get("task") == TASK
+    except ValueError:  # no JSON, or no object
+        ours = False
+    if not ours:
+        raise ValueError(
+            f"--out {out} holds protocol.json that no benchmark wrote, which would be lost; give another folder with "
+            "--out, or move that away"
+        )
 
 
 def _check_same(protocol: RecallProtocol, out: Path, configs: Mapping[str, Any]) -> None:

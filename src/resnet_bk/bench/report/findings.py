@@ -208,6 +208,14 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
             f"The models were not trained on the same seeds ({seeds}); two are compared by those that both have, or by "
             "their own where they share none."
         )
+    counted = results.ngrams and results.ngrams.train_tokens
+    seen = max(run.total_tokens for model in models for run in model.runs)
+    # Less than an epoch; the ends of rows, shorter than a batch, are left out of one too.
+    if counted and results.protocol.get("steps") is not None and seen < 0.99 * counted:
+        add(
+            f"The n-grams were counted on {fmt.count(counted)} tokens, of which the models saw {fmt.count(seen)}: they "
+            "are no baseline at an equal budget."
+        )
     if len(models) > 1:
         trained = _trained(models)
         if not _same(trained, lambda run: run.total_tokens) or not _same(trained, lambda run: run.steps):
@@ -260,6 +268,10 @@ def _provenance_notes(results: Results, models: list[ModelSummary]) -> Iterable[
         yield Note("The code had changes that were not committed when this ran.", warning=True)
     if any("git_commit" in place and place["git_commit"] is None for place in places):
         yield Note("The commit of the code is not known (an installed copy, or git could not say).", warning=True)
+    if any(place.get("git_commit") and place.get("git_dirty", False) is None for place in places):
+        yield Note(
+            "Whether the code had changes that were not committed is not known (git could not say).", warning=True
+        )
     if len({place.get("git_commit") for place in places}) > 1:
         yield Note("The runs were made by different commits of the code.", warning=True)
     for key, name in MACHINE.items():

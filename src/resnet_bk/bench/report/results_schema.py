@@ -68,6 +68,7 @@ class NgramBaselines(BaseModel):
 
     split: str
     method: str
+    train_tokens: int | None = None
     ngrams: list[Ngram]
 
 

@@ -121,11 +121,15 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir(), limit)
-    if corpus.fingerprint != fingerprints["corpus"] and tokens.fingerprint == fingerprints["train_tokens"]:
-        raise ValueError(
-            f"--data {data}, --split {split}: is the text that {folder} was trained on; take another split, or other "
-            "text"
-        )
+    if corpus.fingerprint != fingerprints["corpus"]:
+        read = [tokens]
+        if protocol.data_limit is not None and len(tokens.tokens) > protocol.data_limit:
+            read.append(split_tokens(corpus, split, tokenizer, default_cache_dir(), protocol.data_limit))
+        if fingerprints["train_tokens"] in (part.fingerprint for part in read):
+            raise ValueError(
+                f"--data {data}, --split {split}: {'is' if len(read) == 1 else 'begins with'} the text that {folder} "
+                "was trained on; take another split, or other text"
+            )
     audit, head = result["audit"], result["head"]
     return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
 
