@@ -124,6 +124,22 @@ def test_heads_may_be_of_any_size_where_it_is_given():
         ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16)
 
 
+@pytest.mark.parametrize("name", ["intermediate_size", "induction_heads", "key_dim", "value_dim"])
+def test_a_size_that_is_taken_back_is_the_default_again(name):
+    config = ResNetBKConfig(hidden_size=128)
+    default = getattr(config, name)
+    setattr(config, name, None)
+    config.check()
+    assert getattr(config, name) == default is not None
+
+
+def test_elements_of_lists_have_rules():
+    with pytest.raises(ValueError, match=r"eos_token_id=\[1, None\] must lie in the vocabulary"):
+        ResNetBKConfig(eos_token_id=[1, None])
+    with pytest.raises(ValueError, match=r"potential_init=\(False, True\) must be two finite numbers"):
+        ResNetBKConfig(potential_init=(False, True))
+
+
 def test_heads_share_out_the_hidden_size():
     for state in ("matrix", "modulus", "delta"):
         with pytest.raises(ValueError, match="hidden_size=64 must be divisible by num_heads=3"):

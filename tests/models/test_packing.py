@@ -67,6 +67,31 @@ def test_borders_beside_document_ids():
         model(ids, cu_seq_lens_q=torch.tensor([0, 10]), document_ids=torch.zeros_like(ids))
 
 
+def test_borders_after_a_cache():
+    """They number documents anew in every call."""
+    model, ids = build("matrix-conv-gate-dense-untied"), tokens(1, 14)
+    cache = model(ids[:, :10], cu_seq_lens_q=torch.tensor([0, 6, 10]), use_cache=True).cache
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q after the 10 tokens of past_key_values .*; pass document_ids"):
+        model(ids[:, 10:], cu_seq_lens_q=torch.tensor([0, 4]), cache=cache)
+
+
+def test_positions_of_padding_that_reaches_into_a_second_call():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 6)
+    mask = torch.tensor([[0, 0, 0, 0, 1, 1], [1] * 6])
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)  # as `generate` of transformers makes them
+    for first in (3, 4):  # the padding ends within the second call, or with the first
+        cache, logits = ResNetBKCache(model.config), []
+        for stretch in (slice(first), slice(first, 6)):
+            call = {"attention_mask": mask[:, : stretch.stop], "position_ids": positions[:, stretch]}
+            logits.append(model(ids[:, stretch], **call, cache=cache, use_cache=True).logits)
+        whole = model(ids, attention_mask=mask).logits
+        for row, start in enumerate((4, 0)):
+            assert_close(torch.cat(logits, dim=1)[row, start:], whole[row, start:])
+    cache = model(ids[:, :3], use_cache=True).cache
+    with pytest.raises(ValueError, match="position_ids start anew after the 3 tokens"):
+        model(ids[:, 3:], attention_mask=torch.ones(2, 6), position_ids=torch.arange(3).expand(2, 3), cache=cache)
+
+
 def test_positions_one_after_another_are_one_document():
     positions = torch.arange(5, 15).view(1, 10)
     for past_length in (0, 5):
@@ -87,6 +112,9 @@ def test_a_packed_prompt_is_continued():
         assert torch.equal(found, model.generate(ids, position_ids=POSITIONS, **options, **OPTIONS))
     numbers = torch.tensor([[0] * 5 + [1] * 2 + [2] * 5, [0] + [1] * 11])
     assert torch.equal(found, model.generate(ids, seq_idx=numbers, **OPTIONS))
+    borders = torch.tensor([0, 5, 7, 12])
+    for beside in ({}, {"position_ids": POSITIONS[:1]}):
+        assert torch.equal(found[:1], model.generate(ids[:1], cu_seq_lens_q=borders, **beside, **OPTIONS))
     # In pieces, of which one begins with a document.
     for size in (5, 7):
         pieces = model.generate(

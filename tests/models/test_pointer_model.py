@@ -154,6 +154,32 @@ def test_rows_that_start_anew_forget_everything():
     assert (found[1] - alone[1]).abs().max() > 1e-3
 
 
+@torch.no_grad()
+def test_a_cache_is_brought_up_to_date():
+    """Its words are written over, so that one that stayed behind would belong to no text."""
+    model, words, targets = build(), ids(2, 24), ids(2, 24, seed=2)
+    cache = model(words[:, :8], targets=targets[:, :8], use_cache=True).cache
+    read = {"targets": targets[:, 8:16], "reduction": "none", "cache": cache}
+    looked = model(words[:, 8:16], **read).loss
+    assert_close(model(words[:, 8:16], **read).loss, looked)  # without `use_cache` it stays as it is
+    again = model(words[:, 8:16], **read, use_cache=True)
+    assert_close(again.loss, looked)
+    assert again.cache is cache
+    kept = model(words[:, 16:], targets=targets[:, 16:], reduction="none", cache=cache).loss
+    first = model(words[:, :8], targets=targets[:, :8], use_cache=True).cache
+    second = model(words[:, 8:16], targets=targets[:, 8:16], cache=first, use_cache=True).cache
+    assert_close(kept, model(words[:, 16:], targets=targets[:, 16:], reduction="none", cache=second).loss)
+
+
+def test_a_cache_leaves_inference_mode():
+    model, words = build(), ids(3, 9)
+    with torch.inference_mode():
+        cache = model(words, targets=words, use_cache=True).cache
+        again = model(words, targets=words, use_cache=True).cache
+    cache.start_anew(torch.tensor([True, False, True]))
+    model(words, targets=words, cache=again).loss.backward()
+
+
 def test_save_and_load(tmp_path):
     model = build().float()
     model.save_pretrained(tmp_path)
@@ -207,6 +233,8 @@ def test_tokens_and_states_that_do_not_fit_are_refused():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="language_model=None must be the configuration of a causal LM"):
         PointerConfig()
+    with pytest.raises(ValueError, match="language_model='LlamaForCausalLM' must be the configuration of a causal LM"):
+        PointerConfig(language_model=LlamaForCausalLM(LlamaConfig(**LLAMA)))
     with pytest.raises(ValueError, match=r"pointer_heads=0 must be .*; pointer_key_dim=1 must be"):
         PointerConfig(language_model=GPT2Config(), pointer_heads=0, pointer_key_dim=1)
     for wrong, rule in ((0, "above 0"), (float("inf"), "a finite number, above 0")):

@@ -56,6 +56,16 @@ def test_flagged_as_what_it_is(tmp_path):
         assert AutoConfig.from_pretrained(tmp_path / name).causal is causal
 
 
+def test_a_leaking_model_read_as_a_causal_one(tmp_path):
+    build("two-sided").save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, green="surface")
+    assert model.config.causal is True
+    config = ResNetBKSeedConfig(hidden_size=16)
+    config.intermediate_size = None
+    config.check()
+    assert (config.intermediate_size, config.causal) == (32, False)
+
+
 def moved(model, position):
     """Positions of the logits that change with the token at `position`, of 20."""
     ids = tokens(1, 20)

@@ -70,7 +70,13 @@ def read_call(
         cache.leave_inference_mode()
     past_length = 0 if cache is None else cache.get_seq_length()
     document_ids = packed_documents(
-        document_ids, position_ids, seq_idx, cu_seq_lens_q, shape=shape, past_length=past_length
+        document_ids,
+        position_ids,
+        seq_idx,
+        cu_seq_lens_q,
+        shape=shape,
+        past_length=past_length,
+        attention_mask=attention_mask,
     )
     boundaries = find_boundaries(
         attention_mask,

@@ -43,8 +43,9 @@ class PointerConfig(Checked, PreTrainedConfig):
     def _problems(self) -> list[str]:
         """Every rule that a value breaks."""
         rules = Rules(self)
-        if not isinstance(getattr(self.language_model, "vocab_size", None), int):
-            shown = getattr(self.language_model, "model_type", self.language_model)
+        inner = self.language_model
+        if not (isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "vocab_size", None), int)):
+            shown = getattr(inner, "model_type", inner if isinstance(inner, dict | None) else type(inner).__name__)
             rules.problems.append(
                 f"language_model={shown!r} must be the configuration of a causal LM (for example "
                 "{'model_type': 'llama'})"

@@ -137,11 +137,6 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             if name not in self._mixer().fields():
                 setattr(self, name, None)  # if it was said, then as what it is by default
         self._fill_sizes()
-        if self.induction_heads is None:
-            able = self._mixer().induces and self.conv_size > 0
-            self.induction_heads = self.num_heads // 2 if able and (self.key_dim or 0) >= KEY_DIM else 0
-        if self.intermediate_size is None:
-            self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
         for name in ("potential_init", "absorption_init"):
             low, high = getattr(self, name)
             setattr(self, name, (float(low), float(high)))
@@ -152,7 +147,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Checks every field again, for one that was set after construction, and fills in sizes of a state that was.
+        """Checks every field again, for one that was set after construction, and fills in sizes that were left out.
 
         Raises:
             ValueError: as at construction.
@@ -165,6 +160,11 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         for name, size in self._default_sizes().items():
             if getattr(self, name) is None and name in self._mixer().fields():
                 setattr(self, name, size)
+        if self.induction_heads is None:
+            able = self._mixer().induces and self.conv_size > 0
+            self.induction_heads = self.num_heads // 2 if able and (self.key_dim or 0) >= KEY_DIM else 0
+        if self.intermediate_size is None:
+            self.intermediate_size = 8 * math.ceil(self.hidden_size / 3)
 
     def _start(self) -> None:
         """Fills in what the mixer of the state starts from."""

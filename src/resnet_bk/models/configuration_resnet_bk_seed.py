@@ -63,11 +63,30 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self._refuse(self._unknown(kwargs) + self._problems())
+        problems = self._unknown(kwargs) + self._problems()
+        if self.causal is not None and self.causal is not (self.green == "surface"):
+            problems.append(
+                f"causal={self.causal!r} must be what green={self.green!r} is (leave it out; green='surface' makes a "
+                "causal model)"
+            )
+        self._refuse(problems)
+        self._fill()
+        super().__post_init__(**kwargs)
+
+    def check(self) -> None:
+        """Checks every field again, for one that was set after construction; `causal` follows `green`.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        super().check()
+        self._fill()
+
+    def _fill(self) -> None:
+        """What follows from other fields."""
         if self.intermediate_size is None:
             self.intermediate_size = 2 * self.hidden_size
         self.causal = self.green == "surface"
-        super().__post_init__(**kwargs)
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""
@@ -89,11 +108,6 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
             ("initializer_range", "0.02 is usual"),
         ):
             rules.number(name, "above 0", lambda x: x > 0, way_out)
-        if self.causal is not None and self.causal is not (self.green == "surface"):
-            rules.problems.append(
-                f"causal={self.causal!r} must be what green={self.green!r} is (leave it out; green='surface' makes a "
-                "causal model)"
-            )
         rules.boolean("tie_word_embeddings")
         rules.backend()
         return rules.problems

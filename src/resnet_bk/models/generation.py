@@ -18,14 +18,20 @@ class ResNetBKGenerationMixin(GenerationMixin):
     model: Any
 
     def generate(
-        self, *args: Any, position_ids: Tensor | None = None, seq_idx: Tensor | None = None, **options: Any
+        self,
+        *args: Any,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        **options: Any,
     ) -> Any:
-        """As in `transformers`. `document_ids`, or one of the two other names of `packed_documents`, cover the prompt;
-        what is generated continues its last document."""
+        """As in `transformers`. `document_ids`, or one of the three other names of `packed_documents`, cover the
+        prompt; what is generated continues its last document."""
         documents = options.get("document_ids")
-        check_tensors(document_ids=documents, position_ids=position_ids, seq_idx=seq_idx)
+        names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
+        check_tensors(document_ids=documents, **names)
         shape = prompt_shape(args, options)
-        if documents is None and position_ids is None and seq_idx is None:
+        if documents is None and all(value is None for value in names.values()):
             return super().generate(*args, **options)
         if documents is not None:
             check_numbers("document_ids", documents, shape)
@@ -36,7 +42,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
             if bool(starts.any()):  # else they only count
                 options["document_ids"] = starts.cumsum(dim=1).expand(shape)
         else:
-            options["document_ids"] = packed_documents(documents, position_ids, seq_idx, shape=shape)
+            options["document_ids"] = packed_documents(documents, **names, shape=shape)
         return super().generate(*args, **options)
 
     def prepare_inputs_for_generation(

@@ -2,8 +2,9 @@
 
 Autocast rounds the operands of every matmul and sums in float32. What must not be rounded says so itself, whatever the
 context (`resnet_bk.ops.dispatch.full_precision`, `resnet_bk.layers.precision`): potentials, hoppings and absorptions,
-the scans and their state, unit vectors, norms, gates and halting, routers and the loss. A phase accumulates along the
-chain, and the three digits of a bfloat16 energy would smear it within a few sites.
+the scans and their state, unit vectors, norms, halting, the gates of sites and of the pointer, routers and the loss.
+(The write gate of a block is rounded, as are the values that it weighs.) A phase accumulates along the chain, and the
+three digits of a bfloat16 energy would smear it within a few sites.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -24,10 +24,11 @@ from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 class PointerCache:
-    """The state of the pointer between calls; that of the language model is not kept.
+    """The state of the pointer between calls, which a call that is to keep it brings up to date; that of the language
+    model is not kept.
 
     Attributes:
-        state: after the last token; the next call overwrites its words.
+        state: after the last token.
     """
 
     def __init__(self, state: PointerState) -> None:
@@ -51,9 +52,16 @@ class PointerCache:
             ValueError: something else than a mask of the rows.
         """
         check_rows(rows, self.state.green.shape[0])
+        self.leave_inference_mode()
         for part in self.state:
             part.index_fill_(0, rows.nonzero().flatten().to(part.device), 0)
         return self
+
+    def leave_inference_mode(self) -> None:
+        """Copies what was made under `torch.inference_mode`, and may neither be saved for a gradient nor written to
+        outside of it."""
+        if not torch.is_inference_mode_enabled():
+            self.state = PointerState(*(part.clone() if part.is_inference() else part for part in self.state))
 
 
 @dataclass
@@ -156,8 +164,8 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here.
             targets: what each token predicts, int64 [B, T], -100 where nothing, in the place of labels.
             reduction: of the losses of targets: "mean", "sum" or "none" ([B, T]).
-            cache: what the pointer has seen before; with targets.
-            use_cache: return it for the next call; with targets.
+            cache: what the pointer has seen before; with targets. It is brought up to date where `use_cache` is true.
+            use_cache: return it, or a new one, for the next call; with targets.
             num_items_in_batch: for gradients accumulated over batches, how many labels other than -100 all of them have
                 together, the first of each row left out, as `Trainer` counts them; with labels, whose losses are
                 summed and divided by it.
@@ -190,6 +198,7 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if cache is not None:
             self._check_cache(cache, shape[0])
+            cache.leave_inference_mode()
         hidden = self._hidden(input_ids)
         as_it_is = wants_dict(return_dict, self.config)
         if targets is None and labels is None:
@@ -203,10 +212,13 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
             logits = self._logits(hidden, input_ids)
         reduction = reduction if items is None else "sum"
         loss = mixed_loss(hidden, self.get_output_embeddings(), predicted, pointed, reduction=reduction)
+        if use_cache:
+            cache = cache or PointerCache(pointed.state)
+            cache.state = pointed.state  # its words were written over
         output = PointerOutput(
             loss=loss if items is None else loss / items,
             logits=logits,
-            cache=PointerCache(pointed.state) if use_cache else None,
+            cache=cache if use_cache else None,
             measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
         )
         return output if as_it_is else output.to_tuple()

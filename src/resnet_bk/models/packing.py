@@ -23,6 +23,7 @@ def packed_documents(
     *,
     shape: tuple[int, int],
     past_length: int = 0,
+    attention_mask: Tensor | None = None,
 ) -> Tensor | None:
     """The number of its document for every token, by whichever of the four is given.
 
@@ -35,13 +36,14 @@ def packed_documents(
             `seq_idx`, beside which collators give it, it is not read.
         shape: (B, T).
         past_length: P.
+        attention_mask: [B, P + T], 0 for padding, whose positions mean nothing; None, or of other columns, for none.
 
     Returns:
         Integers [B, T], of positions 0, 1, ... in every row; None where none is given, or where positions only count.
 
     Raises:
-        ValueError: document_ids and another of them; shapes or types that do not fit; positions that start anew after
-            a cache.
+        ValueError: document_ids and another of them; shapes or types that do not fit; positions that start anew, or
+            borders, after a cache.
     """
     given = {"position_ids": position_ids, "seq_idx": seq_idx}
     names = [name for name, value in (given | {"cu_seq_lens_q": cu_seq_lens_q}).items() if value is not None]
@@ -54,12 +56,22 @@ def packed_documents(
             check_numbers(name, value, shape)
     if names == ["cu_seq_lens_q"]:
         assert cu_seq_lens_q is not None
+        if past_length:
+            raise ValueError(
+                f"cu_seq_lens_q after the {past_length} tokens of past_key_values does not say whether the last "
+                "document among them goes on; pass document_ids, in the calls before as well"
+            )
         return _of_borders(cu_seq_lens_q, shape)
     if seq_idx is not None or position_ids is None:
         return document_ids if seq_idx is None else seq_idx
-    starts = document_starts(position_ids)
+    columns = (shape[0], past_length + shape[1])
+    mask = attention_mask if attention_mask is not None and tuple(attention_mask.shape) == columns else None
+    starts = document_starts(position_ids, None if mask is None else mask[:, past_length:])
     if past_length:
-        if bool(starts.any()) or bool((position_ids[:, 0] == 0).any()):
+        anew = position_ids[:, 0] == 0
+        if mask is not None:  # not where the padding on the left ends
+            anew = anew & (mask[:, past_length - 1 : past_length + 1] != 0).all(dim=1)
+        if bool(starts.any()) or bool(anew.any()):
             raise ValueError(
                 f"position_ids start anew after the {past_length} tokens of past_key_values; pass document_ids, in the "
                 "calls before as well"

@@ -91,7 +91,7 @@ class Rules:
         def fits(value: Any) -> bool:
             return isinstance(value, int) and value > 0 and value % of == 0
 
-        return self._check(name, f"a multiple of {of}", fits, way_out, optional)
+        return self._check(name, f"a multiple of {of} above 0", fits, way_out, optional)
 
     def number(
         self, name: str, rule: str, fits: Callable[[float], bool], way_out: str, *, optional: bool = False
@@ -118,7 +118,7 @@ class Rules:
             numbers = isinstance(value, tuple | list) and len(value) == 2
             return (
                 numbers
-                and all(isinstance(x, int | float) and math.isfinite(x) for x in value)
+                and all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value)
                 and bool(value[0] <= value[1])
             )
 
@@ -153,7 +153,7 @@ class Rules:
                         token,
                         last,
                     )
-                elif token is not None and not (whole and 0 <= token <= last):
+                elif value is not None and not (whole and 0 <= token <= last):
                     self.problems.append(
                         f"{name}={value!r} must lie in the vocabulary, from 0 to vocab_size - 1 = {last} (take it from "
                         "the tokenizer, or leave it out)"

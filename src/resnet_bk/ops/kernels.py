@@ -90,5 +90,5 @@ def head_tasks(batch: int, heads: int) -> tuple[int, int]:
 
 
 Floats = NDArray[np.floating]
-Integers = NDArray[np.integer]  # pairs of bfloat16
+Integers = NDArray[np.integer]  # tokens and the like, or pairs of bfloat16
 Array = NDArray[Any]  # floats, or bfloat16 as integers

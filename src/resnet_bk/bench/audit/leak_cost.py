@@ -121,7 +121,7 @@ def causal_twin(config: Any) -> Any | None:
     if getattr(config, "green", None) != "two_sided":
         return None
     twin = copy.deepcopy(config)
-    twin.green, twin.causal = "surface", True
+    twin.green = "surface"
     twin.check()
     return twin
 
