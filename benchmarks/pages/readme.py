@@ -110,7 +110,7 @@ def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str,
     Raises:
         ValueError: those are of other text or settings.
     """
-    first, second = (of["protocol"] | (of["data"].get("fingerprints") or {}) for of in (found, more))
+    first, second = (of["protocol"] | (of.get("data") or {}).get("fingerprints", {}) for of in (found, more))
     # A key that came later is in one of them alone.
     differ = [key for key in (*SHARED, *TEXT) if {key} <= first.keys() & second.keys() and first[key] != second[key]]
     if differ:
