@@ -42,7 +42,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
             if bool(starts.any()):  # else they only count
                 options["document_ids"] = starts.cumsum(dim=1).expand(shape)
         else:
-            options["document_ids"] = packed_documents(documents, **names, shape=shape)
+            options["document_ids"] = packed_documents(documents, position_ids, seq_idx, cu_seq_lens_q, shape=shape)
         return super().generate(*args, **options)
 
     def prepare_inputs_for_generation(
