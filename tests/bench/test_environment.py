@@ -71,6 +71,9 @@ def test_commit_of_a_checkout(monkeypatch, tmp_path, asked_anew):
     (tmp_path / ".git" / "index").write_bytes(b"damaged")  # git knows the commit and not the state of the files
     found = asked_anew()
     assert (len(found["git_commit"]), found["git_dirty"]) == (40, None)
+    assert (
+        module.other_code({"environment": found}) == ", trained at this commit, with or without changes: git cannot say"
+    )
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,11 @@ def test_what_a_training_is_free_of_is_free_in_its_protocol():
 
 def test_a_rate_beside_a_grid():
     rate, grid = "models.llama.learning_rate=5e-2", "learning_rates=[1e-3,3e-3]"
-    for given in (rate, "models.llama={learning_rate: 5e-2}"):
-        with pytest.raises(ValueError, match=r"--set models.llama.learning_rate: not read where the learning_rates \["):
+    for given, says in (
+        (rate, "--set models.llama.learning_rate: not read"),
+        ("models.llama={learning_rate: 5e-2}", "--set models.llama: its learning_rate is not read"),
+    ):
+        with pytest.raises(ValueError, match=rf"{says} where the learning_rates \["):
             load_protocol("quick", [grid, given])
     assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
     assert load_protocol("quick", [grid, "models.llama.learning_rate=null"]).rates("llama") == [1e-3, 3e-3]

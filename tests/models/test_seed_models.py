@@ -60,6 +60,8 @@ def test_a_leaking_model_read_as_a_causal_one(tmp_path):
     build("two-sided").save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, green="surface")
     assert model.config.causal is True
+    with pytest.raises(ValueError, match="causal=True must be what green='two_sided' is"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, causal=True)
     config = ResNetBKSeedConfig(hidden_size=16)
     config.intermediate_size = None
     config.check()

@@ -142,10 +142,13 @@ def test_avx2_without_multiply_adds_is_not_enough(monkeypatch):
         assert ("numba" in available_backends("linear_cross_entropy", "cpu")) is expected
 
 
-def test_without_onednn_no_half_type_is_fast(monkeypatch):
+def test_which_half_types_are_fast(monkeypatch):
     fast = dispatch.cpu_multiplies.__wrapped__
-    for half, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16")):
-        assert fast(half) is getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    for bf16, fp16 in ((True, False), (False, True)):
+        has = {"_is_mkldnn_bf16_supported": lambda: bf16, "_is_mkldnn_fp16_supported": lambda: fp16}  # noqa: B023
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**has))
+        assert (fast(torch.bfloat16), fast(torch.float16)) == (bf16, fp16)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert not any(map(fast, (torch.bfloat16, torch.float16)))
 

@@ -19,7 +19,6 @@ from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.run_result import config_dict
 from resnet_bk.bench.sizing import count_parameters
 from resnet_bk.bench.time_scales import has_chains, time_scales
-from resnet_bk.bench.trained.opened_run import check_same_text
 from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.data import token_cache
 from resnet_bk.data.saved_tokenizer import read_tokenizer
@@ -37,7 +36,7 @@ def inspect_model(model: Any, weights: str = "fresh", folder: Path | None = None
         model: a causal LM of `transformers`.
         weights: where they came from, for the result.
         folder: that they came from. A run folder's validation text is what the chains are measured on; without one, or
-            where that text cannot be read, random words are, and the result says so.
+            where that text cannot be read or is another since, random words are, and the result says so.
     """
     count = count_parameters(model)
     found: dict[str, Any] = {
@@ -129,10 +128,12 @@ def sample_text(model: Any, folder: Path | None) -> tuple[Tensor, str]:
             protocol = check_protocol(record["protocol"], str(folder))
             tokenizer = read_tokenizer(folder / "model")
             corpus = open_corpus(protocol, ("validation",))
-            check_same_text(folder, record, corpus, "validation")
+            same = corpus.fingerprint == record["data"]["fingerprints"]["corpus"]
+            if not same:
+                trouble = " (the text of the run is another since, or divided otherwise)"
             tokens = token_cache(corpus, "validation", tokenizer, cache_dir=default_cache_dir()).tokens
             rows = min(ROWS, len(tokens) // length)
-            if rows:
+            if same and rows:
                 ids = torch.as_tensor(tokens[: rows * length].astype("int64")).view(rows, length)
                 return ids, f"{corpus.name}, validation, {ids.numel():,} tokens"
         except ValueError as error:

@@ -47,7 +47,7 @@ _Loader.add_implicit_resolver(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as a string, such as 08 and 1e3, which PyYAML itself would."""
+    """Quotes strings that `_Loader` would take for numbers, such as 08 and 1e3, which PyYAML itself leaves bare."""
 
 
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
@@ -105,12 +105,13 @@ def _refuse_rates(raw: dict[str, Any], named: set[str]) -> None:
     """Raises ValueError where a setting gives a model a rate, for a protocol whose models share a grid of rates."""
     models = raw.get("models")
     for name, entry in models.items() if isinstance(models, dict) else ():
-        key = f"models.{name}.learning_rate"
-        given = {key, f"models.{name}", "models"} & named
+        given = {f"models.{name}.learning_rate", f"models.{name}", "models"} & named
         if given and isinstance(entry, dict) and entry.get("learning_rate") is not None:
+            key = max(given)  # the longest
+            what = "" if key.endswith("rate") else "its learning_rate is "
             raise ValueError(
-                f"--set {key}: not read where the learning_rates {raw['learning_rates']} are tried; leave it out, or "
-                "add --set learning_rates=null"
+                f"--set {key}: {what}not read where the learning_rates {raw['learning_rates']} are tried; leave it "
+                "out, or add --set learning_rates=null"
             )
 
 

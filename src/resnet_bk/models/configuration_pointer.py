@@ -45,7 +45,7 @@ class PointerConfig(Checked, PreTrainedConfig):
         rules = Rules(self)
         inner = self.language_model
         if not (isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "vocab_size", None), int)):
-            shown = getattr(inner, "model_type", inner if isinstance(inner, dict | None) else type(inner).__name__)
+            shown = getattr(inner, "model_type", type(inner).__name__ if hasattr(inner, "vocab_size") else inner)
             rules.problems.append(
                 f"language_model={shown!r} must be the configuration of a causal LM (for example "
                 "{'model_type': 'llama'})"

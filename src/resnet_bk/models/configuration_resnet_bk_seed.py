@@ -63,18 +63,16 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        problems = self._unknown(kwargs) + self._problems()
-        if self.causal is not None and self.causal is not (self.green == "surface"):
-            problems.append(
-                f"causal={self.causal!r} must be what green={self.green!r} is (leave it out; green='surface' makes a "
-                "causal model)"
-            )
-        self._refuse(problems)
+        said = self.causal
+        self._refuse(self._unknown(kwargs) + self._problems())
         self._fill()
+        if said is False and self.causal:
+            self._refuse([self._contradiction(said)])
         super().__post_init__(**kwargs)
 
     def check(self) -> None:
-        """Checks every field again, for one that was set after construction; `causal` follows `green`.
+        """Checks every field again, for one that was set after construction. Where `green` was set to a causal one,
+        `causal` becomes true.
 
         Raises:
             ValueError: as at construction.
@@ -87,6 +85,10 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 2 * self.hidden_size
         self.causal = self.green == "surface"
+
+    def _contradiction(self, causal: object) -> str:
+        way_out = "leave it out; green='surface' makes a causal model"
+        return f"causal={causal!r} must be what green={self.green!r} is ({way_out})"
 
     def _problems(self) -> list[str]:
         """Every rule that a value breaks, as `field=value rule (way out)`."""
@@ -108,6 +110,8 @@ class ResNetBKSeedConfig(Checked, PreTrainedConfig):
             ("initializer_range", "0.02 is usual"),
         ):
             rules.number(name, "above 0", lambda x: x > 0, way_out)
+        if self.causal not in (None, False) and not (self.causal is True and self.green == "surface"):
+            rules.problems.append(self._contradiction(self.causal))
         rules.boolean("tie_word_embeddings")
         rules.backend()
         return rules.problems

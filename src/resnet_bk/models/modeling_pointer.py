@@ -198,7 +198,8 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if cache is not None:
             self._check_cache(cache, shape[0])
-            cache.leave_inference_mode()
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                cache.leave_inference_mode()
         hidden = self._hidden(input_ids)
         as_it_is = wants_dict(return_dict, self.config)
         if targets is None and labels is None:

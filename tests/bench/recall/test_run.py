@@ -215,7 +215,9 @@ def test_a_protocol_json_of_somebody_else_is_not_overwritten(tmp_path, text):
     (tmp_path / "out" / "protocol.json").write_text(text)
     result = call(tmp_path / "out", models="modulus")
     assert result.exit_code == 2
-    assert "holds protocol.json that no benchmark wrote, which would be lost" in " ".join(result.output.split())
+    assert "holds a protocol.json that no benchmark of recall wrote, which would be lost" in " ".join(
+        result.output.split()
+    )
     assert (tmp_path / "out" / "protocol.json").read_text() == text
 
 

@@ -1,8 +1,8 @@
 """n-gram baselines of a protocol: what a count of words predicts, on exactly the tokens that its models are scored on.
 
-The same tokenizer, the same training tokens, the same held-out stream: every token but the first is predicted, `<unk>`
-and `<eos>` are words like others, and the probability is shared by the whole vocabulary. Contexts go on across `<eos>`,
-as they do for a model. An n-gram sees the n - 1 tokens before; no segments cut them off.
+The tokenizer and the training text of the protocol, the same held-out stream: every token but the first is predicted,
+`<unk>` and `<eos>` are words like others, and the probability is shared by the whole vocabulary. Contexts go on across
+`<eos>`, as they do for a model. An n-gram sees the n - 1 tokens before; no segments cut them off.
 """
 
 import math

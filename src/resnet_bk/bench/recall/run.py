@@ -74,7 +74,7 @@ def bench_recall(
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
-    _check_ours(out)
+    _check_protocol_file(out)
     check_results(out)
     with deterministic():  # from the first matmul on: cuBLAS takes its workspace then
         for name, config in to_train.items():
@@ -182,8 +182,8 @@ def _settings(protocol: RecallProtocol, model: str | None) -> dict[str, Any]:
     return shared if model is None else shared | {f"models.{model}": protocol.models[model].model_dump(include=READ)}
 
 
-def _check_ours(out: Path) -> None:
-    """Raises ValueError where a protocol.json would be lost that no recall benchmark wrote."""
+def _check_protocol_file(out: Path) -> None:
+    """Raises ValueError where a protocol.json would be lost that no benchmark of recall wrote."""
     file = out / "protocol.json"
     try:
         ours = not file.exists() or read_json(file).get("task") == TASK
@@ -191,8 +191,8 @@ def _check_ours(out: Path) -> None:
         ours = False
     if not ours:
         raise ValueError(
-            f"--out {out} holds protocol.json that no benchmark wrote, which would be lost; give another folder with "
-            "--out, or move that away"
+            f"--out {out} holds a protocol.json that no benchmark of recall wrote, which would be lost; give another "
+            "folder with --out, or move that away"
         )
 
 

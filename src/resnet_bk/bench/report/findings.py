@@ -210,7 +210,7 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         )
     counted = results.ngrams and results.ngrams.train_tokens
     seen = max(run.total_tokens for model in models for run in model.runs)
-    # Less than an epoch; the ends of rows, shorter than a batch, are left out of one too.
+    # A whole epoch leaves out the ends of rows too, well below 1%.
     if counted and results.protocol.get("steps") is not None and seen < 0.99 * counted:
         add(
             f"The n-grams were counted on {fmt.count(counted)} tokens, of which the models saw {fmt.count(seen)}: they "
