@@ -115,8 +115,8 @@ def rows(found: Mapping[str, Entry]) -> str:
     timed = [over(entry.timed, "seconds_per_step") for entry in found.values()]
     memory = [over(entry.timed, "peak_memory_mb") for entry in found.values()]
     costs = (
-        f"In this order a training step of ResNet-BK with the pointer takes {listed(timed)} times as long as one of Llama without, "
-        f"and {listed(memory)} times its memory."
+        f"In this order a training step of ResNet-BK with the pointer takes {listed(timed)} times as long as one of "
+        f"Llama without, and {listed(memory)} times its memory."
     )
     return f"{table(('ResNet-BK / Llama (ratio)', 'pointer', *VIEWS), lines)}\n\n{costs}"
 

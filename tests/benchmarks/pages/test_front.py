@@ -92,7 +92,8 @@ def test_models_of_another_file_join_their_protocol():
 
 
 def test_times_are_those_of_their_own_file():
-    takes = "In this order a training step of ResNet-BK with the pointer takes {} times as long as one of Llama without, and {}"
+    takes = "In this order a training step of ResNet-BK with the pointer takes {} times as long as one of "
+    takes += "Llama without, and {}"
     assert table(ALL)[1].startswith(takes.format("2.00, 1.00 and 1.00", "1.00, 1.00 and 1.00 times its memory."))
     pair = [run("resnet-bk", 1.0, seconds_per_step=0.3), run("llama", 1.0, seconds_per_step=0.2)]
     assert table([*ALL, results("small-times", *pair)])[1].startswith(takes.format("2.00, 1.50 and 1.00", ""))
