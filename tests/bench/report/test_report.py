@@ -182,7 +182,7 @@ def test_ngram_baselines_stand_beside(page: Page) -> None:
     with_them = render(sample_results() | {"ngrams": found})
     row = with_them.table("Different n-grams")["5-gram"]
     assert list(row.values()) == ["5-gram", "85.8", "1.230", "753,640"]
-    assert "Kneser-Ney, on the same training tokens and vocabulary" in with_them.text
+    assert "Kneser-Ney, on the training text, with the same vocabulary" in with_them.text
 
 
 def test_what_kind_of_memory_it_is() -> None:
