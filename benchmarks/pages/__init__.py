@@ -5,7 +5,7 @@
 or those of one page or table, each by a file of this folder:
 
     python -m benchmarks.pages.front           README.md, the first table, from the JSON of the comparisons
-    python -m benchmarks.pages.readme          README.md, its other tables, from the same
+    python -m benchmarks.pages.readme          README.md, the table of all models of one comparison, from the same
     python -m benchmarks.pages.course          docs/course.svg, from the same
     python -m benchmarks.pages.results         docs/results.md, from that of the tuned comparisons and recall
     python -m benchmarks.pages.choices         docs/choices.md, from that of trainings with other choices
@@ -13,5 +13,5 @@ or those of one page or table, each by a file of this folder:
     python -m benchmarks.pages.switches        docs/switches.md, from that of the `ablation` runs and of trained models
     python -m benchmarks.pages.performance     docs/performance.md, from that of the benchmarks of speed
 
-`page.py` has what they share.
+`page.py` and `comparison.py` have what they share.
 """

@@ -2,11 +2,11 @@
 
     python -m benchmarks.pages.course [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those of the README's tables; a panel each, but that of
-`quick-pointer` gives further models to that of `quick`. The picture holds
-the figures that it shows, as JSON in the description of its metadata, and is drawn anew only where they differ from
-those of the files, for other versions of matplotlib draw the same figures in other bytes; empty the file to draw it all
-the same. --check writes nothing and exits with code 1 if the figures differ.
+FILE is the results.json of `resnet-bk bench`, by default those of the README's first table; a panel each, but that of
+`quick-pointer` gives further models to that of `quick`. The picture holds the figures that it shows, as JSON in the
+description of its metadata, and is drawn anew only where they differ from those of the files, for other versions of
+matplotlib draw the same figures in other bytes; empty the file to draw it all the same. --check writes nothing and
+exits with code 1 if the figures differ.
 """
 
 import json
@@ -14,15 +14,18 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from io import StringIO
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
+from benchmarks.pages.comparison import MORE_MODELS, joined
 from benchmarks.pages.page import by_model, page_writer
-from benchmarks.pages.readme import MORE_MODELS, ROOT, SUITES, with_more
 
+ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "course.svg"
-FILES = [ROOT / "results" / suite / "results.json" for suite in (*SUITES, *MORE_MODELS)]
+SUITES = ("seed-local-tuned", "small", "quick", *MORE_MODELS)
+FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 NAMES = {
     "resnet-bk": "ResNet-BK",
     "no-pointer": "ResNet-BK without the pointer",
@@ -135,13 +138,9 @@ def fill(picture: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The picture of these results: as it is where it shows their figures.
 
     Raises:
-        ValueError: see `curves` and `figures`.
+        ValueError: see `curves`, `figures` and `comparison.joined`.
     """
-    by_name = {found["protocol"]["name"]: found for found in results}
-    for more, suite in MORE_MODELS.items():
-        if more in by_name:
-            by_name[suite] = with_more(by_name[suite], by_name.pop(more))
-    panels = {suite: curves(found) for suite, found in by_name.items()}
+    panels = {found["protocol"]["name"]: curves(found) for found in joined(results)}
     return picture if picture and figures(picture) == panels else draw(panels)
 
 

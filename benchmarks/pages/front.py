@@ -14,8 +14,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
+from benchmarks.pages.comparison import MORE_MODELS, with_more
 from benchmarks.pages.page import by_model, one_machine, page_writer, replace_all, table
-from benchmarks.pages.readme import MORE_MODELS, PAGE, ROOT, with_more
+from benchmarks.pages.readme import PAGE, ROOT
 from resnet_bk.bench.report import formatting as fmt
 
 PLACE = "front"
@@ -36,7 +37,7 @@ ALONE, CARRIED, WINDOWS = (
 )
 OURS, LLAMA = ("resnet-bk", "no-pointer"), ("llama-pointer", "llama")  # with the pointer and without
 VIEWS = {"overlapping windows": WINDOWS, "state not carried": ALONE, "state carried": CARRIED}
-POINTERS = {"no": 1, "both": 0}  # the place in OURS and LLAMA
+POINTERS = {"neither": 1, "both": 0}  # the place in OURS and LLAMA
 
 Runs = list[dict[str, Any]]
 

@@ -107,7 +107,9 @@ def _described(found: Mapping[str, Any], on_gpu: bool) -> str:
         return f"{found['gpu']}, {_described(found, on_gpu=False)}"
     kernels = found.get("kernel_instructions")  # by which kernels are chosen; of before there was a choice none
     cpu = found["cpu"] if kernels is None else f"{found['cpu']} ({kernels})"
-    return f"{cpu}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
+    memory = found.get("memory_settings", "default")  # of before they were noted
+    given = "" if memory == "default" else f", {memory}"
+    return f"{cpu}{given}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
 
 
 def _processors(results: Mapping[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Writes the figures of the README's tables from results/, so that none is typed by hand.
+"""Writes the README's table of one comparison from results/, so that no figure is typed by hand.
 
     python -m benchmarks.pages.readme [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those in results/ of the protocols that the README shows; one
-of `quick-pointer` gives further models of `quick`.
+FILE is the results.json of `resnet-bk bench`, by default that of `seed-local-tuned` in results/; the page must have a
+place for its protocol.
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
@@ -14,33 +14,21 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
+from benchmarks.pages.comparison import ratios
 from benchmarks.pages.page import by_model, page_writer, reached, replace_all, table
-from resnet_bk.bench.protocol import NOT_OF_A_RUN, Protocol
 from resnet_bk.bench.report import formatting as fmt
-from resnet_bk.bench.report.results_schema import parse_results
-from resnet_bk.bench.report.statistics import compare_documents, summarize
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "README.md"
-SUITES = ("seed-local-tuned", "small", "quick")
-# Results -> the protocol of whose work they are further models.
-MORE_MODELS = {"quick-pointer": "quick"}
-# What results whose models stand in one table have alike: settings of the protocol, and fingerprints of the text.
-SHARED = sorted({*Protocol.model_fields} - {*NOT_OF_A_RUN})
-TEXT = ("corpus", "train_tokens", "validation_tokens")
-PEERS = "quick-peers"  # on the text of `quick`, whose n-grams stand with that
-FILES = [ROOT / "results" / suite / "results.json" for suite in (*SUITES, *MORE_MODELS, PEERS)]
+FILES = [ROOT / "results" / "seed-local-tuned" / "results.json"]
 NAMES = {
     "resnet-bk": "**ResNet-BK** (modulus state, short convolution, pointer)",
     "no-pointer": "ResNet-BK without the pointer",
-    "no-convolution": "ResNet-BK without the convolution",
     "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
     "llama-pointer": "Llama with ResNet-BK's pointer",
     "gpt2": "GPT-2",
     "mamba2": "Mamba-2",
     "gated-deltanet": "Gated DeltaNet",
-    "kimi-delta": "Kimi delta attention",
-    "xlstm": "xLSTM",
 }
 
 HELD_OUT = (
@@ -51,8 +39,7 @@ HELD_OUT = (
 
 
 def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, the lowest perplexity first, then n-gram models where there are any; models that see the answer
-    last.
+    """A row a model, the lowest perplexity first, models that see the answer last; then two n-gram models.
 
     No times: runs of one table may have shared the machine with other work.
     """
@@ -74,7 +61,7 @@ def rows(results: Mapping[str, Any]) -> str:
             carried = "leaks"
         ratio = over.get(name, fmt.MISSING)
         lines.append((NAMES.get(name, name), carried, ratio, *others, bits(runs), fmt.count(len(runs))))
-    for entry in results["ngrams"]["ngrams"] if "ngrams" in results else ():
+    for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
             of_order = fmt.decimal(entry["bits_per_character"], 3)
@@ -83,41 +70,9 @@ def rows(results: Mapping[str, Any]) -> str:
     return table(("", *held_out, "bits per character", "seeds"), lines)
 
 
-def ratios(results: Mapping[str, Any]) -> dict[str, str]:
-    """The perplexity of the first of `NAMES` over that of every other model, of the seeds that both have, with its
-    interval over the documents; none where it was not trained, or the documents are too few."""
-    models = {model.name: model for model in summarize(parse_results(dict(results)))}
-    (ours, _), *_ = NAMES.items()
-    if ours not in models:
-        return {}
-    tokens = results["data"].get("document_tokens", [])
-    compared = {name: compare_documents(models[ours], model, tokens) for name, model in models.items() if name != ours}
-    return {
-        name: f"{interval.ratio:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-        for name, interval in compared.items()
-        if interval is not None
-    }
-
-
 def unknown(results: Mapping[str, Any]) -> str:
     """A sentence: how much of the text is no word of the vocabulary."""
     return f"{results['data']['validation_unk_rate']:.1%} of the held-out tokens are `<unk>`."
-
-
-def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Results with the runs of models that they do not have themselves.
-
-    Raises:
-        ValueError: those are of other text or settings.
-    """
-    first, second = (of["protocol"] | (of.get("data") or {}).get("fingerprints", {}) for of in (found, more))
-    # A key that came later is in one of them alone.
-    differ = [key for key in (*SHARED, *TEXT) if {key} <= first.keys() & second.keys() and first[key] != second[key]]
-    if differ:
-        names = " and ".join(of["protocol"]["name"] for of in (found, more))
-        raise ValueError(f"{names} differ in {', '.join(differ)}, and cannot stand in one table; train them alike")
-    known = {run["model_name"] for run in found["runs"]}
-    return {**found, "runs": [*found["runs"], *(run for run in more["runs"] if run["model_name"] not in known)]}
 
 
 def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -128,20 +83,12 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """
     for found in results:
         suite = found["protocol"]["name"]
-        if suite in MORE_MODELS:
-            continue
-        if suite == PEERS:
-            page = replace_all(page, suite, {"table": rows(found)})
-            continue
         if "ngrams" not in found:
             raise ValueError(f"the results of {suite} have no n-grams; call resnet-bk ngrams {suite} --out OUT")
         if found["ngrams"]["split"] != "validation":
             raise ValueError(
                 f"the n-grams of {suite} are of the {found['ngrams']['split']} split; score --split validation"
             )
-        for more in results:
-            if MORE_MODELS.get(more["protocol"]["name"]) == suite:
-                found = with_more(found, more)
         page = replace_all(page, suite, {"table": f"{rows(found)}\n\n{unknown(found)}"})
     return page
 

@@ -3,10 +3,11 @@
     python -m benchmarks.pages.results [FILE ...] [--page FILE] [--check]
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
-comparisons in results/PROTOCOL, grids of learning rates in results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS,
-comparison and grid in one in results/quick-peers and results/books, associative recall in results/mqar, times of
-ResNet-BK and Llama side by side in results/PROTOCOL-times. FILE may also be the lengths.json of `resnet-bk lengths`, by
-default results/lengths. Only what has a place on the page can be named.
+comparisons in results/PROTOCOL, further models of one of them in results/quick-pointer, grids of learning rates in
+results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS, comparison and grid in one in results/quick-peers and
+results/books, associative recall in results/mqar, times of ResNet-BK and Llama side by side in results/PROTOCOL-times.
+FILE may also be the lengths.json of `resnet-bk lengths`, by default results/lengths. Only what has a place on the page
+can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
@@ -17,6 +18,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
+from benchmarks.pages.comparison import MORE_MODELS, OURS, joined, ratios
 from benchmarks.pages.page import (
     by_model,
     machine,
@@ -33,7 +35,7 @@ from resnet_bk.bench.report.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
-COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small")
+COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small", "quick")
 SEARCHED = ("quick-peers", "books")  # comparisons whose protocol has the grid of their rates
 RECALL = "mqar"
 LENGTHS = "lengths"
@@ -43,12 +45,15 @@ GRIDS = (
     "small-grid",
 )
 FILES = [
-    *(ROOT / "results" / folder / "results.json" for folder in (*COMPARISONS, *SEARCHED, *GRIDS, RECALL, *TIMES)),
+    *(
+        ROOT / "results" / folder / "results.json"
+        for folder in (*COMPARISONS, *MORE_MODELS, *SEARCHED, *GRIDS, RECALL, *TIMES)
+    ),
     ROOT / "results" / LENGTHS / f"{LENGTHS}.json",
 ]
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
-OURS, LLAMA = "resnet-bk", "llama"
+LLAMA = "llama"
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
 OVERLAPPING = "held_out_perplexity_overlapping"
 
@@ -85,8 +90,9 @@ def rows(results: Mapping[str, Any]) -> str:
         }
         lines.append(cells)
     data = results["data"]
-    facts = [*machine(results), *whose(results, "memory"), *paired_tests(models)]
+    facts = [*machine(results), *whose(results, "memory"), *intervals(results), *paired_tests(models)]
     facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
+    facts += ngrams(results)
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
@@ -97,6 +103,25 @@ def relative(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]
     ours, theirs = ({run["seed"]: run[HELD_OUT] for run in found} for found in (runs, base))
     shared = ours.keys() & theirs.keys()
     return f"{fmean(ours[seed] for seed in shared) / fmean(theirs[seed] for seed in shared):.3f}" if shared else "–"
+
+
+def intervals(results: Mapping[str, Any]) -> list[str]:
+    """A fact: ours over every other model, with the interval over the held-out documents."""
+    if not results["data"].get("document_tokens"):
+        return []
+    found = "; ".join(f"`{name}` {ratio}" for name, ratio in ratios(results).items())
+    return [f"`{OURS}` over another, of the seeds that both have (95% over the held-out documents): {found}"] * bool(
+        found
+    )
+
+
+def ngrams(results: Mapping[str, Any]) -> list[str]:
+    """A fact: what word frequencies alone reach on this text, and five words, and how much of it is no word."""
+    if "ngrams" not in results:
+        return []
+    reached = {entry["order"]: fmt.perplexity(entry["perplexity"]) for entry in results["ngrams"]["ngrams"]}
+    unknown = results["data"]["validation_unk_rate"]
+    return [f"unigram {reached[1]}, 5-gram (Kneser-Ney) {reached[5]}; {unknown:.1%} of the held-out tokens are `<unk>`"]
 
 
 def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -229,7 +254,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     for found in results:
         if "places" in found:
             page = replace_all(page, LENGTHS, {"table": lengths(found)})
-            continue
+    for found in joined([found for found in results if "places" not in found]):
         suite = found["protocol"]["name"]
         if suite not in (known := (*COMPARISONS, *SEARCHED, RECALL, *TIMES)):
             raise ValueError(f"the results are of protocol {suite}, not of {' or '.join(known)}; name other files")

@@ -1,6 +1,7 @@
 """On what a run was made."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -30,6 +31,21 @@ def test_instructions_that_kernels_choose_by(monkeypatch):
     for there, name in ((True, "AVX2"), (False, "neither AVX2 nor AVX-512")):
         monkeypatch.setattr(dispatch, "has_avx2", lambda there=there: there)
         assert module.environment()["kernel_instructions"] == name
+
+
+def test_memory_settings(monkeypatch):
+    for name in [name for name in os.environ if name in module.MEMORY_VARIABLES or name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    assert module.environment()["memory_settings"] == "default"
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1048576")
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    monkeypatch.setenv("LD_PRELOAD", "/home/someone/libjemalloc.so.2:")
+    found = module.environment()
+    assert found["memory_settings"] == (
+        "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 LD_PRELOAD=libjemalloc.so.2 MALLOC_TOP_PAD_=1048576"
+    )
+    with_them = module.machine(found, "cpu")
+    assert with_them != module.machine(found | {"memory_settings": "default"}, "cpu")  # two times of different things
 
 
 @pytest.fixture

@@ -7,6 +7,12 @@ ENVIRONMENT = {
     "python": "3.11.1",
     "versions": {"torch": "2.9.0", "numba": "0.62.0"},
 }
+ORDERS = [(order, {"perplexity": 100.0 * order, "bits_per_character": 2.0 + order}) for order in (1, 2, 5)]
+NGRAMS = {
+    "method": "counted",
+    "split": "validation",
+    "ngrams": [{"order": order, "name": f"{order}-gram", "different_ngrams": 9} | found for order, found in ORDERS],
+}
 
 
 def point(step, seconds, perplexity):

@@ -56,7 +56,7 @@ def table(found):
 
 def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
     lines, _ = table(ALL)
-    assert lines[0, "no"] == (
+    assert lines[0, "neither"] == (
         "**Kyoto articles, 30,000 words** (`seed-local-tuned`)",
         {
             "overlapping windows": "36.0 / 36.0 (1.00), 1 seed",
@@ -75,14 +75,14 @@ def test_pairs_are_of_the_same_reading_and_of_the_seeds_that_both_have():
     other = [run("llama", 40.0, seed=3), *WORDS["runs"][:3]]
     lines, _ = table([results("seed-local-tuned", *other), SMALL, QUICK])
     # What was not trained or not read so is left open.
-    assert {*lines[0, "no"][1].values(), *lines[1, "no"][1].values(), *lines[1, "both"][1].values()} == {"–"}
+    assert {*lines[0, "neither"][1].values(), *lines[1, "neither"][1].values(), *lines[1, "both"][1].values()} == {"–"}
 
 
 def test_a_carried_figure_is_not_taken_for_that_of_segments_alone():
     carries = [run("no-pointer", 38.0, carry_state=True), run("llama", 40.0)]  # the other view was not measured
     lines, _ = table([results("seed-local-tuned", WORDS["runs"][0], *carries), SMALL, QUICK])
-    assert lines[0, "no"][1]["state not carried"] == "–"
-    assert lines[0, "no"][1]["state carried"] == "**38.0** / 40.0 (0.95)"
+    assert lines[0, "neither"][1]["state not carried"] == "–"
+    assert lines[0, "neither"][1]["state carried"] == "**38.0** / 40.0 (0.95)"
 
 
 def test_models_of_another_file_join_their_protocol():

@@ -1,17 +1,11 @@
-"""The README's tables come from results/, and agree with them."""
+"""The README's table of a comparison comes from results/, and agrees with them."""
 
 import pytest
 
 from benchmarks.command import guarded
 from benchmarks.pages import readme
 from tests.bench.report_samples import sample_results, sample_run
-
-ORDERS = [(order, {"perplexity": 100.0 * order, "bits_per_character": 2.0 + order}) for order in (1, 2, 5)]
-NGRAMS = {
-    "method": "counted",
-    "split": "validation",
-    "ngrams": [{"order": order, "name": f"{order}-gram", "different_ngrams": 9} | found for order, found in ORDERS],
-}
+from tests.benchmarks.made_runs import NGRAMS
 
 
 def run(name, perplexity, seed=0, **changes):
@@ -53,21 +47,6 @@ def test_the_best_model_comes_first_whoever_it_is():
     ]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"protocol": QUICK["protocol"] | {"name": "quick-pointer", "batch_size": 7}},
-        {"data": QUICK["data"] | {"fingerprints": {"train_tokens": "other"}}},
-    ],
-)
-def test_further_models_are_of_the_same_text_and_settings(change):
-    here = QUICK | {"data": QUICK["data"] | {"fingerprints": {"train_tokens": "one"}}}
-    more = here | {"protocol": QUICK["protocol"] | {"name": "quick-pointer"}, "runs": [run("no-pointer", 60.0)]}
-    assert [found["model_name"] for found in readme.with_more(here, more)["runs"]][-1] == "no-pointer"
-    with pytest.raises(ValueError, match=r"quick and quick-pointer differ in (batch_size|train_tokens), and cannot"):
-        readme.with_more(here, more | change)
-
-
 def test_ratios_are_of_the_same_documents():
     # Half the loss a token less in every document: a ratio of exp(-1/2), whichever documents are drawn.
     tokens, theirs = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7
@@ -90,19 +69,6 @@ def test_ratios_are_of_the_same_documents():
     assert {found[name] for name in ("another", "resnet-bk-seed", "5-gram, Kneser-Ney")} == {"–"}
     for without in (quick(*runs[2:], document_tokens=tokens), quick(*runs, document_tokens=tokens[:19])):
         assert "0.607" not in readme.fill(PAGE, [without])
-
-
-def test_further_models_of_another_file_and_peers_in_a_table_of_their_own():
-    more = quick(run("no-pointer", 45.0), run("llama", 1.0))
-    more["protocol"] = more["protocol"] | {"name": "quick-pointer"}
-    peers = {name: value for name, value in quick(run("xlstm", 70.0)).items() if name != "ngrams"}
-    peers["protocol"] = peers["protocol"] | {"name": "quick-peers"}
-    page = readme.fill(PAGE + PAGE.replace("quick", "quick-peers"), [QUICK, more, peers])
-    assert "old" not in page
-    assert "| ResNet-BK without the pointer | 45.0 |" in page
-    assert "| Llama (RoPE, RMSNorm, SwiGLU) | 40.0 |" in page  # its own
-    assert page.index("5-gram") < page.index("| xLSTM | 70.0 |")
-    assert page.count("5-gram") == page.count("`<unk>`") == 1
 
 
 def test_what_does_not_fit():

@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.command import guarded
 from benchmarks.pages import results
-from tests.benchmarks.made_runs import ENVIRONMENT, point, run
+from tests.bench.report_samples import sample_results, sample_run
+from tests.benchmarks.made_runs import ENVIRONMENT, NGRAMS, point, run
 
 RESULTS = {
     "protocol": {"name": "seed-local-tuned", "learning_rates": None},
@@ -24,6 +25,7 @@ RESULTS = {
         run("resnet-bk", 40.0, held_out_perplexity_without_carry=55.0, held_out_perplexity_overlapping=44.0),
     ],
 }
+PLACE = ENVIRONMENT | {"git_commit": "0123456789abcdef", "git_dirty": False}
 PAGE = "".join(
     f"<!-- begin seed-local-tuned{place} -->\nold\n<!-- end -->\n" for place in (":table", ":course", "-grid:table")
 )
@@ -65,8 +67,9 @@ def test_memory_on_another_machine_is_left_out():
     [
         ({"environment": ENVIRONMENT | {"kernel_instructions": "AVX-512"}}, "a processor (AVX-512)"),
         ({"environment": ENVIRONMENT | {"gpu": "a GPU"}, "device": "cuda:0"}, "a GPU, a processor"),
+        ({"environment": ENVIRONMENT | {"memory_settings": "MALLOC_ARENA_MAX_=1"}}, "a processor, MALLOC_ARENA_MAX_=1"),
     ],
-    ids=["other kernels", "GPU"],
+    ids=["other kernels", "GPU", "memory settings"],
 )
 def test_what_is_another_machine(changes, named):
     place = ENVIRONMENT | {"gpu": "a GPU"}  # which is there for all
@@ -122,6 +125,23 @@ def test_seeds_of_two_models_are_compared_in_pairs():
     runs = [run(name, level + seed, seed) for name, level in levels.items() for seed in range(3)]
     lines = results.fill(PAGE, [RESULTS | {"runs": [*runs, run("gpt2", 60.0)]}]).splitlines()
     assert "- paired t test of `resnet-bk`, on the logarithm, two-sided: `llama` p < 0.001, 3 seeds" in lines
+
+
+def test_ratios_over_documents_and_what_counting_words_reaches():
+    # A tenth of the loss a token less in every document: a ratio of exp(-1/10), whichever documents are drawn.
+    tokens, theirs = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7
+    ours = [loss - size / 10 for loss, size in zip(theirs, tokens, strict=True)]
+    runs = [
+        sample_run(name, perplexity=perplexity) | run(name, perplexity, environment=PLACE, document_nll=losses)
+        for name, perplexity, losses in (("llama", 50.0, theirs), ("resnet-bk", 45.0, ours))
+    ]
+    data = {"document_tokens": tokens, "validation_unk_rate": 0.0374, "train_tokens": 12_345}
+    found = sample_results() | {"runs": runs, "ngrams": NGRAMS}
+    found |= {"data": found["data"] | data, "protocol": found["protocol"] | RESULTS["protocol"]}
+    lines = results.fill(PAGE, [found]).splitlines()
+    over = "- `resnet-bk` over another, of the seeds that both have (95% over the held-out documents): "
+    assert f"{over}`llama` 0.905 (0.905 to 0.905)" in lines
+    assert "- unigram 100.0, 5-gram (Kneser-Ney) 500.0; 3.7% of the held-out tokens are `<unk>`" in lines
 
 
 def test_recall_stands_beside_what_the_layers_carry():
@@ -231,8 +251,8 @@ def test_times_side_by_side():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(ValueError, match="the results are of protocol quick, not of seed-local-tuned"):
-        results.fill(PAGE, [RESULTS | {"protocol": {"name": "quick", "learning_rates": None}}])
+    with pytest.raises(ValueError, match="the results are of protocol wikitext-2, not of seed-local-tuned"):
+        results.fill(PAGE, [RESULTS | {"protocol": {"name": "wikitext-2", "learning_rates": None}}])
     with pytest.raises(ValueError, match="no run of llama or gpt2"):
         results.fill(PAGE, [RESULTS | {"runs": [run("resnet-bk", 40.0)]}])
 

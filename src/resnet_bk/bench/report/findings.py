@@ -361,7 +361,8 @@ def _versions(place: dict[str, Any]) -> str:
 
 def _place(place: dict[str, Any], device: str | None) -> tuple[Any, ...]:
     """What decides the bits of a run beside its settings."""
-    return place.get("git_commit"), *machine(place, device).values(), _versions(place)
+    deciding = {key: value for key, value in machine(place, device).items() if key != "memory_settings"}
+    return place.get("git_commit"), *deciding.values(), _versions(place)
 
 
 def rate_sources(results: Results) -> dict[str, str]:
