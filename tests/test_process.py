@@ -4,9 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from resnet_bk import process
 from resnet_bk.process import SPIN, keep_freed_memory, tune_process
 
 
@@ -29,6 +31,23 @@ def test_the_users_choice_stands(monkeypatch, name, value):
 
 def test_freed_memory_is_kept_on_glibc_only():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+@pytest.mark.parametrize(("highest", "kept"), [(1 << 30, True), (1 << 25, True), (0, False)])
+def test_an_older_glibc_takes_lower_thresholds(monkeypatch, highest, kept):
+    taken = {}
+
+    def mallopt(option, value):
+        if option == process.M_MMAP_THRESHOLD and value > highest:
+            return 0
+        taken[option] = value
+        return 1
+
+    monkeypatch.setattr(process.platform, "libc_ver", lambda: ("glibc", "2.34"))
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory() == kept
+    # Where mapping is refused, glibc is left to adjust itself.
+    assert taken == ({process.M_MMAP_THRESHOLD: highest, process.M_TRIM_THRESHOLD: 1 << 30} if kept else {})
 
 
 def test_nothing_heavy_is_imported():

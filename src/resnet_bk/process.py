@@ -17,18 +17,24 @@ SPIN = ("GOMP_SPINCOUNT", "3000")
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 KEEP_BELOW = 1 << 30  # bytes
+MOST_OF_OLD = 1 << 25  # the highest threshold for mapping that glibc took before 2.35
 
 
 def tune_process() -> None:
-    """Short spinning, unless the user has set how OpenMP waits, and buffers below 1 GiB kept after they are freed."""
+    """Short spinning, unless the user has set how OpenMP waits, and freed memory kept."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault(*SPIN)
     keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
-    """Serves buffers below 1 GiB from the heap and keeps what is freed; False where the C library is not glibc."""
+    """Serves buffers below 1 GiB (32 MiB with an older glibc) from the heap and keeps what is freed; False where the C
+    library is not glibc, or refuses."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, KEEP_BELOW) == 1 for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
+    # In this order: either option ends glibc's own adjustment, and without the first the second would have every buffer
+    # above 128 KiB mapped anew.
+    if not any(mallopt(M_MMAP_THRESHOLD, size) == 1 for size in (KEEP_BELOW, MOST_OF_OLD)):
+        return False
+    return bool(mallopt(M_TRIM_THRESHOLD, KEEP_BELOW) == 1)

@@ -284,6 +284,8 @@ def test_protocols_that_do_not_exist(tmp_path):
         ValueError, match=r"unknown protocol 'quik' \(did you mean quick\?\); shipped .*quick-pointer, seed"
     ):
         load_protocol("quik")
+    with pytest.raises(ValueError, match="unknown protocol 'aaa"):
+        load_protocol("a" * 300)  # too long for the name of a file
     with pytest.raises(ValueError, match=r"does not exist; give the path of a .*, or a shipped protocol: .*quick"):
         load_protocol(str(tmp_path / "no.yaml"))
 

@@ -7,7 +7,7 @@ import pytest
 from filelock import Timeout
 
 from resnet_bk.bench.json_files import read_json, write_json
-from resnet_bk.bench.run_folder import Run, check_places, check_writable, locked, write_found
+from resnet_bk.bench.run_folder import Run, check_places, check_writable, locked, read_results, write_found
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -31,6 +31,20 @@ def test_folders_without_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write everywhere
     with pytest.raises(ValueError, match="no permission to write"):
         check_writable(tmp_path / "out")
+
+
+def test_folders_that_cannot_be_looked_at(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"--out .*a: cannot be looked at \(File name too long\); name another folder"):
+        check_writable(tmp_path / ("a" * 300))
+    closed = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(os, "stat", lambda path: (_ for _ in ()).throw(closed))  # the superuser may look everywhere
+    with pytest.raises(ValueError, match=r"cannot be looked at \(Permission denied\)"):
+        check_writable(tmp_path / "out")
+
+
+def test_results_under_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot be read .*File name too long"):
+        read_results(tmp_path / ("a" * 300) / "results.json")
 
 
 def test_one_benchmark_at_a_time(tmp_path):

@@ -34,6 +34,11 @@ def test_every_token_is_counted_once(head):
     assert found.bucket_nll == ()
 
 
+def test_more_buckets_than_were_told():
+    with pytest.raises(ValueError, match="bucket_count=1: must be above every entry of bucket_of_token, which has 2;"):
+        evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=torch.arange(VOCABULARY) % 3)
+
+
 def test_progress_counts_the_tokens():
     seen = []
     assert evaluate(tiny_gpt2(), batches(), head="fused", progress=seen.append).tokens == 100

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -236,7 +237,9 @@ def test_a_setting_that_does_not_exist(field, value):
 @pytest.mark.parametrize(
     ("field", "value", "rule"),
     [
-        ("steps", 0, "at least 1"),
+        ("steps", 0, "a whole number of at least 1"),
+        ("steps", 2.5, "a whole number of at least 1"),
+        ("seed", -1, r"a whole number from 0 to 2\*\*32 - 1"),
         ("learning_rate", -1e-3, "0 or more"),
         ("learning_rate", math.inf, "0 or more"),
         ("weight_decay", -0.1, "0 or more"),
@@ -252,6 +255,35 @@ def test_a_setting_that_does_not_exist(field, value):
 def test_a_setting_out_of_its_range(field, value, rule):
     with pytest.raises(ValueError, match=rf"^RunSpec: {field}={value} must be {rule} \(change "):
         spec(**{field: value})
+
+
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (0.9,), (-0.1, 0.9)])
+def test_betas_out_of_their_range(betas):
+    told = f"RunSpec: betas={betas!r} must be two numbers from 0 to below 1 (change betas)"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        spec(betas=betas)
+
+
+def test_rows_can_only_be_reset_where_a_state_is_carried():
+    with pytest.raises(ValueError, match=r"carry_reset=0.5 has no effect without carry_state, .*set carry_state=True"):
+        spec(carry_reset=0.5)
+
+
+def test_accelerate_is_set_for_another_device(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    told = "device=cpu: is cpu here, but accelerate takes meta, as ACCELERATE_TORCH_DEVICE or .*; unset them"
+    with pytest.raises(ValueError, match=told):
+        loop.make_accelerator(spec(device="cpu"), tmp_path)
+
+
+def test_accelerate_refuses_the_machine(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise NotImplementedError("these GPUs do not support faster communication")
+
+    monkeypatch.setattr(loop, "Accelerator", refuse)
+    told = "device=auto: accelerate refuses this machine .these GPUs .*; set NCCL_P2P_DISABLE=1"
+    with pytest.raises(ValueError, match=told):
+        loop.make_accelerator(spec(device="auto"), tmp_path)
 
 
 def test_the_number_of_threads_stays(tmp_path):

@@ -137,7 +137,7 @@ class Protocol(_Strict):
         dtype: "float32" or "bfloat16" (mixed precision).
         device: "auto", "cpu" or "cuda".
         log_interval: steps between two log lines.
-        checkpoint_seconds: seconds of training between two checkpoints.
+        checkpoint_seconds: seconds between two checkpoints, validations included.
         models: name -> entry. The first one is the reference for the number of parameters.
     """
 

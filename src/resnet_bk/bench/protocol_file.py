@@ -5,6 +5,7 @@ What the values mean, and whether they are right, is looked at elsewhere (`resne
 """
 
 import copy
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def _read(name_or_path: str) -> dict[str, Any]:
     else:
         path = Path(name_or_path)
         if path.suffix not in (".yaml", ".yml"):
-            if (path / "protocol.yaml").exists():
+            if os.path.exists(path / "protocol.yaml"):  # which says no, too, where a name is too long
                 raise ValueError(f"{name_or_path!r} is a folder of results; its protocol is {path / 'protocol.yaml'}")
             raise ValueError(
                 f"unknown protocol {name_or_path!r}{did_you_mean(name_or_path, names)}; "

@@ -73,6 +73,12 @@ def check_writable(out: Path) -> None:
     Raises:
         ValueError: the folder could not be made or written to.
     """
+    try:
+        os.stat(out)
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # it is to be made, or a file is in its way
+    except OSError as error:  # a folder above it that may not be looked into, a name that is too long
+        raise ValueError(f"--out {out}: cannot be looked at ({error.strerror}); name another folder") from error
     place = out.absolute()
     while not place.exists() and not place.is_symlink() and place != place.parent:
         place = place.parent
@@ -402,11 +408,12 @@ def read_results(file: Path) -> dict[str, Any]:
         ValueError: there is none, or it cannot be read.
     """
     out = file.parent
-    if out.is_file():
+    # os.path says no where a path may not be looked into, or is too long; `read_json` tells of that.
+    if os.path.isfile(out):
         raise ValueError(f"{out} is no folder; name the folder of a benchmark, or its results.json")
-    if not file.exists() and (out / "run.json").exists():
+    if not os.path.exists(file) and os.path.exists(out / "run.json"):
         raise ValueError(f"{out} is the folder of a run; name that of the benchmark, in which it lies")
-    if not file.exists() and files_of_runs(out, "result.json"):
+    if not os.path.exists(file) and os.path.isdir(out) and files_of_runs(out, "result.json"):
         raise ValueError(
             f"{out} holds runs and no results.json, as `resnet-bk train` leaves it; `resnet-bk bench` with the same "
             "options, and --models NAME in the place of --model, writes that and a report, and trains nothing that is "

@@ -224,7 +224,7 @@ def collect(protocol: Protocol, prepared: Prepared, out: Path) -> dict[str, Any]
         tried = grid.rates_tried("learning_rate", "held_out_perplexity")
         for run in grid.chosen():
             if run.finished:
-                further = {"learning_rates_tried": tried, "run_folder": str(run.folder.relative_to(out))}
+                further = {"learning_rates_tried": tried, "run_folder": run.folder.relative_to(out).as_posix()}
                 runs.append(run.result() | further)
     data = prepared.summary()
     baselines = read_ngrams(out, data)

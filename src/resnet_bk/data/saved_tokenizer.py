@@ -1,6 +1,7 @@
 """A tokenizer that exists already: the tokenizer.json of a folder, exactly as it is there."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
             or no token of its own for what it does not know.
     """
     path = Path(folder).expanduser()
-    if not (path / FILE).exists():
+    if not os.path.exists(path / FILE):  # which says no, too, where a name is too long
         raise ValueError(
             f"tokenizer {folder!r}: is neither word nor bpe, nor a folder with a {FILE}; save one there with the "
             "tokenizer's save_pretrained"

@@ -112,7 +112,7 @@ def overlapping_batches(
     tokens: np.ndarray, batch_size: int, sequence_length: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches that predict every token but the first exactly once, with half a segment before it or more: input_ids and
-    targets, int64 [B, T] each.
+    targets, int64 [B, T] each; the last batch may have fewer rows.
 
     Windows of T tokens overlap by half. A window's targets are those that the one before has not had: T // 2 of them,
     of the first window all. Windows do not continue each other, so no state may be carried.

@@ -73,20 +73,26 @@ def evaluate(
         head: from `choose_head`.
         carry_state: hand the model's state from batch to batch; else every segment starts afresh.
         bucket_of_token: int64 [V], the bucket in which the loss of a target word is counted.
-        bucket_count: number of buckets.
+        bucket_count: number of buckets; above every entry of `bucket_of_token`.
         dtype: "bfloat16" for autocast.
         keep_losses: return every token's loss too; the rows of the batches must each be a stretch of the text, one
             behind the other (`held_out_batches`).
         progress: called after each batch with the number of targets so far.
 
     Raises:
-        ValueError: there is nothing to predict.
+        ValueError: there is nothing to predict, or there are more buckets than `bucket_count`.
     """
+    if bucket_of_token is not None and int(bucket_of_token.max()) >= bucket_count:
+        raise ValueError(
+            f"bucket_count={bucket_count}: must be above every entry of bucket_of_token, which has "
+            f"{int(bucket_of_token.max())}; give the number of buckets"
+        )
     device = next(model.parameters()).device
     buckets = 1 if bucket_of_token is None else bucket_count
-    lookup = None if bucket_of_token is None else bucket_of_token.to(device)
-    nll = torch.zeros(buckets, dtype=torch.float64, device=device)
-    count = torch.zeros(buckets, dtype=torch.int64, device=device)
+    lookup = None if bucket_of_token is None else bucket_of_token.cpu()
+    # On the CPU, whatever the model is on: not every device has float64, or sums in a fixed order.
+    nll = torch.zeros(buckets, dtype=torch.float64)
+    count = torch.zeros(buckets, dtype=torch.int64)
     state = None
     kept_losses: list[tuple[Tensor, Tensor]] = []
     measured: dict[str, list[tuple[Tensor, int]]] = {}  # value and weight, of each batch
@@ -95,16 +101,22 @@ def evaluate(
         for input_ids, targets in batches:
             predicted = int((targets != IGNORED).sum())  # before they are on a GPU, which would have to be waited for
             done += predicted
-            input_ids, targets = input_ids.to(device), targets.to(device)
             with autocast_to(dtype, device):
                 losses, _, state, measures = causal_lm_loss(
-                    model, input_ids, targets, head, carry_state=carry_state, state=state, reduction="none"
+                    model,
+                    input_ids.to(device),
+                    targets.to(device),
+                    head,
+                    carry_state=carry_state,
+                    state=state,
+                    reduction="none",
                 )
+            losses, targets = losses.cpu(), targets.cpu()
             kept = targets != IGNORED
             for name, value in measures.items() if predicted else ():
-                measured.setdefault(name, []).append((value.double(), predicted))
+                measured.setdefault(name, []).append((value.cpu().double(), predicted))
             if keep_losses:
-                kept_losses.append((losses.float().cpu(), kept.cpu()))
+                kept_losses.append((losses.float(), kept))
             target = targets[kept]
             bucket = torch.zeros_like(target) if lookup is None else lookup[target]
             nll += torch.bincount(bucket, losses[kept].double(), buckets)

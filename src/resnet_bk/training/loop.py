@@ -128,16 +128,32 @@ def train(
 
 
 def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
-    """An accelerator for one process on the device of `spec`."""
+    """An accelerator for one process on the device of `spec`.
+
+    Raises:
+        ValueError: accelerate was started or set by the environment for something else, or refuses the machine.
+    """
+    wanted = training_device(spec.device)
     # One process may train several models one after another; accelerate keeps the first one's settings otherwise.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(
-        cpu=training_device(spec.device).type == "cpu",
-        # Its mixed precision would stay in `model.forward` after the training; a step has an autocast of its own.
-        mixed_precision="no",
-        log_with="tensorboard",
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=wanted.type == "cpu",
+            # Its mixed precision would stay in `model.forward` after the training; a step has an autocast of its own.
+            mixed_precision="no",
+            log_with="tensorboard",
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder)),
+        )
+    except NotImplementedError as error:  # several GPUs that cannot talk to one another
+        raise ValueError(
+            f"device={spec.device}: accelerate refuses this machine ({error}); set NCCL_P2P_DISABLE=1 and "
+            "NCCL_IB_DISABLE=1 in the environment, which change nothing for one process, or set device=cpu"
+        ) from error
+    if accelerator.device.type != wanted.type:
+        raise ValueError(
+            f"device={spec.device}: is {wanted.type} here, but accelerate takes {accelerator.device}, as "
+            "ACCELERATE_TORCH_DEVICE or ACCELERATE_USE_CPU says; unset them"
+        )
     if accelerator.num_processes > 1:
         raise ValueError(
             f"training runs in one process, but accelerate started {accelerator.num_processes}; "
