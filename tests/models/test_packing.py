@@ -134,6 +134,29 @@ def test_positions_that_only_count_are_of_no_document():
     )
 
 
+@pytest.mark.parametrize("name", ["document_ids", "seq_idx"])
+@pytest.mark.parametrize("pieces", [{}, {"prefill_chunk_size": 3}], ids=["whole", "in pieces"])
+def test_new_tokens_alone_behind_a_cache(name, pieces):
+    model, ids = build("pointer-modulus", dtype=torch.float64), tokens(1, 14)
+    numbers = torch.tensor([[0] * 6 + [1] * 3 + [2] * 5])
+    for first in (6, 8):  # a document ends there, or goes on
+        whole = model.generate(ids, document_ids=numbers, **OPTIONS)
+        cache = model(ids[:, :first], document_ids=numbers[:, :first], use_cache=True).cache
+        found = model.generate(
+            ids[:, first:],
+            attention_mask=torch.ones_like(ids),  # of the tokens before as well
+            cache=cache,
+            **{name: numbers[:, first:]},
+            **pieces,
+            **OPTIONS,
+        )
+        assert torch.equal(found, whole[:, first:])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
+    mask = torch.ones_like(ids)
+    with pytest.raises(ValueError, match="position_ids start anew after the 6 tokens of past_key_values"):
+        model.generate(ids[:, 6:], attention_mask=mask, cache=cache, position_ids=positions, **OPTIONS)
+
+
 def test_positions_for_all_rows():
     model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 12)
     found = model.generate(ids, position_ids=POSITIONS[:1], **OPTIONS)

@@ -107,9 +107,10 @@ class Pointer(KeepsFloat32):
         init.constant_(self.log_smoothing, math.log(SMOOTHING))
 
     @classmethod
-    def from_config(cls, config: Any) -> Self:
+    def from_config(cls, config: Any, hidden_size: int | None = None) -> Self:
+        """By the fields of a configuration; for hidden states of `hidden_size` where it is not the configuration's."""
         return cls(
-            config.hidden_size,
+            hidden_size or config.hidden_size,
             config.vocab_size,
             num_heads=config.pointer_heads,
             key_dim=config.pointer_key_dim,

@@ -53,7 +53,7 @@ class ResNetBKCache(Cache):
         pointer: state of the pointer; None for a model without, and before the first token. Its words are
             overwritten by the next call.
         pointer_tokens: tokens that the pointer has seen.
-        last_document: document of the last token, int64 [B], where the tokens came with document_ids; else None.
+        last_document: document of the last token, integers [B], where the tokens came with document_ids; else None.
     """
 
     layers: list[ResNetBKCacheLayer]  # type: ignore[assignment]

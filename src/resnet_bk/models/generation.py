@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationMixin
 
@@ -26,7 +27,11 @@ class ResNetBKGenerationMixin(GenerationMixin):
         **options: Any,
     ) -> Any:
         """As in `transformers`. `document_ids`, or one of the three other names of `packed_documents`, cover the
-        prompt; what is generated continues its last document."""
+        prompt; what is generated continues its last document.
+
+        Raises:
+            ValueError: see `packed_documents`.
+        """
         documents = options.get("document_ids")
         names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         check_tensors(document_ids=documents, **names)
@@ -35,7 +40,21 @@ class ResNetBKGenerationMixin(GenerationMixin):
             return super().generate(*args, **options)
         if documents is not None:
             check_numbers("document_ids", documents, shape)
-        if position_ids is not None and seq_idx is None and documents is None:
+        # Behind a cache the prompt may be the new tokens alone; the mask then covers those before as well.
+        mask = options.get("attention_mask")
+        before = max(mask.shape[1] - shape[1], 0) if isinstance(mask, Tensor) and mask.ndim == 2 else 0
+        if before:
+            new = packed_documents(
+                documents,
+                position_ids,
+                seq_idx,
+                cu_seq_lens_q,
+                shape=shape,
+                past_length=before,
+                attention_mask=mask,
+            )
+            options["document_ids"] = None if new is None else F.pad(new, (before, 0))  # of the whole text
+        elif position_ids is not None and seq_idx is None and documents is None:
             # Padding has positions too, and starts no document.
             check_numbers("position_ids", position_ids, shape)
             starts = document_starts(position_ids, options.get("attention_mask"))
