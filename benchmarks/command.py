@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(module: str, description: str | None) -> Parser:
-    """With the options that both have."""
+    """With the options that several commands have."""
     name = module.rpartition(".")[2]
     found = Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
     found.add_argument("--quick", action="store_true", help="tiny shapes: does it run, not how fast")

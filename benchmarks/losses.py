@@ -48,9 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("--out or --against FILE must be given; name a file to write, or one to compare with")
     out = None if given.out is None else out_file(given.out, "losses", whole=False)
     tune_process()  # before PyTorch is loaded
-    from benchmarks.pages.page import read_json
     from resnet_bk.bench.environment import environment
-    from resnet_bk.bench.json_files import write_json
+    from resnet_bk.bench.json_files import read_json, write_json
     from resnet_bk.bench.protocol import load_protocol
 
     before = None if given.against is None else read_json(json_file(given.against))

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.pages.page import read_json
-
 if TYPE_CHECKING:
     from resnet_bk.bench.trained.opened_run import OpenedRun
 
@@ -13,6 +11,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 def is_published(run: "OpenedRun", protocol: str, model: str, seed: int) -> bool:
     """Whether it is this run of a shipped protocol: with its settings and learning rate, on the text of results/."""
+    from resnet_bk.bench.json_files import read_json
     from resnet_bk.bench.protocol import load_protocol
     from resnet_bk.bench.run_folder import Run, settings_of
 

@@ -1,8 +1,6 @@
 """Rows as text: for the terminal, and as Markdown for the page that quotes them. Needs the JSON only."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from resnet_bk.bench.report.formatting import MISSING, significant
@@ -10,24 +8,6 @@ from resnet_bk.bench.report.formatting import MISSING, significant
 Row = Mapping[str, Any]
 # A table of more lines is folded on the page, one of more than that stands in the JSON alone.
 FOLDED, LONGEST = 12, 20
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """What a benchmark command wrote.
-
-    Raises:
-        ValueError: no such file, or not one that it wrote.
-    """
-    way_out = "write it with the command that docs/performance.md gives"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; {way_out}") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); {way_out}") from None
-    if not isinstance(found, dict) or not {"suite", "machine", "rows", "complete"} <= found.keys():
-        raise ValueError(f"{path} is no result of a benchmark; {way_out}")
-    return found
 
 
 def seconds(value: float) -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from click.testing import Result
@@ -15,13 +16,21 @@ from tests.bench.tiny_bench import settings, write_text
 PROGRAM = [sys.executable, "-c", "from resnet_bk.cli import main; main()"]
 
 
-def tiny_home(folder: Path) -> Iterator[Path]:
+def tiny_home(folder: Path, **changes: Any) -> Iterator[Path]:
     """A folder with text and protocol, and its own cache, for as long as a fixture lives."""
     text = write_text(folder / "text.txt")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text), sort_keys=False))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text, **changes), sort_keys=False))
     os.environ["RESNET_BK_CACHE"] = str(folder / "cache")
     yield folder
     del os.environ["RESNET_BK_CACHE"]
+
+
+def trained_home(folder: Path) -> Iterator[Path]:
+    """The same with two trained models in `out`, and in `other` one whose tokenizer is another."""
+    for home in tiny_home(folder, steps=3):
+        assert call("bench", home / "tiny.yaml", "--out", home / "out").exit_code == 0
+        assert call("train", home / "tiny.yaml", "--set", "vocab_size=32", "--out", home / "other").exit_code == 0
+        yield home
 
 
 def call(*arguments: object, name: str | None = None) -> Result:

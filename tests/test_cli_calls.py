@@ -41,6 +41,11 @@ def home(tmp_path_factory):
         (["audit", "gpt2", "--segments", "5"], ["--segments 5", "--leak-cost only"]),
         (["audit", "gpt2", "--data", "text.txt"], ["--data text.txt", "--leak-cost only"]),
         (["audit", "gpt2", "--lengths", "1,5"], ["--lengths '1,5'", "at least 2"]),
+        (["lengths", "x", "--windows", "512,x"], ["--windows '512,x': must be integers of at least 2", "512,2048"]),
+        *(
+            (["ngrams", "quick", "--orders", text], [f"--orders {text!r}: must be integers of at least 1", "1,2,5"])
+            for text in ("", "0", "1,", "2;5", "five")
+        ),
         (["audit", "gpt2", "--leak-cost", "--steps", "0"], ["--steps 0", "at least 1"]),
         (["audit", "gpt2", "--leak-cost", "--data", "no/such/text.txt"], ["no/such/text.txt", "--data"]),
         (["eval", "no/such/run"], ["no/such/run is no run folder"]),

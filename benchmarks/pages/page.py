@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import Parser
+from resnet_bk.bench.environment import environments_of
 from resnet_bk.bench.json_files import replace_file
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.statistics import spread
@@ -89,10 +90,8 @@ def one_machine(results: Mapping[str, Any]) -> None:
 
 
 def _environments(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Where a run trained, an entry a call that took part; runs of before there was such an entry trained where their
-    results.json was written."""
-    calls = [call["environment"] for call in run.get("calls") or ()]
-    return calls or [run.get("environment") or results["environment"]]
+    """Where a run trained; runs of before they said so trained where their results.json was written."""
+    return [*(environments_of(run) or [results["environment"]])]
 
 
 def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -205,8 +204,6 @@ def page_writer(
     page: Path,
     files: Sequence[Path],
     fill: Callable[[str, list[dict[str, Any]]], str],
-    *,
-    read: Callable[[Path], dict[str, Any]] = read_json,
 ) -> Callable[[Sequence[str]], int]:
     """The command `python -m benchmarks.pages.MODULE [FILE ...] [--page FILE] [--check]`: exit code from arguments.
 
@@ -214,8 +211,7 @@ def page_writer(
         module, description: for its help.
         page: by default.
         files: what it is filled from, by default.
-        fill: the page with the figures of what was read.
-        read: a file.
+        fill: the page with the figures of the files.
 
     Raises (when it is called):
         ValueError: a bad call, or files that do not fit the page.
@@ -230,7 +226,7 @@ def page_writer(
         given = options.parse_args(arguments)
         sources = given.files or list(files)
         before = read_page(given.page)
-        contents, names = [read(file) for file in sources], ", ".join(map(str, sources))
+        contents, names = [read_json(file) for file in sources], ", ".join(map(str, sources))
         try:
             after = fill(before, contents)
         except LookupError as error:

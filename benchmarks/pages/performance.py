@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.machine import describe
 from benchmarks.pages.page import page_writer, places, replace
-from benchmarks.text import markdown, read_results
+from benchmarks.text import markdown
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 RESULTS = Path(__file__).parents[2] / "results"
@@ -47,9 +47,7 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
     return page
 
 
-main = page_writer(
-    "performance", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill, read=read_results
-)
+main = page_writer("performance", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))

@@ -28,6 +28,7 @@ from resnet_bk.cli_options import (
     ProtocolArgument,
     RunArgument,
     Settings,
+    Split,
 )
 from resnet_bk.process import tune_process
 
@@ -168,9 +169,7 @@ def train(
 @plain_errors
 def evaluate(
     run: RunArgument,
-    split: Annotated[
-        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
-    ] = "validation",
+    split: Split = "validation",
     data: Data = None,
     early_exit: EarlyExit = None,
     device: Device = None,
@@ -213,9 +212,7 @@ def evaluate(
 def lengths(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
     data: Data = None,
-    split: Annotated[
-        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
-    ] = "validation",
+    split: Split = "validation",
     tokens: Annotated[int, typer.Option("--tokens", min=1, help="Of each document, from its start.")] = 65536,
     documents: Annotated[int, typer.Option("--documents", min=1, help="How many, the first long enough.")] = 4,
     windows: Annotated[
@@ -226,22 +223,18 @@ def lengths(
     as_json: Json = False,
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
-    from resnet_bk.bench.console import standard_output
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
-    from resnet_bk.bench.trained.lengths import FILE, length_profiles, parse_windows
+    from resnet_bk.bench.trained.lengths import FILE, length_profiles
     from resnet_bk.bench.trained.lengths_table import lengths_table
 
-    sizes = parse_windows(windows)
+    sizes = None if windows is None else _numbers("--windows", windows, 2, "512,2048")
     if out is not None:
         check_new(out, FILE)  # before the work
     found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
     if out is not None:
         write_found(found, out, FILE)  # first: what is printed may not arrive
-    if as_json:
-        _print_json(found)
-    else:
-        standard_output().print(lengths_table(found))
+    _show(found, as_json, lengths_table)
 
 
 @app.command()
@@ -249,9 +242,7 @@ def lengths(
 def repeats(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
     data: Data = None,
-    split: Annotated[
-        str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")
-    ] = "validation",
+    split: Split = "validation",
     window: Annotated[
         int | None, typer.Option("--window", metavar="W", help="Tokens of a window. [a segment of the first run]")
     ] = None,
@@ -260,7 +251,6 @@ def repeats(
     as_json: Json = False,
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
-    from resnet_bk.bench.console import standard_output
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.run_folder import check_new, write_found
     from resnet_bk.bench.trained.repeats import FILE, repeat_losses
@@ -271,10 +261,7 @@ def repeats(
     found = repeat_losses([run_folder(run) for run in runs], data, split, window, device)
     if out is not None:
         write_found(found, out, FILE)  # first: what is printed may not arrive
-    if as_json:
-        _print_json(found)
-    else:
-        standard_output().print(repeats_table(found))
+    _show(found, as_json, repeats_table)
 
 
 @app.command()
@@ -403,7 +390,8 @@ def audit(
     from resnet_bk.bench.audit.command import AuditOptions, run_audit
     from resnet_bk.bench.console import standard_output
 
-    options = AuditOptions(full=full, lengths=lengths, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
+    sizes = None if lengths is None else _numbers("--lengths", lengths, 2, "2,65,300")
+    options = AuditOptions(full=full, lengths=sizes, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
     found = run_audit(model, options, protocol, settings or ())
     if as_json:
         _print_json(found.as_dict())
@@ -425,21 +413,17 @@ def ngrams(
     as_json: Json = False,
 ) -> None:
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""
-    from resnet_bk.bench.console import standard_output
-    from resnet_bk.bench.ngrams.baselines import check_ngrams, ngram_baselines, parse_orders, write_ngrams
+    from resnet_bk.bench.ngrams.baselines import check_ngrams, ngram_baselines, write_ngrams
     from resnet_bk.bench.ngrams.table import ngram_table
     from resnet_bk.bench.protocol import load_protocol
 
-    lengths = parse_orders(orders)
+    lengths = _numbers("--orders", orders, 1, "1,2,5")
     if out is not None:
         check_ngrams(out, split, lengths)  # before the work
     found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=lengths, split=split)
     if out is not None:
         write_ngrams(found, out)  # first: what is printed may not arrive
-    if as_json:
-        _print_json(found)
-    else:
-        standard_output().print(ngram_table(found))
+    _show(found, as_json, ngram_table)
 
 
 @app.command()
@@ -449,14 +433,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Finished benchmarks side by side: data, perplexity, time, FLOPs (WikiText-2 and WikiText-103, for example)."""
-    from resnet_bk.bench.console import standard_output
     from resnet_bk.bench.report.compare import compare_results, comparison_table
 
     compared = compare_results(outs)
-    if as_json:
-        _print_json(compared)
-    else:
-        standard_output().print(comparison_table(compared))
+    _show(compared, as_json, comparison_table)
 
 
 @app.command()
@@ -478,6 +458,16 @@ def _print_json(found: dict[str, Any]) -> None:
     typer.echo(json.dumps(finite(found), allow_nan=False))
 
 
+def _show(found: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+    """As JSON, or as a table."""
+    if as_json:
+        _print_json(found)
+    else:
+        from resnet_bk.bench.console import standard_output
+
+        standard_output().print(table(found))
+
+
 def _print_all(parts: Sequence[Any]) -> None:
     """Lines of text and tables."""
     from resnet_bk.bench.console import standard_output
@@ -489,6 +479,21 @@ def _print_all(parts: Sequence[Any]) -> None:
 
 def _names(models: str | None) -> list[str] | None:
     return None if models is None else [name.strip() for name in models.split(",") if name.strip()]
+
+
+def _numbers(option: str, text: str, least: int, example: str) -> list[int]:
+    """Numbers apart by commas.
+
+    Raises:
+        ValueError: something else, or a number below `least`.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise ValueError(f"{option} {text!r}: must be integers of at least {least}, for example {option} {example}")
+    return numbers
 
 
 def main() -> None:

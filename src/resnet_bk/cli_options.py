@@ -42,6 +42,7 @@ Models = Annotated[str | None, typer.Option("--models", metavar="A,B", help="Onl
 Data = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Text to use: a file, a folder, or a hub data set.")
 ]
+Split = Annotated[str, typer.Option("--split", help="validation, test, another split, or all of text that has none.")]
 ModelProtocol = Annotated[
     str | None,
     typer.Option(

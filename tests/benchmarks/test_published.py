@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.pages.page import read_json
 from benchmarks.published import RESULTS, is_published
+from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.protocol import load_protocol
 
 NAMED = ("ablation-wide", "adaptive", 42)

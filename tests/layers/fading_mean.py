@@ -19,8 +19,6 @@ class FadingMean(Mixer):
     """s_t = r s_{t-1} + (1 - r) u_t, with a learned r for each of D channels."""
 
     name: ClassVar[str] = "fading-mean"
-    causal: ClassVar[bool] = True
-    stateful: ClassVar[bool] = True
     # All four, though it reads the first alone.
     start: ClassVar[Start] = Start(
         output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)

@@ -11,17 +11,22 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.models.configs import build, tokens
 
 
-@pytest.mark.parametrize("name", ["matrix-conv-gate-dense-untied", "pointer-modulus"])
+@pytest.mark.parametrize("name", ["matrix-conv-gate-dense-untied", "pointer-modulus", "seed"])
 def test_a_text_that_stops_at_a_string(name):
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
     pieces.pre_tokenizer, pieces.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces)
-    model, ids = build(name, dtype=torch.float64, vocab_size=256), tokenizer("what", return_tensors="pt").input_ids
+    ids = tokenizer("what", return_tensors="pt").input_ids
+    if name == "seed":
+        torch.manual_seed(0)
+        model = ResNetBKSeedForCausalLM(ResNetBKSeedConfig(vocab_size=256, hidden_size=16, green="surface")).eval()
+    else:
+        model = build(name, dtype=torch.float64, vocab_size=256)
     options = {"max_new_tokens": 8, "do_sample": False}
     whole = model.generate(ids, **options)[0, 4:].tolist()
     stop = next(word for word in whole[2:] if tokenizer.decode(word).isascii())

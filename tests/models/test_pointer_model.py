@@ -24,6 +24,9 @@ LLAMA = {
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "vocab_size": V, "n_embd": 16, "n_layer": 1, "n_head": 2, "resid_pdrop": 0.0,
         "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # fmt: skip
+# What its head reads is half as wide as its hidden states.
+OPT = {"model_type": "opt", "vocab_size": V, "hidden_size": 16, "word_embed_proj_dim": 8, "ffn_dim": 20,
+       "num_hidden_layers": 1, "num_attention_heads": 2, "dropout": 0.0, "max_position_embeddings": 64}  # fmt: skip
 
 
 def build(inner=LLAMA, **further):
@@ -39,7 +42,7 @@ def ids(batch, length, seed=1):
     return torch.randint(V, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("inner", [LLAMA, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("inner", [LLAMA, GPT2, OPT], ids=["llama", "gpt2", "opt"])
 def test_it_is_causal_and_its_loss_is_that_of_its_logits(inner):
     model = build(inner)
     assert audit_causality(model, V, lengths=(2, 33)).verdict == "causal"
@@ -315,6 +318,18 @@ def test_a_language_model_without_a_linear_head():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AutoModelForCausalLM, "from_config", lambda config: Headless(config))
         with pytest.raises(ValueError, match=r"language_model: llama has no linear head .*; take another model"):
+            build(LLAMA)
+
+
+def test_a_language_model_whose_head_has_other_words():
+    class Wider(LlamaForCausalLM):
+        def __init__(self, config):
+            super().__init__(config)
+            self.lm_head = torch.nn.Linear(config.hidden_size, 2 * config.vocab_size, bias=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AutoModelForCausalLM, "from_config", lambda config: Wider(config))
+        with pytest.raises(ValueError, match=r"llama has a head over 46 words for a vocabulary of 23; take another"):
             build(LLAMA)
 
 

@@ -39,9 +39,3 @@ def resonant(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors | {"source": wave}
     value = wave[..., None].expand_as(tensors["value"]).clone()
     return tensors | {"key": torch.ones_like(tensors["key"]), "value": value}
-
-
-def condition(tensors: dict[str, Tensor]) -> float:
-    """|A| |G| <= (max |a| + 2 max b + max eta) / min eta."""
-    a, b, eta = (tensors[name] for name in ("potential", "hopping", "absorption"))
-    return ((a.abs().max() + 2 * b.max() + eta.max()) / eta.min()).item()

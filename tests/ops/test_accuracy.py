@@ -11,8 +11,9 @@ relative to the largest entry). The matrix state is float32: every site rounds i
 import pytest
 import torch
 
+from benchmarks.inputs import condition
 from tests.ops.cases import OPERATORS, each_backend, each_operator, gradients, relative_error, with_gradients
-from tests.ops.spectra import SPECTRA, chain, condition, resonant
+from tests.ops.spectra import SPECTRA, chain, resonant
 
 LONG, LONGEST = 65_537, 1_048_576
 EPS = torch.finfo(torch.float32).eps

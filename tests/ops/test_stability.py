@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import solve_banded
 
+from benchmarks.inputs import condition
 from resnet_bk.ops import propagate_vector, resolvent_diagonal, surface_green
 from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, WITH_MODULUS, draw, gradients, relative_error
 from tests.ops.cases import with_gradients as leaves_of
-from tests.ops.spectra import chain, condition
+from tests.ops.spectra import chain
 
 LONG, LONGEST = 65_537, 1_048_576
 

@@ -17,11 +17,7 @@ SWITCHES: dict[str, Any] = {
 }
 # name -> (model, settings of the run)
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    **{
-        f"resnet-bk-{state}": (partial(tiny_resnet_bk, state=state), {"carry_state": True})
-        for state, mixer in MIXERS.items()
-        if mixer.causal
-    },
+    **{f"resnet-bk-{state}": (partial(tiny_resnet_bk, state=state), {"carry_state": True}) for state in MIXERS},
     "experts": (partial(tiny_resnet_bk, num_experts=2, num_experts_per_tok=1), {"carry_state": True}),
     "seed": (partial(tiny_seed, "two_sided"), {}),
     "seed-causal": (partial(tiny_seed, "surface"), {}),

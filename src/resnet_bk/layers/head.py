@@ -43,7 +43,6 @@ def head_loss(
     targets: Tensor,
     *,
     log_extra: Tensor | None = None,
-    ignore_index: int = IGNORED,
     reduction: str = "mean",
 ) -> Tensor:
     """Cross-entropy of targets [B, T] under the logits of `head`, in nats.
@@ -55,18 +54,15 @@ def head_loss(
     Args:
         hidden: last hidden states, [B, T, D].
         head: [D] -> [V].
-        targets: int64 [B, T].
+        targets: int64 [B, T], -100 for those that take no part.
         log_extra: [B, T], logarithm of what is added to the probability of each target.
-        ignore_index: of targets that take no part.
         reduction: "mean", "sum" or "none" ([B, T]).
     """
     if is_plain(head, nn.Linear):
-        return linear_cross_entropy(
-            hidden, head.weight, targets, head.bias, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction
-        )
+        return linear_cross_entropy(hidden, head.weight, targets, head.bias, log_extra=log_extra, reduction=reduction)
     logits = at_least_float32(head(hidden))
     targets = targets.to(logits.device)  # a `device_map` may have the head elsewhere
-    kept = targets != ignore_index
+    kept = targets != IGNORED
     log_p = logits.log_softmax(-1).gather(-1, targets.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)
     if log_extra is not None:
         log_p = torch.logaddexp(log_p, log_extra.to(log_p))

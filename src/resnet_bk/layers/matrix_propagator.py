@@ -43,8 +43,6 @@ class MatrixPropagator(Mixer):
     """
 
     name: ClassVar[str] = "matrix"
-    causal: ClassVar[bool] = True
-    stateful: ClassVar[bool] = True
     has_values: ClassVar[bool] = True
     start: ClassVar[Start] = Start(
         output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)

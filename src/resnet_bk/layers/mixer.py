@@ -103,12 +103,11 @@ class Start(NamedTuple):
 
 
 class Mixer(nn.Module):
-    """Base class of the mixers; a subclass declares its properties, so that tests and audits can hold it to them.
+    """Base class of the mixers. The output at t depends on no input after t, and on those before by a state of constant
+    size: the tests hold every mixer to that.
 
     Class attributes:
         name: key in `resnet_bk.layers.registry.MIXERS`.
-        causal: the output at t depends on no input after t.
-        stateful: `forward` takes the state of the tokens before and returns the state after, in constant size.
         start: what fields of a configuration are for this mixer where they are left out.
         induces: half of its heads start as induction heads, where keys are large enough and a configuration does not
             say otherwise (`resnet_bk.layers.induction`).
@@ -117,8 +116,6 @@ class Mixer(nn.Module):
     """
 
     name: ClassVar[str]
-    causal: ClassVar[bool]
-    stateful: ClassVar[bool]
     start: ClassVar[Start]
     induces: ClassVar[bool] = False
     has_values: ClassVar[bool] = False

@@ -59,8 +59,6 @@ class ModulusPropagator(Mixer):
     """
 
     name: ClassVar[str] = "modulus"
-    causal: ClassVar[bool] = True
-    stateful: ClassVar[bool] = True
     start: ClassVar[Start] = Start(
         output_gate="affine", query_key_bias=1.0, potential_init=(0.3, 1.2), absorption_init=(0.05, 1.0)
     )

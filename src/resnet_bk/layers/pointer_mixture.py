@@ -28,9 +28,7 @@ class Pointed(NamedTuple):
     state: PointerState
 
 
-def mixed_loss(
-    hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str, ignore_index: int = IGNORED
-) -> Tensor:
+def mixed_loss(hidden: Tensor, head: nn.Module, targets: Tensor, pointed: Pointed, *, reduction: str) -> Tensor:
     """Cross-entropy of targets [B, T] under the mixture, of which `head` [D] -> [V] has the vocabulary's part.
 
     -log P = -log rest - log(p + copied / rest), with p the softmax of the head.
@@ -38,14 +36,14 @@ def mixed_loss(
     Args:
         hidden: last hidden states, [B, T, D].
         head: of the model.
-        targets: int64 [B, T]; `ignore_index` where nothing is predicted.
+        targets: int64 [B, T], -100 where nothing is predicted.
         pointed: what the pointer proposes for these targets.
         reduction: "mean", "sum" or "none" ([B, T]).
     """
     log_rest = pointed.rest.log()
     log_extra = pointed.copied.clamp_min(SMALLEST).log() - log_rest
-    loss = head_loss(hidden, head, targets, log_extra=log_extra, ignore_index=ignore_index, reduction=reduction)
-    kept = targets != ignore_index
+    loss = head_loss(hidden, head, targets, log_extra=log_extra, reduction=reduction)
+    kept = targets != IGNORED
     log_rest = torch.where(kept, log_rest, 0.0)
     if reduction != "none":
         log_rest = log_rest.sum() / (kept.sum() if reduction == "mean" else 1)

@@ -35,8 +35,6 @@ class VectorPropagator(Mixer):
     """
 
     name: ClassVar[str] = "vector"
-    causal: ClassVar[bool] = True
-    stateful: ClassVar[bool] = True
     start: ClassVar[Start] = Start(
         output_gate="silu", query_key_bias=0.0, potential_init=(0.9, 1.2), absorption_init=(0.02, 1.0)
     )

@@ -19,7 +19,7 @@ from resnet_bk.models.cache import check_rows
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.outputs import wants_dict
-from resnet_bk.models.targets import shifted_targets
+from resnet_bk.models.targets import TargetLosses, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
@@ -81,7 +81,7 @@ class PointerOutput(ModelOutput):
     measures: dict[str, Tensor] | None = None
 
 
-class PointerForCausalLM(PreTrainedModel, GenerationMixin):
+class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
     """Its logits are logarithms of probabilities. It does not generate, for it computes them without a cache; it has
     what `peft` and `trl` look for in a model that does.
 
@@ -106,7 +106,13 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
                 f"language_model: {config.inner.model_type} has no linear head over the vocabulary; take another model"
             )
         self.supports_gradient_checkpointing = self.language_model.supports_gradient_checkpointing
-        self.pointer = Pointer.from_config(config)
+        if head.out_features != config.vocab_size:
+            raise ValueError(
+                f"language_model: {config.inner.model_type} has a head over {head.out_features} words for a vocabulary "
+                f"of {config.vocab_size}; take another model"
+            )
+        # As wide as what the head reads, for some models (OPT) project the last hidden states first.
+        self.pointer = Pointer.from_config(config, head.in_features)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -223,21 +229,6 @@ class PointerForCausalLM(PreTrainedModel, GenerationMixin):
             measures={"pointed": pointed_share(pointed, predicted != IGNORED)},
         )
         return output if as_it_is else output.to_tuple()
-
-    def target_losses(
-        self,
-        input_ids: Tensor,
-        targets: Tensor,
-        *,
-        reduction: str = "mean",
-        cache: PointerCache | None = None,
-        use_cache: bool = False,
-    ) -> PointerOutput:
-        """`forward` with targets, as every model has it that the training loop asks for losses."""
-        output: PointerOutput = self(
-            input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache, return_dict=True
-        )
-        return output
 
     def _check_cache(self, cache: Any, batch: int) -> None:
         """Raises ValueError for a cache that is of another model or of another batch."""

@@ -45,7 +45,7 @@ from resnet_bk.models.generation import ResNetBKGenerationMixin
 from resnet_bk.models.mixed_precision import mixed_precision
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.stack import BlockStack
-from resnet_bk.models.targets import count_labels, labels_a_target, shifted_targets
+from resnet_bk.models.targets import TargetLosses, count_labels, labels_a_target, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
@@ -211,7 +211,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         return output if wants_dict(return_dict, self.config) else output.to_tuple()
 
 
-class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
+class ResNetBKForCausalLM(TargetLosses, ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
     """ResNet-BK with a linear head over the vocabulary, without bias, and a pointer where the configuration has one.
 
     With a pointer the logits are logarithms of probabilities, and token embeddings cannot stand for tokens.
@@ -357,24 +357,6 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
         )
         return result if wants_dict(return_dict, self.config) else result.to_tuple()
 
-    def target_losses(
-        self,
-        input_ids: Tensor,
-        targets: Tensor,
-        *,
-        reduction: str = "mean",
-        cache: ResNetBKCache | None = None,
-        use_cache: bool = False,
-    ) -> ResNetBKCausalLMOutput:
-        """`forward` with targets and no logits, as every model has it that the training loop asks for losses.
-
-        A model that is wrapped (`DistributedDataParallel`, `torch.compile`) is called itself, with targets.
-        """
-        output: ResNetBKCausalLMOutput = self(
-            input_ids, targets=targets, reduction=reduction, cache=cache, use_cache=use_cache, return_dict=True
-        )
-        return output
-
     def _logits_are_read(self, labels: Tensor | None, targets: Tensor | None) -> bool:
         """Where the call does not say: not beside targets, nor beside labels in training."""
         return targets is None and (labels is None or not self.training)
@@ -398,8 +380,8 @@ class ResNetBKForCausalLM(ResNetBKPreTrainedModel, ResNetBKGenerationMixin):
             pointed = self._point(output, input_ids, boundaries, past, targets=targets, last=last)
         with mixed_precision(self.config, hidden.device):
             if pointed is not None:
-                return mixed_loss(hidden, self.lm_head, targets, pointed, reduction=reduction, ignore_index=IGNORED)
-            return head_loss(hidden, self.lm_head, targets, ignore_index=IGNORED, reduction=reduction)
+                return mixed_loss(hidden, self.lm_head, targets, pointed, reduction=reduction)
+            return head_loss(hidden, self.lm_head, targets, reduction=reduction)
 
     def _logits(
         self,

@@ -31,7 +31,6 @@ from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.packing import check_numbers, prompt_shape
 from resnet_bk.models.targets import labels_a_target, shifted_targets
-from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
 class ResNetBKSeedPreTrainedModel(PreTrainedModel):
@@ -182,7 +181,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             check_labels(labels, (hidden.shape[0], hidden.shape[1]), self.config)
             targets = shifted_targets(labels, attention_mask, document_ids)
             reduction = "mean" if items is None else "sum"
-            loss = head_loss(hidden, self.lm_head, targets, ignore_index=IGNORED, reduction=reduction)
+            loss = head_loss(hidden, self.lm_head, targets, reduction=reduction)
             if items is not None:
                 loss = loss * labels_a_target(labels, targets) / items
         logits = None
@@ -242,11 +241,13 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """Inputs of the next call of `generate`; document_ids cover the prompt, generated tokens continue its last."""
         document_ids = kwargs.pop("document_ids", None)
+        for name in ("tokenizer", "assistant_tokenizer"):  # `generate` of transformers hands on what it reads itself
+            kwargs.pop(name, None)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)
         if document_ids is not None:
             missing = input_ids.shape[1] - document_ids.shape[1]
             whole = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
-            inputs["document_ids"] = whole.to(input_ids.device)
+            inputs["document_ids"] = whole.to(inputs["input_ids"].device)  # that of the model by now
         return inputs
 
 

@@ -3,10 +3,27 @@
 Shape legend: B batch, T tokens.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from resnet_bk.ops.linear_cross_entropy import IGNORED
+
+
+class TargetLosses:
+    """A causal LM that takes targets in the place of labels."""
+
+    def target_losses(
+        self, input_ids: Tensor, targets: Tensor, *, reduction: str = "mean", cache: Any = None, use_cache: bool = False
+    ) -> Any:
+        """`forward` with targets, as every model has it that the training loop asks for losses.
+
+        A model that is wrapped (`DistributedDataParallel`, `torch.compile`) is called itself, with targets.
+        """
+        call: Any = self
+        options = {"reduction": reduction, "cache": cache, "use_cache": use_cache}
+        return call(input_ids, targets=targets, **options, return_dict=True)
 
 
 def shifted_targets(labels: Tensor, attention_mask: Tensor | None, document_ids: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """How numba kernels are compiled, cached and called. Imports numba, hence imported at the first call of a kernel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType
@@ -80,6 +80,15 @@ def channel_tasks(batch: int, chains: int) -> tuple[int, int]:
     threads = torch.get_num_threads()
     block = next((block for block in (64, 32) if batch * -(-chains // block) >= threads), 16)
     return batch * -(-chains // block), block
+
+
+def launch_sweep(
+    function: Kernel, operations: int, shape: torch.Size, tensors: Iterable[Tensor], *options: Any
+) -> None:
+    """Runs a kernel that sweeps chains [B, T, H], given their tensors and options, with so many operations a site."""
+    batch, sites, chains = shape
+    tasks, block = channel_tasks(batch, chains)
+    launch(function, tasks, operations * shape.numel(), *map(flat, tensors), *options, sites, chains, block)
 
 
 def head_tasks(batch: int, heads: int) -> tuple[int, int]:

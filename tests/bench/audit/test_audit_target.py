@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.audit import target
-from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, parse_lengths, vocabulary
+from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, vocabulary
 from resnet_bk.bench.model_target import open_target
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.models import PointerConfig, PointerForCausalLM
@@ -145,10 +145,3 @@ def test_lengths_that_a_model_takes(protocol, gpt2):
 def test_lengths_that_the_model_under_a_pointer_takes(gpt2):
     config = PointerConfig(language_model=gpt2.config.to_dict() | {"n_positions": 16}, pointer_key_dim=2)
     assert fitting_lengths(PointerForCausalLM(config), (8, 64)) == [8, 16]
-
-
-def test_lengths_as_written():
-    assert parse_lengths("2,65, 300") == (2, 65, 300)
-    for text in ("", "a", "2,", "1,5", "-3"):
-        with pytest.raises(ValueError, match=f"--lengths '{text}': must be numbers of tokens of at least 2"):
-            parse_lengths(text)

@@ -6,18 +6,17 @@ import math
 import pytest
 import yaml
 from rich.console import Console
-from typer.testing import CliRunner
 
-from resnet_bk import cli
 from resnet_bk.bench.data import open_corpus, prepare
 from resnet_bk.bench.json_files import write_json
 from resnet_bk.bench.ngrams import baselines as ngrams_module
-from resnet_bk.bench.ngrams.baselines import ngram_baselines, parse_orders, read_ngrams, write_ngrams
+from resnet_bk.bench.ngrams.baselines import ngram_baselines, read_ngrams, write_ngrams
 from resnet_bk.bench.ngrams.kneser_ney import kneser_ney
 from resnet_bk.bench.ngrams.table import describe_ngrams, ngram_table
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.run_folder import locked
 from tests.bench.tiny_bench import settings, write_text
+from tests.command_line import call
 
 
 @pytest.fixture(scope="module")
@@ -145,18 +144,6 @@ def test_not_while_a_benchmark_runs_in_the_folder(found, tmp_path):
     with locked(tmp_path), pytest.raises(ValueError, match="another resnet-bk is running there"):
         write_ngrams(found, tmp_path)
     assert not (tmp_path / "ngrams.json").exists()
-
-
-@pytest.mark.parametrize("text", ["", "0", "1,", "2;5", "five", "-1"])
-def test_orders_that_are_none(text):
-    with pytest.raises(
-        ValueError, match=f"--orders {text}: must be integers of at least 1, for example --orders 1,2,5"
-    ):
-        parse_orders(text)
-
-
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def test_the_command(protocol, folder, found, tmp_path, monkeypatch):

@@ -102,8 +102,6 @@ def test_paired_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paired_bootstrap(first, second, tokens, resamples=999) == found
     monkeypatch.setattr(statistics_module, "MOST_DRAWN", 10 * len(tokens))  # so many at once change no number
     assert paired_bootstrap(first, second, tokens, resamples=999) == found
-    wider = paired_bootstrap(first, second, tokens, resamples=999, confidence=0.99)
-    assert wider.high - wider.low > found.high - found.low
 
 
 @pytest.mark.parametrize(
@@ -116,8 +114,6 @@ def test_paired_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paired_bootstrap_refuses(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         paired_bootstrap(*arguments)
-    with pytest.raises(ValueError, match=r"confidence=1\.5"):
-        paired_bootstrap([1.0, 2.0], [1.0, 2.0], [5, 5], confidence=1.5)
 
 
 def test_models_are_grouped_in_order_with_their_seeds() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch.testing import assert_close
 from transformers import (
     GPT2Config,
@@ -21,15 +20,12 @@ from transformers import (
     OPTConfig,
     OPTForCausalLM,
 )
-from typer.testing import CliRunner
 
-from resnet_bk import cli
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.trained.lengths import (
     cannot_carry,
     check_windows,
     long_documents,
-    parse_windows,
     place_borders,
     read,
     split_documents,
@@ -37,7 +33,7 @@ from resnet_bk.bench.trained.lengths import (
 )
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from tests.bench.own_model import OwnConfig
-from tests.bench.tiny_bench import settings, write_text
+from tests.command_line import call, trained_home
 
 EOS = 1
 
@@ -137,13 +133,6 @@ def test_what_is_carried():
     assert what_it_carries(OwnConfig()) == "its cache"  # a model of somebody's own
 
 
-def test_windows_as_text():
-    assert parse_windows(None) is None
-    assert parse_windows("512,2048") == [512, 2048]
-    with pytest.raises(ValueError, match=r"--windows 512,x: must be numbers of tokens with commas between"):
-        parse_windows("512,x")
-
-
 @pytest.mark.parametrize("window", [0, -2, 5, 64, 100])
 def test_windows_that_cannot_be_read(window):
     with pytest.raises(ValueError, match=rf"--windows {window}: must be an even number below the 64 tokens"):
@@ -205,26 +194,14 @@ def test_a_cache_that_does_not_carry(kind, problem, length):
     assert cannot_carry(kind(llama().config), torch.arange(length).unsqueeze(0), 1000) == problem
 
 
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Two models of one protocol, and one whose tokenizer is another."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("lengths")
-        patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
-        text = write_text(folder / "text.txt")
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text, steps=3), sort_keys=False))
-        (folder / "other.yaml").write_text(yaml.safe_dump(settings(text, steps=3, vocab_size=32), sort_keys=False))
+    """With documents to read."""
+    for folder in trained_home(tmp_path_factory.mktemp("lengths")):
         book = " ".join((folder / "text.txt").read_text().split())
-        (folder / "book").mkdir()
-        (folder / "book" / "validation").mkdir()
+        (folder / "book" / "validation").mkdir(parents=True)
         for number, text in enumerate((book[:3000], book[3000:3400], book[3400:9000])):
             (folder / "book" / "validation" / f"{number}.txt").write_text(text)
-        assert call("bench", folder / "tiny.yaml", "--out", folder / "out").exit_code == 0
-        assert call("train", folder / "other.yaml", "--out", folder / "other").exit_code == 0
         yield folder
 
 

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
-from typer.testing import CliRunner
 
-from resnet_bk import cli
 from resnet_bk.bench.trained.repeats import NEW, REPEATED, SEEN, kind_names, kinds_of, windows
 from resnet_bk.bench.trained.saved_model import load_model
-from tests.bench.tiny_bench import settings, write_text
+from tests.bench.tiny_bench import write_text
+from tests.command_line import call, trained_home
 
 
 def test_windows_follow_one_another():
@@ -59,23 +57,12 @@ def test_kinds_end_with_the_window(width, far):
     assert kinds.max() < len(names)
 
 
-def call(*arguments):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("repeats")
-        patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
-        text = write_text(folder / "text.txt")
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text, steps=3), sort_keys=False))
-        (folder / "other.yaml").write_text(yaml.safe_dump(settings(text, steps=3, vocab_size=32), sort_keys=False))
-        assert call("bench", folder / "tiny.yaml", "--out", folder / "out").exit_code == 0
-        assert call("train", folder / "other.yaml", "--out", folder / "other").exit_code == 0
-        less = settings(write_text(folder / "less.txt", documents=60), steps=3)
-        (folder / "less.yaml").write_text(yaml.safe_dump(less, sort_keys=False))
-        assert call("train", folder / "less.yaml", "--model", "resnet-bk", "--out", folder / "less").exit_code == 0
+    """With a model of less text in `less`."""
+    for folder in trained_home(tmp_path_factory.mktemp("repeats")):
+        less = write_text(folder / "less.txt", documents=60)
+        assert call("train", folder / "tiny.yaml", "--data", less, "--out", folder / "less").exit_code == 0
         yield folder
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import choices
 from tests.benchmarks.made_runs import ENVIRONMENT, run
 
@@ -116,9 +115,3 @@ def test_what_does_not_fit():
     for name, rates in (("quick", [0.01]), ("seed-local-tuned", None)):
         with pytest.raises(ValueError, match=f"the results are of protocol {name}, not of tuned-choices"):
             choices.fill("", [{"protocol": {"name": name, "learning_rates": rates}}])
-
-
-def test_the_page_of_the_repository():
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: choices.main(["--check"]))
-    assert ended.value.code == 0

@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import course
 
 
@@ -19,12 +18,6 @@ PROTOCOL = {"name": "quick", "batch_size": 10, "sequence_length": 100}
 
 def results(*runs):
     return {"protocol": PROTOCOL, "runs": runs}
-
-
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: course.main([str(argument) for argument in arguments]))
-    return ended.value.code
 
 
 def test_a_curve_is_the_mean_over_seeds_at_millions_of_tokens():
@@ -60,7 +53,3 @@ def test_what_does_not_fit():
     for picture in ("no picture", "<svg/>"):
         with pytest.raises(ValueError, match="the picture holds no figures; empty the file"):
             course.fill(picture, [results(LLAMA)])
-
-
-def test_the_picture_of_the_repository():
-    assert call("--check") == 0

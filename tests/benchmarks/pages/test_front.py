@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import front
 
 PAGE = "<!-- begin front:table -->\nold\n<!-- end -->\n"
@@ -107,9 +106,3 @@ def test_what_does_not_fit():
         front.entries([*ALL, results("wikitext-2")])
     with pytest.raises(ValueError, match="the table lacks small, quick; name their results too"):
         front.entries([WORDS])
-
-
-def test_the_readme_of_the_repository():
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: front.main(["--check"]))
-    assert ended.value.code == 0

@@ -157,7 +157,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "does not exist"), ("{", "cannot be read"), ("{}", "is no result of a benchmark")]
+    ("content", "says"), [(None, "cannot be read"), ("{", "cannot be read"), ("{}", "lacks what the page is made of")]
 )
 def test_bad_files(content, says, tmp_path, capsys):
     page, file = tmp_path / "page.md", tmp_path / "ops.json"
@@ -175,8 +175,7 @@ def test_a_page_that_is_not_there(tmp_path, capsys):
     assert "--page" in capsys.readouterr().err
 
 
-def test_the_page_of_the_repository():
-    """It has a place for every case, and where results are kept it agrees with them."""
+def test_the_page_has_a_place_for_every_case():
     page = performance.PAGE.read_text(encoding="utf-8")
     places = {(match["suite"], match["name"]) for match in PLACE.finditer(page)}
     from benchmarks.ops import CASES
@@ -193,8 +192,6 @@ def test_the_page_of_the_repository():
         ("generation", "machine"),
         ("generation", "one more token"),
     }
-    kept = [performance.RESULTS / f"{suite}.json" for suite in performance.SUITES]
-    assert performance.fill(page, [json.loads(file.read_text()) for file in kept]) == page
 
 
 def test_cells():

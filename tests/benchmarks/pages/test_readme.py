@@ -2,7 +2,6 @@
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import readme
 from tests.bench.report_samples import sample_results, sample_run
 from tests.benchmarks.made_runs import NGRAMS
@@ -28,12 +27,6 @@ RUNS = [
 ]
 QUICK = quick(*RUNS)
 PAGE = "<!-- begin quick:table -->\nold\n<!-- end -->\n"
-
-
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: readme.main([str(argument) for argument in arguments]))
-    return ended.value.code
 
 
 def test_the_best_model_comes_first_whoever_it_is():
@@ -78,7 +71,3 @@ def test_what_does_not_fit():
         readme.fill(PAGE, [QUICK | {"ngrams": NGRAMS | {"split": "test"}}])
     with pytest.raises(ValueError, match="has the places none of quick"):
         readme.fill("Words.", [QUICK])
-
-
-def test_the_readme_of_the_repository():
-    assert call("--check") == 0

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import reproduction
 
 
@@ -65,12 +64,6 @@ PAGE = "Words.\n" + "".join(
 )
 
 
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: reproduction.main([str(argument) for argument in arguments]))
-    return ended.value.code
-
-
 def test_a_page_is_filled():
     page = reproduction.fill(PAGE, RESULTS)
     assert "old" not in page
@@ -86,17 +79,6 @@ def test_a_page_is_filled():
     assert reproduction.fill(page, RESULTS) == page
 
 
-def test_the_command(tmp_path, capsys):
-    page, file = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text(PAGE)
-    file.write_text(json.dumps(RESULTS))
-    assert call(file, "--page", page, "--check") == 1
-    assert page.read_text() == PAGE
-    assert call(file, "--page", page) == 0
-    assert call(file, "--page", page, "--check") == 0
-    assert "agrees with" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("results", "page", "says"),
     [
@@ -108,20 +90,14 @@ def test_the_command(tmp_path, capsys):
         ([1], PAGE, "holds no JSON object; name the results.json of a benchmark"),
     ],
 )
-def test_what_does_not_fit(results, page, says, tmp_path, capsys):
+def test_what_does_not_fit(results, page, says, tmp_path):
     (tmp_path / "page.md").write_text(page)
     if results is not None:
         (tmp_path / "results.json").write_text(json.dumps(results))
-    assert call(tmp_path / "results.json", "--page", tmp_path / "page.md") == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert error.count("\n") == 1
+    with pytest.raises(ValueError, match=says):
+        reproduction.main([str(tmp_path / "results.json"), "--page", str(tmp_path / "page.md")])
 
 
-def test_the_page_has_one_source(tmp_path, capsys):
-    assert call(reproduction.RESULTS, reproduction.RESULTS, "--page", reproduction.PAGE) == 2
-    assert "2 files are named; the page is filled from one" in capsys.readouterr().err
-
-
-def test_the_page_of_the_repository():
-    assert call("--check") == 0
+def test_the_page_has_one_source():
+    with pytest.raises(ValueError, match="2 files are named; the page is filled from one"):
+        reproduction.main([str(reproduction.RESULTS)] * 2)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import results
 from tests.bench.report_samples import sample_results, sample_run
 from tests.benchmarks.made_runs import ENVIRONMENT, NGRAMS, point, run
@@ -264,9 +263,3 @@ def test_a_run_that_diverged_has_no_place(tmp_path):
     with pytest.raises(ValueError, match=r"mamba2, seed 0, diverged and has no figures \(the training loss is nan\);"):
         results.main([str(tmp_path / "results.json"), "--page", str(tmp_path / "page.md")])
     assert (tmp_path / "page.md").read_text() == PAGE
-
-
-def test_the_page_of_the_repository():
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: results.main(["--check"]))
-    assert ended.value.code == 0

@@ -1,10 +1,10 @@
 """docs/switches.md gets its figures from the results of the ablation protocols, and agrees with those in results/."""
 
 import json
+import re
 
 import pytest
 
-from benchmarks.command import guarded
 from benchmarks.pages import switches
 
 
@@ -41,12 +41,6 @@ RESULTS = {
     ],
 }
 PAGE = "Words.\n<!-- begin ablation:table -->\nold\n<!-- end -->\n"
-
-
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        guarded(lambda: switches.main([str(argument) for argument in arguments]))
-    return ended.value.code
 
 
 def test_a_page_is_filled():
@@ -128,26 +122,6 @@ def test_results_of_a_benchmark_have_their_places():
         ([RESULTS | {"protocol": {"name": "ablation-wide"}}], "has the places none of ablation-wide"),
     ],
 )
-def test_what_does_not_fit(found, says, tmp_path, capsys):
-    (tmp_path / "page.md").write_text(PAGE)
-    files = [tmp_path / f"{place}.json" for place in range(len(found))]
-    for file, content in zip(files, found, strict=True):
-        file.write_text(json.dumps(content))
-    assert call(*files, "--page", tmp_path / "page.md") == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert error.count("\n") == 1
-    assert (tmp_path / "page.md").read_text() == PAGE
-
-
-def test_the_command(tmp_path):
-    page, file = tmp_path / "page.md", tmp_path / "results.json"
-    page.write_text(PAGE)
-    file.write_text(json.dumps(RESULTS))
-    assert call(file, "--page", page, "--check") == 1
-    assert call(file, "--page", page) == 0
-    assert call(file, "--page", page, "--check") == 0
-
-
-def test_the_page_of_the_repository():
-    assert call("--check") == 0
+def test_what_does_not_fit(found, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        switches.fill(PAGE, found)

@@ -14,7 +14,8 @@ from resnet_bk.bench.audit.leak_cost import SEGMENTS, STEPS, LeakCost, causal_tw
 from resnet_bk.bench.audit.leak_setup import leak_setup
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
 from resnet_bk.bench.audit.show import audit_table, leak_cost_table
-from resnet_bk.bench.audit.target import audit_target, fitting_lengths, parse_lengths, vocabulary
+from resnet_bk.bench.audit.target import audit_target, fitting_lengths, vocabulary
+from resnet_bk.bench.console import speaker
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run_folder import read_run
@@ -29,13 +30,13 @@ class AuditOptions:
 
     Attributes:
         full: every layout, mode and dtype; else the short audit of the benchmark.
-        lengths: numbers of tokens, "2,65,300".
+        lengths: numbers of tokens, at least 2 each.
         leak_cost: measure what a leak buys.
         data, steps, segments: of that measurement.
     """
 
     full: bool = True
-    lengths: str | None = None
+    lengths: Sequence[int] | None = None
     leak_cost: bool = False
     data: str | None = None
     steps: int | None = None
@@ -87,12 +88,13 @@ class Audited:
         """The table and one line, and the same for what a leak buys."""
         if isinstance(self.audit, FullAudit):
             console.print(audit_table(self.audit))
+        say = speaker(console)
         # The last line is for people and for grep: it is never wrapped.
-        _line(console, f"{self.model}: {self.verdict}. {self.audit.detail}")
+        say(f"{self.model}: {self.verdict}. {self.audit.detail}")
         if self.cost is not None:
             console.print(leak_cost_table(self.cost))
             for sentence in self.cost.sentences():
-                _line(console, sentence)
+                say(sentence)
 
 
 def run_audit(name: str, options: AuditOptions, protocol: str | None = None, settings: Sequence[str] = ()) -> Audited:
@@ -110,7 +112,6 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     """
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
-    lengths = None if options.lengths is None else parse_lengths(options.lengths)
     loaded = _protocol(name, protocol, settings)
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
@@ -120,7 +121,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
         )
     device = training_device(loaded.device)
     model = audit_target(name, loaded).to(device)
-    fitting = fitting_lengths(model, lengths or (FULL_LENGTHS if options.full else LENGTHS))
+    fitting = fitting_lengths(model, options.lengths or (FULL_LENGTHS if options.full else LENGTHS))
     audit: FullAudit | Audit
     if options.full:
         with _status() as progress:
@@ -161,7 +162,3 @@ def _status() -> Iterator[Callable[[str], None]]:
     """What is looked at, on a terminal only."""
     with Console(stderr=True).status("audit") as status:
         yield lambda text: status.update(f"audit: {text}")
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

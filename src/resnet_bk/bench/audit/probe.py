@@ -113,14 +113,13 @@ class Probe:
 
     Args:
         model: a causal LM of `transformers`; it is not touched.
-        seed: of the disturbance.
     """
 
-    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model)
         self.device = next(model.parameters()).device
         self.autocast: torch.dtype | None = None
-        with self.own_random_numbers(seed), torch.no_grad():
+        with self.own_random_numbers(0), torch.no_grad():
             for parameter in self.model.parameters():
                 if parameter.is_floating_point():
                     noise = VECTOR_NOISE if parameter.dim() < 2 else MATRIX_NOISE * parameter.shape[-1] ** -0.5

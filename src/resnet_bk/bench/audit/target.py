@@ -118,18 +118,3 @@ def _ask_hub(name: str) -> None:
             f"model {name!r}: no such local path, and the Hugging Face hub at {constants.ENDPOINT} does not have it or "
             f"cannot be reached ({reason}); check the spelling, or give a local folder"
         )
-
-
-def parse_lengths(text: str) -> tuple[int, ...]:
-    """'2,65,300' as numbers.
-
-    Raises:
-        ValueError: something else, or a length below 2.
-    """
-    try:
-        lengths = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        lengths = ()
-    if not lengths or min(lengths) < 2:
-        raise ValueError(f"--lengths {text!r}: must be numbers of tokens of at least 2, for example 2,65,300")
-    return lengths

@@ -28,23 +28,6 @@ METHOD = "interpolated modified Kneser-Ney (Chen and Goodman 1999)"
 _NAMES = {1: "unigram", 2: "bigram", 3: "trigram"}
 
 
-def parse_orders(text: str) -> list[int]:
-    """ "1,2,5" as integers.
-
-    Raises:
-        ValueError: something else.
-    """
-    try:
-        orders = [int(part) for part in text.split(",")]
-    except ValueError:
-        orders = []
-    if not orders or min(orders) < 1:
-        raise ValueError(
-            f"--orders {text}: must be integers of at least 1, for example --orders {','.join(map(str, ORDERS))}"
-        )
-    return orders
-
-
 def ngram_baselines(
     protocol: Protocol,
     *,

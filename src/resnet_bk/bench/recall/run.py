@@ -13,8 +13,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
 from resnet_bk.bench.audit import Audit, audit_causality
 from resnet_bk.bench.console import speaker, standard_output
 from resnet_bk.bench.environment import code_state, environment
@@ -51,9 +49,7 @@ VALIDATION_EXAMPLES = 100
 TASK = "recall"
 
 
-def bench_recall(
-    protocol: RecallProtocol, out: Path, *, models: Sequence[str] | None = None, console: Console | None = None
-) -> dict[str, Any]:
+def bench_recall(protocol: RecallProtocol, out: Path, *, models: Sequence[str] | None = None) -> dict[str, Any]:
     """Run a recall protocol and return what is then in OUT/results.json.
 
     Finished runs are skipped, broken ones resumed.
@@ -64,7 +60,7 @@ def bench_recall(
             all other runs are made and results.json is written.
     """
     code_state()  # before anything takes time
-    console = console or standard_output()
+    console = standard_output()
     say = speaker(console)
     chosen = select_models(protocol, models)
     device = training_device(protocol.device).type

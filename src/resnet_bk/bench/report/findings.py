@@ -22,6 +22,7 @@ from resnet_bk.bench.report.statistics import (
     compare,
     compare_documents,
     on_shared_seeds,
+    perplexity_ratio,
     ranked,
 )
 
@@ -105,7 +106,7 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     if not others:
         return f"{lead}{ours}; there is no other perplexity to compare it with."
     pairs = [on_shared_seeds(reference, other) for other in others]
-    ratios = [_ratio(*pair) for pair in pairs]
+    ratios = [perplexity_ratio(reference, other) for other in others]
     ratio = max(ratios)  # of the model that is hardest to beat
     reference, rival = pairs[ratios.index(ratio)]
     beaten = [other.name for other, over in zip(others, ratios, strict=True) if over < 1.0]
@@ -140,12 +141,6 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
         f"{lead}{reference.name} beats {rival.name}{rest}: held-out perplexity {pair}, {fmt.percent(1 - ratio)} lower "
         f"(ratio {ratio:.3f}{paired}){only}."
     )
-
-
-def _ratio(first: ModelSummary, second: ModelSummary) -> float:
-    assert first.perplexity is not None
-    assert second.perplexity is not None
-    return first.perplexity.mean / second.perplexity.mean
 
 
 def _with_seeds(model: ModelSummary) -> str:

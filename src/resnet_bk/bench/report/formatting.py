@@ -31,14 +31,14 @@ def decimal(value: float | None, digits: int) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
-def significant(value: float | None, digits: int = 3) -> str:
-    """A fixed number of significant digits, never in exponent form."""
+def significant(value: float | None) -> str:
+    """Three significant digits, never in exponent form."""
     if value is None or not math.isfinite(value):
         return MISSING
     if value == 0:
         return "0"
-    rounded = float(f"{value:.{digits - 1}e}")  # 0.9996 has as many decimals as 1.00, which it is shown as
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    rounded = float(f"{value:.2e}")  # 0.9996 has as many decimals as 1.00, which it is shown as
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{value:,.{decimals}f}"
 
 

@@ -19,7 +19,7 @@ from resnet_bk.bench.report.findings import find, rate_sources, reference_model
 from resnet_bk.bench.report.plot_style import styles_by_model
 from resnet_bk.bench.report.plots import Plot, draw_plots
 from resnet_bk.bench.report.results_schema import Results, parse_results
-from resnet_bk.bench.report.statistics import ModelSummary, best_of, ranked, ratio, summarize
+from resnet_bk.bench.report.statistics import ModelSummary, best_of, perplexity_ratio, ranked, summarize
 from resnet_bk.figures import perplexity
 
 PLOT_NAMES = (
@@ -138,7 +138,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "largest": max((model.perplexity.mean for model in order if model.perplexity), default=1.0),
         "reference": reference,
         "best": best,
-        "ratios": {} if reference is None else {model.name: ratio(model, reference) for model in order},
+        "ratios": {} if reference is None else {model.name: perplexity_ratio(model, reference) for model in order},
         "variables": {name: style.variable for name, style in styles.items()},
         "seeds": sorted({seed for model in models for seed in model.seeds}),
         "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),

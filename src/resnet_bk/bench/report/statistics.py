@@ -139,11 +139,9 @@ def paired_bootstrap(
     second_nll: Sequence[float],
     tokens: Sequence[int],
     *,
-    confidence: float = 0.95,
     resamples: int = 9_999,
-    seed: int = 0,
 ) -> Interval:
-    """Ratio of two perplexities on one held-out text, with a percentile bootstrap interval over its documents.
+    """Ratio of two perplexities on one held-out text, with a percentile bootstrap interval of 95% over its documents.
 
     Documents (or segments) are drawn with replacement and both models are scored on the same draw. The interval is
     about the choice of text; it says nothing of the spread between training runs.
@@ -154,13 +152,11 @@ def paired_bootstrap(
         tokens: tokens predicted in each document, shape [documents].
 
     Raises:
-        ValueError: shapes that differ, fewer than two documents, or a confidence outside (0, 1).
+        ValueError: shapes that differ, or fewer than two documents.
     """
     sizes = (len(first_nll), len(second_nll), len(tokens))
     if len(set(sizes)) != 1 or sizes[0] < 2:
         raise ValueError(f"first_nll, second_nll and tokens have {sizes} documents: give the same two or more of each")
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence}: must lie between 0 and 1, for example 0.95")
     from scipy import stats
 
     def log_ratio(difference: np.ndarray, weight: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -175,9 +171,8 @@ def paired_bootstrap(
         vectorized=True,
         n_resamples=resamples,
         batch=max(1, min(256, MOST_DRAWN // len(weight))),  # which changes no number
-        confidence_level=confidence,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     low, high = result.confidence_interval
     return Interval(
@@ -216,7 +211,7 @@ def on_shared_seeds(first: ModelSummary, second: ModelSummary) -> tuple[ModelSum
     return ours, theirs
 
 
-def ratio(first: ModelSummary, second: ModelSummary) -> float:
+def perplexity_ratio(first: ModelSummary, second: ModelSummary) -> float:
     """Of the perplexities of two ranked models, over the seeds that both have (`on_shared_seeds`)."""
     ours, theirs = (model.perplexity for model in on_shared_seeds(first, second))
     assert ours is not None
@@ -226,7 +221,7 @@ def ratio(first: ModelSummary, second: ModelSummary) -> float:
 
 def best_of(order: list[ModelSummary]) -> str | None:
     """The first of several ranked models, unless another is ahead of it over the seeds that both have."""
-    if len(order) < 2 or any(ratio(order[0], other) > 1 for other in order[1:]):
+    if len(order) < 2 or any(perplexity_ratio(order[0], other) > 1 for other in order[1:]):
         return None
     return order[0].name
 

@@ -106,16 +106,6 @@ def length_profiles(
     }
 
 
-def parse_windows(text: str | None) -> list[int] | None:
-    """The numbers of `--windows`. Raises ValueError where something else stands there."""
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--windows {text}: must be numbers of tokens with commas between, such as 512,2048") from None
-
-
 def check_windows(windows: Sequence[int], tokens: int) -> None:
     """Raises ValueError for windows that cannot be halved, or that hold a whole document."""
     for window in windows:

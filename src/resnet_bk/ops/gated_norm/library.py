@@ -26,16 +26,8 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor, eps: float, dtype: torch
     output = y.new_empty(y.shape, dtype=dtype)
     arguments = map(flat_as_bits, (y, weight, gate, output))
     tokens, heads, values = _sizes(y)
-    launch(
-        cpu.forward,
-        -(-tokens // TASK_TOKENS),
-        MEMORY_BOUND_OPERATIONS * y.numel(),
-        *arguments,
-        tokens,
-        heads,
-        values,
-        eps,
-    )
+    tasks = -(-tokens // TASK_TOKENS)
+    launch(cpu.forward, tasks, MEMORY_BOUND_OPERATIONS * y.numel(), *arguments, tokens, heads, values, eps)
     return output
 
 

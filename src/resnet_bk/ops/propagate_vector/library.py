@@ -26,24 +26,13 @@ def _propagate_vector(
     keep: bool,
 ) -> Forward:
     """psi [B, T, H] and the last L [B, H], complex, from real [B, T, H] and states [B, H]; if `keep`, checkpoints."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.propagate_vector import cpu
 
     dispatch.note("propagate_vector", "numba")
-    batch, sites, chains = source.shape
     outputs = _empty_outputs(source, keep)
-    arguments = map(flat, (source, potential, hopping, absorption, initial_green, initial_psi, *outputs))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.forward,
-        tasks,
-        work.VECTOR_FORWARD * source.numel(),
-        *arguments,
-        keep,
-        sites,
-        chains,
-        block,
-    )
+    tensors = (source, potential, hopping, absorption, initial_green, initial_psi, *outputs)
+    launch_sweep(cpu.forward, work.VECTOR_FORWARD, source.shape, tensors, keep)
     return outputs
 
 
@@ -74,27 +63,17 @@ def propagate_vector_backward(
     checkpoints: Tensor,
 ) -> Backward:
     """Cotangents of the six inputs from those of psi and the last L; None stands for zeros."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.propagate_vector import cpu
 
     checks.kept(checkpoints)
-    batch, sites, chains = source.shape
     bars = _empty_bars(source)
     if psi_bar is None:
         psi_bar = torch.zeros_like(source, dtype=source.dtype.to_complex())
     if green_bar is None:
         green_bar = torch.zeros_like(bars[-1])
-    arguments = map(flat, (psi_bar, green_bar, source, potential, hopping, absorption, checkpoints, *bars))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.backward,
-        tasks,
-        work.VECTOR_BACKWARD * source.numel(),
-        *arguments,
-        sites,
-        chains,
-        block,
-    )
+    tensors = (psi_bar, green_bar, source, potential, hopping, absorption, checkpoints, *bars)
+    launch_sweep(cpu.backward, work.VECTOR_BACKWARD, source.shape, tensors)
     return bars
 
 

@@ -14,23 +14,13 @@ from resnet_bk.ops import dispatch, work
 @torch.library.custom_op("resnet_bk::resolvent_diagonal", mutates_args=(), device_types="cpu")
 def _resolvent_diagonal(potential: Tensor, hopping: Tensor, absorption: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """G_tt, L and R, complex [B, T, H], from real [B, T, H]."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.resolvent_diagonal import cpu
 
     dispatch.note("resolvent_diagonal", "numba")
-    batch, sites, chains = potential.shape
     outputs = _empty_outputs(potential)
-    arguments = map(flat, (potential, hopping, absorption, *outputs))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.forward,
-        tasks,
-        work.DIAGONAL_FORWARD * potential.numel(),
-        *arguments,
-        sites,
-        chains,
-        block,
-    )
+    tensors = (potential, hopping, absorption, *outputs)
+    launch_sweep(cpu.forward, work.DIAGONAL_FORWARD, potential.shape, tensors)
     return outputs
 
 
@@ -50,23 +40,13 @@ def resolvent_diagonal_backward(
     diagonal_bar: Tensor, left: Tensor, right: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cotangents of potential, hopping and absorption from the one of G_tt."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.resolvent_diagonal import cpu
 
-    batch, sites, chains = hopping.shape
     bars = _empty_bars(hopping)
     denominators = hopping.new_empty(hopping.shape, dtype=left.dtype)
-    arguments = map(flat, (diagonal_bar, left, right, potential, hopping, absorption, denominators, *bars))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.backward,
-        tasks,
-        work.DIAGONAL_BACKWARD * hopping.numel(),
-        *arguments,
-        sites,
-        chains,
-        block,
-    )
+    tensors = (diagonal_bar, left, right, potential, hopping, absorption, denominators, *bars)
+    launch_sweep(cpu.backward, work.DIAGONAL_BACKWARD, hopping.shape, tensors)
     return bars
 
 

@@ -17,25 +17,14 @@ def _surface_green(
     potential: Tensor, hopping: Tensor, absorption: Tensor, initial: Tensor, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """L [B, T, H] complex from real [B, T, H] and the complex state `initial` [B, H]; if `keep`, checkpoints."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.surface_green import cpu
 
     dispatch.note("surface_green", "numba")
-    batch, sites, chains = potential.shape
-    green, checkpoints = _empty_outputs(potential, keep)
-    arguments = map(flat, (potential, hopping, absorption, initial, green, checkpoints))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.forward,
-        tasks,
-        work.GREEN_FORWARD * potential.numel(),
-        *arguments,
-        keep,
-        sites,
-        chains,
-        block,
-    )
-    return green, checkpoints
+    outputs = _empty_outputs(potential, keep)
+    tensors = (potential, hopping, absorption, initial, *outputs)
+    launch_sweep(cpu.forward, work.GREEN_FORWARD, potential.shape, tensors, keep)
+    return outputs
 
 
 def _empty_outputs(potential: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
@@ -57,23 +46,13 @@ def surface_green_backward(
     green_bar: Tensor, potential: Tensor, hopping: Tensor, absorption: Tensor, checkpoints: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cotangents of potential, hopping, absorption and initial from the one of L."""
-    from resnet_bk.ops.kernels import channel_tasks, flat, launch
+    from resnet_bk.ops.kernels import launch_sweep
     from resnet_bk.ops.surface_green import cpu
 
     checks.kept(checkpoints)
-    batch, sites, chains = hopping.shape
     bars = _empty_bars(hopping)
-    arguments = map(flat, (green_bar, potential, hopping, absorption, checkpoints, *bars))
-    tasks, block = channel_tasks(batch, chains)
-    launch(
-        cpu.backward,
-        tasks,
-        work.GREEN_BACKWARD * hopping.numel(),
-        *arguments,
-        sites,
-        chains,
-        block,
-    )
+    tensors = (green_bar, potential, hopping, absorption, checkpoints, *bars)
+    launch_sweep(cpu.backward, work.GREEN_BACKWARD, hopping.shape, tensors)
     return bars
 
 
