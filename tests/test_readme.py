@@ -95,7 +95,8 @@ def test_commands(folder, monkeypatch):
     assert {"bench", "test"} <= seen
 
 
-def test_python_examples():
+def test_python_examples(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     examples = blocks("python")
     assert examples
     exec("\n".join(examples), {"__name__": "readme"})

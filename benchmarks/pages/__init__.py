@@ -4,7 +4,7 @@
 
 or those of one page or table, each by a file of this folder:
 
-    python -m benchmarks.pages.front           README.md, the first table, from the JSON of the comparisons
+    python -m benchmarks.pages.front           README.md, ResNet-BK beside Llama, from the JSON of the comparisons
     python -m benchmarks.pages.readme          README.md, the table of all models of one comparison, from the same
     python -m benchmarks.pages.course          docs/course.svg, from the same
     python -m benchmarks.pages.results         docs/results.md, from that of the tuned comparisons and recall

@@ -1,10 +1,12 @@
-"""Writes the README's first table from results/: ResNet-BK beside Llama, by what both may read and with which pointer.
+"""Writes two tables of the README from results/, ResNet-BK beside Llama: the ratios of their perplexities where both
+read the same text, and every figure by what may be read and with which pointer.
 
     python -m benchmarks.pages.front [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those in results/ of the table's protocols; one of a protocol
+FILE is the results.json of `resnet-bk bench`, by default those in results/ of the tables' protocols; one of a protocol
 NAME-times gives the times of NAME, and one of `quick-pointer` further models of `quick`. Without times of its own a
-protocol shows those of its runs, which must then have had the machine for themselves.
+protocol shows those of its runs, which must then have had the machine for themselves; one without ResNet-BK with the
+pointer shows none.
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
@@ -22,12 +24,13 @@ from resnet_bk.bench.report import formatting as fmt
 PLACE = "front"
 # Protocol: its text, in words.
 TEXTS = {
+    "quick": "Wikipedia introductions, {} words",
+    "books": "books, {} words",
     "seed-local-tuned": "Kyoto articles, {} words",
     "small": "Kyoto articles, {} subwords",
-    "quick": "Wikipedia introductions, {} words",
 }
 TIMES = "-times"
-SUITES = ("seed-local-tuned", "seed-local-tuned-times", "small", "small-times", "quick", "quick-pointer")
+SUITES = (*TEXTS, "quick-pointer", "seed-local-tuned-times", "small-times")
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 
 ALONE, CARRIED, WINDOWS = (
@@ -43,18 +46,24 @@ Runs = list[dict[str, Any]]
 
 
 class Entry(NamedTuple):
-    """What is known of a protocol: its results, the runs of each model, and those that are timed."""
+    """What is known of a protocol: its results, the runs of each model, and those that are timed, if there are."""
 
     results: Mapping[str, Any]
     models: Mapping[str, Runs]
-    timed: Mapping[str, Runs]
+    timed: Mapping[str, Runs] | None
+
+    @property
+    def ours(self) -> Runs:
+        """The runs that the others are counted by: of ResNet-BK with the pointer, where there are, or without."""
+        return next(self.models[name] for name in OURS if name in self.models)
 
 
 def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
     """What the table shows by protocol, in the order of `TEXTS`.
 
     Raises:
-        ValueError: results of no such protocol, a protocol without results, or times of several machines.
+        ValueError: results of no such protocol, a protocol without results or without ResNet-BK, or times of several
+            machines.
     """
     by_name = {found["protocol"]["name"]: found for found in results}
     known = {*TEXTS, *MORE_MODELS, *(name + TIMES for name in TEXTS)}
@@ -71,18 +80,23 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
             if of == name and other in by_name:
                 entry = with_more(entry, by_name[other])
         models = by_model(entry)
+        if not models.keys() & {*OURS}:
+            raise ValueError(f"the results of {name} have no {' or '.join(OURS)}; train one of them")
         times = by_name.get(name + TIMES, by_name[name])
-        one_machine(times)
-        found[name] = Entry(by_name[name], models, by_model(times))
+        timed = by_model(times)
+        if OURS[0] in timed:
+            one_machine(times)
+        found[name] = Entry(by_name[name], models, timed if OURS[0] in timed else None)
     return found
 
 
-def pair(entry: Entry, key: str, ours: str, other: str) -> str:
-    """`ours / other (ratio)`, means over the seeds that both have, the lower one bold; where these are fewer than the
-    protocol has, how many."""
-    seeds = set.intersection(*({run["seed"] for run in entry.models.get(name, ())} for name in (ours, other)))
-    means = []
-    for name in (ours, other):
+def means(entry: Entry, key: str, pointer: str) -> tuple[float, float, int] | None:
+    """Of ResNet-BK and of Llama over the seeds that both have, and how many these are; None where there are none, or
+    the view was not measured."""
+    names = [models[POINTERS[pointer]] for models in (OURS, LLAMA)]
+    seeds = set.intersection(*({run["seed"] for run in entry.models.get(name, ())} for name in names))
+    found = []
+    for name in names:
         # Where no state is carried every segment stands alone as it is.
         values = [
             run[CARRIED] if key == ALONE and not run["carry_state"] else run[key]
@@ -90,13 +104,22 @@ def pair(entry: Entry, key: str, ours: str, other: str) -> str:
             if run["seed"] in seeds
         ]
         if not values or any(value is None for value in values):
-            return fmt.MISSING
-        means.append(fmean(values))
-    first, second = map(fmt.perplexity, means)
+            return None
+        found.append(fmean(values))
+    return found[0], found[1], len(seeds)
+
+
+def pair(entry: Entry, key: str, pointer: str) -> str:
+    """`ours / other (ratio)`, the lower one bold; where the seeds are fewer than the protocol has, how many."""
+    known = means(entry, key, pointer)
+    if known is None:
+        return fmt.MISSING
+    ours, other, seeds = known
+    first, second = map(fmt.perplexity, (ours, other))
     if first != second:  # as printed
-        first, second = (f"**{first}**", second) if means[0] < means[1] else (first, f"**{second}**")
-    cell = f"{first} / {second} ({means[0] / means[1]:.2f})"
-    return cell if len(seeds) == len(entry.models[OURS[0]]) else f"{cell}, {len(seeds)} seed{'s' * (len(seeds) != 1)}"
+        first, second = (f"**{first}**", second) if ours < other else (first, f"**{second}**")
+    cell = f"{first} / {second} ({ours / other:.2f})"
+    return cell if seeds == len(entry.ours) else f"{cell}, {seeds} seed{'s' * (seeds != 1)}"
 
 
 def over(runs: Mapping[str, Runs], key: str) -> str:
@@ -106,20 +129,31 @@ def over(runs: Mapping[str, Runs], key: str) -> str:
 
 
 def rows(found: Mapping[str, Entry]) -> str:
-    """The table, two lines a protocol, and a sentence on time and memory."""
+    """The table of all figures, two lines a protocol, and a sentence on time and memory."""
     lines = []
     for name, entry in found.items():
-        labels = f"**{text(name, entry)}** (`{name}`)", size(entry)
-        for label, (pointer, place) in zip(labels, POINTERS.items(), strict=True):
-            cells = [pair(entry, key, OURS[place], LLAMA[place]) for key in VIEWS.values()]
-            lines.append((label, pointer, *cells))
-    timed = [over(entry.timed, "seconds_per_step") for entry in found.values()]
-    memory = [over(entry.timed, "peak_memory_mb") for entry in found.values()]
+        labels = f"**{text(name, entry)}** (`{name}`)<br>{size(entry)}", ""
+        for label, pointer in zip(labels, POINTERS, strict=True):
+            lines.append((label, pointer, *(pair(entry, key, pointer) for key in VIEWS.values())))
+    timed = {f"`{name}`": entry.timed for name, entry in found.items() if entry.timed is not None}
+    columns = [[over(runs, key) for runs in timed.values()] for key in ("seconds_per_step", "peak_memory_mb")]
     costs = (
-        f"In this order a training step of ResNet-BK with the pointer takes {listed(timed)} times as long as one of "
-        f"Llama without, and {listed(memory)} times its memory."
+        f"A training step of ResNet-BK with the pointer takes {listed(columns[0])} times as long as one of Llama "
+        f"without ({listed(list(timed))}), and {listed(columns[1])} times its memory."
     )
     return f"{table(('ResNet-BK / Llama (ratio)', 'pointer', *VIEWS), lines)}\n\n{costs}"
+
+
+def summary(found: Mapping[str, Entry]) -> str:
+    """The ratios alone, where both read the same text: a line a protocol."""
+    lines = []
+    for name, entry in found.items():
+        ratios = []
+        for pointer in POINTERS:
+            known = means(entry, WINDOWS, pointer)
+            ratios.append("not trained" if known is None else f"{known[0] / known[1]:.2f}")
+        lines.append((f"{text(name, entry)} (`{name}`): {counts(entry)}", *ratios))
+    return table(("", "neither has the pointer", "both have it"), lines)
 
 
 def listed(values: Sequence[str]) -> str:
@@ -131,16 +165,26 @@ def text(name: str, entry: Entry) -> str:
 
 
 def size(entry: Entry) -> str:
-    runs = entry.models[OURS[0]]
-    counts = entry.results["data"]["train_tokens"], runs[0]["parameters"]
-    tokens, parameters = (f"{count / 1e6:.1f}M" for count in counts)
-    length = entry.results["protocol"]["sequence_length"]
-    return f"{tokens} tokens, {parameters} parameters, segments of {length}, {len(runs)} seeds"
+    length, seeds = entry.results["protocol"]["sequence_length"], len(entry.ours)
+    return f"{counts(entry)}, segments of {length}, {seeds} seed{'s' * (seeds != 1)}"
 
 
-main = page_writer(
-    "front", __doc__, PAGE, FILES, lambda page, found: replace_all(page, PLACE, {"table": rows(entries(found))})
-)
+def counts(entry: Entry) -> str:
+    tokens, parameters = entry.results["data"]["train_tokens"], entry.ours[0]["parameters"]
+    return f"{tokens / 1e6:.1f}M tokens, {parameters / 1e6:.1f}M parameters"
+
+
+def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the figures of `results`.
+
+    Raises:
+        ValueError: see `entries`; or a place is missing.
+    """
+    found = entries(results)
+    return replace_all(page, PLACE, {"table": rows(found), "summary": summary(found)})
+
+
+main = page_writer("front", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
     guarded(lambda: main(sys.argv[1:]))
