@@ -52,7 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     from resnet_bk.bench.json_files import read_json, write_json
     from resnet_bk.bench.protocol import load_protocol
 
-    before = None if given.against is None else read_json(json_file(given.against))
+    try:
+        before = None if given.against is None else read_json(json_file(given.against))
+    except ValueError as error:
+        raise ValueError(f"--against {given.against}: {error}; name a file that --out wrote") from None
     protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"], given.data)
     names = choose("--models", given.models, list(protocol.models))
     found: dict[str, Any] = {"environment": environment(), "steps": given.steps, "models": {}}

@@ -25,9 +25,11 @@ def describe(found: dict[str, Any]) -> list[str]:
     commit = found["git_commit"]
     dirty = " with uncommitted changes" if found["git_dirty"] else ""
     timed = [name for name in ("torch", "transformers", "numba") if name in found["versions"]]
+    memory_settings = found.get("memory_settings", "default")  # of before they were noted
     return [
         f"{found['cpu']}, {found['cores_allowed']} of {found['cpu_count']} cores{memory}, {found['simd']}",
-        f"{found['threads']} {'thread' if found['threads'] == 1 else 'threads'}{load}",
+        f"{found['threads']} {'thread' if found['threads'] == 1 else 'threads'}{load}"
+        + ("" if memory_settings == "default" else f", {memory_settings}"),
         ", ".join([f"python {found['python']}", *(f"{name} {found['versions'][name]}" for name in timed)]),
         "no git checkout" if commit is None else f"commit {commit[:12]}{dirty}",
     ]

@@ -1,11 +1,11 @@
 """Calls of the command line in this process, and a folder with what they need."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from click.testing import Result
 from typer.testing import CliRunner
@@ -20,9 +20,9 @@ def tiny_home(folder: Path, **changes: Any) -> Iterator[Path]:
     """A folder with text and protocol, and its own cache, for as long as a fixture lives."""
     text = write_text(folder / "text.txt")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings(text, **changes), sort_keys=False))
-    os.environ["RESNET_BK_CACHE"] = str(folder / "cache")
-    yield folder
-    del os.environ["RESNET_BK_CACHE"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
+        yield folder
 
 
 def trained_home(folder: Path) -> Iterator[Path]:

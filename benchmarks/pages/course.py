@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages.course [FILE ...] [--page FILE] [--check]
 
-FILE is the results.json of `resnet-bk bench`, by default those of the README's first table; a panel each, but that of
+FILE is the results.json of `resnet-bk bench`, by default those of the README but `books`; a panel each, but that of
 `quick-pointer` gives further models to that of `quick`. The picture holds the figures that it shows, as JSON in the
 description of its metadata, and is drawn anew only where they differ from those of the files, for other versions of
 matplotlib draw the same figures in other bytes; empty the file to draw it all the same. --check writes nothing and

@@ -157,7 +157,7 @@ def summary(found: Mapping[str, Entry]) -> str:
 
 
 def listed(values: Sequence[str]) -> str:
-    return f"{', '.join(values[:-1])} and {values[-1]}"
+    return " and ".join(part for part in (", ".join(values[:-1]), *values[-1:]) if part)
 
 
 def text(name: str, entry: Entry) -> str:

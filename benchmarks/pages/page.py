@@ -171,12 +171,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); name the results.json of a benchmark") from None
+        raise ValueError(f"{path} cannot be read ({error}); name a file that a benchmark wrote") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object; name the results.json of a benchmark")
+        raise ValueError(f"{path} holds no JSON object; name a file that a benchmark wrote")
     runs = found.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise ValueError(f"{path}: runs must be a list of objects; name the results.json of a benchmark")
+        raise ValueError(f"{path}: runs must be a list of objects; name a file that a benchmark wrote")
     for run in runs:
         if run.get("diverged"):
             raise ValueError(

@@ -116,9 +116,18 @@ def intervals(results: Mapping[str, Any]) -> list[str]:
 
 
 def ngrams(results: Mapping[str, Any]) -> list[str]:
-    """A fact: what word frequencies alone reach on this text, and five words, and how much of it is no word."""
+    """A fact: what word frequencies alone reach on this text, and five words, and how much of it is no word.
+
+    Raises:
+        ValueError: they are of another split than the perplexities.
+    """
     if "ngrams" not in results:
         return []
+    if results["ngrams"]["split"] != "validation":
+        raise ValueError(
+            f"the n-grams of {results['protocol']['name']} are of the {results['ngrams']['split']} split; score "
+            "--split validation"
+        )
     reached = {entry["order"]: fmt.perplexity(entry["perplexity"]) for entry in results["ngrams"]["ngrams"]}
     unknown = results["data"]["validation_unk_rate"]
     return [f"unigram {reached[1]}, 5-gram (Kneser-Ney) {reached[5]}; {unknown:.1%} of the held-out tokens are `<unk>`"]

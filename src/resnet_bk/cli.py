@@ -29,6 +29,8 @@ from resnet_bk.cli_options import (
     RunArgument,
     Settings,
     Split,
+    listed_names,
+    listed_numbers,
 )
 from resnet_bk.process import tune_process
 
@@ -135,10 +137,10 @@ def bench(
         if data is not None or test:
             raise ValueError(f"{protocol} draws its own examples and always tests; leave out --data and --test")
         recall = load_recall(protocol, settings or ())
-        bench_recall(recall, out or Path("runs") / recall.name, models=_names(models))
+        bench_recall(recall, out or Path("runs") / recall.name, models=listed_names(models))
         return
     loaded = load_protocol(protocol, settings or (), data)
-    run_bench(loaded, out or Path("runs") / loaded.name, models=_names(models), test=test)
+    run_bench(loaded, out or Path("runs") / loaded.name, models=listed_names(models), test=test)
 
 
 @app.command()
@@ -228,7 +230,7 @@ def lengths(
     from resnet_bk.bench.trained.lengths import FILE, length_profiles
     from resnet_bk.bench.trained.lengths_table import lengths_table
 
-    sizes = None if windows is None else _numbers("--windows", windows, 2, "512,2048")
+    sizes = None if windows is None else listed_numbers("--windows", windows, 2, "512,2048")
     if out is not None:
         check_new(out, FILE)  # before the work
     found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
@@ -314,7 +316,7 @@ def flops(
         if protocol is not None:
             raise ValueError(f"--protocol {protocol}: {target} is a protocol already; leave the option out")
         loaded = load_protocol(target, settings or ())
-        names = select_models(loaded, _names(models))
+        names = select_models(loaded, listed_names(models))
         counted = {name: model_flops(build_model(protocol_config(loaded, name), seed=0), loaded) for name in names}
         title = f"{loaded.name}: one step of {loaded.batch_size} x {loaded.sequence_length} tokens"
         tables: list[Any] = [comparison_table(title, counted)]
@@ -390,7 +392,7 @@ def audit(
     from resnet_bk.bench.audit.command import AuditOptions, run_audit
     from resnet_bk.bench.console import standard_output
 
-    sizes = None if lengths is None else _numbers("--lengths", lengths, 2, "2,65,300")
+    sizes = None if lengths is None else listed_numbers("--lengths", lengths, 2, "2,65,300")
     options = AuditOptions(full=full, lengths=sizes, leak_cost=leak_cost, data=data, steps=steps, segments=segments)
     found = run_audit(model, options, protocol, settings or ())
     if as_json:
@@ -417,7 +419,7 @@ def ngrams(
     from resnet_bk.bench.ngrams.table import ngram_table
     from resnet_bk.bench.protocol import load_protocol
 
-    lengths = _numbers("--orders", orders, 1, "1,2,5")
+    lengths = listed_numbers("--orders", orders, 1, "1,2,5")
     if out is not None:
         check_ngrams(out, split, lengths)  # before the work
     found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=lengths, split=split)
@@ -475,25 +477,6 @@ def _print_all(parts: Sequence[Any]) -> None:
     console = standard_output()
     for part in parts:
         console.print(part, soft_wrap=isinstance(part, str), markup=False, highlight=False)
-
-
-def _names(models: str | None) -> list[str] | None:
-    return None if models is None else [name.strip() for name in models.split(",") if name.strip()]
-
-
-def _numbers(option: str, text: str, least: int, example: str) -> list[int]:
-    """Numbers apart by commas.
-
-    Raises:
-        ValueError: something else, or a number below `least`.
-    """
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least:
-        raise ValueError(f"{option} {text!r}: must be integers of at least {least}, for example {option} {example}")
-    return numbers
 
 
 def main() -> None:

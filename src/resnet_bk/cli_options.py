@@ -1,4 +1,4 @@
-"""Arguments and options that several commands of the command line share."""
+"""Arguments and options that several commands of the command line share, and lists with commas in them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -51,3 +51,23 @@ ModelProtocol = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results; by default runs/<protocol>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def listed_names(text: str | None) -> list[str] | None:
+    """Names apart by commas; None where the option was left out."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def listed_numbers(option: str, text: str, least: int, example: str) -> list[int]:
+    """Numbers apart by commas.
+
+    Raises:
+        ValueError: something else, or a number below `least`.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least:
+        raise ValueError(f"{option} {text!r}: must be integers of at least {least}, for example {option} {example}")
+    return numbers

@@ -39,10 +39,12 @@ def test_memory_settings(monkeypatch):
     assert module.environment()["memory_settings"] == "default"
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1048576")
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
-    monkeypatch.setenv("LD_PRELOAD", "/home/someone/libjemalloc.so.2:")
+    monkeypatch.setenv("LD_PRELOAD", "/home/someone/libjemalloc.so.2:/a/b.so")
+    monkeypatch.setenv("MALLOC_CONF", "prof_prefix:/home/someone/x,thp:always")
     found = module.environment()
     assert found["memory_settings"] == (
-        "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 LD_PRELOAD=libjemalloc.so.2 MALLOC_TOP_PAD_=1048576"
+        "GLIBC_TUNABLES=glibc.malloc.hugetlb=1 LD_PRELOAD=libjemalloc.so.2:b.so MALLOC_CONF=prof_prefix:x,thp:always "
+        "MALLOC_TOP_PAD_=1048576"
     )
     with_them = module.machine(found, "cpu")
     assert with_them != module.machine(found | {"memory_settings": "default"}, "cpu")  # two times of different things

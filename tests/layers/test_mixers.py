@@ -1,4 +1,4 @@
-"""Every registered mixer: its declared properties, and its formula against dense linear algebra."""
+"""Every registered mixer: causality, state and padding, and its formula against dense linear algebra."""
 
 from types import SimpleNamespace
 

@@ -151,8 +151,16 @@ def test_new_tokens_alone_behind_a_cache(name, pieces):
             **OPTIONS,
         )
         assert torch.equal(found, whole[:, first:])
+    mask = torch.ones_like(ids)  # without a cache it says nothing of tokens before
+    options = {**pieces, **OPTIONS, **({"cache": ResNetBKCache(model.config)} if pieces else {})}
+    alone = model.generate(ids[:, 6:], **{name: numbers[:, 6:]}, **options)
+    options |= {"cache": ResNetBKCache(model.config)} if pieces else {}
+    assert torch.equal(alone, model.generate(ids[:, 6:], attention_mask=mask, **{name: numbers[:, 6:]}, **options))
+    cache = model(ids[:, :8], document_ids=numbers[:, :8], use_cache=True).cache
+    with pytest.raises(ValueError, match=r"attention_mask has 14 columns for a prompt of 7 tokens after the 8 of"):
+        model.generate(ids[:, 7:], attention_mask=mask, cache=cache, **{name: numbers[:, 7:]}, **OPTIONS)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
-    mask = torch.ones_like(ids)
+    cache = model(ids[:, :6], document_ids=numbers[:, :6], use_cache=True).cache
     with pytest.raises(ValueError, match="position_ids start anew after the 6 tokens of past_key_values"):
         model.generate(ids[:, 6:], attention_mask=mask, cache=cache, position_ids=positions, **OPTIONS)
 

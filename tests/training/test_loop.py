@@ -239,6 +239,7 @@ def test_a_setting_that_does_not_exist(field, value):
     [
         ("steps", 0, "a whole number of at least 1"),
         ("steps", 2.5, "a whole number of at least 1"),
+        ("betas", 0.9, "two numbers from 0 to below 1"),
         ("seed", -1, r"a whole number from 0 to 2\*\*32 - 1"),
         ("learning_rate", -1e-3, "0 or more"),
         ("learning_rate", math.inf, "0 or more"),
@@ -271,7 +272,7 @@ def test_rows_can_only_be_reset_where_a_state_is_carried():
 
 def test_accelerate_is_set_for_another_device(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
-    told = "device=cpu: is cpu here, but accelerate takes meta, as ACCELERATE_TORCH_DEVICE or .*; unset them"
+    told = "device=cpu: is cpu here, but accelerate takes meta, as ACCELERATE_TORCH_DEVICE or .*; unset them,"
     with pytest.raises(ValueError, match=told):
         loop.make_accelerator(spec(device="cpu"), tmp_path)
 

@@ -119,13 +119,12 @@ def _kernel_instructions() -> str:
 
 
 def _memory_settings() -> str:
-    """What was set for the C library's allocator, or another in its place; of its path the file name alone."""
+    """What was set for the C library's allocator, or another in its place; of a path the file name alone."""
     found = {
         name: value for name, value in os.environ.items() if name in MEMORY_VARIABLES or name.startswith("MALLOC_")
     }
-    if "LD_PRELOAD" in found:
-        found["LD_PRELOAD"] = ":".join(Path(part).name for part in re.split(r"[ :]+", found["LD_PRELOAD"]) if part)
-    return " ".join(f"{name}={value}" for name, value in sorted(found.items()) if value) or "default"
+    shown = {name: re.sub(r"[^ :=,]*/", "", value) for name, value in found.items()}
+    return " ".join(f"{name}={value}" for name, value in sorted(shown.items()) if value) or "default"
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,5 +1,6 @@
 """How `generate` of `transformers` calls ResNet-BK: documents of the prompt, the cache, and what cannot be had."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
         prompt; what is generated continues its last document.
 
         Raises:
-            ValueError: see `packed_documents`.
+            ValueError: see `packed_documents`; or the mask does not fit prompt and cache.
         """
         documents = options.get("document_ids")
         names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
@@ -40,9 +41,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
             return super().generate(*args, **options)
         if documents is not None:
             check_numbers("document_ids", documents, shape)
-        # Behind a cache the prompt may be the new tokens alone; the mask then covers those before as well.
-        mask = options.get("attention_mask")
-        before = max(mask.shape[1] - shape[1], 0) if isinstance(mask, Tensor) and mask.ndim == 2 else 0
+        mask, before = options.get("attention_mask"), _tokens_before(options, shape[1])
         if before:
             new = packed_documents(
                 documents,
@@ -120,3 +119,24 @@ class ResNetBKGenerationMixin(GenerationMixin):
         elif generation_config.use_cache is not False:
             model_kwargs["cache"] = ResNetBKCache(self.config)
         return cache is None
+
+
+def _tokens_before(options: Mapping[str, Any], length: int) -> int:
+    """How many tokens a cache holds that the prompt, of `length` tokens, lacks: behind one the prompt may be the new
+    tokens alone, and then the mask covers those before as well. 0 where the prompt is the whole text.
+
+    Raises:
+        ValueError: the mask covers more than the prompt, and something else than cache and prompt together.
+    """
+    mask, cache = options.get("attention_mask"), options.get("cache", options.get("past_key_values"))
+    seen = cache.get_seq_length() if cache is not None else 0
+    before = mask.shape[1] - length if isinstance(mask, Tensor) and mask.ndim == 2 else 0
+    if before <= 0 or not seen:
+        return 0
+    if before != seen or options.get("inputs_embeds") is not None:
+        raise ValueError(
+            f"attention_mask has {before + length} columns for a prompt of {length} tokens after the {seen} of "
+            "past_key_values; with document_ids and the like pass the new tokens alone and a mask of both together, or "
+            "the whole text (embeddings always) and a mask of that"
+        )
+    return before

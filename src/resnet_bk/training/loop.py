@@ -152,7 +152,8 @@ def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:
     if accelerator.device.type != wanted.type:
         raise ValueError(
             f"device={spec.device}: is {wanted.type} here, but accelerate takes {accelerator.device}, as "
-            "ACCELERATE_TORCH_DEVICE or ACCELERATE_USE_CPU says; unset them"
+            "ACCELERATE_TORCH_DEVICE or ACCELERATE_USE_CPU may say; unset them, call resnet-bk without `accelerate "
+            "launch`, or set device=cpu"
         )
     if accelerator.num_processes > 1:
         raise ValueError(

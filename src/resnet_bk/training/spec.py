@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -15,14 +16,17 @@ CHOICES = {
 }
 # What holds of a number, and how it is said.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": (lambda steps: isinstance(steps, int) and steps >= 1, "a whole number of at least 1"),
+    "steps": (lambda steps: isinstance(steps, Integral) and int(steps) >= 1, "a whole number of at least 1"),
     "learning_rate": (lambda rate: 0 <= rate < math.inf, "0 or more"),
     "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or more"),
-    "betas": (lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas), "two numbers from 0 to below 1"),
+    "betas": (
+        lambda betas: isinstance(betas, list | tuple) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        "two numbers from 0 to below 1",
+    ),
     "clip": (lambda clip: clip is None or clip > 0, "above 0, or None"),
     "warmup_steps": (lambda steps: steps >= 0, "0 or more"),
     "final_lr_ratio": (lambda ratio: 0 <= ratio <= 1, "from 0 to 1"),
-    "seed": (lambda seed: isinstance(seed, int) and 0 <= seed < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "seed": (lambda seed: isinstance(seed, Integral) and 0 <= int(seed) < 2**32, "a whole number from 0 to 2**32 - 1"),
     "carry_reset": (lambda share: 0 <= share < 1, "0 or more, and below 1"),
     "log_interval": (lambda steps: steps >= 1, "at least 1"),
     "checkpoint_seconds": (lambda seconds: seconds >= 0, "0 or more"),
@@ -89,7 +93,6 @@ class RunSpec:
             raise ValueError(
                 f"RunSpec: warmup_steps={self.warmup_steps} must be at most steps={self.steps} (change either)"
             )
-
         if self.carry_reset and not self.carry_state:
             raise ValueError(
                 f"RunSpec: carry_reset={self.carry_reset} has no effect without carry_state, for then every row starts "

@@ -211,6 +211,9 @@ def test_a_run_that_went_on_elsewhere() -> None:
     assert "different numbers of threads" in text
     assert "different versions of Python or of libraries" in text
     assert "stopped" not in told(here, here)
+    text = told(here | {"memory_settings": "MALLOC_TOP_PAD_=1"}, here | {"memory_settings": "default"})
+    assert "different memory settings: their times cannot be compared" in text
+    assert "stopped" not in text  # which changes no bit
     assert "stopped" not in told(there)
 
 

@@ -87,7 +87,7 @@ def test_a_page_is_filled():
         (RESULTS | {"ngrams": RESULTS["ngrams"] | {"split": "test"}}, PAGE, "score --split validation"),
         (RESULTS, "Words.", "the page has the places none of seed-local, but must have machine, models, report"),
         (None, PAGE, "cannot be read"),
-        ([1], PAGE, "holds no JSON object; name the results.json of a benchmark"),
+        ([1], PAGE, "holds no JSON object; name a file that a benchmark wrote"),
     ],
 )
 def test_what_does_not_fit(results, page, says, tmp_path):

@@ -141,6 +141,8 @@ def test_ratios_over_documents_and_what_counting_words_reaches():
     over = "- `resnet-bk` over another, of the seeds that both have (95% over the held-out documents): "
     assert f"{over}`llama` 0.905 (0.905 to 0.905)" in lines
     assert "- unigram 100.0, 5-gram (Kneser-Ney) 500.0; 3.7% of the held-out tokens are `<unk>`" in lines
+    with pytest.raises(ValueError, match="the n-grams of seed-local-tuned are of the test split; score --split valid"):
+        results.fill(PAGE, [found | {"ngrams": NGRAMS | {"split": "test"}}])
 
 
 def test_recall_stands_beside_what_the_layers_carry():
