@@ -8,7 +8,7 @@ import torch
 
 from resnet_bk.bench import run_folder
 from resnet_bk.bench.audit import target
-from resnet_bk.bench.trained import opened_run
+from resnet_bk.bench.trained import perplexities
 from resnet_bk.data import load_corpus
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from tests.bench.tiny_bench import write_text
@@ -448,7 +448,7 @@ def test_ctrl_c_where_nothing_is_trained(finished, monkeypatch):
     def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(opened_run, "evaluate_run", stopped)
+    monkeypatch.setattr(perplexities, "evaluate_folder", stopped)
     done = call("eval", finished / "gpt2" / "seed-42")
     assert (done.exit_code, done.stderr.strip()) == (130, "stopped")
 

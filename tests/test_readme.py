@@ -100,6 +100,11 @@ def test_python_examples(folder, monkeypatch):
     examples = blocks("python")
     assert examples
     exec("\n".join(examples), {"__name__": "readme"})
+    monkeypatch.setenv("RESNET_BK_CACHE", str(folder / "cache"))
+    said = re.findall(r"^#.*(resnet-bk .+)$", "\n".join(examples), flags=re.MULTILINE)  # on what they have saved
+    assert [shlex.split(line)[1] for line in said] == ["eval", "generate"]
+    for line in said:
+        here(shlex.split(line))
 
 
 def test_linked_files_exist():

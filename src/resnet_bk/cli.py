@@ -22,11 +22,11 @@ from resnet_bk.cli_options import (
     Device,
     EarlyExit,
     Json,
+    ModelOrRun,
     ModelProtocol,
     Models,
     Out,
     ProtocolArgument,
-    RunArgument,
     Settings,
     Split,
     listed_names,
@@ -170,18 +170,21 @@ def train(
 @app.command(name="eval")
 @plain_errors
 def evaluate(
-    run: RunArgument,
+    run: ModelOrRun,
     split: Split = "validation",
     data: Data = None,
     early_exit: EarlyExit = None,
     device: Device = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Gives rows and segments of a saved model, which has none. [quick]")
+    ] = None,
+    settings: Settings = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of a trained model over a whole split."""
-    from resnet_bk.bench.resolve import run_folder
-    from resnet_bk.bench.trained.opened_run import evaluate_run
+    from resnet_bk.bench.trained.perplexities import evaluate_folder
 
-    found = evaluate_run(run_folder(run), split, data, early_exit, device)
+    found = evaluate_folder(run, split, data, early_exit, device, protocol, settings or ())
     if as_json:
         _print_json(found)
     else:
@@ -269,9 +272,7 @@ def repeats(
 @app.command()
 @plain_errors
 def generate(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, or one with a model and its tokenizer.json.")
-    ],
+    run: ModelOrRun,
     prompt: Annotated[str, typer.Option("--prompt", help="The text to continue.")],
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="At most.")] = 100,
     temperature: Annotated[

@@ -33,7 +33,9 @@ Device = Annotated[
         help="auto, cpu or cuda. [a GPU where there is one, unless the run's protocol says cpu]",
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder: OUT/<model>/seed-<s>.")]
+ModelOrRun = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, OUT/<model>/seed-<s>, or one of a model and its tokenizer.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the protocol; may be given again."),

@@ -3,7 +3,7 @@
 import pytest
 
 from resnet_bk.bench.protocol import check_protocol
-from resnet_bk.bench.trained.opened_run import evaluate_run
+from resnet_bk.bench.trained.perplexities import evaluate_folder
 from resnet_bk.bench.trained.saved_model import load_model
 from tests.bench.tiny_bench import settings
 from tests.command_line import call
@@ -23,7 +23,7 @@ def test_from_training_to_generation(run, text, tmp_path, monkeypatch):
         assert [found["config"][f"{name}_token_id"] for name in ("pad", "bos", "eos")] == [None, 0, 0]
         folder = tmp_path / "out" / found["model_name"] / "seed-42"
         assert load_model(folder / "model").generation_config.suppress_tokens is None
-        assert evaluate_run(folder, "validation", None)["perplexity"] == pytest.approx(found["held_out_perplexity"])
+        assert evaluate_folder(folder)["perplexity"] == pytest.approx(found["held_out_perplexity"])
         done = call("generate", folder, "--prompt", "w1 w", "--max-new-tokens", 5, "--temperature", 0)
         assert done.exit_code == 0, done.output
         assert done.stdout.startswith("w1 w")

@@ -1,6 +1,5 @@
 """Finished runs with text to read: what `eval`, `lengths` and `repeats` measure trained models on."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,43 +9,29 @@ import torch
 
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
 from resnet_bk.bench.environment import environments_of
-from resnet_bk.bench.held_out import evaluate_overlapping, short_rows, tokens_read
 from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run_folder import read_run
-from resnet_bk.bench.trained.early_exit import exit_early
+from resnet_bk.bench.trained.opened_model import OpenedModel
 from resnet_bk.bench.trained.saved_model import load_model
-from resnet_bk.data import Corpus, TokenCache, held_out_batches
+from resnet_bk.data import Corpus
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import read_tokenizer
-from resnet_bk.training import Evaluation, evaluate, training_device
-from resnet_bk.training.loss import Head
+from resnet_bk.training import training_device
 
 
 @dataclass(frozen=True)
-class OpenedRun:
-    """A finished run with text to read.
+class OpenedRun(OpenedModel):
+    """A finished run with text to read, in the rows, segments and precision of its protocol.
 
     Attributes:
         folder: of the run.
         record: run.json.
-        protocol: of the run, with the text that is to be read in the place of `dataset`.
-        model: trained, on the device that was asked for.
-        audit: "causal" or "leaks".
-        head: the path by which its loss is computed, "fused" or "model".
-        corpus: the text.
-        tokens: of the split, by the run's tokenizer.
         end: the token that ends documents.
     """
 
     folder: Path
     record: dict[str, Any]
-    protocol: Protocol
-    model: Any
-    audit: str
-    head: Head
-    corpus: Corpus
-    tokens: TokenCache
     end: int
 
     @property
@@ -56,15 +41,10 @@ class OpenedRun:
         places = environments_of(result) or [self.record["environment"]]
         return list(dict.fromkeys(place["git_commit"] or "unknown" for place in places))
 
-    @property
-    def carry_state(self) -> bool:
-        """Whether the model was trained with its state handed from segment to segment."""
-        return self.protocol.models[self.record["model"]].carry_state
-
     def facts(self) -> dict[str, Any]:
         """What a table of several trained models says of each of them."""
         return {
-            "model_name": self.record["model"],
+            "model_name": self.name,
             "seed": self.record["seed"],
             "run": str(self.folder),
             "learning_rate": self.record["learning_rate"],
@@ -130,8 +110,19 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
                 f"--data {data}, --split {split}: {'is' if len(read) == 1 else 'begins with'} the text that {folder} "
                 "was trained on; take another split, or other text"
             )
-    audit, head = result["audit"], result["head"]
-    return OpenedRun(folder, record, protocol, model, audit, head, corpus, tokens, tokenizer.eos_token_id)
+    return OpenedRun(
+        name=record["model"],
+        protocol=protocol,
+        model=model,
+        audit=result["audit"],
+        head=result["head"],
+        carry_state=protocol.models[record["model"]].carry_state,
+        corpus=corpus,
+        tokens=tokens,
+        folder=folder,
+        record=record,
+        end=tokenizer.eos_token_id,
+    )
 
 
 def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str | None = None) -> list[OpenedRun]:
@@ -171,60 +162,3 @@ def check_same_text(folder: Path, record: dict[str, Any], corpus: Corpus, split:
             f"since, so that its {split} split may hold what the model was trained on; restore the text, or name other "
             "text with --data"
         )
-
-
-def evaluate_run(
-    folder: Path, split: str, data: str | None, early_exit: float | None = None, device: str | None = None
-) -> dict[str, Any]:
-    """Perplexity of a finished run over a whole split.
-
-    Args:
-        folder, split, data, device: as in `open_run`.
-        early_exit: see `exit_early`.
-
-    Returns:
-        The figures. Of a model that failed the audit `perplexity`, `loss` and `bits_per_character` are None, and
-        `leaking_perplexity` (None for all others) is what it reaches with the answer in sight. Of one whose state was
-        carried in training, `perplexity_without_carry` is that of segments read each by itself.
-        `overlapping_perplexity` is that of windows which overlap by half, without a state from one to the next.
-        `divided`: other text came without splits, and this is a part of it. `measures` is what the model reports of its
-        work, for example `depth`, the blocks that a token passes. `notes`: lines on what makes a figure worse than the
-        model is.
-
-    Raises:
-        ValueError: no finished run, no such data, split or device, or no model that exits early.
-    """
-    opened = open_run(folder, split, data, device)
-    exit_early(opened.model, early_exit)
-    model, protocol, tokens, carry = opened.model, opened.protocol, opened.tokens, opened.carry_state
-    head = opened.head
-
-    name = f"{opened.record['model']} on {opened.corpus.name}, {split}"
-
-    def reached(carry_state: bool, view: str | None = None) -> Evaluation:
-        batches = held_out_batches(tokens.tokens, protocol.batch_size, protocol.sequence_length)
-        with tokens_read(name, len(tokens.tokens) - 1, view) as progress:
-            return evaluate(model, batches, head=head, carry_state=carry_state, dtype=protocol.dtype, progress=progress)
-
-    causal = opened.audit == "causal"
-    found = reached(carry and causal)  # of one that leaks as `bench` measures it, segment by segment
-    return {
-        "model_name": opened.record["model"],
-        "dataset_name": opened.corpus.name,
-        "split": split,
-        "divided": data is not None and opened.corpus.whole is not None and split != WHOLE,
-        "audit": opened.audit,
-        "perplexity": found.perplexity if causal else None,
-        "leaking_perplexity": None if causal else found.perplexity,
-        "loss": found.loss if causal else None,
-        "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
-        "perplexity_without_carry": reached(False, "state not carried").perplexity if causal and carry else None,
-        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol, name) if causal else None,
-        "tokens": found.tokens,
-        "unk_rate": tokens.unknown_rate,
-        "carry_state": carry,
-        "device": model.device.type,
-        "early_exit_threshold": getattr(model.config, "early_exit_threshold", None),
-        "measures": found.measures,
-        "notes": short_rows(len(tokens.tokens), protocol, split, "give more text"),
-    }

@@ -1,0 +1,105 @@
+"""A trained model with text to read: any that `save_pretrained` wrote beside its tokenizer (of runs: `opened_run`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet_bk.bench.audit import audit_causality
+from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
+from resnet_bk.bench.protocol import Protocol, load_protocol
+from resnet_bk.bench.run import audit_lengths
+from resnet_bk.bench.trained.positions import longest_text
+from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.data import Corpus, TokenCache
+from resnet_bk.data.saved_tokenizer import saved_tokenizer
+from resnet_bk.training import choose_head, training_device
+from resnet_bk.training.carried import cache_problem
+from resnet_bk.training.loss import Head
+
+DEFAULT_PROTOCOL = "quick"
+TRIED = 16  # tokens on which head and cache of a model are tried
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A trained model with text to read.
+
+    Attributes:
+        name: of the model.
+        protocol: rows, segments and precision in which it reads; its `dataset` is the text.
+        model: trained, on the device that was asked for.
+        audit: "causal" or "leaks".
+        head: the path by which its loss is computed, "fused" or "model".
+        carry_state: whether its state is handed from segment to segment.
+        corpus: the text.
+        tokens: of the split, by the model's tokenizer.
+    """
+
+    name: str
+    protocol: Protocol
+    model: Any
+    audit: str
+    head: Head
+    carry_state: bool
+    corpus: Corpus
+    tokens: TokenCache
+
+
+def open_saved(
+    folder: Path,
+    split: str,
+    data: str | None,
+    device: str | None = None,
+    protocol: str | None = None,
+    settings: Sequence[str] = (),
+) -> OpenedModel:
+    """A saved model and a split of text. It is audited here; its state is carried where it has one that can be.
+
+    Args:
+        folder: of a model and its tokenizer; the weights are read in float32.
+        split: "validation", another split of the text, or "all" for text that has none.
+        data: the text.
+        device: "auto", "cpu" or "cuda"; None for that of the protocol.
+        protocol: whose rows, segments and precision count; None for `DEFAULT_PROTOCOL`.
+        settings: "key=value" each, for the protocol.
+
+    Raises:
+        ValueError: no text named, none of that name, no such split, device or protocol; a model or tokenizer that
+            cannot be read, a tokenizer without an end of documents or of another model, or segments longer than the
+            model's positions.
+    """
+    if data is None:
+        raise ValueError(f"{folder} is a model and no run, which would know its text; name the text with --data")
+    loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings, data)
+    corpus = open_corpus(loaded, ())
+    check_split(corpus, split)
+    tokenizer = saved_tokenizer(str(folder))
+    model = load_model(folder).float().to(training_device(device or loaded.device))
+    length = loaded.sequence_length
+    longest = longest_text(model)
+    if longest is not None and length > longest:
+        raise ValueError(
+            f"protocol {loaded.name}: segments of {length} tokens, and the model in {folder} has {longest} positions; "
+            f"add --set sequence_length={longest}"
+        )
+    tokens = split_tokens(corpus, split, tokenizer, default_cache_dir())
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokens.tokens) and int(tokens.tokens.max()) >= known:
+        raise ValueError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
+            "tokenizer that the model was trained with there"
+        )
+    words = torch.arange(TRIED, device=model.device).remainder(known).unsqueeze(0)
+    return OpenedModel(
+        name=str(folder),
+        protocol=loaded,
+        model=model,
+        audit=audit_causality(model, known, lengths=audit_lengths(length)).verdict,
+        head=choose_head(model, words),
+        carry_state=cache_problem(model, words, in_training=True) is None,
+        corpus=corpus,
+        tokens=tokens,
+    )

@@ -1,0 +1,80 @@
+"""Models that somebody saved, without a run, and the text that they are measured on."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
+from tests.command_line import assert_bad_call, call, tiny_home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A run of ResNet-BK, its model alone, and beside the same tokenizer a GPT-2 and a model that leaks."""
+    for home in tiny_home(tmp_path_factory.mktemp("home"), steps=1):
+        done = call("train", home / "tiny.yaml", "--out", home / "out")
+        assert done.exit_code == 0, done.output
+        shutil.copytree(home / "out" / "resnet-bk" / "seed-42" / "model", home / "saved")
+        gpt2 = AutoConfig.for_model("gpt2", vocab_size=64, n_embd=32, n_layer=1, n_head=2, n_positions=24)
+        AutoModelForCausalLM.from_config(gpt2).save_pretrained(home / "gpt2")
+        leaking = ResNetBKSeedConfig(vocab_size=64, hidden_size=8, max_position_embeddings=16)
+        ResNetBKSeedForCausalLM(leaking).save_pretrained(home / "leaking")
+        for name in ("gpt2", "leaking"):
+            shutil.copy(home / "saved" / "tokenizer.json", home / name)
+            shutil.copy(home / "saved" / "tokenizer_config.json", home / name)
+        yield home
+
+
+def figures(home, name):
+    done = call("eval", home / name, "--data", home / "text.txt", "--protocol", home / "tiny.yaml", "--json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_the_model_of_a_run_has_the_figures_of_the_run(home):
+    saved = figures(home, "saved")
+    run = json.loads(call("eval", home / "out" / "resnet-bk" / "seed-42", "--json").stdout)
+    assert saved["carry_state"] is True
+    assert saved["perplexity_without_carry"] > saved["perplexity"]
+    (note,) = saved["notes"]
+    assert "in 4 rows by segments of 16 tokens, in float32 (protocol tiny)" in note
+    assert "whether the model was trained on this text is not known" in note
+    other = {"model_name", "divided", "notes"}
+    assert {key: value for key, value in saved.items() if key not in other} == {
+        key: value for key, value in run.items() if key not in other
+    }
+
+
+def test_attention_carries_no_state(home):
+    gpt2 = figures(home, "gpt2")
+    assert (gpt2["audit"], gpt2["carry_state"], gpt2["perplexity_without_carry"]) == ("causal", False, None)
+    assert 60 < gpt2["perplexity"] < 70  # untrained, of 64 words
+
+
+def test_a_model_that_leaks_has_no_perplexity(home):
+    found = figures(home, "leaking")
+    assert (found["audit"], found["perplexity"], found["overlapping_perplexity"]) == ("leaks", None, None)
+    assert found["leaking_perplexity"] > 1
+
+
+def test_bad_calls(home, tmp_path):
+    text, saved = ("--data", home / "text.txt"), home / "saved"
+    assert_bad_call(call("eval", saved), f"{saved} is a model and no run", "name the text with --data")
+    longer = call("eval", home / "gpt2", *text)
+    assert_bad_call(longer, "protocol quick: segments of 128 tokens", "24 positions", "--set sequence_length=24")
+    assert_bad_call(call("eval", saved, *text, "--split", "tset"), "--split tset: text.txt has train, validation")
+    run = home / "out" / "resnet-bk" / "seed-42"
+    for option in (["--protocol", "quick"], ["--set", "batch_size=2"]):
+        done = call("eval", run, *option)
+        assert_bad_call(
+            done, f"{' '.join(option)}: {run} is a run, and read as its own protocol", "leave the option out"
+        )
+    shutil.copytree(home / "gpt2", tmp_path / "small")
+    few = AutoConfig.for_model("gpt2", vocab_size=40, n_embd=32, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(few).save_pretrained(tmp_path / "small")
+    done = call("eval", tmp_path / "small", *text)
+    assert_bad_call(done, "its tokenizer has 64 words and its model embeddings of 40", "save the tokenizer")
+    (tmp_path / "small" / "tokenizer.json").unlink()
+    assert_bad_call(call("eval", tmp_path / "small", *text), "holds a model and no tokenizer.json")
