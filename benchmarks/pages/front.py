@@ -6,7 +6,7 @@ read the same text, and every figure by what may be read and with which pointer.
 FILE is the results.json of `resnet-bk bench`, by default those in results/ of the tables' protocols; one of a protocol
 NAME-times gives the times of NAME, and one of `quick-pointer` further models of `quick`. Without times of its own a
 protocol shows those of its runs, which must then have had the machine for themselves; one without ResNet-BK with the
-pointer shows none.
+pointer shows none, nor does one whose runs are known to have shared the machine (`SHARED`).
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
@@ -30,6 +30,7 @@ TEXTS = {
     "small": "Kyoto articles, {} subwords",
 }
 TIMES = "-times"
+SHARED = ("books",)  # whose trainings stood beside each other, some of them on other machines
 SUITES = (*TEXTS, "quick-pointer", "seed-local-tuned-times", "small-times")
 FILES = [ROOT / "results" / suite / "results.json" for suite in SUITES]
 
@@ -82,9 +83,9 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
         models = by_model(entry)
         if not models.keys() & {*OURS}:
             raise ValueError(f"the results of {name} have no {' or '.join(OURS)}; train one of them")
-        times = by_name.get(name + TIMES, by_name[name])
-        timed = by_model(times)
-        if OURS[0] in timed:
+        times = by_name.get(name + TIMES, None if name in SHARED else by_name[name])
+        timed = {} if times is None else by_model(times)
+        if times is not None and OURS[0] in timed:
             one_machine(times)
         found[name] = Entry(by_name[name], models, timed if OURS[0] in timed else None)
     return found

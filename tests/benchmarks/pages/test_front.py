@@ -105,6 +105,9 @@ def test_times_are_those_of_their_own_file():
     assert table(ALL)[1].startswith(takes.format("1.00, 2.00 and 1.00", "1.00, 1.00 and 1.00 times its memory."))
     pair = [run("resnet-bk", 1.0, seconds_per_step=0.3), run("llama", 1.0, seconds_per_step=0.2)]
     assert table([*ALL, results("small-times", *pair)])[1].startswith(takes.format("1.00, 2.00 and 1.50", ""))
+    pointers = [run(name, 8.0, windows=8.0, seconds_per_step=5.0) for name in ("resnet-bk", "llama-pointer")]
+    shared = results("books", *BOOKS["runs"], *pointers)
+    assert table([WORDS, SMALL, QUICK, shared])[1].startswith(takes.format("1.00, 2.00 and 1.00", ""))
     pair[1]["calls"] = [{"environment": PLACE | {"cpu": "another"}}]
     with pytest.raises(ValueError, match="the runs are of several machines"):
         table([*ALL, results("small-times", *pair)])
