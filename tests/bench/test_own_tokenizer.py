@@ -39,7 +39,7 @@ def test_from_training_to_generation(run, text, tmp_path, monkeypatch):
         run(tokenizer=str(saved), vocab_size=400)
 
 
-def test_a_pointer_on_a_language_model_is_read_by_length(run, tmp_path, monkeypatch):
+def test_a_pointer_on_a_language_model_is_read_again(run, text, tmp_path, monkeypatch):
     monkeypatch.setenv("RESNET_BK_CACHE", str(tmp_path / "cache"))
     pointed = {"transformers": "resnet_bk_pointer", "learning_rate": 1e-2, "carry_state": True}
     models = {
@@ -50,6 +50,9 @@ def test_a_pointer_on_a_language_model_is_read_by_length(run, tmp_path, monkeypa
     folder = tmp_path / "out" / "llama-pointer" / "seed-42"
     lengths = call("lengths", folder, "--tokens", 20, "--documents", 2, "--json")
     assert lengths.exit_code == 0, lengths.output
+    saved = evaluate_folder(folder / "model", data=str(text))  # by no run
+    assert saved["carry_state"] is True
+    assert saved["perplexity_without_carry"] > 1
 
 
 def test_what_does_not_fit(run, text, tmp_path):

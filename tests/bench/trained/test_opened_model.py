@@ -4,8 +4,12 @@ import json
 import shutil
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from resnet_bk.bench.audit.target import audit_target
+from resnet_bk.bench.peers import build_model
+from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.command_line import assert_bad_call, call, tiny_home
 
@@ -59,11 +63,36 @@ def test_a_model_that_leaks_has_no_perplexity(home):
     assert found["leaking_perplexity"] > 1
 
 
+def test_text_is_drawn_as_the_call_says(home, tmp_path):
+    """And not as a configuration beside the weights says."""
+    asked = ("--prompt", "w2 w3", "--max-new-tokens", 12, "--temperature", 0)
+    shutil.copytree(home / "saved", tmp_path / "saved")
+    settings = json.loads((home / "saved" / "generation_config.json").read_text())
+    changed = settings | {"repetition_penalty": 50.0, "do_sample": True, "top_p": 0.5}
+    (tmp_path / "saved" / "generation_config.json").write_text(json.dumps(changed))
+    assert call("generate", tmp_path / "saved", *asked).stdout == call("generate", home / "saved", *asked).stdout
+
+
+def test_weights_are_float32_where_figures_are_of_float32(home):
+    """Whatever the precision of what was saved, or of a configuration."""
+    config = AutoConfig.from_pretrained(home / "gpt2")
+    config.dtype = torch.bfloat16
+    fresh = AutoModelForCausalLM.from_config(config)
+    assert fresh.dtype == torch.bfloat16
+    fresh.save_pretrained(home / "half")
+    assert (
+        build_model(config, 0).dtype == audit_target(str(home / "half"), load_protocol("quick")).dtype == torch.float32
+    )
+
+
 def test_bad_calls(home, tmp_path):
     text, saved = ("--data", home / "text.txt"), home / "saved"
     assert_bad_call(call("eval", saved), f"{saved} is a model and no run", "name the text with --data")
     longer = call("eval", home / "gpt2", *text)
-    assert_bad_call(longer, "protocol quick: segments of 128 tokens", "24 positions", "--set sequence_length=24")
+    assert_bad_call(
+        longer, "protocol quick: segments of 128 tokens", "gpt2 has 24 positions", "--set sequence_length=24"
+    )
+    assert_bad_call(call("flops", home / "gpt2"), "protocol seed: segments of 128 tokens", "this gpt2 has 24 positions")
     assert_bad_call(call("eval", saved, *text, "--split", "tset"), "--split tset: text.txt has train, validation")
     run = home / "out" / "resnet-bk" / "seed-42"
     for option in (["--protocol", "quick"], ["--set", "batch_size=2"]):

@@ -63,7 +63,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
         record = read_run(path)
         changes = {"device": protocol.device} | ({} if data is None else {"dataset": data})
         protocol = check_protocol(record["protocol"] | changes, name)
-        model = load_model(path / "model")
+        model = load_model(path / "model").float()
         tokenizer = read_tokenizer(path / "model")
         corpus = open_corpus(protocol)
         if data is None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from resnet_bk.bench.flops.count import depends_on_text, step_flops
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.bench.trained.positions import check_positions
 
 PHASES = ("forward_flops", "backward_flops", "optimizer_flops", "total_flops_per_step", "total_training_flops")
 
@@ -32,7 +33,11 @@ def model_flops(model: Any, protocol: Protocol, steps: int | None = None) -> dic
         model: a causal LM of `transformers`.
         protocol: its batch_size, sequence_length and steps are read.
         steps: of a run that is done; None for what the protocol says.
+
+    Raises:
+        ValueError: segments longer than the model's positions.
     """
+    check_positions(model, protocol)
     words = None
     if depends_on_text(model.config):
         shape = (protocol.batch_size, protocol.sequence_length)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TextStreamer, set_seed
+from transformers import GenerationConfig, TextStreamer, set_seed
 
 from resnet_bk.bench.peers import is_of_others
 from resnet_bk.bench.trained.early_exit import exit_early
@@ -18,6 +18,7 @@ from resnet_bk.training.carried import ConstantStates, constant_state
 
 # Beyond these the probabilities are no numbers, or those of a temperature within.
 TEMPERATURES = (1e-3, 1e3)
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def stream_text(
@@ -60,6 +61,9 @@ def stream_text(
     model = load_model(folder).to(training_device(device)).eval()
     exit_early(model, early_exit)
     tokenizer = read_tokenizer(folder)
+    # Of what was saved beside the weights the tokens alone: how to draw is said by the call.
+    saved = model.generation_config
+    model.generation_config = GenerationConfig(**{name: getattr(saved, name, None) for name in TOKENS})
     known = model.get_input_embeddings().num_embeddings
     unwritten = never_written(tokenizer)
     if max({*range(len(tokenizer))} - {*unwritten}, default=0) >= known:

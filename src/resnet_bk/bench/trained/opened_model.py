@@ -9,9 +9,10 @@ import torch
 
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
+from resnet_bk.bench.peers import OURS, may_carry
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
-from resnet_bk.bench.trained.positions import longest_text
+from resnet_bk.bench.trained.positions import check_positions
 from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.saved_tokenizer import saved_tokenizer
@@ -78,13 +79,7 @@ def open_saved(
     check_split(corpus, split)
     tokenizer = saved_tokenizer(str(folder))
     model = load_model(folder).float().to(training_device(device or loaded.device))
-    length = loaded.sequence_length
-    longest = longest_text(model)
-    if longest is not None and length > longest:
-        raise ValueError(
-            f"protocol {loaded.name}: segments of {length} tokens, and the model in {folder} has {longest} positions; "
-            f"add --set sequence_length={longest}"
-        )
+    check_positions(model, loaded)
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir())
     known = model.get_input_embeddings().num_embeddings
     if len(tokens.tokens) and int(tokens.tokens.max()) >= known:
@@ -97,9 +92,16 @@ def open_saved(
         name=str(folder),
         protocol=loaded,
         model=model,
-        audit=audit_causality(model, known, lengths=audit_lengths(length)).verdict,
+        audit=audit_causality(model, known, lengths=audit_lengths(loaded.sequence_length)).verdict,
         head=choose_head(model, words),
-        carry_state=cache_problem(model, words, in_training=True) is None,
+        carry_state=_carries(model, words),
         corpus=corpus,
         tokens=tokens,
     )
+
+
+def _carries(model: Any, words: torch.Tensor) -> bool:
+    """Whether a model can hand a state from segment to segment. (What ours do has tests.)"""
+    if model.config.model_type in OURS:
+        return may_carry(model.config)
+    return cache_problem(model, words, in_training=True) is None

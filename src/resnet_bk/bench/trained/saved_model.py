@@ -1,4 +1,4 @@
-"""The weights that a finished run has left."""
+"""Weights that a finished run has left, or that somebody saved."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from resnet_bk.bench.peers import is_causal_lm
 
 
 def load_model(folder: Path) -> Any:
-    """The trained model of a run folder.
+    """A saved model, that of a run or another, in the precision in which it was saved.
 
     Raises:
         ValueError: there is none, or it cannot be read.
