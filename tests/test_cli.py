@@ -158,7 +158,7 @@ def test_weights_of_another_model_of_the_same_name(finished, tmp_path):
     done = call("eval", run)
     assert_bad_call(done, "was trained before chains were scaled", "with the code of its commit", "train it again")
     (run / "model" / "config.json").write_text(json.dumps(config | {"model_type": "mine"}))
-    says = "holds a model of type 'mine', which is none of transformers and not registered; give this command in a"
+    says = "holds a model of type 'mine', which is no causal language model of transformers and not registered; give"
     for command in (("eval", run), ("generate", run, "--prompt", "x")):
         assert_bad_call(call(*command), says)
 

@@ -22,7 +22,7 @@ def add_views(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[s
         return
     carries = protocol.models[run.model].carry_state
     possible = [view for view in protocol.held_out_views if view != "not_carried" or carries]
-    missing = [view for view in possible if result.get(VIEWS[view]) is None]
+    missing = [view for view in possible if _lacks(result, VIEWS[view])]
     if missing and not (run.folder / "model").is_dir():
         say(f"{run.title}: no figure {' and '.join(missing)}, for the run came without its weights")
     elif missing:
@@ -41,7 +41,7 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
     wanted = {"test_perplexity": carry}  # key of the result -> whether the state is carried
     if carry and "not_carried" in protocol.held_out_views:
         wanted["test_perplexity_without_carry"] = False
-    missing = {key: carried for key, carried in wanted.items() if result.get(key) is None}
+    missing = {key: carried for key, carried in wanted.items() if _lacks(result, key)}
     if not missing:
         return
     if not (run.folder / "model").is_dir():
@@ -59,6 +59,12 @@ def add_test(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[st
             found[key] = evaluate(model, batches, **options, progress=progress).perplexity
         say(f"{run.title}: {key.replace('_', ' ')} {found[key]:.2f}")
     write_json(run.folder / "result.json", result | found | _measured_later(result, found))
+
+
+def _lacks(result: dict[str, Any], figure: str) -> bool:
+    """Whether it was never measured; one that came out as no number is null as well."""
+    measured = {name for later in result.get("later") or () for name in later["figures"]}
+    return result.get(figure) is None and figure not in measured
 
 
 def _measured_later(result: dict[str, Any], figures: Collection[str]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ def check_model(name: str, config: Any, protocol: Protocol, vocab_size: int) -> 
         ValueError: naming the model, where one of the two fails.
     """
     length = protocol.sequence_length
-    with _refused(f"protocol {protocol.name}: models.{name}: cannot be trained on segments of {length} tokens", name):
+    with refused(
+        f"protocol {protocol.name}: models.{name}: cannot be trained on segments of {length} tokens", _change(name)
+    ):
         model, words = _ready(lambda: build_model(config, seed=0), protocol.device, length, vocab_size)
         head = "model" if protocol.models[name].head == "model" else choose_head(model, words)
         with torch.no_grad():
@@ -37,15 +39,15 @@ def check_mixer(name: str, build: Callable[[], Any], title: str, device: str, le
     Raises:
         ValueError: naming protocol (`title`) and model, where one of the two fails.
     """
-    with _refused(f"protocol {title}: models.{name}: cannot read {length} tokens", name):
+    with refused(f"protocol {title}: models.{name}: cannot read {length} tokens", _change(name)):
         model, words = _ready(build, device, length, vocab_size)
         with torch.no_grad():
             model(input_ids=words)
 
 
 @contextmanager
-def _refused(what: str, name: str) -> Iterator[None]:
-    """Any error in it becomes a ValueError: architectures fail in their own ways."""
+def refused(what: str, way_out: str) -> Iterator[None]:
+    """Any error in it becomes a ValueError, but for a lack of memory: architectures fail in their own ways."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):  # no fault of the call
@@ -53,10 +55,11 @@ def _refused(what: str, name: str) -> Iterator[None]:
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"{what} ({kind}{reason}); change it with --set models.{name}.config.FIELD=VALUE, or leave it out with "
-            "--models"
-        ) from error
+        raise ValueError(f"{what} ({kind}{reason}); {way_out}") from error
+
+
+def _change(name: str) -> str:
+    return f"change it with --set models.{name}.config.FIELD=VALUE, or leave it out with --models"
 
 
 def _ready(build: Callable[[], Any], device: str, length: int, vocab_size: int) -> tuple[Any, torch.Tensor]:

@@ -121,11 +121,11 @@ def cache_problem(model: Any, words: Tensor, *, in_training: bool = False) -> st
     precise = model if next(model.parameters()).dtype.itemsize > 2 else copy.deepcopy(model).float()
     with evaluation_mode(precise):
         base = precise.base_model
-        whole = base(input_ids=words, use_cache=False).last_hidden_state
-        anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
         first = first_state(precise)
         given = {} if first is None else {"cache": first}
         try:
+            whole = base(input_ids=words, use_cache=False).last_hidden_state
+            anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
             cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
             if cache is None:
                 return "it returns no cache"
@@ -133,7 +133,7 @@ def cache_problem(model: Any, words: Tensor, *, in_training: bool = False) -> st
             if in_training and lacking:
                 return f"its cache lacks {', '.join(lacking)}"
             rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
-        except Exception as error:  # a cache that somebody wrote may fail in any way
+        except Exception as error:  # a model that somebody wrote may fail in any way
             return f"handing on a cache fails ({type(error).__name__}: {error})"
 
     def from_whole(found: Tensor) -> Tensor:

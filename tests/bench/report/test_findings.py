@@ -65,6 +65,23 @@ def test_a_win_by_the_carry_alone_says_so() -> None:
     assert "Without the carry it would not be ahead of llama." in notes(results, warning=True)
 
 
+def test_where_both_carry_both_are_reset() -> None:
+    def of(rival: float, reset: float) -> dict[str, Any]:
+        carried = {"carry_state": True, "held_out_perplexity_overlapping": 98.0}
+        ours = sample_run("resnet-bk", perplexity=99.2, held_out_perplexity_without_carry=104.0)
+        pointed = sample_run("llama-pointer", perplexity=rival, held_out_perplexity_without_carry=reset, **carried)
+        return with_runs(ours, pointed)
+
+    ahead = of(100.0, 105.0)
+    assert "reset" not in findings(ahead).answer
+    assert "windows" not in findings(ahead).answer  # it has more context already
+    assert "would not be ahead" not in notes(ahead, warning=True)
+    behind = of(100.0, 103.0)
+    said = "; with both states reset at each segment it has 104.0 against 103.0 and does not."
+    assert findings(behind).answer.endswith(said)
+    assert "Without the carry it would not be ahead of llama-pointer." in notes(behind, warning=True)
+
+
 def test_a_carry_without_its_figure_is_a_warning() -> None:
     results = with_runs(sample_run("resnet-bk", held_out_perplexity_without_carry=None), sample_run("llama"))
     assert "no figure without it" in notes(results, warning=True)
@@ -331,6 +348,12 @@ def test_a_protocol_that_was_changed_is_not_taken_for_the_one_that_ships() -> No
     changed = shipped | {"protocol": shipped["protocol"] | same}
     said = "Not quick as it ships: steps 20 (there null), hidden_size 16 (there 64)."
     assert f"{said} Its description and learning rates were made for that one." in notes(changed, warning=True)
+    models = {name: dict(entry) for name, entry in shipped["protocol"]["models"].items()}
+    models["resnet-bk"]["config"] = {"pointer_heads": 0}
+    models["llama"]["learning_rate"] = 1.0  # which the table shows
+    bare = shipped | {"protocol": shipped["protocol"] | {"models": models | {"own": {"head": "model"}}}}
+    said = 'Not quick as it ships: models.resnet-bk.config {"pointer_heads": 0} (there {"pointer_heads": 4}).'
+    assert said in notes(bare, warning=True)
     own = {"description": "mine", "models": {"llama": {"learning_rate": 0.123}}, "dataset": "a/b.txt"}
     own_text = notes(shipped | {"protocol": changed["protocol"] | own}, warning=True)
     assert 'Not quick as it ships: dataset "a/b.txt" (there "embedded"), steps' in own_text

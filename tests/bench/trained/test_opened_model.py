@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import load_protocol
+from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.command_line import assert_bad_call, call, tiny_home
 
@@ -55,12 +57,26 @@ def test_attention_carries_no_state(home):
     gpt2 = figures(home, "gpt2")
     assert (gpt2["audit"], gpt2["carry_state"], gpt2["perplexity_without_carry"]) == ("causal", False, None)
     assert 60 < gpt2["perplexity"] < 70  # untrained, of 64 words
+    fewest = call("eval", home / "gpt2", "--data", home / "text.txt", "--set", "sequence_length=8", "--json")
+    assert 60 < json.loads(fewest.stdout)["perplexity"] < 70
 
 
 def test_a_model_that_leaks_has_no_perplexity(home):
     found = figures(home, "leaking")
     assert (found["audit"], found["perplexity"], found["overlapping_perplexity"]) == ("leaks", None, None)
     assert found["leaking_perplexity"] > 1
+
+
+def test_what_the_tokenizer_adds_is_left_out_and_said(home, tmp_path):
+    shutil.copytree(home / "gpt2", tmp_path / "gpt2")
+    tokenizer = read_tokenizer(home / "gpt2")
+    start = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = start
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    done = call("eval", tmp_path / "gpt2", "--data", home / "text.txt", "--protocol", home / "tiny.yaml", "--json")
+    plain, found = figures(home, "gpt2"), json.loads(done.stdout)
+    assert found["perplexity"] == plain["perplexity"]
+    assert "without the <eos> that the tokenizer puts around every text" in found["notes"][1]
 
 
 def test_text_is_drawn_as_the_call_says(home, tmp_path):
@@ -93,6 +109,10 @@ def test_bad_calls(home, tmp_path):
         longer, "protocol quick: segments of 128 tokens", "gpt2 has 24 positions", "--set sequence_length=24"
     )
     assert_bad_call(call("flops", home / "gpt2"), "protocol seed: segments of 128 tokens", "this gpt2 has 24 positions")
+    unread = call("eval", saved, *text, "--set", "data_limit=100")
+    assert_bad_call(
+        unread, "--set data_limit=100: of a protocol nothing but batch_size, sequence_length, dtype", "is read"
+    )
     assert_bad_call(call("eval", saved, *text, "--split", "tset"), "--split tset: text.txt has train, validation")
     run = home / "out" / "resnet-bk" / "seed-42"
     for option in (["--protocol", "quick"], ["--set", "batch_size=2"]):

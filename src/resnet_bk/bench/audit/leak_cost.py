@@ -127,7 +127,8 @@ def causal_twin(config: Any) -> Any | None:
 
 
 def measure_leak(setup: LeakSetup, *, steps: int = STEPS, segments: int = SEGMENTS) -> LeakCost:
-    """What a leak of the model buys. A model without weights is trained first, and a causal twin beside it.
+    """What a leak of the model buys. A model without weights is trained first; where a causal twin is known, a fresh
+    model and the twin are, whatever weights there are.
 
     Args:
         setup: model and text.

@@ -19,6 +19,7 @@ from resnet_bk.bench.report.statistics import (
     Interval,
     ModelSummary,
     PairedTest,
+    Spread,
     compare,
     compare_documents,
     on_shared_seeds,
@@ -32,6 +33,7 @@ PARAMETER_TOLERANCE = 0.02  # the rule of a comparison: parameters within 2%
 SMALLEST_GRID = 3  # and at least three learning rates for each model
 CLAIM_SEEDS = 3
 LEVEL = 0.0005  # ratios that print as 1.000
+NO_CHANGE = {"learning_rate", "learning_rate_source"}  # of a model
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,13 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
             f"{fmt.percent(ratio - 1)} higher (ratio {ratio:.3f}{paired}){ahead}."
         )
     rest = {1: "", 2: ", the better of two others"}.get(len(others), f", the best of {len(others)} others")
-    without = reference.without_carry
+    without, theirs = reference.without_carry, _alone(rival)
     only = ""
-    if without is not None and without.mean >= rival.perplexity.mean:
-        only = f"; with its state reset at each segment it has {fmt.spread(without)} and does not"
+    if without is not None and theirs is not None and without.mean >= theirs.mean:
+        reset = f"with both states reset at each segment it has {fmt.spread(without)} against {fmt.spread(theirs)}"
+        if not rival.carries:
+            reset = f"with its state reset at each segment it has {fmt.spread(without)}"
+        only = f"; {reset} and does not"
     if _ahead_in_windows(rival, reference):
         only += f"; in windows that overlap by half {rival.name} has {fmt.spread(rival.overlapping)} and is ahead"
     return (
@@ -228,7 +233,8 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
 
 
 def _changed(protocol: dict[str, Any]) -> list[str]:
-    """What decides a run and differs from the protocol of that name that comes with the package."""
+    """What decides a run and differs from the protocol of that name that comes with the package; learning rates, which
+    every table shows, aside."""
     name = protocol.get("name")
     if name not in shipped_protocols() or name in recall_protocols():
         return []
@@ -236,11 +242,13 @@ def _changed(protocol: dict[str, Any]) -> list[str]:
     compared = [key for key in shipped if key in protocol and key not in NOT_OF_A_RUN]
     if Path(str(protocol.get("dataset"))).name != Path(shipped["dataset"]).name:  # wherever it lies
         compared.insert(0, "dataset")
-    return [
-        f"{key} {json.dumps(protocol[key])} (there {json.dumps(shipped[key])})"
-        for key in compared
-        if protocol[key] != shipped[key]
-    ]
+    pairs = [(key, protocol[key], shipped[key]) for key in compared]
+    given = protocol.get("models")
+    for model, entry in shipped["models"].items():
+        own = (given.get(model) if isinstance(given, dict) else None) or {}
+        known = [key for key in entry if key in own and key not in NO_CHANGE]
+        pairs += [(f"models.{model}.{key}", own[key], entry[key]) for key in known]
+    return [f"{key} {json.dumps(here)} (there {json.dumps(there)})" for key, here, there in pairs if here != there]
 
 
 def _taken_over(protocol: dict[str, Any]) -> str:
@@ -313,19 +321,24 @@ def _carry_notes(models: list[ModelSummary], reference: ModelSummary | None) -> 
             f"{model.name} carries its state from segment to segment; reset at each segment it has "
             f"{fmt.spread(model.without_carry)}."
         )
-        # The peers see one segment at a time, so the order must be read both ways.
-        passed = [
-            other
-            for other in ranked(models)
-            if other is not model
-            and other.perplexity is not None
-            and model.perplexity.mean < other.perplexity.mean <= model.without_carry.mean
-        ]
+        # Not all see more than one segment, so the order must be read both ways.
+        passed = []
+        for other in ranked(models):
+            alone = _alone(other)
+            if other is model or other.perplexity is None or alone is None:
+                continue
+            if model.perplexity.mean < other.perplexity.mean and alone.mean <= model.without_carry.mean:
+                passed.append(other.name)
         if passed:
-            names = _listed([other.name for other in passed])
+            names = _listed(passed)
             yield Note(f"{text} Without the carry it would not be ahead of {names}.", warning=model is reference)
         else:
             yield Note(text, warning=False)
+
+
+def _alone(model: ModelSummary) -> Spread | None:
+    """What a model has where every segment is read by itself; None where that was not measured."""
+    return model.without_carry if model.carries else model.perplexity
 
 
 def _window_notes(models: list[ModelSummary], reference: ModelSummary | None) -> Iterable[Note]:
@@ -345,7 +358,9 @@ def _window_notes(models: list[ModelSummary], reference: ModelSummary | None) ->
 
 
 def _ahead_in_windows(model: ModelSummary, reference: ModelSummary) -> bool:
-    """Whether overlapping windows put a model ahead that is behind without."""
+    """Whether overlapping windows put a model ahead that sees one segment at a time, and is behind so."""
+    if model.carries:
+        return False
     reached, plain, windows = reference.perplexity, model.perplexity, model.overlapping
     return bool(reached and plain and windows and windows.mean <= reached.mean < plain.mean)
 

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, TextStreamer, set_seed
 from resnet_bk.bench.peers import is_of_others
 from resnet_bk.bench.trained.early_exit import exit_early
 from resnet_bk.bench.trained.positions import longest_text
-from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.bench.trained.saved_model import check_words, load_model
 from resnet_bk.data.saved_tokenizer import never_written, read_tokenizer
 from resnet_bk.training import training_device
 from resnet_bk.training.carried import ConstantStates, constant_state
@@ -64,13 +64,8 @@ def stream_text(
     # Of what was saved beside the weights the tokens alone: how to draw is said by the call.
     saved = model.generation_config
     model.generation_config = GenerationConfig(**{name: getattr(saved, name, None) for name in TOKENS})
-    known = model.get_input_embeddings().num_embeddings
-    unwritten = never_written(tokenizer)
-    if max({*range(len(tokenizer))} - {*unwritten}, default=0) >= known:
-        raise ValueError(
-            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
-            "tokenizer that the model was trained with there, or make room with resize_token_embeddings and train"
-        )
+    check_words(folder, model, tokenizer)
+    known, unwritten = model.get_input_embeddings().num_embeddings, never_written(tokenizer)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]
     if ids == [None]:
         raise ValueError(

@@ -72,7 +72,7 @@ def length_profiles(
         What lengths.json holds: `places` are the stretches [first, last) of a document, `models` a list with what is
         known of each run and its `readings`, a list with, for each, `name`, `problem` (why the model cannot, or None),
         `seconds`, `perplexity` of each stretch over all documents, and `document_losses`, the mean loss (nats a token)
-        of each stretch of each document.
+        of each stretch of each document; `unk_rate` is of the whole split.
 
     Raises:
         ValueError: no finished run, a model that leaks, different tokenizers or, without `data`, texts, no document

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
+from resnet_bk.bench.model_check import refused
 from resnet_bk.bench.peers import OURS, may_carry
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.trained.positions import check_positions
-from resnet_bk.bench.trained.saved_model import load_model
+from resnet_bk.bench.trained.saved_model import check_words, load_model
 from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.saved_tokenizer import saved_tokenizer
 from resnet_bk.training import choose_head, training_device
@@ -21,6 +23,7 @@ from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head
 
 DEFAULT_PROTOCOL = "quick"
+READ = ("batch_size", "sequence_length", "dtype", "device")
 TRIED = 16  # tokens on which head and cache of a model are tried
 
 
@@ -49,6 +52,17 @@ class OpenedModel:
     tokens: TokenCache
 
 
+@dataclass(frozen=True)
+class OpenedSaved(OpenedModel):
+    """The same by no run.
+
+    Attributes:
+        notes: lines on how it reads.
+    """
+
+    notes: tuple[str, ...]
+
+
 def open_saved(
     folder: Path,
     split: str,
@@ -56,7 +70,7 @@ def open_saved(
     device: str | None = None,
     protocol: str | None = None,
     settings: Sequence[str] = (),
-) -> OpenedModel:
+) -> OpenedSaved:
     """A saved model and a split of text. It is audited here; its state is carried where it has one that can be.
 
     Args:
@@ -65,7 +79,7 @@ def open_saved(
         data: the text.
         device: "auto", "cpu" or "cuda"; None for that of the protocol.
         protocol: whose rows, segments and precision count; None for `DEFAULT_PROTOCOL`.
-        settings: "key=value" each, for the protocol.
+        settings: "key=value" each, for what of the protocol is `READ`.
 
     Raises:
         ValueError: no text named, none of that name, no such split, device or protocol; a model or tokenizer that
@@ -74,30 +88,47 @@ def open_saved(
     """
     if data is None:
         raise ValueError(f"{folder} is a model and no run, which would know its text; name the text with --data")
+    for setting in settings:
+        if setting.partition("=")[0].strip() not in READ:
+            raise ValueError(
+                f"--set {setting}: of a protocol nothing but {', '.join(READ)} is read where a saved model is scored; "
+                "leave it out"
+            )
     loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings, data)
     corpus = open_corpus(loaded, ())
     check_split(corpus, split)
     tokenizer = saved_tokenizer(str(folder))
     model = load_model(folder).float().to(training_device(device or loaded.device))
     check_positions(model, loaded)
+    check_words(folder, model, tokenizer)
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir())
-    known = model.get_input_embeddings().num_embeddings
-    if len(tokens.tokens) and int(tokens.tokens.max()) >= known:
-        raise ValueError(
-            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
-            "tokenizer that the model was trained with there"
-        )
-    words = torch.arange(TRIED, device=model.device).remainder(known).unsqueeze(0)
-    return OpenedModel(
+    known, length = model.get_input_embeddings().num_embeddings, loaded.sequence_length
+    words = torch.arange(min(TRIED, length), device=model.device).remainder(known).unsqueeze(0)
+    with refused(f"{folder}: this {model.config.model_type} cannot be read by segments", "take another model"):
+        audit = audit_causality(model, known, lengths=audit_lengths(length)).verdict
+        head, carries = choose_head(model, words), _carries(model, words)
+    return OpenedSaved(
         name=str(folder),
         protocol=loaded,
         model=model,
-        audit=audit_causality(model, known, lengths=audit_lengths(loaded.sequence_length)).verdict,
-        head=choose_head(model, words),
-        carry_state=_carries(model, words),
+        audit=audit,
+        head=head,
+        carry_state=carries,
         corpus=corpus,
         tokens=tokens,
+        notes=_notes(loaded, tokenizer),
     )
+
+
+def _notes(protocol: Protocol, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    how = (
+        f"read in {protocol.batch_size} rows by segments of {protocol.sequence_length} tokens, in {protocol.dtype} "
+        f"(protocol {protocol.name}); whether the model was trained on this text is not known here"
+    )
+    if not (begin := tokenizer("")["input_ids"]):
+        return (how,)
+    names = " ".join(tokenizer.convert_ids_to_tokens(begin))
+    return (how, f"without the {names} that the tokenizer puts around every text, which makes perplexities high")
 
 
 def _carries(model: Any, words: torch.Tensor) -> bool:

@@ -50,13 +50,8 @@ def evaluate_folder(
             raise ValueError(f"{option}: {path} is a run, and read as its own protocol says; leave the option out")
         return _figures(open_run(path, split, data, device), split, early_exit, own_text=data is None)
     opened = open_saved(model_folder(path), split, data, device, protocol, settings)
-    read = opened.protocol
-    how = (
-        f"read in {read.batch_size} rows by segments of {read.sequence_length} tokens, in {read.dtype} (protocol "
-        f"{read.name}); whether the model was trained on this text is not known here"
-    )
     found = _figures(opened, split, early_exit, own_text=False)
-    return found | {"notes": [how, *found["notes"]]}
+    return found | {"notes": [*opened.notes, *found["notes"]]}
 
 
 def _figures(opened: OpenedModel, split: str, early_exit: float | None, *, own_text: bool) -> dict[str, Any]:

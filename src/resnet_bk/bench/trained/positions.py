@@ -9,12 +9,13 @@ from resnet_bk.bench.protocol import Protocol
 
 
 def longest_text(model: Any) -> int | None:
-    """Tokens that a model with learned positions takes; None for any number."""
+    """Tokens that a model takes which looks positions up in a table, learned or not; None for any number."""
     longest = getattr(sized(model.config), "max_position_embeddings", None)
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     words = model.get_input_embeddings()
     # The tables of some models (OPT) have rows in front that no position uses.
     sizes = [table.num_embeddings - getattr(table, "offset", 0) for table in tables if table is not words]
+    sizes += [buffer.shape[0] for buffer in model.buffers() if buffer.ndim == 2]  # sines and cosines of GPT-J
     return longest if longest in sizes else None
 
 

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar, get_verbosity, set_verbosity, set_verbosity_error
 
 from resnet_bk.bench.json_files import read_json
 from resnet_bk.bench.peers import is_causal_lm
+from resnet_bk.data.saved_tokenizer import never_written
 
 
 def load_model(folder: Path) -> Any:
@@ -32,30 +33,50 @@ def load_model(folder: Path) -> Any:
     if config.get("model_type") == "resnet_bk" and "induction_heads" not in config:
         raise ValueError(
             f"{folder} was trained before chains were scaled (commit 2e60230), and computes something else with this "
-            "code; read it with the code of its commit (run.json names it), or train it again with another --out"
+            f"code; {_way_out(folder)}"
         )
     if not is_causal_lm(str(config.get("model_type"))):
         raise ValueError(
-            f"{folder} holds a model of type {config.get('model_type')!r}, which is none of transformers and not "
-            "registered; give this command in a program that imports the model first (CONTRIBUTING.md)"
+            f"{folder} holds a model of type {config.get('model_type')!r}, which is no causal language model of "
+            "transformers and not registered; give this command in a program that imports the model first "
+            "(CONTRIBUTING.md)"
         )
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     verbosity = get_verbosity()
     set_verbosity_error()  # it reports what it misses by a table; here that is an error
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    except (OSError, SafetensorError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:400]
         raise ValueError(
-            f"{folder} cannot be read: {error}; restore it, or train it again with another --out"
+            f"{folder} cannot be read: {reason}; restore it, or train it again with another --out"
         ) from error
     finally:
         set_verbosity(verbosity)
     model, loading = loaded
-    # Transformers draws what is missing anew, and drops what it does not know.
-    if apart := sorted({*loading["missing_keys"], *loading["unexpected_keys"]}):
+    # Transformers draws what is missing or of another shape anew, and drops what it does not know.
+    reshaped = (key for key, *_ in loading["mismatched_keys"])
+    if apart := sorted({*loading["missing_keys"], *loading["unexpected_keys"], *reshaped}):
         named = ", ".join(apart[:4]) + (", ..." if len(apart) > 4 else "")
         raise ValueError(
-            f"{folder} holds other weights than this code has ({named}); read it with the code of its commit (run.json "
-            "names it), or train it again with another --out"
+            f"{folder} holds other weights than a model of its configuration has with this code ({named}); "
+            f"{_way_out(folder)}"
         )
     return model
+
+
+def check_words(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raises ValueError where a tokenizer has words that the model, of the same folder, has no embedding of."""
+    known = model.get_input_embeddings().num_embeddings
+    if max({*range(len(tokenizer))} - {*never_written(tokenizer)}, default=0) >= known:
+        raise ValueError(
+            f"{folder}: its tokenizer has {len(tokenizer):,} words and its model embeddings of {known:,}; save the "
+            "tokenizer that the model was trained with there, or make room with resize_token_embeddings and train"
+        )
+
+
+def _way_out(folder: Path) -> str:
+    named = " (run.json names it)" if (folder.parent / "run.json").exists() else ""
+    return f"read it with the code of its commit{named}, or train it again with another --out"
