@@ -89,15 +89,16 @@ def out_file(out: str | None, suite: str, whole: bool) -> Path:
     return path
 
 
-def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool) -> int:
+def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool, whole: bool) -> int:
     """Run cases, print their rows as they come, and keep the JSON of those that are done: in NAME.unfinished.json,
-    which takes the place of `out` when all are."""
+    which takes the place of `out` when all are. `whole`: they are what a page quotes."""
     from benchmarks.machine import describe, machine
     from benchmarks.text import lines
     from resnet_bk.bench.json_files import write_json
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"suite": suite, "quick": quick, "machine": machine(), "complete": False, "rows": []}
+    found: dict[str, Any] = {"suite": suite, "quick": quick, "whole": whole, "machine": machine()}
+    found |= {"complete": False, "rows": []}
     for line in describe(found["machine"]):
         print(line)
     if quick:

@@ -20,7 +20,7 @@ from benchmarks.command import Parser, choose, guarded, json_file, out_file
 from resnet_bk.process import tune_process
 
 # What decides the bits beside code and settings.
-PLACE = ("cpu", "threads", "gpu", "python", "versions")
+PLACE = ("cpu", "kernel_instructions", "threads", "gpu", "python", "versions")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -37,19 +37,23 @@ def peak_growth(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, .
 
 
 def peaks(prepare: Prepare, points: Iterable[tuple[tuple[Any, ...], tuple[Any, ...]]]) -> list[float | None]:
-    """`peak_growth` of (arguments, warm) in turn; None where the process died."""
+    """`peak_growth` of (arguments, warm) in turn; None where the process died or was refused memory."""
     found: list[float | None] = []
     for arguments, warm in points:
         try:
             found.append(peak_growth(prepare, arguments, warm))
-        except BrokenProcessPool:
+        except (BrokenProcessPool, MemoryError):
+            found.append(None)
+        except RuntimeError as error:  # PyTorch's word for an allocation that is refused
+            if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+                raise
             found.append(None)
     return found
 
 
 def died(found: Iterable[float | None]) -> tuple[str, ...]:
     """Notes on points that have no figure."""
-    return ("–: the process died, as it does where memory does not suffice",) if None in found else ()
+    return ("–: the process died or was refused memory, as where that does not suffice",) if None in found else ()
 
 
 def _measure(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, ...]) -> float:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         short_convolution.CASE: short_convolution.rows,
         pointed_tokens.CASE: pointed_tokens.rows,
     }
-    return run("models", cases, out, quick=given.quick)
+    return run("models", cases, out, quick=given.quick, whole=whole)
 
 
 if __name__ == "__main__":

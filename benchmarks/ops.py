@@ -24,14 +24,15 @@ def main(arguments: Sequence[str]) -> int:
     options.add_argument("--only", metavar="CASE", help=f"some of {', '.join(CASES)}, apart by commas")
     given = options.parse_args(arguments)
     only = choose("--only", given.only, list(CASES))
-    out = out_file(given.out, "ops", whole=not given.quick and len(only) == len(CASES))
+    whole = not given.quick and len(only) == len(CASES)
+    out = out_file(given.out, "ops", whole=whole)
     tune_process()  # before PyTorch is loaded
     from benchmarks.cases import accuracy, attention, determinant, head, modulus, startup, threads, vector
 
     modules = (vector, determinant, attention, modulus, head, accuracy, threads, startup)
     known = {module.CASE: module.rows for module in modules}
     assert tuple(known) == CASES, known
-    return run("ops", {name: known[name] for name in only}, out, quick=given.quick)
+    return run("ops", {name: known[name] for name in only}, out, quick=given.quick, whole=whole)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     tune_process()  # before PyTorch is loaded
     from benchmarks.cases import long_segments
 
-    return run("scaling", {long_segments.CASE: long_segments.rows}, out, quick=given.quick)
+    return run("scaling", {long_segments.CASE: long_segments.rows}, out, quick=given.quick, whole=not given.quick)
 
 
 if __name__ == "__main__":

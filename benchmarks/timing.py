@@ -37,7 +37,7 @@ class Timing:
     """Seconds a call.
 
     Attributes:
-        samples: one a round; a single one where a call took longer than all the time there was.
+        samples: one a round; a single one, the first call, where that took longer than all the time there was.
         calls: in a sample.
     """
 
@@ -54,8 +54,8 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Times of the contenders in rounds that take about `seconds` together, and at least three of them.
 
-    Every contender has been called once before its first sample. One whose single call takes longer than `seconds`
-    keeps that call as its only sample.
+    Every contender has been called once before its first sample, but for one whose first call takes longer than
+    `seconds`: it keeps that cold call as its only sample.
 
     Args:
         contenders: name -> what is timed; none may change the inputs of another.

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     from resnet_bk.bench.resolve import run_folder
     from resnet_bk.bench.trained.opened_run import open_run
 
-    runs = [open_run(run_folder(folder), "validation", None) for folder in given.runs]
+    runs = [open_run(run_folder(folder), "validation", None, "cpu") for folder in given.runs]
     names = tuple(opened.record["model"] for opened in runs)
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise ValueError(f"RUN {' '.join(map(str, given.runs))}: must be of two or more different models; name others")
@@ -69,8 +69,9 @@ def main(arguments: Sequence[str]) -> int:
                 "be compared; name runs of one protocol and text"
             )
     published = names == MODELS and all(is_published(opened, PROTOCOL, opened.record["model"], SEED) for opened in runs)
-    out = out_file(given.out, "trained", whole=published and not given.quick)
-    return run("trained", {CASE: partial(rows, runs)}, out, quick=given.quick)
+    whole = published and not given.quick
+    out = out_file(given.out, "trained", whole=whole)
+    return run("trained", {CASE: partial(rows, runs)}, out, quick=given.quick, whole=whole)
 
 
 def differences(run: "OpenedRun", other: "OpenedRun") -> dict[str, tuple[Any, Any]]:
@@ -167,14 +168,17 @@ def rows(runs: Sequence["OpenedRun"], quick: bool) -> Iterator["Row"]:
     commits = dict.fromkeys(commit[:12] for opened in runs for commit in opened.commits)
     notes = (
         f"{rounds} rounds of {BATCHES} steps each; trained at commit {', '.join(commits)}",
-        "blocks a token: of those at full length; sites kept: a share, of the blocks with a gate",
+        "blocks a token: of those at full length; sites kept: a share, of the blocks with a gate; on the first batches",
     )
     table = Table((*columns, "blocks a token", "sites kept"), tuple(lines))
     yield Row(CASE, name, gate, table=table, notes=notes)
 
 
 def possible(config: Any) -> dict[str, str]:
-    """What each measure is a part of: tokens halt at full length alone, a share of 1 is no gate."""
+    """What each measure is a part of: tokens halt at full length alone, a share of 1 is no gate. Models that skip
+    nothing have none."""
+    if config.model_type != "resnet_bk":
+        return {}
     gates = sum(share < 1 for share in config.site_shares())
     whole = config.block_scales().count(1)
     return {"depth": f"{whole}", "kept": f"{gates} blocks"}

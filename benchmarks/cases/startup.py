@@ -92,7 +92,8 @@ def rows(quick: bool) -> Iterator[Row]:
 
 def _measure(operators: tuple[str, ...], folder: str) -> dict[str, dict[str, Any]]:
     environment = os.environ | {"NUMBA_CACHE_DIR": folder}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, ",".join(operators)], env=environment, capture_output=True, text=True, check=True
-    )
+    words = [sys.executable, "-c", CODE, ",".join(operators)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the process whose first calls are timed failed with {done.returncode}:\n{done.stderr}")
     return dict(json.loads(done.stdout))

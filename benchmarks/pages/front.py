@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
 from benchmarks.pages.comparison import MORE_MODELS, with_more
-from benchmarks.pages.page import by_model, one_machine, page_writer, replace_all, table
+from benchmarks.pages.page import by_model, by_protocol, one_machine, page_writer, replace_all, table
 from benchmarks.pages.readme import PAGE, ROOT
 from resnet_bk.bench.report import formatting as fmt
 
@@ -66,7 +66,7 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
         ValueError: results of no such protocol, a protocol without results or without ResNet-BK, or times of several
             machines.
     """
-    by_name = {found["protocol"]["name"]: found for found in results}
+    by_name = by_protocol(results)
     known = {*TEXTS, *MORE_MODELS, *(name + TIMES for name in TEXTS)}
     if strange := by_name.keys() - known:
         raise ValueError(

@@ -76,13 +76,29 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+def by_protocol(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Results by the name of their protocol, or of the benchmark that wrote them.
+
+    Raises:
+        ValueError: two of one name.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for of in results:
+        name = of["protocol"]["name"] if "protocol" in of else of["suite"]
+        if name in found:
+            raise ValueError(f"two of the files are of {name}, and the page has one place for it; name one of them")
+        found[name] = of
+    return found
+
+
 def one_machine(results: Mapping[str, Any]) -> None:
-    """For a page that compares the times of all runs.
+    """For a page that compares the times of all runs. How the C library keeps memory may differ, for one of them may be
+    given what it is quickest with; `machine` says so.
 
     Raises:
         ValueError: the runs are of several machines, so that their times cannot be compared.
     """
-    found = _processors(results)
+    found = list(dict.fromkeys(_processor(run, results, memory=False) for run in results.get("runs", [])))
     if len(found) > 1:
         raise ValueError(
             f"the runs are of several machines ({'; '.join(found)}), and the page compares their times; run all on one"
@@ -94,20 +110,20 @@ def _environments(run: Mapping[str, Any], results: Mapping[str, Any]) -> list[Ma
     return [*(environments_of(run) or [results["environment"]])]
 
 
-def _processor(run: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+def _processor(run: Mapping[str, Any], results: Mapping[str, Any], *, memory: bool = True) -> str:
     """The GPU if one was used, processor and threads of a run, or several where it was stopped on one and went on on
     another."""
     on_gpu = str(run.get("device") or "cpu").startswith("cuda")
-    return ", then ".join(dict.fromkeys(_described(found, on_gpu) for found in _environments(run, results)))
+    return ", then ".join(dict.fromkeys(_described(found, on_gpu, memory) for found in _environments(run, results)))
 
 
-def _described(found: Mapping[str, Any], on_gpu: bool) -> str:
+def _described(found: Mapping[str, Any], on_gpu: bool, memory: bool) -> str:
     if on_gpu:
-        return f"{found['gpu']}, {_described(found, on_gpu=False)}"
+        return f"{found['gpu']}, {_described(found, False, memory)}"
     kernels = found.get("kernel_instructions")  # by which kernels are chosen; of before there was a choice none
     cpu = found["cpu"] if kernels is None else f"{found['cpu']} ({kernels})"
-    memory = found.get("memory_settings", "default")  # of before they were noted
-    given = "" if memory == "default" else f", {memory}"
+    kept = found.get("memory_settings", "default")  # of before they were noted
+    given = f", {kept}" if memory and kept != "default" else ""
     return f"{cpu}{given}, {found['threads']} thread{'s' * (found['threads'] != 1)} of {found['cpu_count']} cores"
 
 

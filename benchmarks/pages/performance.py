@@ -26,13 +26,15 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
     """The page with the figures of `results`; places of other suites stay as they are.
 
     Raises:
-        ValueError: results of a quick or unfinished run, or other cases in the results than there are places.
+        ValueError: results of a quick or unfinished run or of a part of one, or other cases in the results than there
+            are places.
     """
     for found in results:
         suite = found["suite"]
-        if found["quick"] or not found["complete"]:
+        if found["quick"] or not found["complete"] or not found.get("whole", True):  # of before it was noted
             raise ValueError(
-                f"the results of {suite} are of a quick or unfinished run; run benchmarks.{suite} to its end"
+                f"the results of {suite} are of a quick or unfinished run, or of a part of one; run benchmarks.{suite} "
+                "to its end, with all that it measures by default"
             )
         given = places(page, suite) - {"machine"}
         cases = {row["case"] for row in found["rows"]}

@@ -71,8 +71,18 @@ def best_transformer(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, the lowest perplexity first."""
+    """A row a model, the lowest perplexity first.
+
+    Raises:
+        ValueError: a model that leaks.
+    """
     models = by_model(results)
+    for name, runs in models.items():
+        if any(run[HELD_OUT] is None for run in runs):
+            raise ValueError(
+                f"{name} of {results['protocol']['name']} has no perplexity (audit: {runs[0]['audit']}); leave it out "
+                "of the page"
+            )
     base = best_transformer(models)
     comparable = by_model({"runs": timed(results)})
     lines = []

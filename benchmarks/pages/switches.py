@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages import performance
-from benchmarks.pages.page import by_model, machine, one_machine, page_writer, reached, replace_all, table
+from benchmarks.pages.page import by_model, by_protocol, machine, one_machine, page_writer, reached, replace_all, table
 from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: results of another protocol, times without their table, or what `rows` refuses.
     """
-    by_name = {found["protocol"]["name"] if "protocol" in found else found["suite"]: found for found in results}
+    by_name = by_protocol(results)
     known = (*QUALITY, *TIMES.values(), *MEASURED)
     if strange := [name for name in by_name if name not in known]:
         raise ValueError(f"the results are of {strange[0]}, not of {' or '.join(known)}; name other files")

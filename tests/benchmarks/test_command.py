@@ -30,7 +30,7 @@ def wrong(quick):
 
 def test_rows_are_printed_and_written(tmp_path, capsys):
     out = tmp_path / "new" / "ops.json"
-    assert command.run("ops", {"good": good}, out, quick=False) == 0
+    assert command.run("ops", {"good": good}, out, quick=False, whole=True) == 0
     printed = capsys.readouterr().out
     found = json.loads(out.read_text())
     assert (found["suite"], found["quick"], found["complete"]) == ("ops", False, True)
@@ -51,7 +51,7 @@ def test_rows_are_printed_and_written(tmp_path, capsys):
 
 def test_a_red_gate_exits_with_1_and_prints_no_speed(tmp_path, capsys):
     out = tmp_path / "ops.json"
-    assert command.run("ops", {"wrong": wrong}, out, quick=False) == 1
+    assert command.run("ops", {"wrong": wrong}, out, quick=False, whole=True) == 1
     printed = capsys.readouterr().out
     assert "gate RED: output 5.0e-01" in printed
     assert "times as fast" not in printed
@@ -62,7 +62,7 @@ def test_a_red_gate_exits_with_1_and_prints_no_speed(tmp_path, capsys):
 
 
 def test_quick_results_have_no_targets(tmp_path, capsys):
-    command.run("ops", {"good": good}, tmp_path / "ops.json", quick=True)
+    command.run("ops", {"good": good}, tmp_path / "ops.json", quick=True, whole=True)
     assert "MISSED" not in capsys.readouterr().out
 
 
@@ -74,13 +74,13 @@ def test_rows_that_were_done_are_kept(tmp_path):
     out = tmp_path / "ops.json"
     out.write_text("of a run that was finished")
     with pytest.raises(SystemExit) as ended:
-        command.guarded(lambda: command.run("ops", {"stops": stops}, out, quick=False))
+        command.guarded(lambda: command.run("ops", {"stops": stops}, out, quick=False, whole=True))
     assert ended.value.code == 130
     found = json.loads((tmp_path / "ops.unfinished.json").read_text())
     assert len(found["rows"]) == 2
     assert not found["complete"]
     assert out.read_text() == "of a run that was finished"
-    command.run("ops", {"good": good}, out, quick=False)
+    command.run("ops", {"good": good}, out, quick=False, whole=True)
     assert json.loads(out.read_text())["complete"]
     assert [path.name for path in tmp_path.iterdir()] == ["ops.json"]
 

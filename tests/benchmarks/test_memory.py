@@ -29,8 +29,13 @@ def test_growth_is_that_of_the_step():
     assert peak_growth(takes, (64,), (1,)) == pytest.approx(64, abs=6)
 
 
-def test_a_process_that_dies_is_reported():
-    found = peaks(dies, [((1,), (1,))])
+def refused(terabytes):
+    return lambda: torch.empty(terabytes << 40, dtype=torch.uint8)
+
+
+def test_a_process_that_dies_or_gets_no_memory_is_reported():
+    assert peaks(dies, [((1,), (1,))]) == [None]
+    found = peaks(refused, [((1 << 20,), (0,))])
     assert found == [None]
     assert "the process died" in died(found)[0]
     assert died([1.0]) == ()

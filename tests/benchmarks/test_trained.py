@@ -34,6 +34,8 @@ def out(tmp_path_factory):
         bench(check_protocol(protocol, "tiny"), folder / "out", report=False)
         other = protocol | {"models": {"plain": plain}, "batch_size": 2}
         bench(check_protocol(other, "tiny"), folder / "other", report=False)
+        gpt2 = protocol | {"models": {"plain": plain, "gpt2": {"learning_rate": 1e-2}}}
+        bench(check_protocol(gpt2, "tiny"), folder / "gpt2", models=["gpt2"], report=False)
         muon = protocol | {"models": {"plain": plain}, "optimizer": "muon"}
         bench(check_protocol(muon, "tiny"), folder / "muon", report=False)
         yield folder / "out"
@@ -84,7 +86,15 @@ def test_every_model_takes_its_steps(out, tmp_path):
     assert sparse[6].endswith(" of 1 blocks")
     assert float(sparse[6].split()[0]) == pytest.approx(kept, abs=0.1)
     page = "<!-- begin trained:switches -->\n<!-- end -->\n"
-    assert "| plain | " in fill(page, [found | {"quick": False}])
+    assert "| plain | " in fill(page, [found | {"quick": False, "whole": True}])
+
+
+def test_a_model_without_switches_takes_its_steps_too(out, tmp_path):
+    file, others = tmp_path / "trained.json", out.parent / "gpt2"
+    assert call(*runs(out, "plain"), *runs(others, "gpt2"), "--quick", "--out", file) == 0
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["gate"]["passed"]
+    assert [line[5:] for line in row["table"]["rows"]] == [[None, None]] * 2
 
 
 def test_steps_leave_the_weights_alone_and_read_the_same_text(out):

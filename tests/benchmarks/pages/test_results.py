@@ -254,6 +254,8 @@ def test_times_side_by_side():
 def test_what_does_not_fit():
     with pytest.raises(ValueError, match="the results are of protocol wikitext-2, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "wikitext-2", "learning_rates": None}}])
+    with pytest.raises(ValueError, match=r"seed of seed-local-tuned has no perplexity \(audit: leaks\); leave it out"):
+        results.fill(PAGE, [RESULTS | {"runs": [*RESULTS["runs"], run("seed", None, audit="leaks")]}])
     with pytest.raises(ValueError, match="no run of llama or gpt2"):
         results.fill(PAGE, [RESULTS | {"runs": [run("resnet-bk", 40.0)]}])
 

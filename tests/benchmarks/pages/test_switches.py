@@ -96,6 +96,14 @@ def test_times_of_several_machines_are_refused():
         switches.fill(PAGE, [RESULTS, TIMES | {"runs": [*RESULTS["runs"], other]}])
 
 
+def test_one_model_may_be_timed_with_other_memory_settings():
+    """`plain` is quickest in huge pages; the page says which runs were."""
+    given = RESULTS["environment"] | {"memory_settings": "MALLOC_TOP_PAD_=1"}
+    runs = [run | ({"environment": given} if run["model_name"] == "plain" else {}) for run in RESULTS["runs"]]
+    page = switches.fill(PAGE, [RESULTS, TIMES | {"runs": runs}])
+    assert "A chip, MALLOC_TOP_PAD_=1, 2 threads of 2 cores: 2 runs" in page
+
+
 def test_the_commits_are_those_of_the_runs():
     runs = [
         run | {"git_commit": letter * 40, "git_dirty": False}
@@ -117,6 +125,7 @@ def test_results_of_a_benchmark_have_their_places():
     [
         ([RESULTS, TIMES | {"runs": RESULTS["runs"][:2]}], "no run of plain"),
         ([RESULTS, TIMES | {"runs": RESULTS["runs"][:4]}], "are of other models (adaptive)"),
+        ([RESULTS, TIMES, TIMES], "two of the files are of ablation-times, and the page has one place for it"),
         ([TIMES], "ablation-times gives the times of ablation, whose results are not named"),
         ([RESULTS | {"protocol": {"name": "quick"}}], "are of quick, not of ablation"),
         ([RESULTS | {"protocol": {"name": "ablation-wide"}}], "has the places none of ablation-wide"),
