@@ -12,3 +12,6 @@ def test_a_cache_in_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache_dir() == Path.home() / ".cache" / "resnet-bk"
     monkeypatch.setenv("RESNET_BK_CACHE", "~/elsewhere")  # as from a file that no shell read
     assert default_cache_dir() == Path.home() / "elsewhere"
+    monkeypatch.setenv("RESNET_BK_CACHE", "~nobody-of-this-name/x")
+    with pytest.raises(ValueError, match=r"RESNET_BK_CACHE=~nobody-of-this-name/x: .*; name a folder"):
+        default_cache_dir()

@@ -69,7 +69,7 @@ def test_which_tokenizers_read_documents_in_pieces() -> None:
 
 
 def test_what_is_no_tokenizer(tmp_path: Path) -> None:
-    for name in ("bep", "no/such/folder", str(tmp_path), "a" * 300):
+    for name in ("bep", "no/such/folder", str(tmp_path), "a" * 300, "~nobody-of-this-name/x"):
         with pytest.raises(ValueError, match=r"is neither word nor bpe, nor a folder with a tokenizer.json; save one"):
             saved_tokenizer(name)
     (tmp_path / "tokenizer.json").write_text("{")

@@ -165,6 +165,39 @@ def test_new_tokens_alone_behind_a_cache(name, pieces):
         model.generate(ids[:, 6:], attention_mask=mask, cache=cache, position_ids=positions, **OPTIONS)
 
 
+@pytest.mark.parametrize(
+    "filled",
+    [
+        {"document_ids": [[1] * 6 + [2] * 4]},
+        {"document_ids": [[0] * 6 + [1] * 4]},
+        {"cu_seq_lens_q": [0, 6, 10]},
+        {"position_ids": [[*range(6), *range(4)]]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    "asked",
+    [{"position_ids": [[*range(6), *range(8)]]}, {"cu_seq_lens_q": [0, 6, 14]}],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_whole_text_behind_a_cache_that_counted_documents_otherwise(filled, asked):
+    model, ids = build("pointer-modulus", dtype=torch.float64), tokens(1, 14)
+    filled, asked = ({name: torch.tensor(value) for name, value in given.items()} for given in (filled, asked))
+    cache = model(ids[:, :10], **filled, use_cache=True).cache
+    found = model.generate(ids, cache=cache, **asked, **OPTIONS)
+    assert torch.equal(found, model.generate(ids, **asked, **OPTIONS))
+
+
+def test_what_does_not_fit_beside_documents():
+    model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(1, 14)
+    with pytest.raises(ValueError, match="past_key_values must be a ResNetBKCache, but got dict"):
+        model.generate(ids, document_ids=torch.zeros_like(ids), cache={}, **OPTIONS)
+    # A mask of more columns is one of a cache that is not there.
+    anew = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])}
+    found = model.generate(ids[:, 6:], attention_mask=torch.ones_like(ids), **anew, **OPTIONS)
+    assert torch.equal(found, model.generate(ids[:, 6:], **anew, **OPTIONS))
+
+
 def test_positions_for_all_rows():
     model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(2, 12)
     found = model.generate(ids, position_ids=POSITIONS[:1], **OPTIONS)

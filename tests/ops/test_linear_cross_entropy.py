@@ -291,6 +291,8 @@ def test_compiles_without_graph_breaks():
 
 
 INVALID = [
+    ({"input": [[1.0]]}, "input must be a tensor, but got list; wrap it"),
+    ({"target": None}, "target must be a tensor, but got NoneType; wrap it"),
     ({"input": torch.zeros(4, WIDTH, dtype=torch.int64)}, "floating point.*int64"),
     ({"input": torch.zeros(4, WIDTH, dtype=torch.float32)}, "both be float64"),
     ({"weight": torch.zeros(VOCABULARY, WIDTH + 1, dtype=torch.float64)}, r"weight must be \[V, D\].*\(53, 13\)"),

@@ -33,8 +33,16 @@ SPECIAL_IDS: dict[str, int | None] = {"pad_token_id": 2, "bos_token_id": 1, "eos
 
 
 def default_cache_dir() -> Path:
-    """Where tokenizers and tokens are kept: the environment's RESNET_BK_CACHE, else .cache/resnet-bk of the home."""
-    return Path(os.environ.get("RESNET_BK_CACHE") or "~/.cache/resnet-bk").expanduser()
+    """Where tokenizers and tokens are kept: the environment's RESNET_BK_CACHE, else .cache/resnet-bk of the home.
+
+    Raises:
+        ValueError: it is below the home of a user who is not there.
+    """
+    given = os.environ.get("RESNET_BK_CACHE") or "~/.cache/resnet-bk"
+    try:
+        return Path(given).expanduser()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise ValueError(f"RESNET_BK_CACHE={given}: {error}; name a folder that can be written") from error
 
 
 def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validation")) -> Corpus:

@@ -25,7 +25,7 @@ def saved_tokenizer(folder: str) -> PreTrainedTokenizerFast:
         ValueError: there is none, it cannot be read, it has nothing that ends a text, ids beyond its number of words,
             or no token of its own for what it does not know.
     """
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))  # unlike that of Path, not an error where there is no such user
     if not os.path.exists(path / FILE):  # which says no, too, where a name is too long
         raise ValueError(
             f"tokenizer {folder!r}: is neither word nor bpe, nor a folder with a {FILE}; save one there with the "

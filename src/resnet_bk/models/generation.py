@@ -41,7 +41,9 @@ class ResNetBKGenerationMixin(GenerationMixin):
             return super().generate(*args, **options)
         if documents is not None:
             check_numbers("document_ids", documents, shape)
-        mask, before = options.get("attention_mask"), _tokens_before(options, shape[1])
+        mask, cache = options.get("attention_mask"), options.get("cache", options.get("past_key_values"))
+        check_cache(cache, None, self.config, self.model.layers[0].mixer)
+        before = _tokens_before(options, shape[1], 0 if cache is None else cache.get_seq_length())
         if before:
             new = packed_documents(
                 documents,
@@ -56,11 +58,14 @@ class ResNetBKGenerationMixin(GenerationMixin):
         elif position_ids is not None and seq_idx is None and documents is None:
             # Padding has positions too, and starts no document.
             check_numbers("position_ids", position_ids, shape)
-            starts = document_starts(position_ids, options.get("attention_mask"))
+            fits = isinstance(mask, Tensor) and tuple(mask.shape) == shape  # another is of a cache that is not there
+            starts = document_starts(position_ids, mask if fits else None)
             if bool(starts.any()):  # else they only count
-                options["document_ids"] = starts.cumsum(dim=1).expand(shape)
+                options["document_ids"] = _as_counted_before(starts.cumsum(dim=1).expand(shape), cache)
         else:
-            options["document_ids"] = packed_documents(documents, position_ids, seq_idx, cu_seq_lens_q, shape=shape)
+            numbers = packed_documents(documents, position_ids, seq_idx, cu_seq_lens_q, shape=shape)
+            counted = documents is None and seq_idx is None
+            options["document_ids"] = _as_counted_before(numbers, cache) if counted else numbers
         return super().generate(*args, **options)
 
     def prepare_inputs_for_generation(
@@ -73,10 +78,11 @@ class ResNetBKGenerationMixin(GenerationMixin):
         new_tokens = kwargs.get("next_sequence_length")
         cache = kwargs.get("cache")
         if new_tokens is not None and new_tokens <= 0 and cache is not None:
+            seen, name = cache.get_seq_length(), "input_ids" if inputs_embeds is None else "inputs_embeds"
             raise ValueError(
-                f"input_ids must hold the {cache.get_seq_length()} tokens of past_key_values and at least one more, "
-                f"but has length {input_ids.shape[1]}; pass the whole sequence, the cache knows what it has seen (an "
-                "empty prompt needs a first token)"
+                f"{name} must hold the {seen} tokens of past_key_values and at least one more, but has length "
+                f"{seen + new_tokens}; pass the whole sequence, the cache knows what it has seen (an empty prompt "
+                "needs a first token)"
             )
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         inputs.pop("position_ids", None)  # made by `generate` of transformers; those of a caller are documents by now
@@ -121,15 +127,25 @@ class ResNetBKGenerationMixin(GenerationMixin):
         return cache is None
 
 
-def _tokens_before(options: Mapping[str, Any], length: int) -> int:
-    """How many tokens a cache holds that the prompt, of `length` tokens, lacks: behind one the prompt may be the new
-    tokens alone, and then the mask covers those before as well. 0 where the prompt is the whole text.
+def _as_counted_before(numbers: Tensor | None, cache: ResNetBKCache | None) -> Tensor | None:
+    """Numbers [B, T] of the documents of a whole text, counted here, so that they go on from those with which a cache
+    was filled with its beginning: the call that filled it may have counted otherwise."""
+    if numbers is None or cache is None or cache.last_document is None or not cache.get_seq_length():
+        return numbers
+    seen, last = cache.get_seq_length(), cache.last_document
+    if seen > numbers.shape[1] or len(last) not in (1, len(numbers)):
+        return numbers  # refused later
+    return numbers + (last - numbers[:, seen - 1]).unsqueeze(1)
+
+
+def _tokens_before(options: Mapping[str, Any], length: int, seen: int) -> int:
+    """How many of the `seen` tokens of a cache the prompt, of `length` tokens, lacks: behind one the prompt may be the
+    new tokens alone, and then the mask covers those before as well. 0 where the prompt is the whole text.
 
     Raises:
         ValueError: the mask covers more than the prompt, and something else than cache and prompt together.
     """
-    mask, cache = options.get("attention_mask"), options.get("cache", options.get("past_key_values"))
-    seen = cache.get_seq_length() if cache is not None else 0
+    mask = options.get("attention_mask")
     before = mask.shape[1] - length if isinstance(mask, Tensor) and mask.ndim == 2 else 0
     if before <= 0 or not seen:
         return 0

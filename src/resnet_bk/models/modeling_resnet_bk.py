@@ -269,9 +269,10 @@ class ResNetBKForCausalLM(TargetLosses, ResNetBKPreTrainedModel, ResNetBKGenerat
 
         Args:
             labels: word indices, int64 [B, T], most often input_ids themselves: the shift by one is done here. -100,
-                padding and the first token of a packed document are not predicted. The logits of a batch are never
-                held (`resnet_bk.layers.head`), unless something else stands in the place of the head. With labels there
-                is a cache only where one is passed or asked for: replicas of `DataParallel` cannot gather one.
+                padding and the first token of a packed document are not predicted. The loss never holds the logits of a
+                batch (`resnet_bk.layers.head`), unless something else stands in the place of the head; in evaluation
+                they are computed beside it. With labels there is a cache only where one is passed or asked for:
+                replicas of `DataParallel` cannot gather one.
             targets: what each token predicts, int64 [B, T], -100 where nothing, in the place of labels: nothing is
                 shifted, and the last token of a segment can predict the first of the next. Those of padding must be
                 -100. `loss` is theirs alone, without `aux_loss`, and logits come only where return_logits asks.

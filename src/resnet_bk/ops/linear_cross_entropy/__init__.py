@@ -50,8 +50,8 @@ def linear_cross_entropy(
         Loss in nats, 0-d, or [...] for "none"; float64 for float64 input, else float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary, an unknown reduction
-            or backend, forward-mode differentiation.
+        ValueError: shapes, dtypes or devices that do not fit, targets outside the vocabulary (looked for on a CPU, and
+            not while a graph is traced), an unknown reduction or backend, forward-mode differentiation.
     """
     _check(input, weight, target, bias, log_extra, ignore_index, label_smoothing, reduction)
     dispatch.no_tangents("linear_cross_entropy", "take F.cross_entropy of the logits", input, weight, bias, log_extra)
@@ -114,6 +114,10 @@ def _check(
     label_smoothing: float,
     reduction: str,
 ) -> None:
+    tensors = {"input": input, "weight": weight, "target": target, "bias": bias, "log_extra": log_extra}
+    for name, given in tensors.items():
+        if not isinstance(given, Tensor) and (given is not None or name not in ("bias", "log_extra")):
+            raise ValueError(f"{name} must be a tensor, but got {type(given).__name__}; wrap it in torch.tensor")
     if not input.is_floating_point() or not weight.is_floating_point():
         raise ValueError(
             f"input and weight must be floating point, but got {input.dtype} and {weight.dtype}; "
