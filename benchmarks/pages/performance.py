@@ -33,8 +33,8 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
         suite = found["suite"]
         if found["quick"] or not found["complete"] or not found.get("whole", True):  # of before it was noted
             raise ValueError(
-                f"the results of {suite} are of a quick or unfinished run, or of a part of one; run benchmarks.{suite} "
-                "to its end, with all that it measures by default"
+                f"the results of {suite} are of a quick or unfinished run, of a part of one, or of other models than "
+                f"those of the page; run benchmarks.{suite} to its end as the page says"
             )
         given = places(page, suite) - {"machine"}
         cases = {row["case"] for row in found["rows"]}

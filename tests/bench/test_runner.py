@@ -379,7 +379,7 @@ def test_a_model_that_is_finished_is_not_tried_again(run, monkeypatch):
     assert tried == ["resnet-bk"]
 
 
-def test_the_test_split_is_read_where_it_is_named_and_once(run, monkeypatch):
+def test_the_test_split_is_read_where_it_is_named_and_once(run, tmp_path, monkeypatch):
     read, evaluated = [], []
     token_cache, evaluate = data_module.token_cache, later.evaluate
     monkeypatch.setattr(
@@ -399,6 +399,12 @@ def test_the_test_split_is_read_where_it_is_named_and_once(run, monkeypatch):
     results, _ = run(only=["gpt2"], test=True)
     assert len(evaluated) == 1
     assert results["runs"][0]["test_perplexity"] == measured > 1
+    # Nor is one measured again that is no number, for which JSON has null.
+    file = tmp_path / "out" / results["runs"][0]["run_folder"] / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"test_perplexity": None}))
+    results, _ = run(only=["gpt2"], test=True)
+    assert len(evaluated) == 1
+    assert results["runs"][0]["test_perplexity"] is None
 
 
 def test_models_and_seeds_see_the_same_batches(run, monkeypatch):

@@ -183,9 +183,12 @@ def test_new_tokens_alone_behind_a_cache(name, pieces):
 def test_a_whole_text_behind_a_cache_that_counted_documents_otherwise(filled, asked):
     model, ids = build("pointer-modulus", dtype=torch.float64), tokens(1, 14)
     filled, asked = ({name: torch.tensor(value) for name, value in given.items()} for given in (filled, asked))
-    cache = model(ids[:, :10], **filled, use_cache=True).cache
+    cache, repeated = (model(ids[:, :10], **filled, use_cache=True).cache for _ in range(2))
+    repeated.batch_repeat_interleave(2)
     found = model.generate(ids, cache=cache, **asked, **OPTIONS)
     assert torch.equal(found, model.generate(ids, **asked, **OPTIONS))
+    beams = model.generate(ids, cache=repeated, num_beams=2, **asked, **OPTIONS)
+    assert torch.equal(beams, model.generate(ids, num_beams=2, **asked, **OPTIONS))
 
 
 def test_what_does_not_fit_beside_documents():

@@ -70,7 +70,8 @@ def build_model(config: PreTrainedConfig, seed: int) -> Any:
     """A freshly initialised causal LM in float32, whatever the `dtype` of its configuration: in which precision it
     computes a protocol says. The same seed gives the same weights."""
     set_seed(seed)
-    model = AutoModelForCausalLM.from_config(copy.deepcopy(config)).float()  # what is saved writes into its own
+    own = copy.deepcopy(config)  # a model that is saved writes into it
+    model = AutoModelForCausalLM.from_config(own).float()
     draw_step_sizes(model, sized(config))
     return model
 

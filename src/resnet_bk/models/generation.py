@@ -132,10 +132,11 @@ def _as_counted_before(numbers: Tensor | None, cache: ResNetBKCache | None) -> T
     was filled with its beginning: the call that filled it may have counted otherwise."""
     if numbers is None or cache is None or cache.last_document is None or not cache.get_seq_length():
         return numbers
-    seen, last = cache.get_seq_length(), cache.last_document
-    if seen > numbers.shape[1] or len(last) not in (1, len(numbers)):
-        return numbers  # refused later
-    return numbers + (last - numbers[:, seen - 1]).unsqueeze(1)
+    seen, last = cache.get_seq_length(), cache.last_document.to(numbers.device)
+    if seen > numbers.shape[1] or len(last) % len(numbers):
+        return numbers  # of another text or batch, which is refused later
+    beams = len(last) // len(numbers)  # a row of the prompt each
+    return numbers + (last[::beams] - numbers[:, seen - 1]).unsqueeze(1)
 
 
 def _tokens_before(options: Mapping[str, Any], length: int, seen: int) -> int:

@@ -143,7 +143,7 @@ def test_learned_positions_end_somewhere():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=32))
     sample = torch.arange(8).unsqueeze(0)
     assert cannot_carry(model, sample, 32) is None
-    assert cannot_carry(model, sample, 33) == "it has learned positions for 32 tokens"
+    assert cannot_carry(model, sample, 33) == "it has positions for 32 tokens"
     assert cannot_carry(llama(), sample, 1000) is None
     assert cannot_carry(resnet_bk(), sample, 1000) is None
     assert cannot_carry(mamba2(), sample, 1000) is None
@@ -156,7 +156,7 @@ def test_learned_positions_end_somewhere():
             max_position_embeddings=32, word_embed_proj_dim=16,
         )
     )  # fmt: skip
-    assert cannot_carry(opt, sample, 33) == "it has learned positions for 32 tokens"
+    assert cannot_carry(opt, sample, 33) == "it has positions for 32 tokens"
 
 
 class Forgetful(LlamaForCausalLM):
@@ -224,10 +224,10 @@ def test_the_command_writes_what_it_prints(home):
         mean = sum(losses[place] for losses in carried["document_losses"]) / 2
         assert carried["perplexity"][place] == pytest.approx(math.exp(mean))
     problems = [reading["problem"] for reading in gpt2["readings"]]
-    assert problems == ["it has learned positions for 16 tokens", None, "it has learned positions for 16 tokens"]
+    assert problems == ["it has positions for 16 tokens", None, "it has positions for 16 tokens"]
     assert gpt2["readings"][0]["perplexity"] is None
     assert (ours["segment"], ours["steps"], ours["carries"]) == (16, 3, "a state")
-    assert "learned positions for 16 tokens" in " ".join(done.stdout.split())
+    assert "positions for 16 tokens" in " ".join(done.stdout.split())
     assert ours["trained_at_commit"] == (environment()["git_commit"] or "unknown")
     again = json.loads(call("lengths", *runs, *options, "--json").stdout)
     assert again["models"][0]["readings"][0]["perplexity"] == carried["perplexity"]

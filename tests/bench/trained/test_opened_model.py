@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from resnet_bk.bench.audit.leak_setup import leak_setup
 from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import load_protocol
@@ -65,18 +67,30 @@ def test_a_model_that_leaks_has_no_perplexity(home):
     found = figures(home, "leaking")
     assert (found["audit"], found["perplexity"], found["overlapping_perplexity"]) == ("leaks", None, None)
     assert found["leaking_perplexity"] > 1
+    assert found["notes"][1].startswith("audit: changing token")
+
+
+def test_a_model_of_no_numbers_says_so(home, tmp_path):
+    shutil.copytree(home / "saved", tmp_path / "saved")
+    weights = load_file(home / "saved" / "model.safetensors")
+    weights["model.norm.weight"].fill_(torch.nan)
+    save_file(weights, tmp_path / "saved" / "model.safetensors", metadata={"format": "pt"})
+    done = call("eval", tmp_path / "saved", "--data", home / "text.txt", "--protocol", home / "tiny.yaml")
+    assert done.exit_code == 0, done.output
+    assert "audit: not shown to be causal: the logits are not finite" in " ".join(done.stdout.split())
 
 
 def test_what_the_tokenizer_adds_is_left_out_and_said(home, tmp_path):
     shutil.copytree(home / "gpt2", tmp_path / "gpt2")
     tokenizer = read_tokenizer(home / "gpt2")
-    start = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", tokenizer.eos_token_id)])
+    special = [(word, tokenizer.convert_tokens_to_ids(word)) for word in ("<pad>", "<eos>")]
+    start = TemplateProcessing(single="<pad> $A <eos>", special_tokens=special)
     tokenizer.backend_tokenizer.post_processor = start
     tokenizer.save_pretrained(tmp_path / "gpt2")
     done = call("eval", tmp_path / "gpt2", "--data", home / "text.txt", "--protocol", home / "tiny.yaml", "--json")
     plain, found = figures(home, "gpt2"), json.loads(done.stdout)
     assert found["perplexity"] == plain["perplexity"]
-    assert "without the <eos> that the tokenizer puts around every text" in found["notes"][1]
+    assert "without the <pad> that the tokenizer puts around every text" in found["notes"][1]  # <eos> is there
 
 
 def test_text_is_drawn_as_the_call_says(home, tmp_path):
@@ -96,9 +110,11 @@ def test_weights_are_float32_where_figures_are_of_float32(home):
     fresh = AutoModelForCausalLM.from_config(config)
     assert fresh.dtype == torch.bfloat16
     fresh.save_pretrained(home / "half")
-    assert (
-        build_model(config, 0).dtype == audit_target(str(home / "half"), load_protocol("quick")).dtype == torch.float32
-    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(home / "gpt2" / name, home / "half")
+    protocol = load_protocol("quick", [], str(home / "text.txt"))
+    assert audit_target(str(home / "half"), protocol).dtype == torch.bfloat16  # of which `inspect` tells
+    assert build_model(config, 0).dtype == leak_setup(str(home / "half"), protocol).model.dtype == torch.float32
 
 
 def test_bad_calls(home, tmp_path):

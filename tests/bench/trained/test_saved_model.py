@@ -32,7 +32,7 @@ def test_weights_of_other_code_are_refused(saved, capfd):
     weights = load_file(folder / "model.safetensors")
     weights["pointer.gate_proj.weight"] = weights.pop("pointer.gates.weight")  # its name until commit ab4bc21
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    says = "with this code (pointer.gate_proj.weight, pointer.gates.weight); read it with the code of its commit, or"
+    says = "with this code (pointer.gate_proj.weight, pointer.gates.weight); save model and configuration there"
     with pytest.raises(ValueError, match=re.escape(says)):
         load_model(folder)
     assert capfd.readouterr().err == ""  # what is wrong is said once

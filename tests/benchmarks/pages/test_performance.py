@@ -130,7 +130,7 @@ def test_long_tables_are_folded_and_longer_ones_left_out():
     [
         (results(GREEN, quick=True), "quick or unfinished"),
         (results(GREEN, complete=False), "quick or unfinished"),
-        (results(GREEN, whole=False), "of a part of one"),
+        (results(GREEN, whole=False), "of a part of one, or of other models"),
         (results(), "the results have none"),
         (results(GREEN, Row("head", "x")), "the results have head, vector"),
     ],

@@ -120,7 +120,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
             f"--steps {options.steps}: {name} has its weights and no causal twin, so nothing is trained; leave it out"
         )
     device = training_device(loaded.device)
-    model = audit_target(name, loaded).to(device)
+    model = audit_target(name, loaded).float().to(device)
     fitting = fitting_lengths(model, options.lengths or (FULL_LENGTHS if options.full else LENGTHS))
     audit: FullAudit | Audit
     if options.full:

@@ -82,7 +82,7 @@ def leak_setup(name: str, protocol: Protocol, data: str | None = None) -> LeakSe
     # Without files transformers may make an empty tokenizer of the right kind up.
     if named.kind == "saved" and not any((path / file).exists() for file in TOKENIZER_FILES):
         raise ValueError(f"--leak-cost: {name} holds no tokenizer; save it beside the model with save_pretrained")
-    model = audit_target(name, protocol)
+    model = audit_target(name, protocol).float()
     tokenizer = _saved_tokenizer(name, local=named.kind == "saved")
     return _with_text(name, model.config, model, protocol, _rate(protocol), tokenizer)
 

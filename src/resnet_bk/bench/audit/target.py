@@ -30,7 +30,7 @@ SMALL = {
 
 
 def audit_target(name: str, protocol: Protocol) -> Any:
-    """A causal LM in float32, with its weights where they are saved, else freshly initialised.
+    """A causal LM, with its weights where they are saved, in the precision of them, else freshly initialised.
 
     Args:
         name: of any kind that `resolve` knows.
@@ -43,15 +43,15 @@ def audit_target(name: str, protocol: Protocol) -> Any:
     if named.kind == "config":
         return _from_config(named.path)
     if named.kind == "hub":
-        return _from_hub(name).float()
+        return _from_hub(name)
     if named.kind == "name":
         return build_model(protocol_config(protocol, name), seed=0)
     if named.kind == "type":
         return _small(name)
     if named.kind == "run":
         read_run(named.path)
-        return load_model(named.path / "model").float()
-    return load_model(named.path).float()
+        return load_model(named.path / "model")
+    return load_model(named.path)
 
 
 def vocabulary(model: Any) -> int:

@@ -18,7 +18,7 @@ from resnet_bk.training.carried import ConstantStates, constant_state
 
 # Beyond these the probabilities are no numbers, or those of a temperature within.
 TEMPERATURES = (1e-3, 1e3)
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")  # of what was saved beside the weights
 
 
 def stream_text(
@@ -61,9 +61,8 @@ def stream_text(
     model = load_model(folder).to(training_device(device)).eval()
     exit_early(model, early_exit)
     tokenizer = read_tokenizer(folder)
-    # Of what was saved beside the weights the tokens alone: how to draw is said by the call.
-    saved = model.generation_config
-    model.generation_config = GenerationConfig(**{name: getattr(saved, name, None) for name in TOKENS})
+    saved = model.generation_config  # which may say how to draw, and that is said by the call
+    model.generation_config = GenerationConfig(**{name: getattr(saved, name, None) for name in KEPT})
     check_words(folder, model, tokenizer)
     known, unwritten = model.get_input_embeddings().num_embeddings, never_written(tokenizer)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [tokenizer.eos_token_id]

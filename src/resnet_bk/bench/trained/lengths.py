@@ -203,7 +203,7 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
         return None
     longest = longest_text(model)
     if longest is not None and longest < tokens:
-        return f"it has learned positions for {longest:,} tokens"
+        return f"it has positions for {longest:,} tokens"
     return cache_problem(model, sample[:, :CHECKED].to(model.device))
 
 

@@ -18,6 +18,7 @@ from resnet_bk.bench.trained.positions import check_positions
 from resnet_bk.bench.trained.saved_model import check_words, load_model
 from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.saved_tokenizer import saved_tokenizer
+from resnet_bk.models.mixed_precision import is_mixed
 from resnet_bk.training import choose_head, training_device
 from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head
@@ -105,29 +106,34 @@ def open_saved(
     known, length = model.get_input_embeddings().num_embeddings, loaded.sequence_length
     words = torch.arange(min(TRIED, length), device=model.device).remainder(known).unsqueeze(0)
     with refused(f"{folder}: this {model.config.model_type} cannot be read by segments", "take another model"):
-        audit = audit_causality(model, known, lengths=audit_lengths(length)).verdict
-        head, carries = choose_head(model, words), _carries(model, words)
+        audit = audit_causality(model, known, lengths=audit_lengths(length))
+        causal = audit.verdict == "causal"  # else its loss is no measure, and may be no number
+        head: Head = choose_head(model, words) if causal else "model"
+        carries = causal and _carries(model, words)
     return OpenedSaved(
         name=str(folder),
         protocol=loaded,
         model=model,
-        audit=audit,
+        audit=audit.verdict,
         head=head,
         carry_state=carries,
         corpus=corpus,
         tokens=tokens,
-        notes=_notes(loaded, tokenizer),
+        notes=(*_notes(loaded, model, tokenizer), *([] if causal else [f"audit: {audit.detail}"])),
     )
 
 
-def _notes(protocol: Protocol, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+def _notes(protocol: Protocol, model: Any, tokenizer: PreTrainedTokenizerFast) -> tuple[str, ...]:
+    dtype = "bfloat16" if is_mixed(model.config) else protocol.dtype
     how = (
-        f"read in {protocol.batch_size} rows by segments of {protocol.sequence_length} tokens, in {protocol.dtype} "
-        f"(protocol {protocol.name}); whether the model was trained on this text is not known here"
+        f"read in {protocol.batch_size} rows by segments of {protocol.sequence_length} tokens, in {dtype} (protocol "
+        f"{protocol.name}); whether the model was trained on this text is not known here"
     )
-    if not (begin := tokenizer("")["input_ids"]):
+    # What ends a document is there.
+    left_out = [word for word in tokenizer("")["input_ids"] if word != tokenizer.eos_token_id]
+    if not left_out:
         return (how,)
-    names = " ".join(tokenizer.convert_ids_to_tokens(begin))
+    names = " ".join(tokenizer.convert_ids_to_tokens(left_out))
     return (how, f"without the {names} that the tokenizer puts around every text, which makes perplexities high")
 
 

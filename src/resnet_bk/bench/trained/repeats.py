@@ -69,7 +69,7 @@ def repeat_losses(
         longest = longest_text(run.model)
         if longest is not None and width > longest:
             raise ValueError(
-                f"--window {width}: {run.folder} has learned positions for {longest} tokens; give --window "
+                f"--window {width}: {run.folder} has positions for {longest} tokens; give --window "
                 f"{longest // 2 * 2}, or leave that run out"
             )
     rows = windows(tokens, width)

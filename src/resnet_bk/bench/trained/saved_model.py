@@ -50,9 +50,8 @@ def load_model(folder: Path) -> Any:
         )
     except (OSError, SafetensorError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"{folder} cannot be read: {reason}; restore it, or train it again with another --out"
-        ) from error
+        again = "train it again with another --out" if _of_a_run(folder) else "save the model there again"
+        raise ValueError(f"{folder} cannot be read: {reason}; restore it, or {again}") from error
     finally:
         set_verbosity(verbosity)
     model, loading = loaded
@@ -77,6 +76,11 @@ def check_words(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) ->
         )
 
 
+def _of_a_run(folder: Path) -> bool:
+    return (folder.parent / "run.json").exists()
+
+
 def _way_out(folder: Path) -> str:
-    named = " (run.json names it)" if (folder.parent / "run.json").exists() else ""
-    return f"read it with the code of its commit{named}, or train it again with another --out"
+    if _of_a_run(folder):
+        return "read it with the code of its commit (run.json names it), or train it again with another --out"
+    return "save model and configuration there again with save_pretrained, or read it with the code that saved it"
