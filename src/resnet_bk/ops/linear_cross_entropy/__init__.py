@@ -114,8 +114,8 @@ def _check(
     label_smoothing: float,
     reduction: str,
 ) -> None:
-    tensors = {"input": input, "weight": weight, "target": target, "bias": bias, "log_extra": log_extra}
-    for name, given in tensors.items():
+    named = {"input": input, "weight": weight, "target": target, "bias": bias, "log_extra": log_extra}
+    for name, given in named.items():
         if not isinstance(given, Tensor) and (given is not None or name not in ("bias", "log_extra")):
             raise ValueError(f"{name} must be a tensor, but got {type(given).__name__}; wrap it in torch.tensor")
     if not input.is_floating_point() or not weight.is_floating_point():
