@@ -33,7 +33,7 @@ PARAMETER_TOLERANCE = 0.02  # the rule of a comparison: parameters within 2%
 SMALLEST_GRID = 3  # and at least three learning rates for each model
 CLAIM_SEEDS = 3
 LEVEL = 0.0005  # ratios that print as 1.000
-NO_CHANGE = {"learning_rate", "learning_rate_source"}  # of a model
+NO_CHANGE = {"learning_rate", "learning_rate_source"}  # keys of a model that the report shows anyway
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _notes(protocol: Protocol, model: Any, tokenizer: PreTrainedTokenizerFast) -
     if not left_out:
         return (how,)
     names = " ".join(tokenizer.convert_ids_to_tokens(left_out))
-    return (how, f"without the {names} that the tokenizer puts around every text, which makes perplexities high")
+    return (how, f"without the {names} that the tokenizer puts around every text, which may make perplexities high")
 
 
 def _carries(model: Any, words: torch.Tensor) -> bool:
