@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -27,7 +28,7 @@ from resnet_bk.bench.sizing import ParameterCount, Template, count_config, solve
 from resnet_bk.bench.step_sizes import OF_THE_AUTHORS, check_step_sizes, draw_step_sizes, step_size_fields
 from resnet_bk.hints import did_you_mean
 from resnet_bk.models import PointerConfig  # the import registers our models with the Auto classes
-from resnet_bk.training.carried import constant_state
+from resnet_bk.training.carried import cache_problem, constant_state
 
 # name -> (model type of transformers, field that is solved for; None for a fixed shape)
 KNOWN: dict[str, tuple[str, str | None]] = {
@@ -130,6 +131,21 @@ def resolve_configs(
 def may_carry(config: PreTrainedConfig) -> bool:
     """Whether a model hands a state of constant size from segment to segment."""
     return config.model_type in ("resnet_bk", "resnet_bk_pointer") or constant_state(config)
+
+
+def carry_problem(model: Any, words: Tensor, *, in_training: bool = False) -> str | None:
+    """Why a model cannot hand what it has seen from call to call; None if it can.
+
+    Of ours the configuration says it, for what they hand on has tests. Of others it is tried.
+
+    Args:
+        model: a causal LM of `transformers`.
+        words: some of its words, int64 [1, T], T at least 2.
+        in_training: whether a training is to hand it on, which asks more of it.
+    """
+    if model.config.model_type in OURS:
+        return None if may_carry(model.config) else "it returns no cache"
+    return cache_problem(model, words, in_training=in_training)
 
 
 def fixed_shape(name: str, entry: ModelEntry) -> bool:

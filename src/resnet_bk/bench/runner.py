@@ -25,7 +25,7 @@ from resnet_bk.bench.later import add_test, add_views
 from resnet_bk.bench.model_check import check_model
 from resnet_bk.bench.ngrams.baselines import FILE as NGRAMS
 from resnet_bk.bench.ngrams.baselines import read_ngrams
-from resnet_bk.bench.peers import OURS, build_model, resolve_configs
+from resnet_bk.bench.peers import build_model, carry_problem, resolve_configs
 from resnet_bk.bench.protocol import TRAINED, Protocol, select_models
 from resnet_bk.bench.report.publish import publish
 from resnet_bk.bench.run import execute, planned_steps
@@ -46,7 +46,6 @@ from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, special_ids
 from resnet_bk.training import NonFiniteLossError, training_device
-from resnet_bk.training.carried import cache_problem
 
 CARRIED_TOKENS = 16  # on which it is tried whether a state is handed on
 
@@ -186,12 +185,12 @@ def _check_warmup(protocol: Protocol, prepared: Prepared) -> None:
 
 
 def _check_carried(protocol: Protocol, configs: Mapping[str, Any]) -> None:
-    """Whether what peers hand from segment to segment is all that they have seen. (That of ours has tests.)"""
+    """Whether what models hand from segment to segment is all that they have seen."""
     for name, config in configs.items():
-        if not protocol.models[name].carry_state or config.model_type in OURS:
+        if not protocol.models[name].carry_state:
             continue
         words = torch.arange(CARRIED_TOKENS).remainder(config.vocab_size).unsqueeze(0)
-        problem = cache_problem(build_model(config, seed=0), words, in_training=True)
+        problem = carry_problem(build_model(config, seed=0), words, in_training=True)
         if problem is not None:
             raise ValueError(
                 f"protocol {protocol.name}: models.{name}: carry_state=true: {problem} ({config.model_type}, "

@@ -26,11 +26,10 @@ from torch import Tensor
 
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.held_out import tokens_read
-from resnet_bk.bench.peers import is_of_others, may_carry
+from resnet_bk.bench.peers import carry_problem, is_of_others, may_carry
 from resnet_bk.bench.trained.opened_run import OpenedRun, open_runs
 from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.training import perplexity
-from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head, autocast_to, causal_lm_loss
 from resnet_bk.training.mode import evaluation_mode
 
@@ -199,12 +198,11 @@ def cannot_carry(model: Any, sample: Tensor, tokens: int) -> str | None:
         sample: some of its words, int64 [1, T], T at least 2.
         tokens: of the stream.
     """
-    if hasattr(model, "target_losses"):  # ours: what they carry is theirs to say, and has tests
-        return None
-    longest = longest_text(model)
+    # Where a state alone is handed on, every segment is read from the first position.
+    longest = None if may_carry(model.config) else longest_text(model)
     if longest is not None and longest < tokens:
         return f"it has positions for {longest:,} tokens"
-    return cache_problem(model, sample[:, :CHECKED].to(model.device))
+    return carry_problem(model, sample[:, :CHECKED].to(model.device))
 
 
 @torch.no_grad()

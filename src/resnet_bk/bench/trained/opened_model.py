@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
 from resnet_bk.bench.model_check import refused
-from resnet_bk.bench.peers import OURS, may_carry
+from resnet_bk.bench.peers import carry_problem
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.trained.positions import check_positions
@@ -20,7 +20,6 @@ from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.saved_tokenizer import saved_tokenizer
 from resnet_bk.models.mixed_precision import is_mixed
 from resnet_bk.training import choose_head, training_device
-from resnet_bk.training.carried import cache_problem
 from resnet_bk.training.loss import Head
 
 DEFAULT_PROTOCOL = "quick"
@@ -109,7 +108,7 @@ def open_saved(
         audit = audit_causality(model, known, lengths=audit_lengths(length))
         causal = audit.verdict == "causal"  # else its loss is no measure, and may be no number
         head: Head = choose_head(model, words) if causal else "model"
-        carries = causal and _carries(model, words)
+        carries = causal and carry_problem(model, words, in_training=True) is None
     return OpenedSaved(
         name=str(folder),
         protocol=loaded,
@@ -135,10 +134,3 @@ def _notes(protocol: Protocol, model: Any, tokenizer: PreTrainedTokenizerFast) -
         return (how,)
     names = " ".join(tokenizer.convert_ids_to_tokens(left_out))
     return (how, f"without the {names} that the tokenizer puts around every text, which may make perplexities high")
-
-
-def _carries(model: Any, words: torch.Tensor) -> bool:
-    """Whether a model can hand a state from segment to segment. (What ours do has tests.)"""
-    if model.config.model_type in OURS:
-        return may_carry(model.config)
-    return cache_problem(model, words, in_training=True) is None
