@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
+    DataCollatorWithFlattening,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -231,6 +232,30 @@ def test_tokens_and_states_that_do_not_fit_are_refused():
             model(words, targets=words, cache=PointerCache(state._replace(**changed)))
     with pytest.raises(ValueError, match=rf"attention_mask must have shape \(2, {length}\), but got \(7, 3\); pass"):
         model(words, attention_mask=torch.ones(7, 3))
+
+
+def test_packed_documents_are_refused():
+    model, words = build(), ids(2, 5)
+    numbers = torch.tensor([[0, 0, 1, 1, 1], [3] * 5])
+    says = (
+        "packs several documents into a row, but resnet_bk_pointer reads a row as one text; give every document a row"
+    )
+    for given in (
+        {"document_ids": numbers},
+        {"seq_idx": numbers},
+        {"position_ids": torch.tensor([[0, 1, 2, 0, 1]])},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(given))} {says}"):
+            model(words, **given)
+    flattened = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_position_ids=False)
+    with pytest.raises(ValueError, match=f"cu_seq_lens_q {says}"):
+        model(**flattened([{"input_ids": row.tolist()} for row in words]))
+    with pytest.raises(ValueError, match=r"document_ids must be integers of shape \(2, 5\)"):
+        model(words, document_ids=numbers[:1])
+    # Numbers that say nothing.
+    expected = model(words).logits
+    for given in ({"document_ids": numbers[1:].expand(2, 5)}, {"position_ids": torch.arange(3, 8)[None]}):
+        assert torch.equal(model(words, **given).logits, expected)
 
 
 def test_what_is_refused():

@@ -19,6 +19,7 @@ from resnet_bk.models.cache import check_rows
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.outputs import wants_dict
+from resnet_bk.models.packing import check_numbers, packed_documents
 from resnet_bk.models.targets import TargetLosses, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
@@ -161,6 +162,13 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
         use_cache: bool = False,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        document_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        seq_idx: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: Tensor | int | None = None,
+        max_length_k: Tensor | int | None = None,
     ) -> PointerOutput | tuple[Any, ...]:
         """Logits of rows of text, or the loss of labels or targets.
 
@@ -176,9 +184,13 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
                 together, the first of each row left out, as `Trainer` counts them; with labels, whose losses are
                 summed and divided by it.
             return_dict: false for a tuple.
+            document_ids, position_ids, seq_idx, cu_seq_lens_q: must not say that a row holds several documents:
+                packing is not supported. A position means nothing else here.
+            cu_seq_lens_k, max_length_q, max_length_k: what packing collators give beside cu_seq_lens_q; not read.
 
         Raises:
-            ValueError: inputs that do not fit together, padding, a cache without targets or of another model.
+            ValueError: inputs that do not fit together, padding, packed documents, a cache without targets or of
+                another model.
         """
         if input_ids is None:
             raise ValueError("input_ids must be given: the pointer points to tokens; pass int64 [batch, tokens]")
@@ -195,6 +207,16 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
             raise ValueError(
                 f"attention_mask masks {int((attention_mask == 0).sum())} tokens, but {self.config.model_type} reads "
                 "no padding; give rows of one length, or take a model of type resnet_bk"
+            )
+        if document_ids is not None:
+            check_numbers("document_ids", document_ids, shape)
+        documents = packed_documents(document_ids, position_ids, seq_idx, cu_seq_lens_q, shape=shape)
+        if documents is not None and bool((documents[:, 1:] != documents[:, :-1]).any()):
+            named = {"document_ids": document_ids, "seq_idx": seq_idx, "position_ids": position_ids}
+            given = next((name for name, value in named.items() if value is not None), "cu_seq_lens_q")
+            raise ValueError(
+                f"{given} packs several documents into a row, but {self.config.model_type} reads a row as one text; "
+                "give every document a row of its own, or take a model of type resnet_bk"
             )
         if targets is None and (use_cache or cache is not None):
             given = "cache was given" if cache is not None else f"use_cache={use_cache}"
