@@ -91,8 +91,19 @@ def test_generation_goes_on_from_a_returned_cache(name):
     first = model.generate(prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     second = model.generate(first.sequences, cache=first.cache, max_new_tokens=6, do_sample=False)
     assert torch.equal(second, straight)
-    with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
-        model.generate(prompt, cache=first.cache, max_new_tokens=2)
+    for pieces in ({}, {"prefill_chunk_size": 4}):
+        for text in (prompt, straight[:, :16]):
+            with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
+                model.generate(text, cache=first.cache, max_new_tokens=2, **pieces)
+
+
+def test_embeddings_in_pieces_behind_a_cache_would_be_read_again():
+    model, ids = build("modulus-as-it-is"), tokens(2, 7)
+    cache = model(ids[:, :4], use_cache=True).cache
+    with pytest.raises(
+        ValueError, match=r"prefill_chunk_size=2 with inputs_embeds after the 4 tokens of past_key_values"
+    ):
+        model.generate(inputs_embeds=model.model.embed_tokens(ids), cache=cache, prefill_chunk_size=2, max_new_tokens=1)
 
 
 @one_of_each

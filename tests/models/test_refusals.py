@@ -55,6 +55,34 @@ def test_a_count_may_come_with_a_dimension(name):
 
 
 @pytest.mark.parametrize("name", ["resnet_bk", "seed"])
+def test_the_default_dtype_of_others_does_not_weigh_a_loss(name):
+    model, ids = MODELS[name](), tokens(24, 24)
+    mask = torch.ones_like(ids)
+    mask[:7, :20] = 0
+    expected = model(ids, labels=ids, attention_mask=mask, num_items_in_batch=701).loss
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.bfloat16, torch.float16):
+            torch.set_default_dtype(dtype)
+            assert torch.equal(model(ids, labels=ids, attention_mask=mask, num_items_in_batch=701).loss, expected)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_embeddings_are_as_precise_as_the_model():
+    model, ids = build("modulus-as-it-is"), tokens(2, 9)
+    for given, held in [("float32", "bfloat16"), ("bfloat16", "float32"), ("float64", "float32")]:
+        narrow = copy.deepcopy(model).to(getattr(torch, held))
+        embeddings = narrow.model.embed_tokens(ids).detach().to(getattr(torch, given))
+        says = rf"inputs_embeds must be torch\.{held} as the model is, but got torch\.{given}; convert them with \.to"
+        with pytest.raises(ValueError, match=says):
+            narrow(inputs_embeds=embeddings)
+        assert narrow(inputs_embeds=embeddings.to(narrow.dtype)).logits.isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(inputs_embeds=model.model.embed_tokens(ids).bfloat16()).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet_bk", "seed"])
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
 def test_embeddings_are_real_numbers(name, dtype):
     model = MODELS[name]()
@@ -129,6 +157,26 @@ def test_rows_that_start_anew_are_a_mask(rows):
     cache = build("modulus-as-it-is")(tokens(2, 6)).cache
     with pytest.raises(ValueError, match=r"rows must be bool \[2\], true for a row, but got (list|torch.int64 \(2,\))"):
         cache.start_anew(rows)
+
+
+@pytest.mark.parametrize(
+    ("indices", "got"),
+    [
+        ([1, 0], "list"),
+        (torch.tensor([True, False]), r"torch.bool \(2,\)"),
+        (torch.tensor([[0]]), r"torch.int64 \(1, 1\)"),
+        (torch.tensor([0, 2]), r"\[0, 2\]"),
+        (torch.tensor([-1]), r"\[-1\]"),
+    ],
+    ids=["a list", "a mask", "a matrix", "beyond", "below"],
+)
+def test_rows_that_are_kept_are_numbers(indices, got):
+    cache = build("modulus-as-it-is")(tokens(2, 6)).cache
+    says = rf"indices must be int64 \[rows\], from 0 to 1, .* but got {got}; of a mask take"
+    with pytest.raises(ValueError, match=says):
+        cache.batch_select_indices(indices)
+    cache.batch_select_indices(torch.tensor([1, 1, 0], dtype=torch.int32))
+    assert cache.batch_size == 3
 
 
 @pytest.mark.parametrize("name", ["resnet_bk", "seed"])

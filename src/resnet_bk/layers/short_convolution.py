@@ -113,4 +113,11 @@ class ShortConvolution(nn.Module):
 
 
 def _or_zeros(tail: Tensor | None, x: Tensor, taps: int) -> Tensor:
-    return x.new_zeros(x.shape[0], taps, x.shape[2]) if tail is None else tail.to(x.dtype)
+    if tail is None:
+        return x.new_zeros(x.shape[0], taps, x.shape[2])
+    if tail.device != x.device:
+        raise ValueError(
+            f"the state of the short convolution must be on {x.device} as the input is, but is on {tail.device}; move "
+            "a cache with cache.to(device)"
+        )
+    return tail.to(x.dtype)

@@ -164,7 +164,12 @@ class ResNetBKCache(Cache):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keeps the rows `indices`, int64 [B'], in that order; repeats are allowed."""
+        """Keeps the rows `indices`, int64 [B'], in that order; repeats are allowed.
+
+        Raises:
+            ValueError: something else than numbers of rows, such as a mask.
+        """
+        check_row_numbers(indices, self.batch_size)
         self._apply(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -205,4 +210,25 @@ def check_rows(rows: Tensor, batch: int) -> None:
         raise ValueError(
             f"rows must be bool {wanted}, true for a row, but got {got}; make a mask of indices with "
             "mask[indices] = True"
+        )
+
+
+def check_row_numbers(indices: Tensor, batch: int) -> None:
+    """Numbers of rows of a batch; -1 for one of unknown size.
+
+    Raises:
+        ValueError: something else, such as a mask.
+    """
+    numbers = isinstance(indices, Tensor) and indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
+    # Elsewhere than on the CPU looking would wait for the device.
+    looked = numbers and batch != -1 and indices.device.type == "cpu"
+    if not numbers or (looked and bool(((indices < 0) | (indices >= batch)).any())):
+        within = "" if batch == -1 else f", from 0 to {batch - 1}"
+        if numbers:
+            got = str(indices.tolist())
+        else:
+            got = f"{indices.dtype} {tuple(indices.shape)}" if isinstance(indices, Tensor) else type(indices).__name__
+        raise ValueError(
+            f"indices must be int64 [rows]{within}, the rows to keep, but got {got}; of a mask take "
+            "mask.nonzero().flatten()"
         )

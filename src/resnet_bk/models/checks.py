@@ -15,6 +15,7 @@ from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.ops.dispatch import autocast_enabled
 from resnet_bk.ops.linear_cross_entropy import IGNORED, REDUCTIONS
 
 
@@ -32,6 +33,15 @@ def check_config(config: Any, kind: type[Any]) -> None:
             "AutoModelForCausalLM.from_config finds the model of a configuration"
         )
     config.check()
+
+
+def check_precision(inputs_embeds: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError for embeddings of another type than the weights, where no autocast makes them alike."""
+    if inputs_embeds.dtype != dtype and not autocast_enabled(inputs_embeds.device):
+        raise ValueError(
+            f"inputs_embeds must be {dtype} as the model is, but got {inputs_embeds.dtype}; convert them with "
+            f".to({dtype}), or call the model under torch.autocast"
+        )
 
 
 def check_tensors(**given: Any) -> None:

@@ -37,6 +37,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
         names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         check_tensors(document_ids=documents, **names)
         shape = prompt_shape(args, options)
+        self._check_pieces(options, shape[1])
         if documents is None and all(value is None for value in names.values()):
             return super().generate(*args, **options)
         if documents is not None:
@@ -78,12 +79,8 @@ class ResNetBKGenerationMixin(GenerationMixin):
         new_tokens = kwargs.get("next_sequence_length")
         cache = kwargs.get("cache")
         if new_tokens is not None and new_tokens <= 0 and cache is not None:
-            seen, name = cache.get_seq_length(), "input_ids" if inputs_embeds is None else "inputs_embeds"
-            raise ValueError(
-                f"{name} must hold the {seen} tokens of past_key_values and at least one more, but has length "
-                f"{seen + new_tokens}; pass the whole sequence, the cache knows what it has seen (an empty prompt "
-                "needs a first token)"
-            )
+            seen = cache.get_seq_length()
+            raise _nothing_new("input_ids" if inputs_embeds is None else "inputs_embeds", seen, seen + new_tokens)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         inputs.pop("position_ids", None)  # made by `generate` of transformers; those of a caller are documents by now
         if document_ids is not None:
@@ -94,6 +91,27 @@ class ResNetBKGenerationMixin(GenerationMixin):
                 document_ids = torch.cat([document_ids, document_ids[:, -1:].expand(-1, missing)], dim=1)
             inputs["document_ids"] = document_ids[:, past : past + tokens.shape[1]].to(tokens.device)
         return inputs
+
+    def _check_pieces(self, options: Mapping[str, Any], length: int) -> None:
+        """A prompt of `length` tokens that is to be read in pieces behind a cache: `generate` of transformers cuts off
+        what the cache has seen, and where nothing is left, or of embeddings, reads all of it again.
+
+        Raises:
+            ValueError: such a prompt.
+        """
+        cache = options.get("cache", options.get("past_key_values"))
+        config = options.get("generation_config") or self.generation_config
+        size = options.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        seen = cache.get_seq_length() if isinstance(cache, ResNetBKCache) and size is not None else 0
+        if not seen:
+            return
+        if options.get("inputs_embeds") is not None:
+            raise ValueError(
+                f"prefill_chunk_size={size} with inputs_embeds after the {seen} tokens of past_key_values, which would "
+                "be read again; leave it out"
+            )
+        if not _tokens_before(options, length, seen) and seen >= length:
+            raise _nothing_new("input_ids", seen, length)
 
     def _prepare_cache_for_generation(
         self,
@@ -125,6 +143,13 @@ class ResNetBKGenerationMixin(GenerationMixin):
         elif generation_config.use_cache is not False:
             model_kwargs["cache"] = ResNetBKCache(self.config)
         return cache is None
+
+
+def _nothing_new(name: str, seen: int, length: int) -> ValueError:
+    return ValueError(
+        f"{name} must hold the {seen} tokens of past_key_values and at least one more, but has length {length}; pass "
+        "the whole sequence, the cache knows what it has seen (an empty prompt needs a first token)"
+    )
 
 
 def _as_counted_before(numbers: Tensor | None, cache: ResNetBKCache | None) -> Tensor | None:

@@ -34,6 +34,7 @@ from resnet_bk.models.checks import (
     check_config,
     check_logits_to_keep,
     check_outputs,
+    check_precision,
     check_targets,
     check_unpadded,
     items_in_batch,
@@ -45,7 +46,7 @@ from resnet_bk.models.generation import ResNetBKGenerationMixin
 from resnet_bk.models.mixed_precision import mixed_precision
 from resnet_bk.models.outputs import ResNetBKCausalLMOutput, ResNetBKModelOutput, wants_dict
 from resnet_bk.models.stack import BlockStack
-from resnet_bk.models.targets import TargetLosses, count_labels, labels_a_target, shifted_targets
+from resnet_bk.models.targets import TargetLosses, count_labels, of_all_labels, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
@@ -181,6 +182,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
 
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         with mixed_precision(self.config, hidden.device):
+            if inputs_embeds is not None:
+                check_precision(inputs_embeds, self.norm.weight.dtype)
             passed = self.stack.run(
                 self.layers,
                 hidden,
@@ -337,9 +340,9 @@ class ResNetBKForCausalLM(TargetLosses, ResNetBKPreTrainedModel, ResNetBKGenerat
             auxiliary = output.aux_loss
             if items is not None:
                 assert labels is not None
-                loss = loss * labels_a_target(labels, of_labels) / items
+                loss = of_all_labels(loss, labels, of_labels) / items
                 if auxiliary is not None:  # a mean over this batch
-                    auxiliary = auxiliary * (count_labels(labels) / items)
+                    auxiliary = auxiliary * count_labels(labels) / items
             if auxiliary is not None:
                 loss = loss + auxiliary
         logits = None

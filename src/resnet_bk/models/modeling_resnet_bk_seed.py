@@ -30,7 +30,7 @@ from resnet_bk.models.checks import (
 from resnet_bk.models.configuration_resnet_bk_seed import ResNetBKSeedConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.packing import check_numbers, prompt_shape
-from resnet_bk.models.targets import labels_a_target, shifted_targets
+from resnet_bk.models.targets import of_all_labels, shifted_targets
 
 
 class ResNetBKSeedPreTrainedModel(PreTrainedModel):
@@ -183,7 +183,7 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
             reduction = "mean" if items is None else "sum"
             loss = head_loss(hidden, self.lm_head, targets, reduction=reduction)
             if items is not None:
-                loss = loss * labels_a_target(labels, targets) / items
+                loss = of_all_labels(loss, labels, targets) / items
         logits = None
         if return_logits if return_logits is not None else labels is None or not self.training:
             check_logits_to_keep(logits_to_keep, hidden.shape[1])

@@ -46,6 +46,8 @@ def count_labels(labels: Tensor) -> Tensor:
     return (labels[:, 1:] != IGNORED).sum()
 
 
-def labels_a_target(labels: Tensor, targets: Tensor) -> Tensor:
-    """`count_labels` over the number of targets, which is smaller where padding or documents take some away; 0-d."""
-    return count_labels(labels) / (targets != IGNORED).sum().clamp_min(1)
+def of_all_labels(loss: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """A sum over targets [B, T] as one over `count_labels`, of which there are more where padding or documents take
+    some away; 0-d. The loss comes first, so that its precision decides: whole numbers are divided in the default one.
+    """
+    return loss * count_labels(labels) / (targets != IGNORED).sum().clamp_min(1)
