@@ -90,6 +90,11 @@ def test_bits_a_character_have_a_ratio_where_no_word_is_unknown(tmp_path: Path) 
     results = sample_results("llama")
     compared = compare_results([write(tmp_path / "a", results, **known), write(tmp_path / "b", results, **other)])
     assert printed(compared)["llama/held-out bits/character"][2] == "1.00"
+    assert "Bits a character depend less on the vocabulary." in str(comparison_table(compared).caption)
+    elsewhere = known | {"fingerprints": other["fingerprints"] | {"corpus": "other"}}
+    compared = compare_results([tmp_path / "a", write(tmp_path / "c", results, **elsewhere)])
+    assert printed(compared)["llama/held-out bits/character"][2] == ""
+    assert "for the texts are not known to be one" in str(comparison_table(compared).caption)
 
 
 def test_the_same_text_has_ratios_of_perplexities(tmp_path: Path) -> None:

@@ -358,3 +358,8 @@ def test_a_protocol_that_was_changed_is_not_taken_for_the_one_that_ships() -> No
     own_text = notes(shipped | {"protocol": changed["protocol"] | own}, warning=True)
     assert 'Not quick as it ships: dataset "a/b.txt" (there "embedded"), steps' in own_text
     assert "made for that one" not in own_text
+    # A folder of one's own may be called as the text that comes with the package, and what does not come lies anywhere.
+    own_folder = notes(shipped | {"protocol": shipped["protocol"] | {"dataset": "/tmp/embedded"}}, warning=True)
+    assert 'Not quick as it ships: dataset "/tmp/embedded" (there "embedded").' in own_folder
+    books = load_protocol("books").model_dump() | {"dataset": "/elsewhere/standard-ebooks"}
+    assert "as it ships" not in notes(sample_results() | {"protocol": books}, warning=True)

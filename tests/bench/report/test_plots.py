@@ -112,6 +112,15 @@ def test_six_models_with_seeds_and_long_names() -> None:
     assert "a-causal-language-model-with-a-rather-long-name-v2" in found["loss-steps"].alternative
 
 
+def test_seeds_that_logged_other_steps_have_a_mean_too() -> None:
+    often = np.array([[10.0, 8.0], [20.0, 6.0], [30.0, 5.0], [40.0, 4.0]])
+    seldom = np.array([[20.0, 7.0], [40.0, 6.0]])
+    assert plots._mean_curve([often, seldom]).tolist() == [[20.0, 6.5], [40.0, 5.0]]
+    # Of seconds, which are another number with every seed: by the share of the training.
+    slower = seldom * [2.0, 1.0]
+    assert plots._mean_curve([slower, often]).tolist() == [[30.0, 6.5], [60.0, 5.0]]
+
+
 def test_a_leaking_model_is_left_out_of_every_plot() -> None:
     results = sample_results()
     leaking = sample_run("resnet-bk-seed", audit="leaks", validation_log=sample_run("llama")["validation_log"])

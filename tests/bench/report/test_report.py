@@ -183,6 +183,19 @@ def test_ngram_baselines_stand_beside(page: Page) -> None:
     row = with_them.table("Different n-grams")["5-gram"]
     assert list(row.values()) == ["5-gram", "85.8", "1.230", "753,640"]
     assert "Kneser-Ney, on the training text, with the same vocabulary" in with_them.text
+    assert "perplexity over the same tokens of the validation split." in with_them.text
+    assert row["Held-out perplexity"] == "85.8"
+
+
+def test_ngrams_of_another_split_are_said_to_be_of_other_text() -> None:
+    unread = "Held-out figures are of the validation split; the test split was not read."
+    assert unread in render(sample_results("llama")).text
+    entry = {"name": "5-gram", "order": 5, "perplexity": 85.8, "bits_per_character": 1.23, "different_ngrams": 753_640}
+    found = {"split": "test", "method": "Kneser-Ney", "ngrams": [entry]}
+    page = render(sample_results("llama") | {"ngrams": found})
+    assert "Held-out figures are of the validation split." in page.text
+    assert "of the split test, other text than the held-out figures of the models are of." in page.text
+    assert page.table("Different n-grams")["5-gram"]["Perplexity, test"] == "85.8"
 
 
 def test_what_kind_of_memory_it_is() -> None:

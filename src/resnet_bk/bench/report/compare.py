@@ -36,8 +36,8 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
         rates), `models` (name -> figures, None where there is none) and `ngrams` (name -> perplexity);
         `on_shared_seeds`: for two paths, name -> the figures of both over the seeds that both have, of models for which
         there are such;
-        `perplexities_comparable`: whether all were measured on the same held-out tokens; `rows_alike`: whether in as
-        many rows;
+        `perplexities_comparable`: whether all were measured on the same held-out tokens; `one_corpus`: whether their
+        texts are one, in whatever tokens; `rows_alike`: whether they were measured in as many rows;
         `training_perplexities_comparable`: whether all were trained on the same tokens; `times_comparable`: whether all
         runs were made on one kind of processor or GPU with as many threads, as far as the results say.
 
@@ -60,6 +60,7 @@ def compare_results(paths: Sequence[Path]) -> dict[str, Any]:
         "results": [_figures(path, results) for path, results in zip(paths, parsed, strict=True)],
         "on_shared_seeds": _on_shared_seeds(*parsed) if len(parsed) == 2 else {},
         "perplexities_comparable": _one_text(parsed, SAME_TEXT),
+        "one_corpus": _one_text(parsed, ("corpus",)),
         "rows_alike": len({results.protocol.get(ROWS) for results in parsed}) == 1,
         "training_perplexities_comparable": _one_text(parsed, SAME_TRAINING_TEXT),
         "times_comparable": _one_machine(parsed),
@@ -171,8 +172,8 @@ NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY)
 NOT_ACROSS_ROWS = ("held_out_perplexity", "held_out_perplexity_without_carry", "bits_per_character")
 NOT_ACROSS_TRAINING_TEXTS = ("training_perplexity",)
 NO_RATIO = ("seeds", "learning_rates")
-# An unknown word costs what one word costs, and brings all of its characters.
-NOT_WITH_UNKNOWNS = ("bits_per_character",)
+# Of one corpus in other tokens too, but for unknown words: one costs what one word costs, and brings all characters.
+NOT_ACROSS_CORPORA = ("bits_per_character",)
 NOT_ACROSS_MACHINES = ("training_time", "tokens_per_second", "peak_memory_mb")
 
 
@@ -208,7 +209,7 @@ def comparison_table(compared: dict[str, Any]) -> Table:
         *(() if same else NOT_ACROSS_TEXTS),
         *(() if compared["rows_alike"] else NOT_ACROSS_ROWS),
         *(() if compared["training_perplexities_comparable"] else NOT_ACROSS_TRAINING_TEXTS),
-        *(() if same or not _unknown(compared) else NOT_WITH_UNKNOWNS),
+        *(() if same or (compared["one_corpus"] and not _unknown(compared)) else NOT_ACROSS_CORPORA),
         *(() if compared["times_comparable"] else NOT_ACROSS_MACHINES),
     )
     for name in dict.fromkeys(name for found in results for name in found["ngrams"]):
@@ -258,11 +259,12 @@ def _caption(compared: dict[str, Any]) -> str:
             "Other held-out text or vocabulary: perplexities say how hard each text is for its model and are no "
             "contest; no ratio of them is shown. "
         )
-        text += (
-            "Nor is one of bits a character, which are the fewer the more words are <unk>."
-            if _unknown(compared)
-            else "Bits a character depend less on the vocabulary."
-        )
+        if not compared["one_corpus"]:
+            text += "Nor is one of bits a character, for the texts are not known to be one."
+        elif _unknown(compared):
+            text += "Nor is one of bits a character, which are the fewer the more words are <unk>."
+        else:
+            text += "Bits a character depend less on the vocabulary."
     if not compared["rows_alike"]:
         text += (
             "\nOther numbers of rows (batch_size), each of which begins without what came before: no ratio of "

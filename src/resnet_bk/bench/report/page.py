@@ -142,6 +142,8 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "variables": {name: style.variable for name, style in styles.items()},
         "seeds": sorted({seed for model in models for seed in model.seeds}),
         "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),
+        "test_was_read": any(run.test_perplexity is not None for model in order for run in model.runs)
+        or (results.ngrams is not None and results.ngrams.split == "test"),
         "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
         "any_windows": any(model.overlapping for model in models),
