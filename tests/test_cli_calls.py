@@ -102,6 +102,8 @@ def test_bad_protocol_file(tmp_path):
         ([], ["see resnet-bk --help", "command"]),
         (["bench"], ["PROTOCOL", "see resnet-bk bench --help"]),
         (["bench", "quick", "--set", "seeds=42,43"], ["seeds='42,43': must be a list; write it with brackets"]),
+        (["bench", "quick", "--out", ""], ["--out", "is empty; name a folder, or leave --out out"]),
+        (["train", "quick", "--out=~nobody-of-this-name/x"], ["--out", "~nobody-of-this-name/x", "name a folder"]),
         (["bench", "quick", "--nonsense"], ["--nonsense", "see resnet-bk bench --help"]),
         (["nonsense"], ["'nonsense'", "see resnet-bk --help"]),
         (["generate", "x"], ["--prompt"]),
@@ -117,6 +119,14 @@ def test_bad_protocol_file(tmp_path):
 )
 def test_calls_that_cannot_be_read(arguments, parts):
     assert_bad_call(call(*arguments, name="resnet-bk"), *parts)
+
+
+def test_results_in_the_home(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    done = call("ngrams", home / "tiny.yaml", "--orders", "1", "--out=~/found")
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["found"]
 
 
 def test_a_reader_that_goes_away_is_no_answer():

@@ -8,7 +8,7 @@ import yaml
 
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.bench.tiny_bench import settings, write_text
-from tests.command_line import call
+from tests.command_line import assert_bad_call, call
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,17 @@ def test_flops_by_every_kind_of_name(home):
     one = call("flops", home / "tiny.yaml", "--models", "resnet-bk-seed").stdout
     assert "as the report counts" in one
     assert "resnet-bk-seed-causal" not in one
+
+
+def test_a_shape_is_not_set_for_what_has_its_own(home):
+    run, saved = home / "out" / "resnet-bk-seed" / "seed-42", home / "saved"
+    for setting in ("hidden_size=16", "tie_word_embeddings=true"):
+        says = (f"--set {setting}: ", "has a shape of its own, which no setting changes; leave it out")
+        for name in (run, saved, saved / "config.json"):
+            for command in ("flops", "inspect"):
+                assert_bad_call(call(command, name, "--protocol", home / "tiny.yaml", "--set", setting), *says)
+        for name in (saved, saved / "config.json", "mistral"):
+            assert_bad_call(call("audit", name, "--quick", "--set", setting), *says)
 
 
 def test_a_type_that_does_not_take_the_shape(monkeypatch):

@@ -31,6 +31,7 @@ from resnet_bk.cli_options import (
     Split,
     listed_names,
     listed_numbers,
+    out_option,
 )
 from resnet_bk.process import tune_process
 
@@ -223,7 +224,7 @@ def lengths(
     windows: Annotated[
         str | None, typer.Option("--windows", metavar="W,W", help="Tokens in view. [1, 4 and 16 segments]")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/lengths.json as well.")] = None,
+    out: Annotated[Path | None, out_option("Write DIR/lengths.json as well.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -251,7 +252,7 @@ def repeats(
     window: Annotated[
         int | None, typer.Option("--window", metavar="W", help="Tokens of a window. [a segment of the first run]")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/repeats.json as well.")] = None,
+    out: Annotated[Path | None, out_option("Write DIR/repeats.json as well.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -412,7 +413,7 @@ def ngrams(
     settings: Settings = None,
     orders: Annotated[str, typer.Option("--orders", metavar="N,N", help="Lengths of the n-grams.")] = "1,2,5",
     split: Annotated[str, typer.Option("--split", help="validation, test, or another held-out split.")] = "validation",
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write DIR/ngrams.json as well.")] = None,
+    out: Annotated[Path | None, out_option("Write DIR/ngrams.json as well.")] = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of n-gram models (Kneser-Ney) on the tokens that a protocol's models are scored on."""

@@ -1,7 +1,7 @@
 """Arguments and options that several commands of the command line share, and lists with commas in them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,24 @@ ModelProtocol = Annotated[
         "--protocol", metavar="PROTOCOL", help="Gives the shapes; by default a run's own protocol, else seed."
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Results; by default runs/<protocol>.")]
+
+
+def _folder(text: str) -> Path:
+    """A folder to write to; a home is looked up, as shells do it for `--out DIR` and not for `--out=DIR`."""
+    if not text.strip():
+        raise typer.BadParameter("is empty; name a folder, or leave --out out")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise typer.BadParameter(f"{text}: {error}; name a folder that can be written") from error
+
+
+def out_option(what: str) -> Any:
+    """--out, with what is written there for a help text."""
+    return typer.Option("--out", metavar="DIR", parser=_folder, help=what)
+
+
+Out = Annotated[Path | None, out_option("Results; by default runs/<protocol>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

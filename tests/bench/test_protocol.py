@@ -236,6 +236,11 @@ def test_numbers_of_yaml(text, value):
         ("name.x=3", r"--set name.x=3: name is a value, it has no keys"),
         ("steps=[3", r"--set steps, line 1: not valid YAML"),
         ("steps=", r'--set steps=: no value; give one, null where there may be none, or "" for an empty text$'),
+        ("steps=#100", r"--set steps=#100: what stands behind # would be a comment of YAML; put the value in quotes"),
+        (
+            "dataset=/a/books #2",
+            r"--set dataset=/a/books #2: what stands behind # .* quotes of its own, --set 'dataset=",
+        ),
         (
             "models.gpt3=null",
             r"--set models.gpt3=null: there is no such model \(did you mean gpt2\?\); the protocol has",
@@ -246,6 +251,16 @@ def test_what_is_wrong_is_named(file, setting, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_protocol(str(file), [setting])
     assert "\n" not in str(caught.value)
+
+
+def test_a_sign_that_begins_no_comment(file):
+    for setting in ('description="sweep #3"', "description='#3'", "description=a#3"):
+        assert "#3" in load_protocol(str(file), [setting]).description
+
+
+def test_text_that_is_named_twice(file):
+    with pytest.raises(ValueError, match=r"--set dataset=embedded: not read where --data b.txt says what the text is"):
+        load_protocol(str(file), ["dataset=embedded"], data="b.txt")
 
 
 def test_a_rate_that_is_set_and_lost_again(file):

@@ -330,6 +330,27 @@ def test_a_mix_of_formats_is_an_error(tmp_path: Path) -> None:
         load_corpus(tmp_path)
 
 
+def test_two_variants_of_wikitext_are_one_text(tmp_path: Path) -> None:
+    for suffix in ("tokens", "raw"):
+        for split in ("train", "valid", "test"):
+            (tmp_path / f"wiki.{split}.{suffix}").write_text(" = A = \n\n some words \n")
+    with pytest.raises(ValueError, match=r"two variants of WikiText, which are one text \(.*; keep the \.tokens files"):
+        load_corpus(tmp_path)
+    for file in tmp_path.glob("*.raw"):
+        file.unlink()
+    assert load_corpus(tmp_path).splits == SPLITS
+
+
+def test_trainings_beside_their_text_are_no_text(tmp_path: Path) -> None:
+    write_splits(tmp_path)
+    before = load_corpus(tmp_path).fingerprint
+    run = tmp_path / "runs" / "quick" / "llama" / "seed-42"
+    (run / "model").mkdir(parents=True)
+    for name in ("run.json", "log.jsonl", "model/vocab.txt"):
+        (run / name).write_text("{}\n")
+    assert load_corpus(tmp_path).fingerprint == before
+
+
 def test_a_mix_of_named_and_other_files_is_an_error(tmp_path: Path) -> None:
     write_splits(tmp_path)
     (tmp_path / "essay.txt").write_text("an essay")

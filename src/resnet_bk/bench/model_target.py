@@ -9,7 +9,7 @@ from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.protocols import shipped_protocols
-from resnet_bk.bench.resolve import is_run, protocol_config, refuse_protocol, resolve
+from resnet_bk.bench.resolve import is_run, protocol_config, refuse_protocol, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
 
 DEFAULT_PROTOCOL = "seed"
@@ -59,6 +59,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         named = resolve(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
+    refuse_shape(named, settings, ("run", "config", "hub", "saved"))
     model = None if named.kind == "type" else audit_target(name, loaded)
     if named.kind == "type":
         return Target(build_type(name, loaded), loaded, "fresh")

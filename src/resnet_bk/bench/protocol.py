@@ -222,6 +222,9 @@ def load_protocol(name_or_path: str, settings: Sequence[str] = (), data: str | N
     """
     raw = read_raw(name_or_path, settings)
     if data is not None:
+        for setting in settings:
+            if setting.partition("=")[0].strip() == "dataset":
+                raise ValueError(f"--set {setting}: not read where --data {data} says what the text is; leave one out")
         raw["dataset"] = data
     return check_protocol(raw, name_or_path)
 

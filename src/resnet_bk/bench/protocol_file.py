@@ -170,6 +170,11 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
     if not text.strip():
         raise ValueError(f'--set {setting}: no value; give one, null where there may be none, or "" for an empty text')
     value = parse_yaml(text, f"--set {key}")
+    if _has_comment(text):
+        raise ValueError(
+            f"--set {setting}: what stands behind # would be a comment of YAML; put the value in quotes of its own, "
+            f"--set '{key}=\"...\"'"
+        )
     place = raw
     for depth, part in enumerate(path[:-1], start=1):
         if place.get(part) is None:
@@ -181,6 +186,16 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
         _take_out(place, path[-1], setting)
     else:
         place[path[-1]] = value
+
+
+def _has_comment(text: str) -> bool:
+    """Whether something is left between the tokens of this YAML, which can be read."""
+    end = 0
+    for token in yaml.scan(text, Loader=_Loader):  # the last one is the end of the text
+        if "#" in text[end : token.start_mark.index]:
+            return True
+        end = max(end, token.end_mark.index)
+    return False
 
 
 def _take_out(models: dict[str, Any], name: str, setting: str) -> None:

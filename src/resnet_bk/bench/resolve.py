@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,16 @@ from resnet_bk.bench.run_folder import read_run
 from resnet_bk.data.saved_tokenizer import FILE
 from resnet_bk.hints import did_you_mean
 
+# Keys of a protocol that shape models; what is saved has its shape.
+OF_MODELS = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+    "parameter_tolerance",
+    "models",
+)
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -74,6 +85,17 @@ def resolve(name: str, protocol: Protocol) -> Named:
         f"({', '.join(protocol.models)}), no known one ({', '.join(KNOWN)}), no folder with a saved model, and no "
         "causal LM type of transformers"
     )
+
+
+def refuse_shape(named: Named, settings: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raises ValueError for a setting that shapes models, where that which was named is of one of `kinds` and has a
+    shape of its own."""
+    for setting in settings:
+        if named.kind in kinds and setting.partition("=")[0].strip().split(".")[0] in OF_MODELS:
+            raise ValueError(
+                f"--set {setting}: {named.name} has a shape of its own, which no setting changes; leave it out, or "
+                "name a model of the protocol"
+            )
 
 
 def is_protocol(name: str) -> bool:

@@ -38,6 +38,8 @@ NOT_TEXT = {"readme", "license", "licence", "copying", "credits", "notice", "cha
 SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?=[-_.\d])", re.IGNORECASE)
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<set>.*)-(?P<index>\d+)-of-(?P<count>\d+)")
+# A folder with this file is that of a training on the text, which may lie beside the text itself, and not text.
+OF_A_RUN = "run.json"
 # A single text file is cut at the end of the line nearest after the share, looked for within this many bytes.
 CUT_BYTES = 65_536
 
@@ -63,6 +65,13 @@ def load_local(path: Path) -> Corpus:
         mixed = " and ".join(str(file) for file in kinds.values())
         raise ValueError(f"data: {path} mixes formats ({mixed}); keep one, or give the folder or file that you mean")
     kind = next(iter(kinds))
+    variants = {file.suffix.lower(): file for file in files} if kind == "wikitext" else {}
+    if len(variants) > 1:
+        both = " and ".join(str(file) for file in variants.values())
+        raise ValueError(
+            f"data: {path} has two variants of WikiText, which are one text ({both}); keep the .tokens files or the "
+            ".raw ones"
+        )
     splits = _by_split(path, files)
     if kind == "parquet":
         for split, members in splits.items():
@@ -97,8 +106,8 @@ def load_local(path: Path) -> Corpus:
 
 
 def _find(folder: Path) -> list[Path]:
-    """Files of a known format under a folder, in the order of their paths. Links to folders are followed, each folder
-    once, after all that are there themselves: their own names may tell the split."""
+    """Files of a known format under a folder, in the order of their paths; none of a training's. Links to folders are
+    followed, each folder once, after all that are there themselves: their own names may tell the split."""
     found: list[Path] = []
     seen: set[str] = set()
     starts = [folder]
@@ -107,6 +116,9 @@ def _find(folder: Path) -> list[Path]:
             links: list[Path] = []
             for start in starts:
                 for parent, folders, names in os.walk(start, onerror=_raise):
+                    if OF_A_RUN in names:
+                        folders.clear()
+                        continue
                     real = os.path.realpath(parent)
                     shown = [Path(parent, name) for name in folders if not name.startswith(".") and real not in seen]
                     links += [path for path in shown if path.is_symlink()]

@@ -17,7 +17,7 @@ from resnet_bk.bench.audit.show import audit_table, leak_cost_table
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, vocabulary
 from resnet_bk.bench.console import speaker
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
-from resnet_bk.bench.resolve import is_run
+from resnet_bk.bench.resolve import is_run, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.training import training_device
 
@@ -113,6 +113,8 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     loaded = _protocol(name, protocol, settings)
+    if not options.leak_cost:  # what a leak buys is measured in trainings of the protocol
+        refuse_shape(resolve(name, loaded), settings, ("config", "hub", "saved", "type"))
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
     if options.steps is not None and not trains:
