@@ -103,6 +103,18 @@ def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_s
     assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
 
 
+@every_mixer
+def test_a_site_gain_is_a_factor_of_what_a_token_adds_to_its_site(name):
+    bent, plain, hidden = build(name, site_gain=3.0), build(name), inputs()
+    straight = plain(hidden)[0]
+    with torch.no_grad():
+        plain.chain.weight.mul_(3)
+        if hasattr(plain, "write_proj"):
+            plain.write_proj.weight.mul_(3)
+    assert_close(bent(hidden)[0], plain(hidden)[0], rtol=1e-9, atol=1e-9)
+    assert (bent(hidden)[0] - straight).abs().amax() > 1e-2
+
+
 def test_delta_state_is_what_a_chain_carries_past_impurities():
     """Sites with a matrix in the space of keys: the states one after the other, from dense products."""
     mixer, hidden = build("delta", conv_size=3), inputs()

@@ -55,6 +55,18 @@ def test_gradients_of_experts():
         assert_close(found.grad.double(), expected.grad, rtol=1e-3, atol=1e-4 * expected.grad.abs().max().item())
 
 
+def test_the_choice_of_an_expert_stays_in_float32():
+    moe, hidden = experts(), torch.randn(4, 200, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():  # what is put out is the number of the expert, times its probability, in every place
+        for weight in (moe.up_proj, moe.up_bias, moe.down_proj):
+            weight.zero_()
+        moe.down_bias.copy_(2.0 ** torch.arange(5).unsqueeze(1).expand_as(moe.down_bias))
+    expected = moe(hidden)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = moe(hidden)
+    assert torch.equal(found, expected.to(found.dtype))
+
+
 def sites(length=9, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(2, length, 1, dtype=torch.float64).uniform_(-3, 3, generator=generator)

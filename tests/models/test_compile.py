@@ -23,11 +23,15 @@ def test_compiled_is_the_same(name):
     expected = model(ids, labels=ids).loss
     # Without a code generator, which would take a minute: the graph is captured, of a dense model in one piece.
     compiled = torch.compile(model.model, backend="eager", fullgraph=name in DENSE)
-    hidden = compiled(input_ids=ids).last_hidden_state
-    loss = ops.linear_cross_entropy(hidden, model.lm_head.weight, F.pad(ids[:, 1:], (0, 1), value=-100))
+    output, targets = compiled(input_ids=ids), F.pad(ids[:, 1:], (0, 1), value=-100)
+    loss = ops.linear_cross_entropy(output.last_hidden_state, model.lm_head.weight, targets)
     if name in SPLIT:
-        loss = loss + model.model(ids).aux_loss
+        loss = loss + output.aux_loss
     assert_close(loss, expected, rtol=1e-5, atol=0)
+    named = dict(model.named_parameters())
+    found, right = (torch.autograd.grad(x, list(named.values()), allow_unused=True) for x in (loss, expected))
+    for parameter, gradient, other in zip(named, found, right, strict=True):
+        assert_close(gradient, other, rtol=1e-4, atol=1e-6, msg=parameter)
 
 
 @pytest.mark.sweep

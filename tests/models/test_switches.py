@@ -8,11 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from resnet_bk.bench.flops.count import depends_on_text, step_flops
-from resnet_bk.layers import HaltingUnit, Readout, SiteGate, SwiGLU
+from resnet_bk.layers import MIXERS, HaltingUnit, Readout, SiteGate, SwiGLU
 from resnet_bk.ops import record_backends
 from tests.models.configs import VOCAB_SIZE, build, tokens
-
-EARLY = {"early_exit_threshold": 0.3}
 
 
 def rows_seen(model, ids, kinds):
@@ -76,32 +74,6 @@ def test_nobody_goes_on_when_all_have_halted():
     first = model.model.layers[0](model.model.embed_tokens(ids)).hidden
     assert_close(output.last_hidden_state, model.model.norm(first))
     assert all(torch.count_nonzero(state.chain[1]) for state in output.cache.states())
-
-
-def test_an_early_exit_stops_sooner_in_evaluation_alone_and_in_generation():
-    late, early = build("adaptive-matrix"), build("adaptive-matrix", **EARLY)
-    ids = tokens(2, 30)
-    depths = [float(model.base_model(ids).measures["depth"]) for model in (late, early)]
-    assert depths[1] < depths[0] - 0.5
-    assert torch.equal(late.train()(ids).logits, early.train()(ids).logits)
-    early.eval()
-    logits = early(ids).logits
-    cache, pieces = None, []
-    for token in ids.split(1, dim=1):
-        output = early(token, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        pieces.append(output.logits)
-    assert_close(torch.cat(pieces, dim=1), logits, rtol=1e-3, atol=1e-4)
-
-
-def test_an_early_exit_in_generate():
-    late, early = (build("adaptive-matrix", dtype=torch.float64, **fields) for fields in ({}, EARLY))
-    prompt = tokens(3, 9)
-    options = {"max_new_tokens": 12, "do_sample": False}
-    found = early.generate(prompt, **options)
-    assert torch.equal(found, early.generate(prompt, use_cache=False, **options))
-    assert torch.equal(early(found).logits[:, 8:-1].argmax(-1), found[:, 9:])
-    assert not torch.equal(found, late.generate(prompt, **options))
 
 
 def test_depth_falls_under_a_rising_ponder_cost():
@@ -245,14 +217,16 @@ def test_mixed_precision_of_the_configuration_is_autocast():
     assert mixed.base_model(ids).last_hidden_state.dtype == torch.float32
 
 
+@pytest.mark.parametrize("state", MIXERS)
 @pytest.mark.parametrize(("gradient", "ran"), [("exact", "numba"), ("diagonal", "diagonal"), ("autograd", "reference")])
-def test_gradient_of_the_configuration(gradient, ran):
-    ids = tokens(2, 12)
-    model = build("vector-conv-nogate-dense-tied", gradient=gradient)
+def test_gradient_of_the_configuration(state, gradient, ran):
+    name = {"vector": "vector-conv-nogate-dense-tied", "matrix": "matrix-bias-affine"}.get(state, f"{state}-as-it-is")
+    ids, model = tokens(2, 12), build(name, gradient=gradient)
+    assert model.config.state == state
     with record_backends() as seen:
         logits = model(ids).logits
-    assert seen["propagate_vector"] == {ran}
-    assert_close(logits, build("vector-conv-nogate-dense-tied")(ids).logits, rtol=1e-4, atol=1e-5)
+    assert set().union(*(backends for operator, backends in seen.items() if operator.startswith("propagate"))) == {ran}
+    assert_close(logits, build(name)(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["adaptive-matrix", "sparse-matrix", "scales-matrix", "all-matrix"])

@@ -119,6 +119,24 @@ def check_forward_derivative(operator, backend, tensors, names):
         outputs(*values)
 
 
+@pytest.mark.parametrize("backend", ["numba", "chunked", "reference"])
+@each_operator
+def test_a_functional_gradient_is_right_or_refused(operator, backend):
+    tensors = draw(operator, 5, state=False)
+    names = [name for name in tensors if name not in operator.states]
+
+    def total(*given):
+        return operator.run(tensors | dict(zip(names, given, strict=True)), backend)[0].abs().sum()
+
+    values = tuple(tensors[name].detach().requires_grad_() for name in names)
+    functional = torch.func.grad(total, argnums=tuple(range(len(names))))
+    if backend == "reference":
+        torch.testing.assert_close(functional(*values), torch.autograd.grad(total(*values), values))
+    else:
+        with pytest.raises(RuntimeError):
+            functional(*values)
+
+
 def test_features_are_those_that_numba_compiles_for(monkeypatch):
     feature = next((name for name, there in get_host_cpu_features().items() if there), None)
     if feature is None:

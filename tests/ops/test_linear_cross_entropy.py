@@ -218,6 +218,17 @@ def test_a_second_derivative_raises(backend, reduction):
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("backend", available_backends("linear_cross_entropy", "cpu"))
+def test_what_is_kept_for_backward_grows_with_tokens_plus_vocabulary(backend):
+    tokens, vocabulary, width, kept = 1024, 2000, 8, []
+    hidden, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        loss = linear_cross_entropy(hidden, weight, torch.arange(tokens), backend=backend)
+    loss.backward()
+    assert hidden.grad.abs().sum() > 0
+    assert 0 < sum(kept) < 4 * (tokens + vocabulary) * width  # all probabilities are 2,048,000 numbers
+
+
 def test_a_forward_derivative_is_refused():
     x, weight, target = torch.randn(3, 4), torch.randn(5, 4), torch.tensor([0, 4, 2])
     with pytest.raises(ValueError, match=r"linear_cross_entropy: no forward-mode derivative, .* F.cross_entropy"):

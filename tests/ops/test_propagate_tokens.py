@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resnet_bk import ops
 from resnet_bk.ops import dispatch, propagate_tokens, record_backends
 from tests.ops.cases import ALONG_VECTORS, relative_error
+from tests.ops.test_accuracy import PROMISED
 from tests.ops.test_operators import TOLERANCE
 from tests.ops.threads import assert_threads_change_nothing
 
@@ -201,6 +202,22 @@ def test_long_chains(backend):
     expected = propagate_tokens(*wide, *words, backend="pairs")
     for y, z in zip((*outputs, *gradients(outputs, leaves)), (*expected, *gradients(expected, wide)), strict=True):
         assert relative_error(y, z) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="too many sites for uncompiled kernels")
+@pytest.mark.parametrize("backend", ["numba", "chunked"])
+def test_65537_sites(backend):
+    """float32 against float64 on the same, float32-rounded inputs, with a memory of a thousand sites."""
+    sites = 65_537
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, sites, 1, KEYS, generator=generator) for _ in range(2))
+    leaves = [query, key, -2e-3 * torch.rand(1, sites, 1, generator=generator)]
+    words = torch.randint(2_000, (2, 1, sites), generator=generator).unbind()
+    single, double = [x.clone().requires_grad_() for x in leaves], [x.double().requires_grad_() for x in leaves]
+    outputs = propagate_tokens(*single, *words, backend=backend)
+    exact = propagate_tokens(*double, *words, backend="numba")
+    for y, z in zip((*outputs, *gradients(outputs, single)), (*exact, *gradients(exact, double)), strict=True):
+        assert relative_error(y, z) < PROMISED
 
 
 @pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="uncompiled kernels have no threads")

@@ -93,6 +93,17 @@ def test_records(tmp_path):
     assert [event.step for event in events.Scalars("validation_perplexity")] == [4, 8]
 
 
+def test_the_seed_of_a_run_decides_which_rows_start_anew(tmp_path):
+    ends = []
+    for call, (noise, seed) in enumerate([(1, 5), (2, 5), (2, 6)]):
+        model = tiny_resnet_bk()
+        torch.manual_seed(noise)  # what was drawn before a run is nothing to it
+        train(model, Tokens(), spec(carry_state=True, carry_reset=0.5, steps=7, seed=seed), tmp_path / str(call))
+        ends.append(model)
+    assert equal_weights(ends[0], ends[1])
+    assert not equal_weights(ends[0], ends[2])
+
+
 def test_the_state_is_carried_within_an_epoch_and_dropped_at_its_end(tmp_path, monkeypatch):
     model = tiny_resnet_bk()
     had_state = []
