@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
+from resnet_bk.hints import in_home
 
 RECALL_PROTOCOLS = recall_protocols()
 TEXT_PROTOCOLS = [name for name in shipped_protocols() if name not in RECALL_PROTOCOLS]
@@ -58,9 +59,9 @@ def _folder(text: str) -> Path:
     if not text.strip():
         raise typer.BadParameter("is empty; name a folder, or leave --out out")
     try:
-        return Path(text).expanduser()
-    except RuntimeError as error:  # the home of a user who is not there
-        raise typer.BadParameter(f"{text}: {error}; name a folder that can be written") from error
+        return in_home(text, "--out")
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def out_option(what: str) -> Any:

@@ -256,6 +256,8 @@ def test_what_is_wrong_is_named(file, setting, message):
 def test_a_sign_that_begins_no_comment(file):
     for setting in ('description="sweep #3"', "description='#3'", "description=a#3"):
         assert "#3" in load_protocol(str(file), [setting]).description
+    # In lists and keys, which may be taken from a file, comments are what they look like.
+    assert load_protocol(str(file), ["seeds=[1, 2] # two"]).seeds == [1, 2]
 
 
 def test_text_that_is_named_twice(file):

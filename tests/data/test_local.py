@@ -339,6 +339,12 @@ def test_two_variants_of_wikitext_are_one_text(tmp_path: Path) -> None:
     for file in tmp_path.glob("*.raw"):
         file.unlink()
     assert load_corpus(tmp_path).splits == SPLITS
+    for folder, suffix in (("wikitext-2", "tokens"), ("wikitext-103-raw", "raw")):
+        (tmp_path / "two" / folder).mkdir(parents=True)
+        for split in ("train", "valid", "test"):
+            (tmp_path / "two" / folder / f"wiki.{split}.{suffix}").write_text(" = A = \n\n some words \n")
+    with pytest.raises(ValueError, match="holds several data sets"):
+        load_corpus(tmp_path / "two")
 
 
 def test_trainings_beside_their_text_are_no_text(tmp_path: Path) -> None:
@@ -349,6 +355,13 @@ def test_trainings_beside_their_text_are_no_text(tmp_path: Path) -> None:
     for name in ("run.json", "log.jsonl", "model/vocab.txt"):
         (run / name).write_text("{}\n")
     assert load_corpus(tmp_path).fingerprint == before
+    with pytest.raises(ValueError, match=r"data: .*seed-42 is the folder of a training; name the text"):
+        load_corpus(run)
+    # A file of that name alone is somebody else's.
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "more.txt").write_text("more words")
+    (tmp_path / "train" / "run.json").write_text("{}")
+    assert load_corpus(tmp_path).fingerprint != before
 
 
 def test_a_mix_of_named_and_other_files_is_an_error(tmp_path: Path) -> None:

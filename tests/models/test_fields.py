@@ -60,7 +60,7 @@ FIELDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "sparsity_schedule": (1.0, {"sparse_bk": 0.5}, "loss"),
     "use_cache": (False, {}, "cache"),
 }
-# Read by `generate` of transformers alone, which has tests of its own (test_generation).
+# Read by `generate` of transformers alone.
 OF_GENERATION = {"pad_token_id", "bos_token_id", "eos_token_id"}
 
 

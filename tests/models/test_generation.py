@@ -8,7 +8,7 @@ logits of these models lie to each other.
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, LlamaConfig, TextStreamer
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, TextStreamer
 
 from resnet_bk.layers import one_token, pointer
 from resnet_bk.models import ResNetBKCache
@@ -91,19 +91,51 @@ def test_generation_goes_on_from_a_returned_cache(name):
     first = model.generate(prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     second = model.generate(first.sequences, cache=first.cache, max_new_tokens=6, do_sample=False)
     assert torch.equal(second, straight)
-    for pieces in ({}, {"prefill_chunk_size": 4}):
-        for text in (prompt, straight[:, :16]):
-            with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
-                model.generate(text, cache=first.cache, max_new_tokens=2, **pieces)
+    with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
+        model.generate(prompt, cache=first.cache, max_new_tokens=2)
 
 
-def test_embeddings_in_pieces_behind_a_cache_would_be_read_again():
-    model, ids = build("modulus-as-it-is"), tokens(2, 7)
+@pytest.mark.parametrize("how", ["argument", "config", "position", "model"])
+def test_a_prompt_in_pieces_is_read_once(how):
+    """However it is said that it comes in pieces."""
+    model, ids = build("modulus-as-it-is", dtype=torch.float64), tokens(2, 12)
+    pieces = GenerationConfig(prefill_chunk_size=3, max_new_tokens=2)
+    if how == "model":
+        model.generation_config.prefill_chunk_size = 3
+    arguments, options = {
+        "argument": ((), {"prefill_chunk_size": 3, "max_new_tokens": 2}),
+        "config": ((), {"generation_config": pieces}),
+        "position": ((pieces,), {}),
+        "model": ((), {"generation_config": GenerationConfig(max_new_tokens=2)}),
+    }[how]
+    for text in (ids, ids[:, :8]):
+        cache = model(ids, use_cache=True).cache
+        with pytest.raises(
+            ValueError, match="input_ids must hold the 12 tokens of past_key_values and at least one more"
+        ):
+            model.generate(text, *arguments, cache=cache, **options)
+
+
+def test_a_prompt_in_pieces_goes_on_behind_a_cache():
+    model, ids = build("modulus-as-it-is", dtype=torch.float64), tokens(2, 12)
+    options = {"max_new_tokens": 5, "do_sample": False}
+    expected = model.generate(ids, **options)
     cache = model(ids[:, :4], use_cache=True).cache
-    with pytest.raises(
-        ValueError, match=r"prefill_chunk_size=2 with inputs_embeds after the 4 tokens of past_key_values"
-    ):
-        model.generate(inputs_embeds=model.model.embed_tokens(ids), cache=cache, prefill_chunk_size=2, max_new_tokens=1)
+    assert torch.equal(model.generate(ids, cache=cache, prefill_chunk_size=3, **options), expected)
+
+
+def test_embeddings_in_pieces_would_be_read_more_than_once():
+    model, ids = build("modulus-as-it-is"), tokens(2, 7)
+    embeddings, says = (
+        model.model.embed_tokens(ids),
+        "prefill_chunk_size=2 with inputs_embeds {}, which would be read more",
+    )
+    cache = model(ids[:, :4], use_cache=True).cache
+    with pytest.raises(ValueError, match=says.format("after the 4 tokens of past_key_values")):
+        model.generate(inputs_embeds=embeddings, cache=cache, prefill_chunk_size=2, max_new_tokens=1)
+    cache = ResNetBKCache(model.config)
+    with pytest.raises(ValueError, match=says.format("beside input_ids")):
+        model.generate(ids, inputs_embeds=embeddings, cache=cache, prefill_chunk_size=2, max_new_tokens=1)
 
 
 @one_of_each

@@ -252,6 +252,9 @@ def test_packed_documents_are_refused():
         model(**flattened([{"input_ids": row.tolist()} for row in words]))
     with pytest.raises(ValueError, match=r"document_ids must be integers of shape \(2, 5\)"):
         model(words, document_ids=numbers[:1])
+    for name in ("document_ids", "seq_idx", "position_ids", "cu_seq_lens_q"):
+        with pytest.raises(ValueError, match=f"{name} must be a tensor, but got list"):
+            model(words, **{name: [[0, 0, 1, 1, 1]]})
     # Numbers that say nothing.
     expected = model(words).logits
     for given in ({"document_ids": numbers[1:].expand(2, 5)}, {"position_ids": torch.arange(3, 8)[None]}):

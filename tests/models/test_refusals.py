@@ -78,8 +78,27 @@ def test_embeddings_are_as_precise_as_the_model():
         with pytest.raises(ValueError, match=says):
             narrow(inputs_embeds=embeddings)
         assert narrow(inputs_embeds=embeddings.to(narrow.dtype)).logits.isfinite().all()
+    embeddings = model.model.embed_tokens(ids).detach()
     with torch.autocast("cpu", torch.bfloat16):
-        assert model(inputs_embeds=model.model.embed_tokens(ids).bfloat16()).logits.isfinite().all()
+        assert model(inputs_embeds=embeddings.bfloat16()).logits.isfinite().all()
+        with pytest.raises(ValueError, match=r"inputs_embeds must be torch\.float32 .* got torch\.float64; convert"):
+            model(inputs_embeds=embeddings.double())
+    # The earlier system adds its positions first, which widens those that are narrower.
+    seed = build_seed("surface")
+    embeddings = seed.model.embed_tokens(ids).detach()
+    assert seed(inputs_embeds=embeddings.bfloat16()).logits.isfinite().all()
+    with pytest.raises(ValueError, match=r"inputs_embeds must be torch\.float32 .* got torch\.float64; convert"):
+        seed(inputs_embeds=embeddings.double())
+    with pytest.raises(ValueError, match=r"inputs_embeds must be torch\.bfloat16 .* got torch\.float32; convert"):
+        seed.bfloat16()(inputs_embeds=embeddings)
+
+
+def test_a_state_on_another_device_is_named():
+    model, ids = build("modulus-as-it-is"), tokens(2, 9)
+    cache = model(ids, use_cache=True).cache.to("meta")
+    says = r"the state of the short convolution must be on cpu as the input is, but is on meta; move a cache with"
+    with pytest.raises(ValueError, match=says):
+        model(ids, cache=cache)
 
 
 @pytest.mark.parametrize("name", ["resnet_bk", "seed"])

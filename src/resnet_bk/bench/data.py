@@ -26,6 +26,7 @@ from resnet_bk.data import (
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, unknown_id
 from resnet_bk.data.tokenizer import KINDS, tokenizer_fingerprint
+from resnet_bk.hints import in_home
 from resnet_bk.training.progress import counter
 
 # Of every tokenizer that is trained here, for models of which the tokenizer is not asked; else `special_ids`.
@@ -38,11 +39,7 @@ def default_cache_dir() -> Path:
     Raises:
         ValueError: it is below the home of a user who is not there.
     """
-    given = os.environ.get("RESNET_BK_CACHE") or "~/.cache/resnet-bk"
-    try:
-        return Path(given).expanduser()
-    except RuntimeError as error:  # the home of a user who is not there
-        raise ValueError(f"RESNET_BK_CACHE={given}: {error}; name a folder that can be written") from error
+    return in_home(os.environ.get("RESNET_BK_CACHE") or "~/.cache/resnet-bk", "RESNET_BK_CACHE")
 
 
 def open_corpus(protocol: Protocol, splits: Iterable[str] = ("train", "validation")) -> Corpus:

@@ -42,7 +42,8 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
         settings: "key=value" each, for the protocol.
 
     Raises:
-        ValueError: no such model or protocol; settings for a run folder's own protocol.
+        ValueError: no such model or protocol; settings for a run folder's own protocol, or of the shape of a model
+            that has one.
     """
     own_protocol = protocol is None and is_run(Path(name))
     if own_protocol:

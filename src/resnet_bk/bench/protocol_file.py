@@ -170,7 +170,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
     if not text.strip():
         raise ValueError(f'--set {setting}: no value; give one, null where there may be none, or "" for an empty text')
     value = parse_yaml(text, f"--set {key}")
-    if _has_comment(text):
+    if not isinstance(value, dict | list) and _has_comment(text):
         raise ValueError(
             f"--set {setting}: what stands behind # would be a comment of YAML; put the value in quotes of its own, "
             f"--set '{key}=\"...\"'"
@@ -189,7 +189,7 @@ def _apply(raw: dict[str, Any], setting: str) -> None:
 
 
 def _has_comment(text: str) -> bool:
-    """Whether something is left between the tokens of this YAML, which can be read."""
+    """Whether YAML, which can be read, has a comment: what is left between its tokens."""
     end = 0
     for token in yaml.scan(text, Loader=_Loader):  # the last one is the end of the text
         if "#" in text[end : token.start_mark.index]:

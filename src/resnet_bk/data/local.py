@@ -38,8 +38,8 @@ NOT_TEXT = {"readme", "license", "licence", "copying", "credits", "notice", "cha
 SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?=[-_.\d])", re.IGNORECASE)
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<set>.*)-(?P<index>\d+)-of-(?P<count>\d+)")
-# A folder with this file is that of a training on the text, which may lie beside the text itself, and not text.
-OF_A_RUN = "run.json"
+# A folder with both is that of a training, which may lie beside its text, and not text.
+OF_A_RUN = {"run.json", "log.jsonl"}
 # A single text file is cut at the end of the line nearest after the share, looked for within this many bytes.
 CUT_BYTES = 65_536
 
@@ -50,6 +50,8 @@ def load_local(path: Path) -> Corpus:
     Raises ValueError for a folder without text, a mix of formats, file names of which only some name a split,
     missing shards, and for files that are empty, damaged, not UTF-8 or without a text column.
     """
+    if all((path / name).exists() for name in OF_A_RUN):
+        raise ValueError(f"data: {path} is the folder of a training; name the text")
     if path.is_dir():
         files = _find(path)
     elif path.suffix.lower() in FORMATS:
@@ -65,6 +67,7 @@ def load_local(path: Path) -> Corpus:
         mixed = " and ".join(str(file) for file in kinds.values())
         raise ValueError(f"data: {path} mixes formats ({mixed}); keep one, or give the folder or file that you mean")
     kind = next(iter(kinds))
+    splits = _by_split(path, files)
     variants = {file.suffix.lower(): file for file in files} if kind == "wikitext" else {}
     if len(variants) > 1:
         both = " and ".join(str(file) for file in variants.values())
@@ -72,7 +75,6 @@ def load_local(path: Path) -> Corpus:
             f"data: {path} has two variants of WikiText, which are one text ({both}); keep the .tokens files or the "
             ".raw ones"
         )
-    splits = _by_split(path, files)
     if kind == "parquet":
         for split, members in splits.items():
             if not sum(readers.check_parquet(member) for member in members):
@@ -116,7 +118,7 @@ def _find(folder: Path) -> list[Path]:
             links: list[Path] = []
             for start in starts:
                 for parent, folders, names in os.walk(start, onerror=_raise):
-                    if OF_A_RUN in names:
+                    if OF_A_RUN.issubset(names):
                         folders.clear()
                         continue
                     real = os.path.realpath(parent)

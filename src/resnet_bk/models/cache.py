@@ -221,7 +221,7 @@ def check_row_numbers(indices: Tensor, batch: int) -> None:
     """
     numbers = isinstance(indices, Tensor) and indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
     # Elsewhere than on the CPU looking would wait for the device.
-    looked = numbers and batch != -1 and indices.device.type == "cpu"
+    looked = numbers and batch != -1 and indices.device.type == "cpu" and not torch.compiler.is_compiling()
     if not numbers or (looked and bool(((indices < 0) | (indices >= batch)).any())):
         within = "" if batch == -1 else f", from 0 to {batch - 1}"
         if numbers:

@@ -36,11 +36,13 @@ def check_config(config: Any, kind: type[Any]) -> None:
 
 
 def check_precision(inputs_embeds: Tensor, dtype: torch.dtype) -> None:
-    """Raises ValueError for embeddings of another type than the weights, where no autocast makes them alike."""
-    if inputs_embeds.dtype != dtype and not autocast_enabled(inputs_embeds.device):
+    """Raises ValueError for embeddings of another type than the weights, where no autocast makes them alike, which it
+    does not of float64."""
+    alike = autocast_enabled(inputs_embeds.device) and torch.float64 not in (inputs_embeds.dtype, dtype)
+    if inputs_embeds.dtype != dtype and not alike:
         raise ValueError(
             f"inputs_embeds must be {dtype} as the model is, but got {inputs_embeds.dtype}; convert them with "
-            f".to({dtype}), or call the model under torch.autocast"
+            f".to({dtype})"
         )
 
 

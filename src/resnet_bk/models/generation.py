@@ -1,7 +1,7 @@
 """How `generate` of `transformers` calls ResNet-BK: documents of the prompt, the cache, and what cannot be had."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ class ResNetBKGenerationMixin(GenerationMixin):
         names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         check_tensors(document_ids=documents, **names)
         shape = prompt_shape(args, options)
-        self._check_pieces(options, shape[1])
         if documents is None and all(value is None for value in names.values()):
             return super().generate(*args, **options)
         if documents is not None:
@@ -92,26 +91,26 @@ class ResNetBKGenerationMixin(GenerationMixin):
             inputs["document_ids"] = document_ids[:, past : past + tokens.shape[1]].to(tokens.device)
         return inputs
 
-    def _check_pieces(self, options: Mapping[str, Any], length: int) -> None:
-        """A prompt of `length` tokens that is to be read in pieces behind a cache: `generate` of transformers cuts off
-        what the cache has seen, and where nothing is left, or of embeddings, reads all of it again.
-
-        Raises:
-            ValueError: such a prompt.
+    def _prefill(
+        self, input_ids: Any, generation_config: Any, model_kwargs: dict[str, Any], is_first_iteration: bool = True
+    ) -> Any:
+        """The first call for a prompt. Where it is read in pieces, `generate` of transformers cuts off what a cache has
+        seen, and reads all of it again if nothing is left; embeddings it reads whole for every piece of the tokens.
         """
-        cache = options.get("cache", options.get("past_key_values"))
-        config = options.get("generation_config") or self.generation_config
-        size = options.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        seen = cache.get_seq_length() if isinstance(cache, ResNetBKCache) and size is not None else 0
-        if not seen:
-            return
-        if options.get("inputs_embeds") is not None:
+        size, cache = generation_config.prefill_chunk_size, model_kwargs.get("cache")
+        seen = 0 if cache is None else cache.get_seq_length()
+        if size is not None and model_kwargs.get("inputs_embeds") is not None and (seen or input_ids.shape[1] > size):
+            where = f"after the {seen} tokens of past_key_values" if seen else "beside input_ids"
             raise ValueError(
-                f"prefill_chunk_size={size} with inputs_embeds after the {seen} tokens of past_key_values, which would "
-                "be read again; leave it out"
+                f"prefill_chunk_size={size} with inputs_embeds {where}, which would be read more than once; leave it "
+                "out"
             )
-        if not _tokens_before(options, length, seen) and seen >= length:
+        mask, length = model_kwargs.get("attention_mask"), input_ids.shape[1]
+        covered = getattr(generation_config, "_mask_length", -1) if mask is None else mask.shape[1]
+        if size is not None and covered == length <= seen:  # the whole text, not what is new alone
             raise _nothing_new("input_ids", seen, length)
+        of_any = cast(Any, super())  # whose type wants a whole model
+        return of_any._prefill(input_ids, generation_config, model_kwargs, is_first_iteration=is_first_iteration)
 
     def _prepare_cache_for_generation(
         self,

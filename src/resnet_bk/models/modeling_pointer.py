@@ -185,7 +185,7 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
                 summed and divided by it.
             return_dict: false for a tuple.
             document_ids, position_ids, seq_idx, cu_seq_lens_q: must not say that a row holds several documents:
-                packing is not supported. A position means nothing else here.
+                packing is not supported. A position means nothing else here, and the language model counts from 0.
             cu_seq_lens_k, max_length_q, max_length_k: what packing collators give beside cu_seq_lens_q; not read.
 
         Raises:
@@ -197,7 +197,8 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
         shape = check_tokens(input_ids, None, self.config)
         check_targets(labels, targets, reduction, shape, self.config)
         items = items_in_batch(num_items_in_batch, targets)
-        check_tensors(attention_mask=attention_mask)
+        packing = {"document_ids": document_ids, "seq_idx": seq_idx, "position_ids": position_ids}
+        check_tensors(attention_mask=attention_mask, cu_seq_lens_q=cu_seq_lens_q, **packing)
         if attention_mask is not None and tuple(attention_mask.shape) != shape:
             raise ValueError(
                 f"attention_mask must have shape {shape}, but got {tuple(attention_mask.shape)}; pass the mask that "
@@ -212,8 +213,7 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
             check_numbers("document_ids", document_ids, shape)
         documents = packed_documents(document_ids, position_ids, seq_idx, cu_seq_lens_q, shape=shape)
         if documents is not None and bool((documents[:, 1:] != documents[:, :-1]).any()):
-            named = {"document_ids": document_ids, "seq_idx": seq_idx, "position_ids": position_ids}
-            given = next((name for name, value in named.items() if value is not None), "cu_seq_lens_q")
+            given = next((name for name, value in packing.items() if value is not None), "cu_seq_lens_q")
             raise ValueError(
                 f"{given} packs several documents into a row, but {self.config.model_type} reads a row as one text; "
                 "give every document a row of its own, or take a model of type resnet_bk"

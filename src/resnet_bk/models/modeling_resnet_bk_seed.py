@@ -23,6 +23,7 @@ from resnet_bk.models.checks import (
     check_labels,
     check_logits_to_keep,
     check_outputs,
+    check_precision,
     check_tensors,
     check_tokens,
     items_in_batch,
@@ -106,6 +107,8 @@ class ResNetBKSeedModel(ResNetBKSeedPreTrainedModel):
         boundaries = find_boundaries(attention_mask, document_ids, shape=(batch, length))
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         hidden = hidden + self.embed_positions(_positions(boundaries, length, hidden.device))
+        if inputs_embeds is not None:
+            check_precision(hidden, self.norm.weight.dtype)  # the sum: narrower ones have become as wide
 
         hidden_states: list[Tensor] = []
         if output_hidden_states is None:

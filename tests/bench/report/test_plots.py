@@ -119,6 +119,8 @@ def test_seeds_that_logged_other_steps_have_a_mean_too() -> None:
     # Of seconds, which are another number with every seed: by the share of the training.
     slower = seldom * [2.0, 1.0]
     assert plots._mean_curve([slower, often]).tolist() == [[30.0, 6.5], [60.0, 5.0]]
+    no_time = seldom * [0.0, 1.0]
+    assert plots._mean_curve([no_time, often * [0.0, 1.0]])[-1].tolist() == [0.0, 5.0]
 
 
 def test_a_leaking_model_is_left_out_of_every_plot() -> None:

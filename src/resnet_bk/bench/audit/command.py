@@ -112,7 +112,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     """
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
-    loaded = _protocol(name, protocol, settings)
+    loaded = _protocol(name, protocol, settings, options.data)
     if not options.leak_cost:  # what a leak buys is measured in trainings of the protocol
         refuse_shape(resolve(name, loaded), settings, ("config", "hub", "saved", "type"))
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
@@ -141,11 +141,11 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     return Audited(name, parameters, str(device), audit, cost)
 
 
-def _protocol(name: str, protocol: str | None, settings: Sequence[str]) -> Protocol:
+def _protocol(name: str, protocol: str | None, settings: Sequence[str], data: str | None) -> Protocol:
     """The protocol of a run folder, else the one that is named."""
     folder = Path(name)
     if not is_run(folder):
-        return load_protocol(protocol or DEFAULT_PROTOCOL, settings)
+        return load_protocol(protocol or DEFAULT_PROTOCOL, settings, data)
     if protocol is not None:
         raise ValueError(f"--protocol {protocol}: {name} is a finished run with a protocol of its own; leave it out")
     of_run = check_protocol(read_run(folder, "protocol")["protocol"], name)

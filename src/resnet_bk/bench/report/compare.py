@@ -172,7 +172,8 @@ NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY)
 NOT_ACROSS_ROWS = ("held_out_perplexity", "held_out_perplexity_without_carry", "bits_per_character")
 NOT_ACROSS_TRAINING_TEXTS = ("training_perplexity",)
 NO_RATIO = ("seeds", "learning_rates")
-# Of one corpus in other tokens too, but for unknown words: one costs what one word costs, and brings all characters.
+# Bits a character of one corpus can be compared whatever the tokens, but for unknown words: one is charged as one
+# word, and brings all of its characters.
 NOT_ACROSS_CORPORA = ("bits_per_character",)
 NOT_ACROSS_MACHINES = ("training_time", "tokens_per_second", "peak_memory_mb")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from resnet_bk.bench.environment import MACHINE, machine
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, load_protocol
-from resnet_bk.bench.protocols import ELSEWHERE, recall_protocols, shipped_protocols
+from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.results_schema import Results, Run
 from resnet_bk.bench.report.statistics import (
@@ -241,8 +241,8 @@ def _changed(protocol: dict[str, Any]) -> list[str]:
     shipped = load_protocol(name).model_dump()
     compared = [key for key in shipped if key in protocol and key not in NOT_OF_A_RUN]
     here, there = str(protocol.get("dataset")), str(shipped["dataset"])
-    # What does not come with the package may lie anywhere.
-    if here != there and not (there.startswith(ELSEWHERE) and Path(here).name == Path(there).name):
+    # A text that does not come with the package may lie anywhere.
+    if here != there and (there == "embedded" or Path(here).name != Path(there).name):
         compared.insert(0, "dataset")
     pairs = [(key, protocol[key], shipped[key]) for key in compared]
     given = protocol.get("models")

@@ -128,6 +128,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
     entries = protocol.get("models")
     tokens = {sum(bucket.tokens for bucket in run.buckets) for model in order for run in model.runs if run.buckets}
     unknown = [run.unk_rate for model in models for run in model.runs if run.unk_rate is not None]
+    any_test = any(run.test_perplexity is not None for model in order for run in model.runs)
     return {
         "name": str(protocol.get("name", "bench")),
         "description": protocol.get("description"),
@@ -141,9 +142,8 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "ratios": {} if reference is None else {model.name: perplexity_ratio(model, reference) for model in order},
         "variables": {name: style.variable for name, style in styles.items()},
         "seeds": sorted({seed for model in models for seed in model.seeds}),
-        "any_test": any(run.test_perplexity is not None for model in order for run in model.runs),
-        "test_was_read": any(run.test_perplexity is not None for model in order for run in model.runs)
-        or (results.ngrams is not None and results.ngrams.split == "test"),
+        "any_test": any_test,
+        "test_was_read": any_test or (results.ngrams is not None and results.ngrams.split == "test"),
         "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
         "any_windows": any(model.overlapping for model in models),

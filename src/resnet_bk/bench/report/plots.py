@@ -173,12 +173,12 @@ def _smoothed(line: np.ndarray) -> np.ndarray:
 def _mean_curve(lines: list[np.ndarray]) -> np.ndarray:
     """The mean over seeds, point by point.
 
-    Where seeds logged other steps, the points are those of the one that logged the fewest: equal shares of the
-    training, each between the points of a seed that are next to it.
+    Where seeds logged more or fewer points, they are those of the one with the fewest: equal shares of the training,
+    each between the points of a seed that are next to it.
     """
     if len({len(line) for line in lines}) == 1:
         return np.mean(lines, axis=0)
-    shares = [line[:, 0] / line[-1, 0] for line in lines]
+    shares = [line[:, 0] / (line[-1, 0] or 1.0) for line in lines]
     fewest = min(shares, key=len)
     grid = fewest[fewest >= max(share[0] for share in shares)]
     values = [np.interp(grid, share, line[:, 1]) for share, line in zip(shares, lines, strict=True)]
