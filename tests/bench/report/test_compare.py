@@ -155,9 +155,13 @@ def test_peaks_of_different_kinds_have_no_ratio(tmp_path: Path) -> None:
     other = copy.deepcopy(results)
     for run in other["runs"]:
         run["peak_memory_kind"] = "since the start of the process"
-    paths = [write(tmp_path / "a", results), write(tmp_path / "b", other)]
-    assert printed(compare_results(paths))["llama/peak memory"][2] == ""
-    assert printed(compare_results(paths))["llama/training time"][2] == "1.00"
+    first = write(tmp_path / "first", results)
+    same = compare_results([first, write(tmp_path / "same", results)])
+    unlike = compare_results([first, write(tmp_path / "unlike", other)])
+    assert [printed(compared)["llama/peak memory"][2] for compared in (same, unlike)] == ["1.00", ""]
+    assert printed(unlike)["llama/training time"][2] == "1.00"
+    captions = [str(comparison_table(compared).caption) for compared in (same, unlike)]
+    assert ["peak_memory_kind" in caption for caption in captions] == [False, True]
 
 
 def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def comparison_table(compared: dict[str, Any]) -> Table:
         table.add_row(Text(name, style="bold"))
         models = [found["models"].get(name) for found in results]
         shared = compared["on_shared_seeds"].get(name)
-        other_memory = len({str(model["peak_memory_kinds"]) for model in shared or ()}) > 1
+        other_memory = _other_memory(shared)
         for key, label, show in MODEL_ROWS:
             values = [None if model is None else model[key] for model in models]
             if key in IF_ANY and values == [None] * len(values):
@@ -242,6 +242,11 @@ def _other_seeds(compared: dict[str, Any]) -> bool:
         return False
     first, second = (found["models"] for found in compared["results"])
     return any(first[name]["seeds"] != second[name]["seeds"] for name in first.keys() & second.keys())
+
+
+def _other_memory(shared: Sequence[dict[str, Any]] | None) -> bool:
+    """Whether the peaks of a model in the two results were measured in other ways."""
+    return len({str(model["peak_memory_kinds"]) for model in shared or ()}) > 1
 
 
 def _unknown(compared: dict[str, Any]) -> bool:
@@ -278,4 +283,6 @@ def _caption(compared: dict[str, Any]) -> str:
             "\nMade on other processors or with other numbers of threads: times and memory cannot be compared, and no "
             "ratio of them is shown."
         )
+    elif any(map(_other_memory, compared["on_shared_seeds"].values())):
+        text += "\nWhere peak memory was measured in other ways (peak_memory_kind), no ratio of it is shown."
     return text
