@@ -25,7 +25,7 @@ PLACE = "front"
 # Protocol: its text, in words.
 TEXTS = {
     "quick": "Wikipedia introductions, {} words",
-    "books": "books, {} words",
+    "books": "books (held out: one novel), {} words",
     "seed-local-tuned": "Kyoto articles, {} words",
     "small": "Kyoto articles, {} subwords",
 }

@@ -31,6 +31,7 @@ from benchmarks.pages.page import (
     trained_and_read,
 )
 from resnet_bk.bench.report import formatting as fmt
+from resnet_bk.bench.report.results_schema import Bucket, known_words
 from resnet_bk.bench.report.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ TRANSFORMERS = ("llama", "gpt2")
 LLAMA = "llama"
 HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
 OVERLAPPING = "held_out_perplexity_overlapping"
+WITHOUT_POINTER, POINTERS = "no-pointer", {OURS, "llama-pointer"}
 
 
 def best_transformer(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -102,7 +104,7 @@ def rows(results: Mapping[str, Any]) -> str:
     data = results["data"]
     facts = [*machine(results), *whose(results, "memory"), *intervals(results), *paired_tests(models)]
     facts.append(f"data {data['name']}: {data['train_tokens']:,} training tokens")
-    facts += ngrams(results)
+    facts += [*ngrams(results), *unknown_words(results)]
     return f"{table(list(lines[0]), [list(line.values()) for line in lines])}\n\n" + "\n".join(
         f"- {line}" for line in facts
     )
@@ -126,7 +128,7 @@ def intervals(results: Mapping[str, Any]) -> list[str]:
 
 
 def ngrams(results: Mapping[str, Any]) -> list[str]:
-    """A fact: what word frequencies alone reach on this text, and five words, and how much of it is no word.
+    """A fact: what word frequencies alone reach on this text, and five words.
 
     Raises:
         ValueError: they are of another split than the perplexities.
@@ -139,20 +141,50 @@ def ngrams(results: Mapping[str, Any]) -> list[str]:
             "--split validation"
         )
     reached = {entry["order"]: fmt.perplexity(entry["perplexity"]) for entry in results["ngrams"]["ngrams"]}
-    unknown = results["data"]["validation_unk_rate"]
-    return [f"unigram {reached[1]}, 5-gram (Kneser-Ney) {reached[5]}; {unknown:.1%} of the held-out tokens are `<unk>`"]
+    return [f"unigram {reached[1]}, 5-gram (Kneser-Ney) {reached[5]}"]
+
+
+def unknown_words(results: Mapping[str, Any]) -> list[str]:
+    """A fact: how much of the text is no word of the vocabulary, and what the first column is of all that is."""
+    share = results["data"].get("validation_unk_rate")
+    if share is None:
+        return []
+    found = {
+        name: [known_words([Bucket.model_validate(bucket) for bucket in run.get("buckets") or ()]) for run in runs]
+        for name, runs in by_model(results).items()
+    }
+    known = {name: [value for value in values if value is not None] for name, values in found.items()}
+    shown = sorted((fmean(known[name]), name) for name, values in found.items() if None not in values)
+    text = ", ".join(f"`{name}` {reached(known[name])}" for _, name in shown)
+    return [
+        f"{share:.1%} of the held-out tokens are `<unk>`"
+        + (f"; perplexity of all others, as in the first column: {text}" if text else "")
+    ]
 
 
 def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """A fact: the paired tests of ours with every model that has two seeds or more of it."""
-    found = []
-    for other in models.keys() - {OURS} if OURS in models else ():
-        first, second = ({run["seed"]: run[HELD_OUT] for run in models[name]} for name in (OURS, other))
-        seeds = sorted(first.keys() & second.keys())
-        if len(seeds) > 1:
-            test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
-            found.append(f"`{other}` {fmt.p_value(test.p_value)}, {test.count} seeds")
-    return [f"paired t test of `{OURS}`, on the logarithm, two-sided: {'; '.join(sorted(found))}"] if found else []
+    """Facts: ratios and paired tests of ours with every model that has two seeds or more of it, with the state carried
+    and in windows, where all see the same text; the latter of ours without the pointer, too, with models without."""
+    facts = []
+    for ours, key, where in (
+        (OURS, HELD_OUT, "in the first column"),
+        (OURS, OVERLAPPING, "in windows"),
+        (WITHOUT_POINTER, OVERLAPPING, "in windows"),
+    ):
+        found = []
+        pointers = POINTERS if ours == WITHOUT_POINTER else set()
+        for other in models.keys() - {ours} - pointers if ours in models else ():
+            first, second = (
+                {run["seed"]: run[key] for run in models[name] if run[key] is not None} for name in (ours, other)
+            )
+            seeds = sorted(first.keys() & second.keys())
+            if len(seeds) > 1:
+                test = paired_t_test([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+                found.append(f"`{other}` {test.ratio:.3f} ({fmt.p_value(test.p_value)}, {test.count} seeds)")
+        if found:
+            tests = "geometric mean over seeds (paired t test on the logarithm, two-sided)"
+            facts.append(f"`{ours}` {where} over another, {tests}: {'; '.join(sorted(found))}")
+    return facts
 
 
 def whose(results: Mapping[str, Any], what: str) -> list[str]:

@@ -86,16 +86,17 @@ def test_a_run_records_everything(run, text, tmp_path):
         assert [point["step"] for point in found["validation_log"]] == [4, 8, 12]
         assert found["validation_log"][-1]["perplexity"] == found["held_out_perplexity"]
         assert [line["step"] for line in found["log"]] == [4, 8, 12]
-        assert sum(bucket["tokens"] for bucket in found["buckets"]) == results["data"]["validation_tokens"] - 1
         assert 1 < found["test_perplexity"] < 64
         assert found["learning_rates_tried"] == [
             {"learning_rate": found["learning_rate"], "held_out_perplexity": found["held_out_perplexity"]}
         ]
-        assert sum(found["document_nll"]) == pytest.approx(
-            found["held_out_loss"] * (results["data"]["validation_tokens"] - 1), rel=1e-5
-        )
-        assert len(found["document_nll"]) == len(results["data"]["document_tokens"])
-        bits = found["held_out_loss"] * (results["data"]["validation_tokens"] - 1) / math.log(2)
+        predicted = results["data"]["validation_tokens"] - 1
+        for perplexity, view in (("held_out_perplexity", ""), ("held_out_perplexity_overlapping", "overlapping_")):
+            documents, buckets = found[f"{view}document_nll"], found[f"{view}buckets"]
+            assert len(documents) == len(results["data"]["document_tokens"])
+            assert sum(documents) == pytest.approx(predicted * math.log(found[perplexity]), rel=1e-5)
+            assert sum(bucket["tokens"] for bucket in buckets) == predicted
+        bits = found["held_out_loss"] * predicted / math.log(2)
         assert found["bits_per_character"] == pytest.approx(bits / results["data"]["validation_characters"])
     assert ours["backend"].keys() == {"propagate_modulus", "surface_green", "linear_cross_entropy"}
     assert gpt2["backend"].keys() == {"linear_cross_entropy"}
@@ -111,8 +112,8 @@ def test_a_run_records_everything(run, text, tmp_path):
     present = {path.name for path in folder.iterdir()}
     assert present >= {"run.json", "log.jsonl", "tensorboard", "checkpoint", "model", "result.json"}
     published = json.loads((RESULTS / "quick" / "results.json").read_text())["runs"][0]
-    later = {"later"}  # of --test
-    assert ours.keys() - later == gpt2.keys() - later == published.keys()  # of which docs/benchmark.md has a table
+    came_later = {"later", *held_out.VIEWS["overlapping"]}  # the first of --test
+    assert ours.keys() - came_later == gpt2.keys() - came_later == published.keys() - came_later
     for model in ("resnet-bk", "gpt2"):
         generation = json.loads(
             (folder.parents[1] / model / "seed-42" / "model" / "generation_config.json").read_text()
@@ -147,11 +148,12 @@ def test_a_call_that_fails_leaves_the_results_of_the_models_before(text, monkeyp
 
 def test_views_that_nobody_asks_for_are_not_measured(run):
     shown = {"held_out_perplexity_without_carry", "held_out_perplexity_overlapping", "test_perplexity_without_carry"}
+    windows_alone = {"overlapping_document_nll", "overlapping_buckets"}
     (full,) = run(out="full", only=["resnet-bk"], test=True)[0]["runs"]
     assert all(full[key] is not None for key in shown)
     results, _ = run(out="bare", only=["resnet-bk"], test=True, held_out_views=[])
     (bare,) = results["runs"]
-    assert all(bare[key] is None for key in shown)
+    assert all(bare[key] is None for key in shown | windows_alone)
     assert (bare["held_out_loss"], bare["test_perplexity"]) == (full["held_out_loss"], full["test_perplexity"])
     (windows,) = run(out="windows", only=["resnet-bk"], held_out_views=["overlapping"])[0]["runs"]
     assert windows["held_out_perplexity_without_carry"] is None
@@ -159,10 +161,10 @@ def test_views_that_nobody_asks_for_are_not_measured(run):
     assert bare.get("later") is None or [entry["figures"] for entry in bare["later"]] == [["test_perplexity"]]
     results, lines = run(out="bare", only=["resnet-bk"], test=True)
     (afterwards,) = results["runs"]  # measured with the weights that were saved
-    assert all(afterwards[key] == full[key] for key in (*shown, "test_perplexity"))
+    assert all(afterwards[key] == full[key] for key in (*shown, *windows_alone, "test_perplexity"))
     assert [entry["figures"] for entry in afterwards["later"]] == [
         ["test_perplexity"],
-        ["held_out_perplexity_overlapping", "held_out_perplexity_without_carry"],
+        sorted({*shown, *windows_alone} - {"test_perplexity_without_carry"}),
         ["test_perplexity_without_carry"],
     ]
     assert all(entry["environment"] == full["environment"] for entry in afterwards["later"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_bk.data import held_out_batches
+from resnet_bk.data import held_out_batches, overlapping_batches
 from resnet_bk.training import Evaluation, evaluate
 from tests.training.tiny import LENGTH, VOCABULARY, tiny_gpt2, tiny_resnet_bk
 
@@ -87,7 +87,7 @@ def test_buckets_add_up():
 
 def test_losses_come_in_the_order_of_the_text():
     model = tiny_gpt2()
-    found = evaluate(model, batches(), head="fused", keep_losses=True)
+    found = evaluate(model, batches(), head="fused", keep_losses="rows")
     assert found.losses.shape == (len(TOKENS) - 1,)
     assert found.losses.double().sum().item() == pytest.approx(found.nll, rel=1e-6)
     # The words one by one: a word's loss depends on its segment alone, and segments start where the batches say.
@@ -102,6 +102,18 @@ def test_losses_come_in_the_order_of_the_text():
             )
     torch.testing.assert_close(found.losses, expected.detach(), rtol=1e-4, atol=1e-5)
     assert evaluate(model, batches(), head="fused").losses is None
+
+
+def test_losses_of_windows_come_in_the_order_of_the_text():
+    model = tiny_gpt2().eval()
+    windows = overlapping_batches(TOKENS, 3, LENGTH)
+    found = evaluate(model, windows, head="fused", keep_losses="windows")
+    step, expected = LENGTH // 2, torch.zeros(len(TOKENS) - 1)
+    for place in range(len(TOKENS) - 1):  # a word is new in the last window that begins half a window before it
+        start = 0 if place < LENGTH else (place - LENGTH) // step * step + step
+        window = torch.from_numpy(TOKENS[start : place + 2].astype(np.int64))[None]
+        expected[place] = F.cross_entropy(model(window[:, :-1]).logits[0, -1:], window[0, -1:])
+    torch.testing.assert_close(found.losses, expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_carried_state_reads_each_row_as_one_text():

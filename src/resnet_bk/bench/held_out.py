@@ -6,8 +6,11 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
+from torch import Tensor
+
 from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.data import Prepared
+from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
 from resnet_bk.data import TokenCache, held_out_batches, overlapping_batches
@@ -16,10 +19,10 @@ from resnet_bk.training import Evaluation, TrainingResult, evaluate
 from resnet_bk.training.loss import Head
 from resnet_bk.training.progress import LINE_SECONDS, counter
 
-# What `held_out_views` of a protocol may name -> the key of the result.
+# What `held_out_views` of a protocol may name -> the keys of the result, the perplexity first.
 VIEWS = {
-    "not_carried": "held_out_perplexity_without_carry",
-    "overlapping": "held_out_perplexity_overlapping",
+    "not_carried": ("held_out_perplexity_without_carry",),
+    "overlapping": ("held_out_perplexity_overlapping", "overlapping_document_nll", "overlapping_buckets"),
 }
 
 
@@ -29,12 +32,12 @@ class HeldOut:
 
     Attributes:
         full: of the whole validation split; None for a model that leaks.
-        views: perplexities of the other views, by key of the result.
+        views: figures of the other views, by key of the result.
         leaking: perplexity of a model that sees the answer: no measure of it, and never in the place of one.
     """
 
     full: Evaluation | None = None
-    views: dict[str, float] = dataclasses.field(default_factory=dict)
+    views: dict[str, Any] = dataclasses.field(default_factory=dict)
     leaking: float | None = None
 
 
@@ -95,32 +98,60 @@ def evaluate_validation(
         bucket_of_token=prepared.bucket_of_token,
         bucket_count=len(prepared.bucket_names),
         dtype=protocol.dtype,
-        keep_losses=True,
+        keep_losses="rows",
         progress=progress,
     )
 
 
 def further_views(
     model: Any, head: Head, run: Run, protocol: Protocol, prepared: Prepared, views: Collection[str]
-) -> dict[str, float]:
-    """Perplexities of the validation split, by key of the result, as far as the model has such a view."""
-    found = {}
+) -> dict[str, Any]:
+    """Figures of the validation split, by key of the result, as far as the model has such a view."""
+    found: dict[str, Any] = {}
     if "not_carried" in views and protocol.models[run.model].carry_state:
         with tokens_read(run.title, len(prepared.validation.tokens) - 1, "state not carried") as progress:
             without = evaluate_validation(model, head, protocol, prepared, carry_state=False, progress=progress)
-        found[VIEWS["not_carried"]] = without.perplexity
+        found |= zip(VIEWS["not_carried"], [without.perplexity], strict=True)
     if "overlapping" in views:
-        overlapping = evaluate_overlapping(model, head, prepared.validation, protocol, run.title)
-        found[VIEWS["overlapping"]] = overlapping
+        windows = evaluate_overlapping(
+            model,
+            head,
+            prepared.validation,
+            protocol,
+            run.title,
+            bucket_of_token=prepared.bucket_of_token,
+            bucket_count=len(prepared.bucket_names),
+        )
+        figures = (windows.perplexity, by_document(windows, prepared), by_bucket(windows, prepared))
+        found |= zip(VIEWS["overlapping"], figures, strict=True)
     return found
 
 
-def evaluate_overlapping(model: Any, head: Head, split: TokenCache, protocol: Protocol, name: str) -> float:
-    """Perplexity over a split in windows that overlap by half, no state carried; `name` stands before what shows how
-    far it is."""
+def evaluate_overlapping(
+    model: Any, head: Head, split: TokenCache, protocol: Protocol, name: str, **buckets: Any
+) -> Evaluation:
+    """A split in windows that overlap by half, no state carried.
+
+    Args:
+        name: stands before what shows how far it is.
+        buckets: `bucket_of_token` and `bucket_count` of `evaluate`, where they are wanted.
+    """
     batches = overlapping_batches(split.tokens, protocol.batch_size, protocol.sequence_length)
     with tokens_read(name, len(split.tokens) - 1, "overlapping windows") as progress:
-        return evaluate(model, batches, head=head, dtype=protocol.dtype, progress=progress).perplexity
+        return evaluate(
+            model, batches, head=head, dtype=protocol.dtype, keep_losses="windows", progress=progress, **buckets
+        )
+
+
+def by_document(found: Evaluation, prepared: Prepared) -> list[float]:
+    """Nats of each held-out document, of an evaluation that kept its losses."""
+    return document_sums(cast(Tensor, found.losses), prepared.document_tokens)
+
+
+def by_bucket(found: Evaluation, prepared: Prepared) -> list[dict[str, Any]]:
+    """Tokens and perplexity by how often a word was in training."""
+    buckets = zip(prepared.bucket_names, found.bucket_tokens, found.bucket_perplexities, strict=True)
+    return [{"name": name, "tokens": tokens, "perplexity": reached} for name, tokens, reached in buckets]
 
 
 def short_rows(tokens: int, protocol: Protocol, split: str, way_out: str) -> list[str]:

@@ -22,9 +22,12 @@ def add_views(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[s
         return
     carries = protocol.models[run.model].carry_state
     possible = [view for view in protocol.held_out_views if view != "not_carried" or carries]
-    missing = [view for view in possible if _lacks(result, VIEWS[view])]
-    if missing and not (run.folder / "model").is_dir():
-        say(f"{run.title}: no figure {' and '.join(missing)}, for the run came without its weights")
+    missing = [view for view in possible if any(_lacks(result, key) for key in VIEWS[view])]
+    if not (run.folder / "model").is_dir():
+        # Runs of before there were the other figures of a view have its perplexity, which is what tables show.
+        unknown = [view for view in missing if _lacks(result, VIEWS[view][0])]
+        if unknown:
+            say(f"{run.title}: no figure {' and '.join(unknown)}, for the run came without its weights")
     elif missing:
         say(f"{run.title}: measuring {' and '.join(missing)}")
         model = load_model(run.folder / "model").to(training_device(protocol.device))

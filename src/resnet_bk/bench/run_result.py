@@ -2,16 +2,14 @@
 
 import dataclasses
 import math
+from itertools import chain
 from typing import Any, cast
-
-from torch import Tensor
 
 from resnet_bk.bench.audit import Audit
 from resnet_bk.bench.data import Prepared
-from resnet_bk.bench.documents import document_sums
 from resnet_bk.bench.environment import environment
 from resnet_bk.bench.flops.count import StepFlops, depends_on_text
-from resnet_bk.bench.held_out import VIEWS, HeldOut, held_out_problem
+from resnet_bk.bench.held_out import VIEWS, HeldOut, by_bucket, by_document, held_out_problem
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run, settings_of
 from resnet_bk.bench.sizing import count_parameters
@@ -27,7 +25,7 @@ KEYS = (
     "epoch_losses", "epoch_perplexities", "epoch_times", "peak_memory_mb", "peak_memory_kind", "model_size_mb",
     "backend", "head", "profile", "log", "calls", "forward_flops", "backward_flops", "optimizer_flops",
     "total_flops_per_step", "flops_convention", "flops_counted_on", "total_training_flops", "unk_rate",
-    "test_perplexity", "test_perplexity_without_carry", *VIEWS.values(), "held_out_perplexity", "held_out_loss",
+    "test_perplexity", "test_perplexity_without_carry", *chain(*VIEWS.values()), "held_out_perplexity", "held_out_loss",
     "bits_per_character", "buckets", "document_nll", "validation_log", "held_out_measures", "leaking_perplexity",
     "diverged", "audit", "audit_detail", "first_leak",
 )  # fmt: skip
@@ -152,13 +150,12 @@ def _held_out_part(prepared: Prepared, held_out: HeldOut, trained: TrainingResul
     if full is None or trained is None:
         return shared | {"buckets": [], "document_nll": [], "validation_log": [], "held_out_measures": {}}
     last = {"step": trained.steps, "seconds": trained.seconds, "perplexity": full.perplexity}
-    buckets = zip(prepared.bucket_names, full.bucket_tokens, full.bucket_perplexities, strict=True)
     return shared | {
         "held_out_perplexity": full.perplexity,
         "held_out_loss": full.loss,
         "bits_per_character": full.nll / math.log(2) / validation.characters,
-        "buckets": [{"name": name, "tokens": tokens, "perplexity": found} for name, tokens, found in buckets],
-        "document_nll": document_sums(cast(Tensor, full.losses), prepared.document_tokens),
+        "buckets": by_bucket(full, prepared),
+        "document_nll": by_document(full, prepared),
         "validation_log": [*trained.validation_log, last],
         "held_out_measures": full.measures,
     }

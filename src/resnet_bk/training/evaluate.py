@@ -5,7 +5,7 @@ Shape legend: B batch, T tokens, V vocabulary.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def evaluate(
     bucket_of_token: Tensor | None = None,
     bucket_count: int = 1,
     dtype: str = "float32",
-    keep_losses: bool = False,
+    keep_losses: Literal["rows", "windows"] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Sum the loss of every target of `batches`.
@@ -75,8 +75,9 @@ def evaluate(
         bucket_of_token: int64 [V], the bucket in which the loss of a target word is counted.
         bucket_count: number of buckets; above every entry of `bucket_of_token`.
         dtype: "bfloat16" for autocast.
-        keep_losses: return every token's loss too; the rows of the batches must each be a stretch of the text, one
-            behind the other (`held_out_batches`).
+        keep_losses: return every token's loss too. "rows": each row of the batches is a stretch of the text, one behind
+            the other (`held_out_batches`); "windows": each batch goes on where that before it ended, row by row
+            (`overlapping_batches`).
         progress: called after each batch with the number of targets so far.
 
     Raises:
@@ -115,7 +116,7 @@ def evaluate(
             kept = targets != IGNORED
             for name, value in measures.items() if predicted else ():
                 measured.setdefault(name, []).append((value.cpu().double(), predicted))
-            if keep_losses:
+            if keep_losses is not None:
                 kept_losses.append((losses.float(), kept))
             target = targets[kept]
             bucket = torch.zeros_like(target) if lookup is None else lookup[target]
@@ -128,9 +129,11 @@ def evaluate(
         raise ValueError("the split to evaluate on has fewer than two tokens; give more text or another split")
     by_bucket = (tuple(nll.tolist()), tuple(count.tolist())) if bucket_of_token is not None else ((), ())
     in_order = None
-    if keep_losses:
+    if keep_losses == "rows":
         rows, real = (torch.cat(parts, dim=1) for parts in zip(*kept_losses, strict=True))
         in_order = rows[real]
+    elif keep_losses == "windows":
+        in_order = torch.cat([losses[kept] for losses, kept in kept_losses])
     means = {name: _weighted_mean(found) for name, found in measured.items()}
     return Evaluation(float(nll.sum()), tokens, *by_bucket, losses=in_order, measures=means)
 

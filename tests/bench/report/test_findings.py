@@ -1,6 +1,8 @@
 import math
 from typing import Any
 
+import pytest
+
 from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.bench.report.findings import Findings, find, reference_model
 from resnet_bk.bench.report.results_schema import parse_results
@@ -106,7 +108,9 @@ def test_level() -> None:
 
 def seeds(name: str, *values: float) -> list[dict[str, Any]]:
     return [
-        sample_run(name, seed=seed) | {"held_out_perplexity": value, "held_out_perplexity_without_carry": value * 1.01}
+        sample_run(
+            name, seed=seed, buckets=[], held_out_perplexity=value, held_out_perplexity_without_carry=value * 1.01
+        )
         for seed, value in enumerate(values)
     ]
 
@@ -126,6 +130,45 @@ def test_a_difference_beyond_the_spread_is_one() -> None:
     assert "no spread" not in found.answer
     (comparison,) = found.comparisons
     assert (comparison.reference, comparison.other, comparison.test.count) == ("resnet-bk", "llama", 3)
+
+
+def test_both_ways_of_reading_are_compared() -> None:
+    results = with_runs(*seeds("resnet-bk", 99.0, 100.0, 101.0), *seeds("llama", 102.0, 103.1, 104.0))
+    tokens = [100 + number for number in range(30)]
+    results["data"]["document_tokens"] = tokens
+    for run in results["runs"]:
+        ours = run["model_name"] == "resnet-bk"
+        run["held_out_perplexity_overlapping"] = (90.0 if ours else 91.0) + 0.1 * run["seed"] * (1 + ours)
+        run["document_nll"] = [count * (4.5 if ours else 4.6) for count in tokens]
+        run["overlapping_document_nll"] = [count * (4.4 if ours else 4.3) for count in tokens]
+    (found,) = findings(results).comparisons
+    assert found.test.ratio == pytest.approx(100 / 103.03, rel=1e-4)
+    assert found.windows_test.ratio == pytest.approx(90.2 / 91.1, rel=1e-4)
+    assert found.documents.ratio == pytest.approx(math.exp(-0.1))
+    assert found.windows_documents.ratio == pytest.approx(math.exp(0.1))
+    for run in results["runs"]:
+        run |= {"overlapping_document_nll": None, "held_out_perplexity_overlapping": None}  # of before there were any
+    (found,) = findings(results).comparisons
+    assert (found.windows_test, found.windows_documents) == (None, None)
+    assert found.test is not None
+
+
+def test_what_unknown_words_make_of_a_ratio_is_said() -> None:
+    def made(name: str, of_unknown: float, of_known: float) -> dict[str, Any]:
+        figures = {"<unk>": (100, of_unknown), "1-9": (0, None), "10+": (900, of_known)}
+        buckets = [{"name": key, "tokens": count, "perplexity": value} for key, (count, value) in figures.items()]
+        return sample_run(name, perplexity=of_unknown**0.1 * of_known**0.9, buckets=buckets)
+
+    ours, level, worse = made("resnet-bk", 10.0, 80.0), made("gpt2", 10.0, 100.0), made("llama", 40.0, 80.0)
+    told = "But for `<unk>`, one word that stands for many, resnet-bk has 1.000 times the perplexity of llama instead"
+    assert told + " of 0.871" in notes(with_runs(ours, level, worse), warning=True)
+    # 0.8 ** 0.9 is 0.818: gpt2 is told of as well, and flattered by what both know of `<unk>` alike.
+    assert "0.800 times the perplexity of gpt2 instead of 0.818" in notes(with_runs(ours, level), warning=False)
+    for run in (ours, worse):
+        run["buckets"] = run["buckets"][1:]  # a vocabulary without an unknown word
+    assert "But for" not in notes(with_runs(ours, worse), warning=True)
+    ours["buckets"] = []  # measured without
+    assert "But for" not in notes(with_runs(ours, worse), warning=True)
 
 
 def test_our_leak_comes_first_and_the_rest_is_compared() -> None:

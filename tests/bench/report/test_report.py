@@ -1,3 +1,4 @@
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -8,7 +9,7 @@ import pytest
 
 from resnet_bk.bench.report.page import PLOT_NAMES, render_report, write_report
 from resnet_bk.bench.report.results_schema import parse_results
-from tests.bench.report_samples import PERPLEXITIES, sample_results, sample_run
+from tests.bench.report_samples import BUCKETS, PERPLEXITIES, sample_results, sample_run
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 
@@ -207,6 +208,7 @@ def test_frequency_table(page: Page) -> None:
     table = page.table("Occurrences")
     assert table["101-1,000"]["resnet-bk"] == "413.3"
     assert table["<unk>"]["Share"] == "4.2%"
+    assert table.pop("all but <unk>")["Share"] == "95.8%"
     assert sum(float(row["Share"].rstrip("%")) for row in table.values()) == pytest.approx(100, abs=0.3)
 
 
@@ -265,6 +267,13 @@ def test_seeds_and_paired_tests() -> None:
     assert tests["llama"]["p value"].startswith("p ")
     assert "not adjusted for 2 comparisons" in page.text
     assert "Over documents" not in page.text
+    assert tests["llama"]["In windows geometric mean"].startswith("0.")
+    assert tests["llama"]["p value, in windows"].startswith("p ")
+    assert "In windows: where both see the same text before each token" in page.text
+    buckets = page.table("Occurrences")
+    assert buckets["all but <unk>"]["Held-out tokens"] == "93,000"
+    known = sum(count * math.log(value) for _, count, value in BUCKETS[:-1]) / 93_000  # of a run with 100 in all
+    assert math.log(float(buckets["all but <unk>"]["llama"])) == pytest.approx(known, abs=0.1)
 
 
 def test_ratios_are_of_the_seeds_that_both_have() -> None:

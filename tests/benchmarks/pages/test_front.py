@@ -119,7 +119,7 @@ def test_ratios_where_both_read_the_same_text():
     )
     assert "old" not in page
     for line in (
-        "| books, 30,000 words (`books`): 10.0M tokens, 4.1M parameters | 0.90 | not trained |",
+        "| books (held out: one novel), 30,000 words (`books`): 10.0M tokens, 4.1M parameters | 0.90 | not trained |",
         "| Kyoto articles, 30,000 words (`seed-local-tuned`): 10.0M tokens, 4.1M parameters | 1.00 | 0.88 |",
     ):
         assert f"{line}\n" in page

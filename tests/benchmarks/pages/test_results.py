@@ -120,10 +120,34 @@ def test_a_comparison_that_has_its_grid():
 
 
 def test_seeds_of_two_models_are_compared_in_pairs():
-    levels = {"resnet-bk": 40.0, "llama": 50.0}
-    runs = [run(name, level + seed, seed) for name, level in levels.items() for seed in range(3)]
+    levels = {"resnet-bk": 40.0, "llama": 50.0, "llama-pointer": 45.0, "no-pointer": 49.0}
+    runs = [
+        run(name, level + seed, seed, held_out_perplexity_overlapping=2 * level + seed * (name != "llama"))
+        for name, level in levels.items()
+        for seed in range(3)
+    ]
+    runs[-1]["held_out_perplexity_overlapping"] = None
     lines = results.fill(PAGE, [RESULTS | {"runs": [*runs, run("gpt2", 60.0)]}]).splitlines()
-    assert "- paired t test of `resnet-bk`, on the logarithm, two-sided: `llama` p < 0.001, 3 seeds" in lines
+    test = "over another, geometric mean over seeds (paired t test on the logarithm, two-sided)"
+    (first,) = [line for line in lines if line.startswith(f"- `resnet-bk` in the first column {test}: ")]
+    assert "`llama` 0.804 (p < 0.001, 3 seeds)" in first
+    assert first.count("3 seeds") == 3
+    (windows,) = [line for line in lines if line.startswith(f"- `resnet-bk` in windows {test}: ")]
+    assert "`llama` 0.810 (p = 0.001, 3 seeds)" in windows
+    assert "`no-pointer` 0.817 (p = 0.004, 2 seeds)" in windows
+    (plain,) = [line for line in lines if line.startswith(f"- `no-pointer` in windows {test}: ")]
+    assert plain.endswith(": `llama` 0.985 (p = 0.21, 2 seeds)")  # none that has a pointer
+
+
+def test_words_of_the_vocabulary_alone():
+    figures = {"<unk>": (10, 20.0), "1-9": (45, 90.0), "10+": (45, 40.0)}
+    buckets = [{"name": name, "tokens": count, "perplexity": value} for name, (count, value) in figures.items()]
+    data = RESULTS["data"] | {"validation_unk_rate": 0.1}
+    runs = [run("llama", 50.0, buckets=buckets), run("resnet-bk", 40.0)]
+    page = results.fill(PAGE, [RESULTS | {"data": data, "runs": runs}])
+    told = "- 10.0% of the held-out tokens are `<unk>`"
+    assert f"{told}; perplexity of all others, as in the first column: `llama` 60.0\n" in page
+    assert f"{told}\n" in results.fill(PAGE, [RESULTS | {"data": data}])
 
 
 def test_ratios_over_documents_and_what_counting_words_reaches():
@@ -140,7 +164,8 @@ def test_ratios_over_documents_and_what_counting_words_reaches():
     lines = results.fill(PAGE, [found]).splitlines()
     over = "- `resnet-bk` over another, of the seeds that both have (95% over the held-out documents): "
     assert f"{over}`llama` 0.905 (0.905 to 0.905)" in lines
-    assert "- unigram 100.0, 5-gram (Kneser-Ney) 500.0; 3.7% of the held-out tokens are `<unk>`" in lines
+    assert "- unigram 100.0, 5-gram (Kneser-Ney) 500.0" in lines
+    assert any(line.startswith("- 3.7% of the held-out tokens are `<unk>`; perplexity of all others") for line in lines)
     with pytest.raises(ValueError, match="the n-grams of seed-local-tuned are of the test split; score --split valid"):
         results.fill(PAGE, [found | {"ngrams": NGRAMS | {"split": "test"}}])
 

@@ -5,6 +5,7 @@ begins with that.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.results_schema import Results, Run
 from resnet_bk.bench.report.statistics import (
+    HELD_OUT,
+    WINDOWS,
     Interval,
     ModelSummary,
     PairedTest,
@@ -33,6 +36,7 @@ PARAMETER_TOLERANCE = 0.02  # the rule of a comparison: parameters within 2%
 SMALLEST_GRID = 3  # and at least three learning rates for each model
 CLAIM_SEEDS = 3
 LEVEL = 0.0005  # ratios that print as 1.000
+UNKNOWN_SHIFT = 0.01  # in nats: what `<unk>` makes of a ratio before it is said
 NO_CHANGE = {"learning_rate", "learning_rate_source"}  # keys of a model that the report shows anyway
 
 
@@ -46,12 +50,15 @@ class Note:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reference model against another: seed by seed (from two seeds on), and document by document."""
+    """The reference model against another: seed by seed (from two seeds on), and document by document; the same in
+    windows that overlap by half."""
 
     reference: str
     other: str
     test: PairedTest | None
     documents: Interval | None
+    windows_test: PairedTest | None
+    windows_documents: Interval | None
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,13 @@ def find(results: Results, models: list[ModelSummary]) -> Findings:
     for other in ranked(models):
         if reference is None or other is reference:
             continue
-        test = compare(reference, other)
-        documents = compare_documents(reference, other, results.data.get("document_tokens") or ())
-        if test is not None or documents is not None:
-            comparisons.append(Comparison(reference.name, other.name, test, documents))
+        tokens = results.data.get("document_tokens") or ()
+        test, windows_test = (compare(reference, other, view) for view in (HELD_OUT, WINDOWS))
+        documents, windows_documents = (
+            compare_documents(reference, other, tokens, view) for view in (HELD_OUT, WINDOWS)
+        )
+        if any((test, documents, windows_test, windows_documents)):
+            comparisons.append(Comparison(reference.name, other.name, test, documents, windows_test, windows_documents))
     return Findings(
         answer=_answer(models, reference),
         budget=_budget(models),
@@ -228,6 +238,7 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
     notes.extend(_rate_notes(results, models))
     notes.extend(_carry_notes(models, reference))
     notes.extend(_window_notes(models, reference))
+    notes.extend(_unknown_notes(models, reference))
     notes.extend(_provenance_notes(results, models))
     return notes
 
@@ -365,6 +376,23 @@ def _ahead_in_windows(model: ModelSummary, reference: ModelSummary) -> bool:
         return False
     reached, plain, windows = reference.perplexity, model.perplexity, model.overlapping
     return bool(reached and plain and windows and windows.mean <= reached.mean < plain.mean)
+
+
+def _unknown_notes(models: list[ModelSummary], reference: ModelSummary | None) -> Iterable[Note]:
+    """What of the ratios `<unk>` makes, where that is much."""
+    told, flattered = [], False
+    for model in ranked(models) if reference is not None else ():
+        pair = on_shared_seeds(reference, model) if reference is not None else ()
+        ours, theirs = (of.known_words for of in pair)
+        if model is reference or ours is None or theirs is None:
+            continue
+        ratio, known = perplexity_ratio(*pair), ours.mean / theirs.mean
+        if abs(math.log(known / ratio)) >= UNKNOWN_SHIFT:
+            told.append(f"{known:.3f} times the perplexity of {model.name} instead of {ratio:.3f}")
+            flattered = flattered or ratio < known
+    if told:
+        assert reference is not None
+        yield Note(f"But for `<unk>`, one word that stands for many, {reference.name} has {_listed(told)}.", flattered)
 
 
 def _versions(place: dict[str, Any]) -> str:

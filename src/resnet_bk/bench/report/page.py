@@ -20,6 +20,7 @@ from resnet_bk.bench.report.plot_style import styles_by_model
 from resnet_bk.bench.report.plots import Plot, draw_plots
 from resnet_bk.bench.report.results_schema import Results, parse_results
 from resnet_bk.bench.report.statistics import ModelSummary, best_of, perplexity_ratio, ranked, summarize
+from resnet_bk.data.frequency import UNKNOWN_BUCKET
 from resnet_bk.figures import perplexity
 
 PLOT_NAMES = (
@@ -173,11 +174,17 @@ def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
             rows.setdefault(bucket.name, {"name": bucket.name, "tokens": bucket.tokens})
     for name, row in rows.items():
         row["values"] = {model: buckets.get(name) for model, buckets in columns.items()}
-        known = {model: value for model, value in row["values"].items() if value is not None}
-        row["best"] = min(known, key=known.__getitem__) if len(known) > 1 else None
     total = sum(row["tokens"] for row in rows.values())
+    if any(model.known_words for model in order):
+        rows["known"] = {
+            "name": f"all but {UNKNOWN_BUCKET}",
+            "tokens": total - rows[UNKNOWN_BUCKET]["tokens"],
+            "values": {model.name: model.known_words and model.known_words.mean for model in order},
+        }
     for row in rows.values():
         row["share"] = row["tokens"] / total if total else None
+        known = {model: value for model, value in row["values"].items() if value is not None}
+        row["best"] = min(known, key=known.__getitem__) if len(known) > 1 else None
     return list(rows.values())
 
 

@@ -5,11 +5,14 @@ required; the rest may be null or absent and is then shown as missing.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resnet_bk.bench.environment import environments_of
+from resnet_bk.data.frequency import UNKNOWN_BUCKET
+from resnet_bk.figures import perplexity
 
 MAX_PROBLEMS = 8  # the message stays one readable line
 
@@ -138,6 +141,9 @@ class Run(BaseModel):
     buckets: OptionalList[Bucket] = []
     # Nats, of each held-out document, null where they are no number; its tokens are in `data.document_tokens`.
     document_nll: OptionalList[float | None] = []
+    # The same of overlapping windows.
+    overlapping_buckets: OptionalList[Bucket] = []
+    overlapping_document_nll: OptionalList[float | None] = []
     log: OptionalList[LogPoint] = []
     validation_log: OptionalList[ValidationPoint] = []
 
@@ -189,8 +195,33 @@ class Run(BaseModel):
         """Held-out perplexity in windows that overlap by half, or None where it was not measured."""
         return self._of_causal(self.held_out_perplexity_overlapping)
 
+    @property
+    def known_words(self) -> float | None:
+        """Held-out perplexity of all words but `<unk>`, or None where that is not known or no other figure."""
+        return known_words(self.buckets) if self.perplexity is not None else None
+
+    @property
+    def known_words_overlapping(self) -> float | None:
+        """The same in windows that overlap by half."""
+        return known_words(self.overlapping_buckets) if self.perplexity_overlapping is not None else None
+
     def _of_causal(self, value: float | None) -> float | None:
         return value if value is not None and math.isfinite(value) and self.audit == "causal" else None
+
+
+def known_words(buckets: Sequence[Bucket]) -> float | None:
+    """Perplexity of the words that are in the vocabulary. A model is asked for `<unk>` as for a word, but it stands for
+    many: its share of the losses varies more between trainings than that of all others.
+
+    None where no token is `<unk>`, for this is the perplexity of all of them then, and where a figure is no number.
+    """
+    known = [bucket for bucket in buckets if bucket.name != UNKNOWN_BUCKET and bucket.tokens]
+    if not known or sum(bucket.tokens for bucket in buckets) == (tokens := sum(bucket.tokens for bucket in known)):
+        return None
+    figures = [bucket.perplexity for bucket in known]
+    if any(figure is None or not math.isfinite(figure) for figure in figures):
+        return None
+    return perplexity(sum(bucket.tokens * math.log(bucket.perplexity or math.nan) for bucket in known) / tokens)
 
 
 class Results(BaseModel):

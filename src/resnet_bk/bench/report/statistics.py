@@ -6,6 +6,7 @@ Spread is the sample standard deviation (divisor n - 1). With one seed there is 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,17 @@ from resnet_bk.bench.report.results_schema import Results, Run
 MOST_DRAWN = 1 << 22
 # Of fewer documents the draws are too much alike: the interval would be far too narrow.
 FEWEST_DOCUMENTS = 20
+
+
+class View(NamedTuple):
+    """A way of reading the held-out text: names of a run's perplexity in it and of its losses by document."""
+
+    perplexity: str
+    documents: str
+
+
+HELD_OUT = View("perplexity", "document_nll")
+WINDOWS = View("perplexity_overlapping", "overlapping_document_nll")
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class ModelSummary:
     perplexity: Spread | None
     without_carry: Spread | None
     overlapping: Spread | None
+    known_words: Spread | None
+    known_words_overlapping: Spread | None
     learning_rates: tuple[float, ...]
     rates_tried: tuple[float, ...]
 
@@ -226,9 +240,9 @@ def best_of(order: list[ModelSummary]) -> str | None:
     return order[0].name
 
 
-def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
+def compare(first: ModelSummary, second: ModelSummary, view: View = HELD_OUT) -> PairedTest | None:
     """The paired test on the seeds that both models ran; None with fewer than two."""
-    ours, theirs = ({run.seed: run.perplexity for run in model.runs} for model in (first, second))
+    ours, theirs = ({run.seed: getattr(run, view.perplexity) for run in model.runs} for model in (first, second))
     pairs = [(ours[seed], theirs[seed]) for seed in first.seeds if seed in theirs]
     finite = [(a, b) for a, b in pairs if a is not None and b is not None]
     if len(finite) < 2:
@@ -236,7 +250,9 @@ def compare(first: ModelSummary, second: ModelSummary) -> PairedTest | None:
     return paired_t_test([a for a, _ in finite], [b for _, b in finite])
 
 
-def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequence[int]) -> Interval | None:
+def compare_documents(
+    first: ModelSummary, second: ModelSummary, tokens: Sequence[int], view: View = HELD_OUT
+) -> Interval | None:
     """The bootstrap over documents, each model's losses averaged over its seeds (`on_shared_seeds`).
 
     None where a run kept no losses, or one of them is no number, or where the documents are too few to draw from.
@@ -244,11 +260,11 @@ def compare_documents(first: ModelSummary, second: ModelSummary, tokens: Sequenc
     Args:
         first, second: the models.
         tokens: tokens predicted in each document of the held-out text.
+        view: how it was read.
     """
-    pair = [model.runs for model in on_shared_seeds(first, second)]
+    pair = [[getattr(run, view.documents) for run in model.runs] for model in on_shared_seeds(first, second)]
     ours, theirs = (
-        np.array([run.document_nll for run in runs if len(run.document_nll) == len(tokens)], dtype=np.float64)
-        for runs in pair
+        np.array([losses for losses in runs if len(losses) == len(tokens)], dtype=np.float64) for runs in pair
     )  # a loss that is null becomes NaN
     complete = [len(ours), len(theirs)] == [len(runs) for runs in pair]
     if len(tokens) < FEWEST_DOCUMENTS or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
@@ -279,6 +295,8 @@ def _summary(name: str, runs: list[Run]) -> ModelSummary:
         perplexity=of_all([run.perplexity for run in shown]),
         without_carry=of_all([run.perplexity_without_carry for run in shown]),
         overlapping=of_all([run.perplexity_overlapping for run in shown]),
+        known_words=of_all([run.known_words for run in shown]),
+        known_words_overlapping=of_all([run.known_words_overlapping for run in shown]),
         learning_rates=tuple(sorted({run.learning_rate for run in shown})),
         rates_tried=tuple(sorted(tried)),
     )

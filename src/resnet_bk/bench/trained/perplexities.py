@@ -78,7 +78,9 @@ def _figures(opened: OpenedModel, split: str, early_exit: float | None, *, own_t
         "loss": found.loss if causal else None,
         "bits_per_character": found.nll / math.log(2) / tokens.characters if causal else None,
         "perplexity_without_carry": reached(False, "state not carried").perplexity if causal and carry else None,
-        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol, name) if causal else None,
+        "overlapping_perplexity": evaluate_overlapping(model, head, tokens, protocol, name).perplexity
+        if causal
+        else None,
         "tokens": found.tokens,
         "unk_rate": tokens.unknown_rate,
         "carry_state": carry,
