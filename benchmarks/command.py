@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -130,10 +130,10 @@ def run(suite: str, cases: Mapping[str, "Case"], out: Path, *, quick: bool, whol
     return 1 if red else 0
 
 
-def guarded(command: Callable[[], int]) -> NoReturn:
+def guarded(command: Callable[[Sequence[str]], int]) -> NoReturn:
     """Ends the program with the exit code of a command; a bad call becomes one line."""
     try:
-        code = command()
+        code = command(sys.argv[1:])
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2

@@ -10,7 +10,6 @@ where one of them takes more than the limit.
 import hashlib
 import math
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -171,4 +170,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

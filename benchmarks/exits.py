@@ -8,7 +8,6 @@ RUN is opened read-only; results/ is for the run of docs/switches.md, any other 
 at the threshold of the training is not that of the run or the lowest one saves no work; then no time is given.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -130,4 +129,4 @@ def checks(found: dict[float, "Evaluation"], thresholds: Sequence[float], beside
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -5,7 +5,6 @@
 Takes 2 minutes on 2 cores. Exit code 1 if logits are not what they should be; then no time is given for them.
 """
 
-import sys
 from collections.abc import Sequence
 
 from benchmarks.command import guarded, out_file, parser, run
@@ -27,4 +26,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

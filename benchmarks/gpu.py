@@ -9,7 +9,6 @@ cotangents, and moves the outputs and their cotangents. A copy that moves as man
 printed for an operator whose values or gradients miss the float64 result.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -217,4 +216,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -10,7 +10,6 @@ a FILE of others is refused. Exit code 1 if a model differs.
 """
 
 import hashlib
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -151,4 +150,4 @@ def differences(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

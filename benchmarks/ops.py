@@ -5,7 +5,6 @@
 Takes about 7 minutes and up to 4 GiB on 2 cores. Exit code 1 if a result is wrong; then no time is given for it.
 """
 
-import sys
 from collections.abc import Sequence
 
 from benchmarks.command import choose, guarded, out_file, parser, run
@@ -36,4 +35,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -10,7 +10,6 @@ any others go to runs/. Exit code 1 if a model is not the trained one or skips a
 run; then no time is given.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -205,4 +204,4 @@ def checks(
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -6,7 +6,6 @@ Each writer is a command of its own as well, which takes other files: `python -m
 --check writes nothing and exits with code 1 if a page differs.
 """
 
-import sys
 from collections.abc import Sequence
 
 from benchmarks.command import Parser, guarded
@@ -28,4 +27,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

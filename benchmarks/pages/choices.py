@@ -14,7 +14,6 @@ FILE is a results.json of `resnet-bk bench`, by default those in results/, or th
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -205,4 +204,4 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
 main = page_writer("choices", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -10,7 +10,6 @@ pointer shows none, nor does one whose runs are known to have shared the machine
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -188,4 +187,4 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
 main = page_writer("front", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -7,7 +7,6 @@ nothing and exits with code 1 if the page differs from the files. What trained m
 docs/switches.md (benchmarks/pages/switches.py).
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,4 +51,4 @@ def fill(page: str, results: Sequence[dict[str, Any]]) -> str:
 main = page_writer("performance", __doc__, PAGE, [RESULTS / f"{suite}.json" for suite in SUITES], fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

@@ -7,7 +7,6 @@ place for its protocol.
 --check writes nothing and exits with code 1 if the README differs from them.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -96,4 +95,4 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
 main = page_writer("readme", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

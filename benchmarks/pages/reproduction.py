@@ -6,7 +6,6 @@ FILE is what `resnet-bk bench seed-local` and `resnet-bk ngrams seed-local` left
 results/seed-local/results.json. --check writes nothing and exits with code 1 if the page differs from the file.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,4 +147,4 @@ def _only(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 main = page_writer("reproduction", __doc__, PAGE, [RESULTS], lambda page, found: fill(page, _only(found)))
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

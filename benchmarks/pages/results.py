@@ -11,7 +11,6 @@ can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -329,4 +328,4 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
 main = page_writer("results", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

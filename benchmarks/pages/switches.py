@@ -8,7 +8,6 @@ and goes with it. FILE may also be what `benchmarks.exits` and `benchmarks.train
 --check writes nothing and exits with code 1 if the page differs from the files.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -145,4 +144,4 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
 main = page_writer("switches", __doc__, PAGE, FILES, fill)
 
 if __name__ == "__main__":
-    guarded(lambda: main(sys.argv[1:]))
+    guarded(main)

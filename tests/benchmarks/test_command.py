@@ -74,7 +74,7 @@ def test_rows_that_were_done_are_kept(tmp_path):
     out = tmp_path / "ops.json"
     out.write_text("of a run that was finished")
     with pytest.raises(SystemExit) as ended:
-        command.guarded(lambda: command.run("ops", {"stops": stops}, out, quick=False, whole=True))
+        command.guarded(lambda _: command.run("ops", {"stops": stops}, out, quick=False, whole=True))
     assert ended.value.code == 130
     found = json.loads((tmp_path / "ops.unfinished.json").read_text())
     assert len(found["rows"]) == 2
@@ -87,7 +87,7 @@ def test_rows_that_were_done_are_kept(tmp_path):
 
 def test_a_failure_is_no_red_gate(capsys):
     with pytest.raises(SystemExit) as ended:
-        command.guarded(lambda: {}["missing"])
+        command.guarded(lambda _: {}["missing"])
     assert ended.value.code == 3
     assert "KeyError: 'missing'" in capsys.readouterr().err
 
@@ -116,7 +116,7 @@ def test_bad_calls(main, arguments, says, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder.json" if arguments[-1] == "{folder}" else tmp_path
     with pytest.raises(SystemExit) as ended:
-        command.guarded(lambda: main([argument.format(folder=folder) for argument in arguments]))
+        command.guarded(lambda _: main([argument.format(folder=folder) for argument in arguments]))
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

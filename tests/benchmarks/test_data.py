@@ -82,7 +82,7 @@ def test_only_the_usual_run_goes_into_results(
 )
 def test_bad_calls(options: list[str], message: str, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: check.main([*options, "--out", str(tmp_path / "x.json")]))
+        guarded(lambda _: check.main([*options, "--out", str(tmp_path / "x.json")]))
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert message in line

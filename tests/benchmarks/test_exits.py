@@ -32,7 +32,7 @@ def call(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exits, "tune_process", lambda: None)
         with pytest.raises(SystemExit) as ended:
-            guarded(lambda: exits.main([str(argument) for argument in arguments]))
+            guarded(lambda _: exits.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 

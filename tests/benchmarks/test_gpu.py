@@ -12,7 +12,7 @@ from tests.ops.cases import OPERATORS
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: gpu.main(arguments))
+        guarded(lambda _: gpu.main(arguments))
     return ended.value.code
 
 

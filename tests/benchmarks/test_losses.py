@@ -29,7 +29,7 @@ def call(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(losses, "tune_process", lambda: None)
         with pytest.raises(SystemExit) as ended:
-            guarded(lambda: losses.main([str(argument) for argument in arguments]))
+            guarded(lambda _: losses.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 

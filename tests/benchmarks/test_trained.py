@@ -46,7 +46,7 @@ def call(*arguments):
         patch.setattr(trained, "tune_process", lambda: None)
         patch.setattr(trained, "WORK", 0.5)  # a tiny model on a tiny text
         with pytest.raises(SystemExit) as ended:
-            guarded(lambda: trained.main([str(argument) for argument in arguments]))
+            guarded(lambda _: trained.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 

@@ -13,6 +13,46 @@ from transformers import Cache
 from resnet_bk.layers.mixer import MixerState
 from resnet_bk.layers.multi_scale import ScaleState
 from resnet_bk.layers.pointer_state import PointerState
+from resnet_bk.ops.checks import has_values
+
+
+class CarriedState:
+    """States that a training hands from segment to segment; `_apply` of the class says which they are."""
+
+    @property
+    def batch_size(self) -> int:
+        """B, or -1 where it is not known."""
+        return -1
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Replaces every tensor by `function` of it. Returns the cache itself."""
+        raise NotImplementedError
+
+    def detach(self) -> Self:
+        """Cuts the graph: later losses send no gradient into earlier calls. Returns the cache itself."""
+        return self._apply(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves every state to a device. Returns the cache itself."""
+        return self._apply(lambda tensor: tensor.to(device))
+
+    def start_anew(self, rows: Tensor) -> Self:
+        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
+
+        In place: no graph may need what is forgotten, so after `backward` and `detach`.
+
+        Raises:
+            ValueError: something else than a mask of the rows.
+        """
+        check_rows(rows, self.batch_size)
+        self.leave_inference_mode()
+        return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
+
+    def leave_inference_mode(self) -> None:
+        """Copies states that were made under `torch.inference_mode`, and may neither be saved for a gradient nor
+        written to outside of it."""
+        if not torch.is_inference_mode_enabled():
+            self._apply(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
 
 class ResNetBKCacheLayer:
@@ -39,7 +79,7 @@ class ResNetBKCacheLayer:
         self.state = None
 
 
-class ResNetBKCache(Cache):
+class ResNetBKCache(CarriedState, Cache):
     """What `past_key_values` is for ResNet-BK: constant in size, whatever the number of tokens it has seen.
 
     A call of the model with a cache reads its states and replaces them by the states after the new tokens.
@@ -127,32 +167,6 @@ class ResNetBKCache(Cache):
         # repeat the tokens seen, as with any other cache.
         return [False] * len(self.layers)
 
-    def detach(self) -> Self:
-        """Cuts the graph: later losses send no gradient into earlier calls. Returns the cache itself."""
-        return self._apply(torch.Tensor.detach)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Moves every state to a device. Returns the cache itself."""
-        return self._apply(lambda tensor: tensor.to(device))
-
-    def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
-
-        In place: no graph may need what is forgotten, so after `backward` and `detach`.
-
-        Raises:
-            ValueError: something else than a mask of the rows.
-        """
-        check_rows(rows, self.batch_size)
-        self.leave_inference_mode()
-        return self._apply(lambda tensor: tensor.index_fill_(0, rows.nonzero().flatten().to(tensor.device), 0))
-
-    def leave_inference_mode(self) -> None:
-        """Copies states that were made under `torch.inference_mode`, and may neither be saved for a gradient nor
-        written to outside of it."""
-        if not torch.is_inference_mode_enabled():
-            self._apply(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
-
     def reset(self) -> None:
         """Forgets everything."""
         super().reset()
@@ -220,8 +234,7 @@ def check_row_numbers(indices: Tensor, batch: int) -> None:
         ValueError: something else, such as a mask.
     """
     numbers = isinstance(indices, Tensor) and indices.dtype in (torch.int64, torch.int32) and indices.ndim == 1
-    # Elsewhere than on the CPU looking would wait for the device.
-    looked = numbers and batch != -1 and indices.device.type == "cpu" and not torch.compiler.is_compiling()
+    looked = numbers and batch != -1 and has_values(indices)
     if not numbers or (looked and bool(((indices < 0) | (indices >= batch)).any())):
         within = "" if batch == -1 else f", from 0 to {batch - 1}"
         if numbers:

@@ -15,6 +15,7 @@ from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.mixer import StateShape
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.models.configuration_resnet_bk import ResNetBKConfig
+from resnet_bk.ops.checks import has_values
 from resnet_bk.ops.dispatch import autocast_enabled
 from resnet_bk.ops.linear_cross_entropy import IGNORED, REDUCTIONS
 
@@ -84,8 +85,7 @@ def check_tokens(input_ids: Tensor | None, inputs_embeds: Tensor | None, config:
             f"input_ids must be int64 [batch, tokens] with at least one token, but got {input_ids.dtype} "
             f"{tuple(input_ids.shape)}; a single sequence needs [None], an empty prompt a first token"
         )
-    # Elsewhere than on the CPU reading the values would wait for the device; the embedding reports them there.
-    if input_ids.device.type == "cpu" and input_ids.numel() and not torch.compiler.is_compiling():
+    if has_values(input_ids):  # else the embedding reports them
         low, high = input_ids.aminmax()
         if low < 0 or high >= config.vocab_size:
             wrong = int(low) if low < 0 else int(high)
@@ -148,9 +148,7 @@ def check_unpadded(targets: Tensor | None, boundaries: Boundaries | None) -> Non
     Raises:
         ValueError: a target stands at padding.
     """
-    if targets is None or boundaries is None or boundaries.real is None:
-        return
-    if targets.device.type != "cpu" or torch.compiler.is_compiling():  # as for input_ids
+    if targets is None or boundaries is None or boundaries.real is None or not has_values(targets):
         return
     wrong = int(((targets != IGNORED) & (boundaries.real.squeeze(-1) == 0)).sum())
     if wrong:
@@ -179,7 +177,7 @@ def items_in_batch(count: Any, targets: Tensor | None) -> Any:
         )
     if isinstance(count, Tensor):
         right = count.numel() == 1 and not count.is_complex() and count.dtype != torch.bool
-        seen = right and count.device.type == "cpu" and not torch.compiler.is_compiling()  # as for input_ids
+        seen = right and has_values(count)
     else:
         right = seen = isinstance(count, Real) and not isinstance(count, bool)
     if not right or (seen and not 0 <= float(count) < math.inf):
@@ -210,7 +208,7 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
             f"logits_to_keep must be a number, places (int64) or a mask (bool) of [{length}], but got {kept.dtype} "
             f"{tuple(kept.shape)}; the same places are taken of every row"
         )
-    if mask or kept.device.type != "cpu" or not kept.numel() or torch.compiler.is_compiling():  # as for input_ids
+    if mask or not has_values(kept):
         return
     low, high = int(kept.min()), int(kept.max())
     if low < -length or high >= length:
@@ -222,7 +220,7 @@ def check_logits_to_keep(kept: int | Tensor, length: int) -> None:
 
 def _check_range(name: str, tokens: Tensor, config: Any) -> None:
     """Raises ValueError for one that is neither in the vocabulary nor `IGNORED`."""
-    if tokens.device.type != "cpu" or not tokens.numel() or torch.compiler.is_compiling():  # as for input_ids
+    if not has_values(tokens):
         return
     kept = tokens[tokens != IGNORED]
     if kept.numel() and not 0 <= int(kept.min()) <= int(kept.max()) < config.vocab_size:

@@ -5,6 +5,7 @@ It shows what the pointer alone is worth: a Transformer forgets what lies before
 Shape legend: B batch, T tokens, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -15,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from resnet_bk.layers import ChainProjection, KindsOfContext, Pointer, PointerGates, PointerState
 from resnet_bk.layers.pointer_mixture import mixed_logits, mixed_loss, pointed_share
-from resnet_bk.models.cache import check_rows
+from resnet_bk.models.cache import CarriedState
 from resnet_bk.models.checks import check_config, check_targets, check_tensors, check_tokens, items_in_batch
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.outputs import wants_dict
@@ -24,7 +25,7 @@ from resnet_bk.models.targets import TargetLosses, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
 
-class PointerCache:
+class PointerCache(CarriedState):
     """The state of the pointer between calls, which a call that is to keep it brings up to date; that of the language
     model is not kept.
 
@@ -35,34 +36,13 @@ class PointerCache:
     def __init__(self, state: PointerState) -> None:
         self.state = state
 
-    def detach(self) -> Self:
-        """Itself: no gradient goes through it."""
+    @property
+    def batch_size(self) -> int:
+        return self.state.green.shape[0]
+
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:
+        self.state = PointerState(*map(function, self.state))
         return self
-
-    def to(self, device: torch.device | str) -> Self:
-        """Moves it to a device. Returns the cache itself."""
-        self.state = PointerState(*(part.to(device) for part in self.state))
-        return self
-
-    def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
-
-        In place: no graph may need what is forgotten, so after `backward` and `detach`.
-
-        Raises:
-            ValueError: something else than a mask of the rows.
-        """
-        check_rows(rows, self.state.green.shape[0])
-        self.leave_inference_mode()
-        for part in self.state:
-            part.index_fill_(0, rows.nonzero().flatten().to(part.device), 0)
-        return self
-
-    def leave_inference_mode(self) -> None:
-        """Copies what was made under `torch.inference_mode`, and may neither be saved for a gradient nor written to
-        outside of it."""
-        if not torch.is_inference_mode_enabled():
-            self.state = PointerState(*(part.clone() if part.is_inference() else part for part in self.state))
 
 
 @dataclass

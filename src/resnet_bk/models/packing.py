@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from resnet_bk.ops.checks import has_values
+
 
 def packed_documents(
     document_ids: Tensor | None,
@@ -77,8 +79,7 @@ def packed_documents(
                 "calls before as well"
             )
         return None
-    # Elsewhere than on the CPU looking would wait for the device.
-    if starts.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(starts.any()):
+    if has_values(starts) and not bool(starts.any()):
         return None
     return starts.cumsum(dim=1).expand(shape)
 
@@ -90,8 +91,7 @@ def _of_borders(borders: Tensor, shape: tuple[int, int]) -> Tensor:
         ValueError: several rows, or borders that do not rise from 0 to T.
     """
     whole = borders.ndim == 1 and len(borders) > 1 and borders.dtype in (torch.int32, torch.int64)
-    # Elsewhere than on the CPU looking would wait for the device.
-    looked = whole and borders.device.type == "cpu" and not torch.compiler.is_compiling()
+    looked = whole and has_values(borders)
     ends = not looked or (int(borders[0]), int(borders[-1])) == (0, shape[1])
     if not whole or shape[0] != 1 or not ends or (looked and bool((borders.diff() < 0).any())):
         got = borders.tolist() if looked else f"{borders.dtype} {tuple(borders.shape)}"

@@ -64,7 +64,8 @@ def same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"the chain must have at least one site, but {name} has shape {shape(tensor)}; skip the call")
 
 
-def _has_values(tensor: Tensor) -> bool:
+def has_values(tensor: Tensor) -> bool:
+    """Whether numbers can be looked at, without a wait for a device and outside of graphs."""
     return (
         tensor.device.type == "cpu"
         and tensor.numel() > 0
@@ -80,13 +81,13 @@ def _position(mask: Tensor) -> list[int]:
 @torch.no_grad()
 def chain_values(hopping: Tensor, absorption: Tensor) -> None:
     """absorption > 0 and hopping >= 0 at every site."""
-    if _has_values(absorption) and bool((absorption <= 0).any()):  # not amin, which a NaN elsewhere would hide it from
+    if has_values(absorption) and bool((absorption <= 0).any()):  # not amin, which a NaN elsewhere would hide it from
         place = _position(absorption <= 0)
         raise ValueError(
             f"absorption must be above 0 at every site, for 1/absorption bounds the result, but absorption{place} is "
             f"{absorption[tuple(place)].item():g}; use softplus, or add a positive floor"
         )
-    if _has_values(hopping) and bool((hopping < 0).any()):
+    if has_values(hopping) and bool((hopping < 0).any()):
         place = _position(hopping < 0)
         raise ValueError(
             f"hopping must be 0 (no coupling to the site before) or above, but hopping{place} is "
@@ -97,7 +98,7 @@ def chain_values(hopping: Tensor, absorption: Tensor) -> None:
 @torch.no_grad()
 def transmission_values(log_transmission: Tensor) -> None:
     """No infinity, whose differences would be NaN. A NaN is passed on, as by every operator."""
-    if _has_values(log_transmission) and bool(log_transmission.isinf().any()):
+    if has_values(log_transmission) and bool(log_transmission.isinf().any()):
         place = _position(log_transmission.isinf())
         raise ValueError(
             f"log_transmission must be finite at every site, but log_transmission{place} is "

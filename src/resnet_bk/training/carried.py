@@ -9,6 +9,7 @@ Shape legend: B batch, T tokens.
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
-from resnet_bk.models.cache import check_rows
+from resnet_bk.models.cache import CarriedState
 from resnet_bk.training.mode import evaluation_mode
 
 # Reading a stream at once and reading it in two halves differ by the order of float32 sums; a cache that is passed
@@ -51,7 +52,7 @@ class ConstantStates(DynamicCache):
         return query_length, 0
 
 
-class CarriedStates(ConstantStates):
+class CarriedStates(CarriedState, ConstantStates):
     """The same for training, which hands them from segment to segment: nothing is overwritten."""
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
@@ -64,31 +65,12 @@ class CarriedStates(ConstantStates):
         state = super().get_recurrent_state(layer_idx, state_idx)
         return None if state is None else state.clone()
 
-    def detach(self) -> Self:
-        """Cuts the graph: later losses send no gradient into earlier segments. Returns the cache itself."""
-        return self._apply(torch.Tensor.detach)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Moves every state to a device. Returns the cache itself."""
-        return self._apply(lambda state: state.to(device))
-
-    def start_anew(self, rows: Tensor) -> Self:
-        """Forgets everything in `rows`, bool [B]. Returns the cache itself.
-
-        In place: no graph may need what is forgotten, so after `backward` and `detach`.
-
-        Raises:
-            ValueError: something else than a mask of rows.
-        """
-        check_rows(rows, -1)
-        return self._apply(lambda state: state.index_fill_(0, rows.nonzero().flatten().to(state.device), 0))
-
-    def _apply(self, change: Any) -> Self:
+    def _apply(self, function: Callable[[Tensor], Tensor]) -> Self:
         for layer in self.layers:
             assert isinstance(layer, LinearAttentionCacheLayerMixin)  # checked at construction
             for states in (layer.conv_states, layer.recurrent_states):
                 for place, state in states.items():
-                    states[place] = None if state is None else change(state)
+                    states[place] = None if state is None else function(state)
         return self
 
 

@@ -142,7 +142,7 @@ def test_results_that_do_not_fit_the_page(found, says):
 
 def call(*arguments):
     with pytest.raises(SystemExit) as ended:
-        guarded(lambda: performance.main([str(argument) for argument in arguments]))
+        guarded(lambda _: performance.main([str(argument) for argument in arguments]))
     return ended.value.code
 
 

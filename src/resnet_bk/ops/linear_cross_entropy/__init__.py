@@ -4,9 +4,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from resnet_bk.ops import dispatch
+from resnet_bk.ops.checks import has_values
 from resnet_bk.ops.linear_cross_entropy.library import cross_entropy_sum, cross_entropy_tokens
 
 __all__ = ["linear_cross_entropy"]
@@ -98,7 +98,7 @@ def linear_cross_entropy(
 def _taking_part(target: Tensor, ignore_index: int) -> Tensor | None:
     """Places of the tokens [N] that take part; None for all, or where it is not looked: on devices whose program would
     have to wait for the answer, in graphs, whose shapes must not depend on values, and if there are none."""
-    if target.device.type != "cpu" or torch.compiler.is_compiling() or isinstance(target, FakeTensor):
+    if not has_values(target):
         return None
     part = (target != ignore_index).nonzero().squeeze(1)
     return part if 0 < part.numel() < target.numel() else None
@@ -169,9 +169,7 @@ def _check(
         raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}; mean is usual")
-    # Values can be read without a wait only on the CPU; elsewhere the gathers inside report a bad index.
-    has_values = target.device.type == "cpu" and not isinstance(target, FakeTensor)
-    if has_values and not torch.compiler.is_compiling() and target.numel():
+    if has_values(target):  # elsewhere the gathers inside report a bad index
         wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
         if wrong.numel():
             raise ValueError(

@@ -7,6 +7,7 @@ and further [B, H, V] or empty, output and own [B, H, V].
 """
 
 from math import sqrt
+from typing import Any
 
 from numba.extending import register_jitable
 
@@ -146,57 +147,7 @@ def mix_head(
 
 
 @kernel
-def forward(
-    begin: int,
-    end: int,
-    projected: Floats,
-    tail: Floats,
-    taps: Floats,
-    bias: Floats,
-    write: Floats,
-    sites: Floats,
-    green: Floats,
-    memory: Floats,
-    weight: Floats,
-    gate: Floats,
-    further: Floats,
-    output: Floats,
-    tail_after: Floats,
-    green_after: Floats,
-    memory_after: Floats,
-    own: Floats,
-    heads: int,
-    keys: int,
-    values: int,
-    window: int,
-    absorption_min: float,
-    eps: float,
-    erases: bool,
-) -> None:
+def forward(begin: int, end: int, *of_heads: Any) -> None:
+    """As `mix_head`, of heads `begin` to `end` - 1."""
     for task in range(begin, end):
-        mix_head(
-            task,
-            projected,
-            tail,
-            taps,
-            bias,
-            write,
-            sites,
-            green,
-            memory,
-            weight,
-            gate,
-            further,
-            output,
-            tail_after,
-            green_after,
-            memory_after,
-            own,
-            heads,
-            keys,
-            values,
-            window,
-            absorption_min,
-            eps,
-            erases,
-        )
+        mix_head(task, *of_heads)

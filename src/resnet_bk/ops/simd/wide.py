@@ -44,5 +44,3 @@ else:
         store_pairs,
         zeros,
     )
-
-__all__ = ["LANES", "halves", "largest", "load", "load_pairs", "ones", "scratch", "store", "store_pairs", "zeros"]
