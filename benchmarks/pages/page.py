@@ -3,7 +3,6 @@
 A place is `<!-- begin SUITE:NAME -->` ... `<!-- end -->`; what stands between is replaced.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import Parser
+from resnet_bk.bench import json_files
 from resnet_bk.bench.environment import environments_of
-from resnet_bk.bench.json_files import replace_file
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.statistics import spread
 
@@ -184,12 +183,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read or holds something else, or a run in it diverged and has no figures.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); name a file that a benchmark wrote") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object; name a file that a benchmark wrote")
+    found = json_files.read_json(path)
     runs = found.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ValueError(f"{path}: runs must be a list of objects; name a file that a benchmark wrote")
@@ -253,7 +247,7 @@ def page_writer(
         if given.check:
             print(f"{given.page} {'agrees with' if after == before else 'DIFFERS from'} {names}")
             return int(after != before)
-        replace_file(given.page, after.encode())
+        json_files.replace_file(given.page, after.encode())
         print(f"{given.page} written from {names}")
         return 0
 

@@ -158,7 +158,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "cannot be read"), ("{", "cannot be read"), ("{}", "lacks what the page is made of")]
+    ("content", "says"), [(None, "does not exist"), ("{", "cannot be read"), ("{}", "lacks what the page is made of")]
 )
 def test_bad_files(content, says, tmp_path, capsys):
     page, file = tmp_path / "page.md", tmp_path / "ops.json"

@@ -86,8 +86,8 @@ def test_a_page_is_filled():
         (RESULTS | {"runs": RESULTS["runs"] * 2}, PAGE, "several runs of resnet-bk-seed"),
         (RESULTS | {"ngrams": RESULTS["ngrams"] | {"split": "test"}}, PAGE, "score --split validation"),
         (RESULTS, "Words.", "the page has the places none of seed-local, but must have machine, models, report"),
-        (None, PAGE, "cannot be read"),
-        ([1], PAGE, "holds no JSON object; name a file that a benchmark wrote"),
+        (None, PAGE, r"results\.json does not exist; is .* a folder that resnet-bk wrote"),
+        ([1], PAGE, "holds no JSON object; restore it, or remove it and run again"),
     ],
 )
 def test_what_does_not_fit(results, page, says, tmp_path):
