@@ -20,7 +20,16 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.pages.page import by_model, machine, page_writer, replace_all, table, trained_and_read
+from benchmarks.pages.page import (
+    HELD_OUT,
+    by_model,
+    machine,
+    need_perplexity,
+    page_writer,
+    replace_all,
+    table,
+    trained_and_read,
+)
 from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +53,7 @@ FILES = [
     *(ROOT / "results" / folder / "results.json" for folder in FOLDERS),
     ROOT / "results" / REPEATS / f"{REPEATS}.json",
 ]
-HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
-OVERLAPPING = "held_out_perplexity_overlapping"
+WITHOUT, OVERLAPPING = "held_out_perplexity_without_carry", "held_out_perplexity_overlapping"
 # What two calls of one protocol may differ in and still have the same settings.
 NO_SETTINGS = {"name", "description", "models", "seeds", "learning_rates"}
 
@@ -57,8 +65,10 @@ def choices(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         found: results of one protocol, that of the protocol as it is first.
 
     Raises:
-        ValueError: a model of another setting that was not trained with those of the protocol.
+        ValueError: a model of another setting that was not trained with those of the protocol, or one that leaks.
     """
+    for results in found:
+        need_perplexity(results["protocol"]["name"], results["runs"])
     chosen = found[0]
     plain = [results for results in found if not changed_settings(results, chosen)]
     other = [results for results in found if changed_settings(results, chosen)]
@@ -123,14 +133,16 @@ def resets(trained: Sequence[Mapping[str, Any]], searches: Sequence[Mapping[str,
     """A row a share of rows that start from no state; where there is no run without, the grid has one.
 
     Raises:
-        ValueError: runs of a model that are not alike, or none without in the grids either.
+        ValueError: runs of a model that are not alike, none without in the grids either, or a model that leaks.
     """
     runs, plain = ([_with_share(run, of) for of in found for run in of["runs"]] for found in (trained, searches))
+    need_perplexity(RESETS, runs)
     lines, shown = [], []
     for name in dict.fromkeys(run["model_name"] for run in runs):
         of_model = sorted((run for run in runs if run["model_name"] == name), key=lambda run: run["share"])
         if of_model[0]["share"]:
             of_model[:0] = [run for run in plain if run["model_name"] == name]
+            need_perplexity(RESET_PROTOCOL, of_model)
         if of_model[0]["share"] or any(run[key] != of_model[0][key] for run in of_model for key in ALIKE):
             raise ValueError(f"{name}: no run with {RESETS} 0, or its runs differ in one of {', '.join(ALIKE)}")
         shown += of_model

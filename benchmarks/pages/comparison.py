@@ -54,8 +54,8 @@ def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str,
 
 def ratios(results: Mapping[str, Any]) -> dict[str, str]:
     """Our perplexity over that of every other model, of the seeds that both have, with its 95% interval over the
-    documents; none where ours was not trained, or the documents are too few."""
-    models = {model.name: model for model in summarize(parse_results(dict(results)))}
+    documents; none where ours was not trained, one of the two leaks, or the documents are too few."""
+    models = {model.name: model for model in summarize(parse_results(dict(results))) if model.state == "ranked"}
     if OURS not in models:
         return {}
     tokens = results["data"].get("document_tokens", [])

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.comparison import MORE_MODELS, joined
-from benchmarks.pages.page import by_model, page_writer
+from benchmarks.pages.page import by_model, leaks, page_writer
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "course.svg"
@@ -43,7 +43,7 @@ Curves = dict[str, list[list[float]]]
 
 
 def curves(results: Mapping[str, Any]) -> Curves:
-    """Held-out perplexity in the course of a training, of the models in the order of `NAMES`.
+    """Held-out perplexity in the course of a training, of the models in the order of `NAMES` that do not leak.
 
     Raises:
         ValueError: no model has such figures, or seeds of one were validated at other steps.
@@ -53,9 +53,9 @@ def curves(results: Mapping[str, Any]) -> Curves:
     found: Curves = {}
     models = by_model(results)
     for name in sorted(models, key=lambda name: list(NAMES).index(name) if name in NAMES else len(NAMES)):
-        logs = [run["validation_log"] for run in models[name] if run["audit"] == "causal"]
-        if not logs:
+        if leaks(models[name]):
             continue
+        logs = [run["validation_log"] for run in models[name]]
         steps = [[point["step"] for point in log] for log in logs]
         if any(of_seed != steps[0] for of_seed in steps):
             raise ValueError(

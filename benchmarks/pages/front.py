@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.command import guarded
 from benchmarks.pages.comparison import MORE_MODELS, with_more
-from benchmarks.pages.page import by_model, by_protocol, one_machine, page_writer, replace_all, table
+from benchmarks.pages.page import by_model, by_protocol, need_perplexity, one_machine, page_writer, replace_all, table
 from benchmarks.pages.readme import PAGE, ROOT
 from resnet_bk.bench.report import formatting as fmt
 
@@ -62,8 +62,8 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
     """What the table shows by protocol, in the order of `TEXTS`.
 
     Raises:
-        ValueError: results of no such protocol, a protocol without results or without ResNet-BK, or times of several
-            machines.
+        ValueError: results of no such protocol, a protocol without results or without ResNet-BK, a model of the table
+            that leaks, or times of several machines.
     """
     by_name = by_protocol(results)
     known = {*TEXTS, *MORE_MODELS, *(name + TIMES for name in TEXTS)}
@@ -82,6 +82,8 @@ def entries(results: Sequence[Mapping[str, Any]]) -> dict[str, Entry]:
         models = by_model(entry)
         if not models.keys() & {*OURS}:
             raise ValueError(f"the results of {name} have no {' or '.join(OURS)}; train one of them")
+        for model in (*OURS, *LLAMA):
+            need_perplexity(name, models.get(model, []))
         times = by_name.get(name + TIMES, None if name in SHARED else by_name[name])
         timed = {} if times is None else by_model(times)
         if times is not None and OURS[0] in timed:

@@ -15,6 +15,8 @@ from resnet_bk.bench.environment import environments_of
 from resnet_bk.bench.report import formatting as fmt
 from resnet_bk.bench.report.statistics import spread
 
+HELD_OUT = "held_out_perplexity"
+
 PLACE = re.compile(r"<!-- begin (?P<suite>[\w-]+):(?P<name>[\w -]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
@@ -73,6 +75,25 @@ def by_model(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for run in results["runs"]:
         found.setdefault(run["model_name"], []).append(run)
     return found
+
+
+def leaks(runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a model sees what it predicts with any of its seeds; the others alone would flatter it."""
+    return any(run["audit"] == "leaks" for run in runs)
+
+
+def need_perplexity(suite: str, runs: Sequence[Mapping[str, Any]]) -> None:
+    """For a page that makes its figures of the perplexities of all seeds.
+
+    Raises:
+        ValueError: a run has no held-out perplexity, as that of a model that leaks.
+    """
+    for run in runs:
+        if run[HELD_OUT] is None:
+            raise ValueError(
+                f"{run['model_name']} of {suite} has no perplexity (seed {run['seed']}, audit: {run['audit']}); leave "
+                "it out of the page"
+            )
 
 
 def by_protocol(results: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages.comparison import ratios
-from benchmarks.pages.page import by_model, page_writer, reached, replace_all, table
+from benchmarks.pages.page import HELD_OUT, by_model, leaks, need_perplexity, page_writer, reached, replace_all, table
 from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
@@ -30,36 +30,35 @@ NAMES = {
     "gated-deltanet": "Gated DeltaNet",
 }
 
-HELD_OUT = (
-    "held_out_perplexity",
-    "held_out_perplexity_without_carry",
-    "held_out_perplexity_overlapping",
-)
+VIEWS = (HELD_OUT, "held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
 
 
 def rows(results: Mapping[str, Any]) -> str:
     """A row a model, the lowest perplexity first, models that see the answer last; then two n-gram models.
 
     No times: runs of one table may have shared the machine with other work.
+
+    Raises:
+        ValueError: a model that does not leak has no perplexity.
     """
-    models, over = by_model(results), ratios(results)
+    models = by_model(results)
+    leaky = {name for name, runs in models.items() if leaks(runs)}
+    need_perplexity(results["protocol"]["name"], [run for run in results["runs"] if run["model_name"] not in leaky])
+    over = ratios(results)
 
-    def bits(runs: list[dict[str, Any]]) -> str:
-        if runs[0]["audit"] == "leaks":
-            return fmt.MISSING
-        return fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
-
-    def order(item: tuple[str, list[dict[str, Any]]]) -> float:
-        return float("inf") if item[1][0]["audit"] == "leaks" else fmean(run["held_out_perplexity"] for run in item[1])
+    def order(name: str) -> float:
+        return float("inf") if name in leaky else fmean(run[HELD_OUT] for run in models[name])
 
     lines: list[tuple[str, ...]] = []
-    for name, runs in sorted(models.items(), key=order):
-        # A model that leaks has none of these.
-        carried, *others = (reached([run[key] for run in runs]) for key in HELD_OUT)
-        if runs[0]["audit"] == "leaks":
-            carried = "leaks"
-        ratio = over.get(name, fmt.MISSING)
-        lines.append((NAMES.get(name, name), carried, ratio, *others, bits(runs), fmt.count(len(runs))))
+    for name in sorted(models, key=order):
+        runs = models[name]
+        if name in leaky:
+            cells = ["leaks", *[fmt.MISSING] * 4]
+        else:
+            carried, *others = (reached([run[key] for run in runs]) for key in VIEWS)
+            bits = fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
+            cells = [carried, over.get(name, fmt.MISSING), *others, bits]
+        lines.append((NAMES.get(name, name), *cells, fmt.count(len(runs))))
     for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
@@ -78,7 +77,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
     Raises:
-        ValueError: a place is missing, or results have no n-grams.
+        ValueError: a place is missing, results have no n-grams, or see `rows`.
     """
     for found in results:
         suite = found["protocol"]["name"]

@@ -19,8 +19,10 @@ from typing import Any
 from benchmarks.command import guarded
 from benchmarks.pages.comparison import MORE_MODELS, OURS, joined, ratios
 from benchmarks.pages.page import (
+    HELD_OUT,
     by_model,
     machine,
+    need_perplexity,
     one_machine,
     page_writer,
     reached,
@@ -54,8 +56,7 @@ FILES = [
 # What the others are held to: the Transformers as `transformers` has them.
 TRANSFORMERS = ("llama", "gpt2")
 LLAMA = "llama"
-HELD_OUT, WITHOUT = "held_out_perplexity", "held_out_perplexity_without_carry"
-OVERLAPPING = "held_out_perplexity_overlapping"
+WITHOUT, OVERLAPPING = "held_out_perplexity_without_carry", "held_out_perplexity_overlapping"
 WITHOUT_POINTER, POINTERS = "no-pointer", {OURS, "llama-pointer"}
 
 
@@ -77,13 +78,8 @@ def rows(results: Mapping[str, Any]) -> str:
     Raises:
         ValueError: a model that leaks.
     """
+    need_perplexity(results["protocol"]["name"], results["runs"])
     models = by_model(results)
-    for name, runs in models.items():
-        if any(run[HELD_OUT] is None for run in runs):
-            raise ValueError(
-                f"{name} of {results['protocol']['name']} has no perplexity (audit: {runs[0]['audit']}); leave it out "
-                "of the page"
-            )
     base = best_transformer(models)
     comparable = by_model({"runs": timed(results)})
     lines = []
@@ -236,13 +232,14 @@ def grid(searches: Sequence[Mapping[str, Any]]) -> str:
     """What every rate of one grid reached, in one or several calls.
 
     Raises:
-        ValueError: the grids differ.
+        ValueError: the grids differ, or a model leaks.
     """
     rates = searches[0]["protocol"]["learning_rates"]
     lines = []
     for results in searches:
         if results["protocol"]["learning_rates"] != rates:
             raise ValueError(f"the grids differ: {rates} and {results['protocol']['learning_rates']}; search one grid")
+        need_perplexity(results["protocol"]["name"], results["runs"])
         for name, runs in by_model(results).items():
             reached = {entry["learning_rate"]: entry[HELD_OUT] for entry in runs[0]["learning_rates_tried"]}
             lines.append((f"`{name}`", *(fmt.perplexity(reached.get(rate)) for rate in rates)))

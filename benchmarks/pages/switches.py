@@ -15,7 +15,18 @@ from typing import Any
 
 from benchmarks.command import guarded
 from benchmarks.pages import performance
-from benchmarks.pages.page import by_model, by_protocol, machine, one_machine, page_writer, reached, replace_all, table
+from benchmarks.pages.page import (
+    HELD_OUT,
+    by_model,
+    by_protocol,
+    machine,
+    need_perplexity,
+    one_machine,
+    page_writer,
+    reached,
+    replace_all,
+    table,
+)
 from resnet_bk.bench.report import formatting as fmt
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +49,12 @@ Cells = Mapping[str, dict[str, str]]
 
 
 def quality(results: Mapping[str, Any]) -> Cells:
-    """Model -> operations, perplexity and the work that it did."""
+    """Model -> operations, perplexity and the work that it did.
+
+    Raises:
+        ValueError: a model that leaks.
+    """
+    need_perplexity(results["protocol"]["name"], results["runs"])
     return {name: _counted(runs) | _reached(runs) for name, runs in by_model(results).items()}
 
 
@@ -74,7 +90,7 @@ def rows(results: Mapping[str, Any], timed: Mapping[str, Any] | None) -> str:
     """A row a model, with its times where there are any, and where both were measured.
 
     Raises:
-        ValueError: as `times` does, or times of other models.
+        ValueError: as `quality` and `times` do, or times of other models.
     """
     cells = quality(results)
     facts = machine(results)
@@ -109,7 +125,7 @@ def _reached(runs: list[dict[str, Any]]) -> dict[str, str]:
         if key in measures
     ]
     return {
-        "held-out perplexity": reached([run["held_out_perplexity"] for run in runs]),
+        "held-out perplexity": reached([run[HELD_OUT] for run in runs]),
         "work done": ", ".join(skips) or fmt.MISSING,
     }
 

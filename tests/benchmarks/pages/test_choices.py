@@ -111,6 +111,26 @@ def test_repeats_are_means_over_seeds():
     assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
 
 
+@pytest.mark.parametrize("other", [{}, {"tie_word_embeddings": False}], ids=["same settings", "another setting"])
+def test_a_choice_that_leaks_has_no_place(other):
+    page = "".join(f"<!-- begin tuned-choices:{place} -->\nold\n<!-- end -->\n" for place in ("table", "settings"))
+    seeds = [run("vector", 44.0), run("vector", None, seed=1, audit="leaks")]
+    found = [of_choices(run("resnet-bk", 40.0), run("vector", 44.0)), of_choices(*seeds, **other)]
+    with pytest.raises(ValueError, match=r"^vector of tuned-choices has no perplexity \(seed 1, audit: leaks\); leave"):
+        choices.fill(page, found)
+
+
+def test_a_share_that_leaks_has_no_place():
+    page = "<!-- begin carry-reset:table -->\nold\n<!-- end -->\n"
+    leaks = {"held_out_perplexity": None, "audit": "leaks"}
+    for found, suite in (
+        ([of_shares("carry-reset", 0.0), of_shares("carry-reset", 0.25, **leaks)], "carry-reset"),
+        ([of_shares("carry-reset", 0.25), of_shares("seed-local-tuned", 0.0, [0.01], **leaks)], "seed-local-tuned"),
+    ):
+        with pytest.raises(ValueError, match=rf"^resnet-bk of {suite} has no perplexity \(seed 42, audit: leaks\);"):
+            choices.fill(page, found)
+
+
 def test_what_does_not_fit():
     for name, rates in (("quick", [0.01]), ("seed-local-tuned", None)):
         with pytest.raises(ValueError, match=f"the results are of protocol {name}, not of tuned-choices"):

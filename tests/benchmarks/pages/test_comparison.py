@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.pages.comparison import joined
+from benchmarks.pages.comparison import joined, ratios
+from tests.bench.report_samples import sample_results, sample_run
 from tests.benchmarks.made_runs import run
 
 PROTOCOL = {"name": "quick", "batch_size": 10}
@@ -41,3 +42,14 @@ def test_of_other_text_or_settings(change):
 def test_further_models_of_nothing():
     with pytest.raises(ValueError, match="the results of quick-pointer are further models of quick; name its results"):
         joined([OTHER, MORE])
+
+
+@pytest.mark.parametrize("leaky", ["resnet-bk", "llama"])
+def test_a_model_that_leaks_with_one_seed_has_no_ratio(leaky):
+    names, losses = ("resnet-bk", "llama"), {"document_nll": [20.0, 90.0, 50.0] * 7}
+    found = sample_results()
+    found["data"]["document_tokens"] = [10, 30, 20] * 7
+    found["runs"] = [sample_run(name, **losses) for name in names]
+    assert ratios(found) == {"llama": "1.000 (1.000 to 1.000)"}
+    found["runs"].append(sample_run(leaky, seed=1, audit="leaks"))
+    assert ratios(found) == {}

@@ -21,10 +21,15 @@ def results(*runs):
 
 
 def test_a_curve_is_the_mean_over_seeds_at_millions_of_tokens():
-    leaky = run("resnet-bk-seed", (1.0, 1.0), audit="leaks")
-    found = course.curves(results(run("other", (99.0, 98.0)), LLAMA, leaky, *OURS))
+    found = course.curves(results(run("other", (99.0, 98.0)), LLAMA, *OURS))
     assert list(found) == ["resnet-bk", "llama", "other"]
     assert found["resnet-bk"] == [[0.5, 81.0], [1.0, 52.0]]
+
+
+def test_one_seed_that_leaks_takes_its_model_out():
+    leaky = run("resnet-bk", (1.0, 1.0), seed=2, audit="leaks")
+    for seeds in ([leaky], [*OURS, leaky], [leaky, *OURS]):
+        assert list(course.curves(results(LLAMA, *seeds))) == ["llama"]
 
 
 def test_the_picture_holds_its_figures_and_is_drawn_where_they_change():

@@ -132,3 +132,6 @@ def test_what_does_not_fit():
         front.entries([WORDS])
     with pytest.raises(ValueError, match="the results of books have no resnet-bk or no-pointer; train one of them"):
         front.entries([WORDS, SMALL, QUICK, results("books", run("llama", 40.0))])
+    leaky = results("books", *BOOKS["runs"], run("llama", None, seed=2, audit="leaks"))
+    with pytest.raises(ValueError, match=r"^llama of books has no perplexity \(seed 2, audit: leaks\); leave it out"):
+        front.entries([WORDS, SMALL, QUICK, leaky])

@@ -40,6 +40,23 @@ def test_the_best_model_comes_first_whoever_it_is():
     ]
 
 
+@pytest.mark.parametrize("leaky_seed", [0, 1])
+def test_one_seed_that_leaks_is_a_model_that_leaks(leaky_seed):
+    tokens, losses = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7
+    seeds = [
+        run("gpt2", None, seed=seed, audit="leaks")
+        if seed == leaky_seed
+        else run("gpt2", 30.0, seed=seed, document_nll=losses)
+        for seed in (0, 1)
+    ]
+    # Ours shares with it the seed that does not leak.
+    ours = run("resnet-bk", 50.0, seed=1 - leaky_seed, document_nll=losses)
+    lines = readme.fill(PAGE, [quick(*seeds, ours, document_tokens=tokens)]).splitlines()
+    models = [line for line in lines if line.startswith("| ")][1:3]
+    assert models[0].startswith("| **ResNet-BK**")
+    assert models[1] == "| GPT-2 | leaks | – | – | – | – | 2 |"
+
+
 def test_ratios_are_of_the_same_documents():
     # Half the loss a token less in every document: a ratio of exp(-1/2), whichever documents are drawn.
     tokens, theirs = [10, 30, 20] * 7, [20.0, 90.0, 50.0] * 7
@@ -71,3 +88,6 @@ def test_what_does_not_fit():
         readme.fill(PAGE, [QUICK | {"ngrams": NGRAMS | {"split": "test"}}])
     with pytest.raises(ValueError, match="has the places none of quick"):
         readme.fill("Words.", [QUICK])
+    nothing = run("gpt2", None, seed=1, audit="causal")
+    with pytest.raises(ValueError, match=r"^gpt2 of quick has no perplexity \(seed 1, audit: causal\); leave it out"):
+        readme.fill(PAGE, [quick(*RUNS, run("gpt2", 60.0), nothing)])

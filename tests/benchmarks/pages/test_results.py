@@ -276,11 +276,18 @@ def test_times_side_by_side():
         results.fill(page, [TIMED | {"runs": [*TIMED["runs"], elsewhere]}])
 
 
+LEAKS = r"^seed of seed-local-tuned has no perplexity \(seed 1, audit: leaks\); leave it out of the page$"
+
+
 def test_what_does_not_fit():
+    seeds = [run("seed", 9.0, audit="causal"), run("seed", None, seed=1, audit="leaks")]
+    leaky = RESULTS | {"runs": [*RESULTS["runs"], *seeds]}
     with pytest.raises(ValueError, match="the results are of protocol wikitext-2, not of seed-local-tuned"):
         results.fill(PAGE, [RESULTS | {"protocol": {"name": "wikitext-2", "learning_rates": None}}])
-    with pytest.raises(ValueError, match=r"seed of seed-local-tuned has no perplexity \(audit: leaks\); leave it out"):
-        results.fill(PAGE, [RESULTS | {"runs": [*RESULTS["runs"], run("seed", None, audit="leaks")]}])
+    with pytest.raises(ValueError, match=LEAKS):
+        results.fill(PAGE, [leaky])
+    with pytest.raises(ValueError, match=LEAKS):
+        results.fill(PAGE, [leaky | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.01]}}])
     with pytest.raises(ValueError, match="no run of llama or gpt2"):
         results.fill(PAGE, [RESULTS | {"runs": [run("resnet-bk", 40.0)]}])
 

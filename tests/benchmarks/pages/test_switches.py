@@ -125,6 +125,10 @@ def test_results_of_a_benchmark_have_their_places():
     [
         ([RESULTS, TIMES | {"runs": RESULTS["runs"][:2]}], "no run of plain"),
         ([RESULTS, TIMES | {"runs": RESULTS["runs"][:4]}], "are of other models (adaptive)"),
+        (
+            [RESULTS | {"runs": [*RESULTS["runs"], run("exact", 2, 0.1, None, audit="leaks")]}],
+            "exact of ablation has no perplexity (seed 2, audit: leaks); leave it out of the page",
+        ),
         ([RESULTS, TIMES, TIMES], "two of the files are of ablation-times, and the page has one place for it"),
         ([TIMES], "ablation-times gives the times of ablation, whose results are not named"),
         ([RESULTS | {"protocol": {"name": "quick"}}], "are of quick, not of ablation"),
