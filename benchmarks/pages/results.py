@@ -274,16 +274,36 @@ def recall(results: Mapping[str, Any]) -> str:
 
 
 def lengths(result: Mapping[str, Any]) -> str:
-    """A row a reading of a model, a column a stretch of the documents: perplexity, the mean over the seeds."""
-    found: dict[tuple[str, str], list[Sequence[float]]] = {}
+    """A row a reading of a model, a column a stretch of the documents: perplexity, the mean over the seeds; dashes
+    where the model cannot read so, and below the table why.
+
+    Raises:
+        ValueError: the seeds of a model differ in whether they can, or why not.
+    """
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for model in result["models"]:
         for reading in model["readings"]:
-            if reading["problem"] is None:
-                found.setdefault((f"`{model['model_name']}`", reading["name"]), []).append(reading["perplexity"])
-    lines = [(*names, *(fmt.perplexity(fmean(of)) for of in zip(*runs, strict=True))) for names, runs in found.items()]
+            found.setdefault((model["model_name"], reading["name"]), []).append(reading)
+    lines, problems = [], []
+    for (name, read), of_seeds in found.items():
+        problem = of_seeds[0]["problem"]
+        if any(reading["problem"] != problem for reading in of_seeds):
+            told = " or ".join(dict.fromkeys(reading["problem"] or "none" for reading in of_seeds))
+            raise ValueError(
+                f"{name}, {read}: its seeds differ in the problem with reading so ({told}), and have no mean; read "
+                "seeds of one protocol"
+            )
+        if problem is None:
+            runs = zip(*(reading["perplexity"] for reading in of_seeds), strict=True)
+            cells = [fmt.perplexity(fmean(values)) for values in runs]
+        else:
+            cells = [fmt.MISSING] * len(result["places"])
+            problems.append(f"`{name}`, {read}: {problem}")
+        lines.append((f"`{name}`", read, *cells))
     facts = [
         f"{result['documents']} documents of {result['dataset_name']}, {result['split']}; "
         f"{result['unk_rate']:.2%} `<unk>`",
+        *problems,
         *trained_and_read(result),
     ]
     places = (f"{start:,} to {stop:,}" for start, stop in result["places"])

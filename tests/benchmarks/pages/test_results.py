@@ -212,44 +212,66 @@ def test_recall_stands_beside_what_the_layers_carry():
     assert "- matrix at every rate: diverged, no figures" in lines
 
 
-def test_lengths_are_means_over_seeds():
-    def model(name, seed, *readings):
-        names = ("carried", "window 64")
-        return {
-            "model_name": name,
-            "seed": seed,
-            "trained_at_commit": "0123456789abcdef",
-            "readings": [
-                {"name": name, "perplexity": reading, "problem": None if reading else "it has learned positions"}
-                for name, reading in zip(names, readings, strict=True)
-            ],
-        }
+LENGTHS_PAGE = "<!-- begin lengths:table -->\nold\n<!-- end -->\n"
 
-    found = {
+
+def read(name, seed, *readings):
+    """A model with the perplexities of each reading, or why it cannot read so."""
+    return {
+        "model_name": name,
+        "seed": seed,
+        "trained_at_commit": "0123456789abcdef",
+        "readings": [
+            {"name": name, "perplexity": None, "problem": reading}
+            if isinstance(reading, str)
+            else {"name": name, "perplexity": reading, "problem": None}
+            for name, reading in zip(("carried", "window 64"), readings, strict=True)
+        ],
+    }
+
+
+def of_lengths(*models):
+    return {
         "dataset_name": "books",
         "split": "train",
         "documents": 3,
         "unk_rate": 0.0012,
         "places": [[0, 512], [512, 1_024]],
         "environment": ENVIRONMENT | {"git_commit": "fedcba9876543210", "git_dirty": False},
-        "models": [
-            model("resnet-bk", 42, [50.0, 40.0], [50.0, 45.0]),
-            model("resnet-bk", 43, [52.0, 42.0], [52.0, 47.0]),
-            model("gpt2", 42, None, [60.0, 55.0]),
-        ],
+        "models": models,
     }
-    lines = results.fill("<!-- begin lengths:table -->\nold\n<!-- end -->\n", [found]).splitlines()
-    assert lines[2:7] == [
+
+
+def test_lengths_are_means_over_seeds():
+    found = of_lengths(
+        read("resnet-bk", 42, [50.0, 40.0], [50.0, 45.0]),
+        read("resnet-bk", 43, [52.0, 42.0], [52.0, 47.0]),
+        read("gpt2", 42, "it has positions for 128 tokens", [60.0, 55.0]),
+    )
+    lines = results.fill(LENGTHS_PAGE, [found]).splitlines()
+    assert lines[2:8] == [
         "| model | read | 0 to 512 | 512 to 1,024 |",
         "|---|---|---|---|",
         "| `resnet-bk` | carried | 51.0 | 41.0 |",
         "| `resnet-bk` | window 64 | 51.0 | 46.0 |",
+        "| `gpt2` | carried | – | – |",
         "| `gpt2` | window 64 | 60.0 | 55.0 |",
     ]
     assert "- 3 documents of books, train; 0.12% `<unk>`" in lines
+    assert "- `gpt2`, carried: it has positions for 128 tokens" in lines
     assert "- trained at commit 0123456789ab" in lines
     assert "- seeds: resnet-bk 42, 43; gpt2 42" in lines
     assert "- commit fedcba987654" in lines
+
+
+@pytest.mark.parametrize("other", [[60.0, 55.0], "it has positions for 256 tokens"])
+def test_seeds_that_read_otherwise_have_no_mean(other):
+    problem = "it has positions for 128 tokens"
+    told = "none" if isinstance(other, list) else other
+    for first, second, says in ((problem, other, f"{problem} or {told}"), (other, problem, f"{told} or {problem}")):
+        found = of_lengths(read("gpt2", 42, first, [60.0, 55.0]), read("gpt2", 43, second, [60.0, 55.0]))
+        with pytest.raises(ValueError, match=rf"^gpt2, carried: its seeds differ in the problem .*\({says}\), and"):
+            results.fill(LENGTHS_PAGE, [found])
 
 
 TIMED = {
