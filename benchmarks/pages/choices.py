@@ -7,7 +7,7 @@ FILE is a results.json of `resnet-bk bench`, by default those in results/, or th
 - `tuned-choices`, of three kinds: the protocol as it is, whose first model is the one that was chosen; models that it
   does not have, trained by changed code (results/tuned-choices-patched, a patch beside the file); and some of its
   models under another setting of the protocol, such as the optimizer (results/tuned-choices-settings)
-- shares of rows that start from no state (results/carry-reset); the grids of learning rates have some of the runs
+- shares of rows that start from no state (results/carry-reset); a grid of learning rates has the run of `mamba2`
   without
 - what tokens cost that came before (results/repeats)
 
@@ -38,7 +38,7 @@ CHOICES = "tuned-choices"  # one model, with one part after the other changed
 CHANGED_CODE = ("fixed-chain", "fixed-hopping-absorption", "two-energies", "no-norm", "real-part")
 CHANGED_SETTINGS = ("adamw",)
 REPEATS = "repeats"
-# `seed-local-tuned` with other shares of reset rows, beside its grids, in which most models have none.
+# `seed-local-tuned` with other shares of reset rows, beside a grid of it, in which most models have none.
 RESETS, RESET_PROTOCOL = "carry-reset", "seed-local-tuned"
 FOLDERS = (
     CHOICES,
@@ -46,7 +46,6 @@ FOLDERS = (
     *(f"{CHOICES}-settings/{name}" for name in CHANGED_SETTINGS),
     *(f"{RESETS}/resnet-bk-{share}" for share in (0, 10, 25, 50)),
     f"{RESETS}/mamba2-25",
-    f"{RESET_PROTOCOL}-grid",
     f"{RESET_PROTOCOL}-grid-mamba2",
 )
 FILES = [
@@ -185,7 +184,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     """The page with the figures of `results`.
 
     Raises:
-        ValueError: results of another protocol, or that do not fit together.
+        ValueError: results of another protocol, that do not fit together, or that nothing on the page is made of.
     """
     chosen: list[Mapping[str, Any]] = []
     reset: list[Mapping[str, Any]] = []
@@ -206,6 +205,11 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
                 f"the results are of protocol {suite}, not of {CHOICES}, {RESETS} or the rates of {RESET_PROTOCOL}; "
                 "name other files"
             )
+    if searches and not reset:
+        raise ValueError(
+            f"the rates of {RESET_PROTOCOL} are read for the runs without reset rows beside results of {RESETS}, and "
+            f"none of these are named; name results of {RESETS} too, or leave the rates out"
+        )
     if chosen:
         page = replace_all(page, CHOICES, choices(chosen))
     if reset:

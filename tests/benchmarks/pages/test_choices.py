@@ -131,6 +131,11 @@ def test_a_share_that_leaks_has_no_place():
             choices.fill(page, found)
 
 
+def test_a_grid_that_nothing_reads_is_refused():
+    with pytest.raises(ValueError, match=r"^the rates of seed-local-tuned .* none of these are named; name results of"):
+        choices.fill("", [of_shares("seed-local-tuned", 0.0, [0.01])])
+
+
 def test_what_does_not_fit():
     for name, rates in (("quick", [0.01]), ("seed-local-tuned", None)):
         with pytest.raises(ValueError, match=f"the results are of protocol {name}, not of tuned-choices"):
