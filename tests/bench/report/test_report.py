@@ -319,6 +319,36 @@ def test_one_seed_has_no_table_of_seeds(page: Page) -> None:
     assert "One seed (0), no spread." in page.text
 
 
+@pytest.mark.parametrize(
+    ("seeds", "says", "epochs"),
+    [
+        ({"a": (42,), "b": (42,)}, "One seed (42), no spread.", "one seed"),
+        ({"a": (42,), "b": (43,)}, "One seed a model (a: 42; b: 43), no spread.", "one seed"),
+        (
+            {"a": (42, 43), "b": (42, 43)},
+            "Mean ± sample standard deviation over the seeds 42, 43; costs are means.",
+            "means over seeds",
+        ),
+        (
+            {"a": (42, 43), "b": (42, 44), "c": (42, 43)},
+            "Mean ± sample standard deviation over the seeds of each model (a, c: 42, 43; b: 42, 44); costs are means.",
+            "means over seeds",
+        ),
+        (
+            {"a": (42, 43), "b": (42,)},
+            "Mean ± sample standard deviation over the seeds of each model (a: 42, 43; b: 42); one seed has no spread; "
+            "costs are means.",
+            "means over seeds",
+        ),
+    ],
+)
+def test_the_caption_says_which_seeds_a_model_has(seeds: dict[str, tuple[int, ...]], says: str, epochs: str) -> None:
+    runs = [sample_run(name, seed=seed) for name, of in seeds.items() for seed in of]
+    text = render(sample_results("llama") | {"runs": runs}).text
+    assert f" {says} Lower perplexity is better" in text
+    assert f"the perplexity of it, and time, {epochs}." in text
+
+
 def test_a_loss_is_said_first() -> None:
     results = sample_results()
     results["runs"][0] = sample_run("resnet-bk", perplexity=105.0)

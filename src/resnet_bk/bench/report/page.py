@@ -142,6 +142,8 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "best": best,
         "ratios": {} if reference is None else {model.name: perplexity_ratio(model, reference) for model in order},
         "variables": {name: style.variable for name, style in styles.items()},
+        "over_seeds": _over_seeds(models),
+        "several_seeds": any(len(model.runs) > 1 for model in models),
         "seeds": sorted({seed for model in models for seed in model.seeds}),
         "any_test": any_test,
         "test_was_read": any_test or (results.ngrams is not None and results.ngrams.split == "test"),
@@ -164,6 +166,25 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "environment": _rows(_environment(results)),
         "protocol_text": yaml.safe_dump(_plain(protocol), sort_keys=False, allow_unicode=True, width=100),
     }
+
+
+def _over_seeds(models: list[ModelSummary]) -> str:
+    """A sentence: which seeds the figures are of. Where models were not trained on the same ones, it says who has
+    which."""
+    names: dict[tuple[int, ...], list[str]] = {}
+    for model in models:
+        names.setdefault(model.seeds, []).append(model.name)
+    listed = {seeds: ", ".join(map(str, seeds)) for seeds in names}
+    alike = len(names) == 1
+    which = (
+        listed[models[0].seeds] if alike else "; ".join(f"{', '.join(of)}: {listed[on]}" for on, of in names.items())
+    )
+    fewest, most = min(map(len, names)), max(map(len, names))
+    if most == 1:
+        return f"One seed{'' if alike else ' a model'} ({which}), no spread."
+    over = f"seeds {which}" if alike else f"seeds of each model ({which})"
+    alone = "; one seed has no spread" if fewest == 1 else ""
+    return f"Mean ± sample standard deviation over the {over}{alone}; costs are means."
 
 
 def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
