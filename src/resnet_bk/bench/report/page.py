@@ -4,6 +4,7 @@ The page asks for nothing over the network (its content security policy forbids 
 whole or not at all.
 """
 
+import errno
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,6 +33,18 @@ PLOT_NAMES = (
     "kept-steps",
     "buckets",
     "bucket-ratios",
+)
+# What another folder mends: kind, permissions or name. A disk that is full or fails is no fault of the call.
+OF_THE_FOLDER = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOENT,  # a place where no folder can be made, such as /proc
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
 )
 LONG = 32  # characters; a longer value takes a line of its own
 TEMPLATES = Path(__file__).parent / "templates"
@@ -85,7 +98,8 @@ def write_report(results: dict[str, Any], out: Path) -> Path:
         The path of the page.
 
     Raises:
-        ValueError: one line that names what ``results`` lacks, or why ``out`` cannot be written.
+        ValueError: one line that names what ``results`` lacks, or why ``out`` is no folder to write in.
+        OSError: the disk is full or fails.
     """
     parsed = parse_results(results)
     plots = draw_plots(results)
@@ -99,6 +113,8 @@ def write_report(results: dict[str, Any], out: Path) -> Path:
             (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier report on other results
         replace_file(out / "report.html", page.encode())
     except OSError as error:
+        if error.errno not in OF_THE_FOLDER:
+            raise
         raise ValueError(f"out={str(out)!r}: {error.strerror or error}; give a folder that you can write to") from error
     return out / "report.html"
 
