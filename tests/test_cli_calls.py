@@ -42,6 +42,7 @@ def home(tmp_path_factory):
         (["audit", "gpt2", "--data", "text.txt"], ["--data text.txt", "--leak-cost only"]),
         (["audit", "gpt2", "--lengths", "1,5"], ["--lengths '1,5'", "at least 2"]),
         (["lengths", "x", "--windows", "512,x"], ["--windows '512,x': must be integers of at least 2", "512,2048"]),
+        (["lengths", "x", "--windows", "64,512,64"], ["--windows '64,512,64': holds a number twice; give each once"]),
         *(
             (["ngrams", "quick", "--orders", text], [f"--orders {text!r}: must be integers of at least 1", "1,2,5"])
             for text in ("", "0", "1,", "2;5", "five")
@@ -127,6 +128,21 @@ def test_results_in_the_home(home, tmp_path, monkeypatch):
     done = call("ngrams", home / "tiny.yaml", "--orders", "1", "--out=~/found")
     assert done.exit_code == 0, done.output
     assert [path.name for path in tmp_path.iterdir()] == ["found"]
+
+
+def test_a_run_is_read_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("resnet_bk.bench.resolve.run_folder", lambda path: path)
+    monkeypatch.chdir(tmp_path)
+    for command in ("lengths", "repeats"):
+        done = call(command, "out/llama/seed-1", "out/llama/seed-2", tmp_path / "out" / "llama" / "seed-1")
+        assert_bad_call(done, "out/llama/seed-1, ", "given twice; name each run once")
+
+
+def test_letters_that_the_output_cannot_take():
+    program = "from resnet_bk import cli; cli.app = lambda: print('40.0 ± 0.5'); cli.main()"
+    surroundings = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", program], env=surroundings, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "40.0 \\xb1 0.5\n")
 
 
 def test_a_reader_that_goes_away_is_no_answer():

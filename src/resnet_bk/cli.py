@@ -5,6 +5,7 @@ What is heavy is imported inside the commands, so that `resnet-bk --help` is qui
 """
 
 import functools
+import io
 import json
 import sys
 import traceback
@@ -229,7 +230,7 @@ def lengths(
     as_json: Json = False,
 ) -> None:
     """Perplexity of trained models by place in long documents, read as one stream and in windows."""
-    from resnet_bk.bench.resolve import run_folder
+    from resnet_bk.bench.resolve import run_folders
     from resnet_bk.bench.run_folder import check_new, write_found
     from resnet_bk.bench.trained.lengths import FILE, length_profiles
     from resnet_bk.bench.trained.lengths_table import lengths_table
@@ -237,7 +238,7 @@ def lengths(
     sizes = None if windows is None else listed_numbers("--windows", windows, 2, "512,2048")
     if out is not None:
         check_new(out, FILE)  # before the work
-    found = length_profiles([run_folder(run) for run in runs], data, split, tokens, documents, sizes, device)
+    found = length_profiles(run_folders(runs), data, split, tokens, documents, sizes, device)
     if out is not None:
         write_found(found, out, FILE)  # first: what is printed may not arrive
     _show(found, as_json, lengths_table)
@@ -257,14 +258,14 @@ def repeats(
     as_json: Json = False,
 ) -> None:
     """Loss of trained models on new words, on words seen before, and on pairs of words that come again."""
-    from resnet_bk.bench.resolve import run_folder
+    from resnet_bk.bench.resolve import run_folders
     from resnet_bk.bench.run_folder import check_new, write_found
     from resnet_bk.bench.trained.repeats import FILE, repeat_losses
     from resnet_bk.bench.trained.repeats_table import repeats_table
 
     if out is not None:
         check_new(out, FILE)  # before the work
-    found = repeat_losses([run_folder(run) for run in runs], data, split, window, device)
+    found = repeat_losses(run_folders(runs), data, split, window, device)
     if out is not None:
         write_found(found, out, FILE)  # first: what is printed may not arrive
     _show(found, as_json, repeats_table)
@@ -483,5 +484,9 @@ def _print_all(parts: Sequence[Any]) -> None:
 
 def main() -> None:
     """The entry point `resnet-bk`."""
+    # A terminal or a file that cannot take a letter is no reason to end a training.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     tune_process()
     app()

@@ -82,7 +82,7 @@ def listed_numbers(option: str, text: str, least: int, example: str) -> list[int
     """Numbers apart by commas.
 
     Raises:
-        ValueError: something else, or a number below `least`.
+        ValueError: something else, a number below `least`, or one that stands there twice.
     """
     try:
         numbers = [int(part) for part in text.split(",")]
@@ -90,4 +90,6 @@ def listed_numbers(option: str, text: str, least: int, example: str) -> list[int
         numbers = []
     if not numbers or min(numbers) < least:
         raise ValueError(f"{option} {text!r}: must be integers of at least {least}, for example {option} {example}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{option} {text!r}: holds a number twice; give each once")
     return numbers

@@ -2,6 +2,9 @@
 
 import math
 
+# The name of the bucket of `<unk>` among those of word frequencies.
+UNKNOWN_BUCKET = "<unk>"
+
 
 def perplexity(loss: float) -> float:
     """exp of a loss in nats a token; infinite where a float cannot hold it, NaN of NaN."""

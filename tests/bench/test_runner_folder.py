@@ -70,6 +70,17 @@ def test_views_of_a_run_that_came_without_its_weights(run, tmp_path):
     assert len(results["runs"]) == 1
 
 
+def test_a_figure_that_is_there_is_not_measured_again(run, gpt2, tmp_path):
+    file = tmp_path / "out" / "gpt2" / "seed-42" / "result.json"
+    result = json.loads(file.read_text())
+    of_windows = {key: result.pop(key) for key in ("overlapping_document_nll", "overlapping_buckets")}
+    write_json(file, result | {"held_out_perplexity_overlapping": 61.5})  # of another machine, say
+    (found,) = run(only=["gpt2"])[0]["runs"]
+    assert found["held_out_perplexity_overlapping"] == 61.5
+    assert {key: found[key] for key in of_windows} == of_windows
+    assert found["later"][-1]["figures"] == sorted(of_windows)
+
+
 def test_other_tokens_are_not_taken_for_the_same(run, gpt2, tmp_path):
     file = tmp_path / "out" / "gpt2" / "seed-42" / "run.json"
     record = json.loads(file.read_text())

@@ -31,7 +31,10 @@ def add_views(run: Run, protocol: Protocol, prepared: Prepared, say: Callable[[s
     elif missing:
         say(f"{run.title}: measuring {' and '.join(missing)}")
         model = load_model(run.folder / "model").to(training_device(protocol.device))
-        found = further_views(model, result["head"], run, protocol, prepared, missing)
+        measured = further_views(model, result["head"], run, protocol, prepared, missing)
+        # A run of before a view had all of its figures keeps those that it has: they are published, perhaps, and this
+        # may be another machine.
+        found = {key: value for key, value in measured.items() if _lacks(result, key)}
         write_json(run.folder / "result.json", result | found | _measured_later(result, found))
 
 

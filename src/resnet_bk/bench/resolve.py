@@ -134,6 +134,20 @@ def run_folder(path: Path) -> Path:
     raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
 
 
+def run_folders(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that `paths` are.
+
+    Raises:
+        ValueError: as `run_folder`, or one of them stands there twice.
+    """
+    found = [run_folder(path) for path in paths]
+    places = [path.resolve() for path in found]
+    twice = dict.fromkeys(str(path) for path, place in zip(found, places, strict=True) if places.count(place) > 1)
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: given twice; name each run once")
+    return found
+
+
 def model_folder(path: Path) -> Path:
     """Where the model and the tokenizer are that `path` stands for: those of a run folder, or its own, as
     `save_pretrained` of both wrote them.

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-UNKNOWN_BUCKET = "<unk>"
+from resnet_bk.figures import UNKNOWN_BUCKET
+
 # Bucket i holds counts from EDGES[i - 1] (0 for the first) to EDGES[i] - 1; the last has no upper end.
 EDGES = (10, 100, 1_000, 10_000)
 CHUNK = 1 << 22

@@ -21,8 +21,7 @@ from resnet_bk.bench.report.plot_style import styles_by_model
 from resnet_bk.bench.report.plots import Plot, draw_plots
 from resnet_bk.bench.report.results_schema import Results, parse_results
 from resnet_bk.bench.report.statistics import ModelSummary, best_of, perplexity_ratio, ranked, summarize
-from resnet_bk.data.frequency import UNKNOWN_BUCKET
-from resnet_bk.figures import perplexity
+from resnet_bk.figures import UNKNOWN_BUCKET, perplexity
 
 PLOT_NAMES = (
     "loss-steps",

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from resnet_bk.bench.environment import environments_of
-from resnet_bk.data.frequency import UNKNOWN_BUCKET
-from resnet_bk.figures import perplexity
+from resnet_bk.figures import UNKNOWN_BUCKET, perplexity
 
 MAX_PROBLEMS = 8  # the message stays one readable line
 
