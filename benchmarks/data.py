@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.command import Parser, guarded, out_file, parser
+from resnet_bk.process import tune_process
 
 TOKENS, QUICK_TOKENS = 100_000_000, 1_000_000
 VOCABULARY = 30_000
@@ -87,7 +88,8 @@ STAGES: dict[str, Callable[[Any, int, int, str], int]] = {
 
 
 def measure(stage: str, data: str, passes: int, tokens: int, vocab_size: int, cache_dir: str) -> dict[str, Any]:
-    """Run a stage in this process, which should be a fresh one."""
+    """Run a stage in this process, which should be a fresh one, with the settings of the `resnet-bk` command line."""
+    tune_process()  # before PyTorch is loaded
     import torch
 
     from resnet_bk.training.memory import peak_memory_mb

@@ -1,12 +1,20 @@
 """The check of the data path's memory."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import data as check
 from benchmarks.command import guarded
+
+
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process of the tests keeps its settings."""
+    monkeypatch.setattr(check, "tune_process", lambda: None)
 
 
 @pytest.fixture
@@ -29,6 +37,21 @@ def test_stages_one_after_another(text: Path, tmp_path: Path) -> None:
     found = [check.measure(stage, str(text), 4, 5000, 60, str(tmp_path / "cache")) for stage in check.STAGES]
     assert [entry["count"] for entry in found] == [54, 5000, 4096]
     assert all(entry["peak_memory_mb"] > 0 for entry in found)
+
+
+def test_a_stage_is_measured_with_the_settings_of_the_command_line() -> None:
+    """They are made before PyTorch is loaded, which takes seconds: this process ends there."""
+    program = """
+import sys
+from benchmarks import data
+from resnet_bk import process
+
+assert data.tune_process is process.tune_process
+data.tune_process = lambda: sys.exit("too late" if "torch" in sys.modules else 7)
+data.measure("epoch of batches", "embedded", 1, 5000, 60, "nowhere")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
 
 
 @pytest.mark.parametrize(("limit", "code"), [(4000.0, 0), (1.0, 1)])
