@@ -5,8 +5,9 @@
 
 The first call, on the code as it was, writes what every model of the protocol went through in its first N steps (first
 seed, first rate of a grid, no validation); the second, on the code as it is, compares. `PYTHONPATH=OTHER_CHECKOUT/src`
-gives the code of another checkout. Bits depend on the processor, the number of threads and the versions of libraries:
-a FILE of others is refused. Exit code 1 if a model differs.
+gives the code of another checkout. Bits depend on the processor, the number of threads and the versions of libraries,
+and on the settings of the training: a FILE of others is refused, and one that holds no settings, as earlier versions of
+this command wrote it. Exit code 1 if a model differs, 2 if FILE is refused.
 """
 
 import hashlib
@@ -58,10 +59,12 @@ def main(arguments: Sequence[str]) -> int:
     protocol = load_protocol(given.protocol, [*given.settings, f"steps={given.steps}", "warmup_steps=0"], given.data)
     names = choose("--models", given.models, list(protocol.models))
     found: dict[str, Any] = {"environment": environment(), "steps": given.steps, "models": {}}
+    settings = {name: settings_of_training(protocol, name) for name in names}
     if before is not None:
         check_comparable(found, before, given.against)
+        check_settings(settings, before, given.against)
     for name, passed in passes(protocol, names):
-        found["models"][name] = passed
+        found["models"][name] = passed | {"settings": settings[name]}
         print(f"{name}: last loss {passed['losses'][-1]!r}, weights {passed['weights'][:12]}", flush=True)
         if out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,6 @@ def passes(protocol: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
     from resnet_bk.bench.data import default_cache_dir, open_corpus, prepare
     from resnet_bk.bench.peers import build_model, resolve_configs
     from resnet_bk.bench.run import run_spec
-    from resnet_bk.bench.run_folder import run_of
     from resnet_bk.bench.runner import deterministic
     from resnet_bk.data import TokenStream
     from resnet_bk.data.saved_tokenizer import special_ids
@@ -94,7 +96,7 @@ def passes(protocol: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
     configs = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), names)
     for name in names:
         with tempfile.TemporaryDirectory() as folder, deterministic():
-            run = run_of(protocol, Path(folder), name, protocol.rates(name)[0], protocol.seeds[0])
+            run = run_of_model(protocol, Path(folder), name)
             stream = TokenStream(prepared.train.tokens, protocol.batch_size, protocol.sequence_length)
             spec = replace(run_spec(protocol, run, stream.steps_per_epoch), log_interval=1, checkpoint_seconds=1e9)
             model = build_model(configs[name], run.seed)
@@ -107,6 +109,27 @@ def passes(protocol: Any, names: Sequence[str]) -> Iterator[tuple[str, dict[str,
                 "weights": fingerprint(model.state_dict().values()),
             },
         )
+
+
+def run_of_model(protocol: Any, folder: Path, name: str) -> Any:
+    """The run that is looked at: first rate, first seed."""
+    from resnet_bk.bench.run_folder import run_of
+
+    return run_of(protocol, folder, name, protocol.rates(name)[0], protocol.seeds[0])
+
+
+def settings_of_training(protocol: Any, name: str) -> dict[str, Any]:
+    """What decides the training of a model beside code and machine, JSON-able. Not the content of the text: code that
+    reads it otherwise is a change of the code."""
+    from resnet_bk.bench.json_files import finite
+    from resnet_bk.bench.protocol import NOT_OF_A_RUN
+    from resnet_bk.bench.run_folder import settings_of
+    from resnet_bk.training import training_device
+
+    found = settings_of(protocol, run_of_model(protocol, Path(), name), corpus_fingerprint="")
+    decide = {key: value for key, value in found.items() if key not in (*NOT_OF_A_RUN, "corpus")}
+    named = {"dataset": protocol.dataset, "tokenizer": protocol.tokenizer}
+    return finite(decide | named | {"device": training_device(protocol.device).type})
 
 
 def fingerprint(tensors: Iterable[Any]) -> str:
@@ -133,6 +156,27 @@ def check_comparable(found: dict[str, Any], before: dict[str, Any], file: Path) 
             )
 
 
+def check_settings(settings: dict[str, dict[str, Any]], before: dict[str, Any], file: Path) -> None:
+    """Raises ValueError where a model of the file was trained otherwise, or the file does not say how."""
+    for name, here in settings.items():
+        if name not in before["models"]:
+            continue  # `differences` says so
+        there = before["models"][name].get("settings")
+        if there is None:
+            raise ValueError(
+                f"--against {file}: holds no settings of {name}, as an earlier version of this command wrote it, so "
+                "that another training could be taken for other code; write it anew with --out "
+                "(PYTHONPATH=OTHER_CHECKOUT/src has the code of that time)"
+            )
+        keys = sorted(key for key in {*here, *there} if here.get(key) != there.get(key))
+        if keys:
+            shown = ", ".join(f"{key} ({there.get(key)!r} there, {here.get(key)!r} now)" for key in keys)
+            raise ValueError(
+                f"--against {file}: {name} was trained there with other settings: {shown}; give those of the file, or "
+                "write it anew with these"
+            )
+
+
 def differences(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
     """A line a model that is not the same."""
     lines = []
@@ -142,7 +186,7 @@ def differences(found: dict[str, Any], before: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: is not in the file")
         elif earlier["text"] != passed["text"]:
             lines.append(f"{name}: has read another text")
-        elif earlier != passed:
+        elif (earlier["losses"], earlier["weights"]) != (passed["losses"], passed["weights"]):
             pairs = enumerate(zip(earlier["losses"], passed["losses"], strict=True), start=1)
             step = next((step for step, (theirs, ours) in pairs if theirs != ours), None)
             lines.append(f"{name}: {'its weights after the last step' if step is None else f'from step {step} on'}")

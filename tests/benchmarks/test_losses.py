@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import losses
@@ -50,13 +51,31 @@ def test_the_same_code_is_the_same(before, capsys):
     assert "2 of 2 models bit for bit as at commit" in capsys.readouterr().out
 
 
-def test_another_seed_or_rate_is_not_the_same(before, capsys):
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("seeds=[7]", "seed (42 there, 7 now)"),
+        ("models.gpt2.learning_rate=2e-3", "models.gpt2.learning_rate (0.003 there, 0.002 now)"),
+        ("batch_size=8", "batch_size (4 there, 8 now)"),
+        ("models.gpt2.config={n_inner: 8}", "models.gpt2.config ({} there, {'n_inner': 8} now)"),
+        ("tokenizer=bpe", "tokenizer ('word' there, 'bpe' now)"),
+    ],
+)
+def test_another_training_is_refused(before, monkeypatch, capsys, setting, says):
+    """Before anything is trained: it would read as a change of the code."""
+    monkeypatch.setattr(losses, "passes", lambda *_: pytest.fail("trained"))
     arguments = (before / "tiny.yaml", "--steps", 3, "--against", before / "runs" / "before.json", "--models", "gpt2")
-    assert call(*arguments, "--set", "seeds=[7]") == 1
-    assert "DIFFERS: gpt2: from step 1 on\n0 of 1 models" in capsys.readouterr().out
-    # The first loss is taken before the rate counts.
-    assert call(*arguments, "--set", "models.gpt2.learning_rate=2e-3") == 1
-    assert "DIFFERS: gpt2: from step 2 on" in capsys.readouterr().out
+    assert call(*arguments, "--set", setting) == 2
+    error = capsys.readouterr().err
+    assert f"gpt2 was trained there with other settings: {says}; give those of the file" in error
+
+
+def test_settings_that_change_no_training_and_another_models_are_not_compared(before, capsys):
+    settings = ("--set", "log_interval=7", "--set", "device=auto", "--set", "models.resnet-bk.learning_rate=1e-3")
+    arguments = ("--steps", 3, "--models", "gpt2", "--against", before / "runs" / "before.json")
+    given = settings if not torch.cuda.is_available() else settings[:2]
+    assert call(before / "tiny.yaml", *arguments, *given) == 0
+    assert "1 of 1 models bit for bit" in capsys.readouterr().out
 
 
 def test_what_differs_is_named(before, capsys):
@@ -65,6 +84,8 @@ def test_what_differs_is_named(before, capsys):
 
     assert against(lambda found: found["models"]["gpt2"].update(weights="0" * 64)) == 1
     assert "gpt2: its weights after the last step" in capsys.readouterr().out
+    assert against(lambda found: found["models"]["gpt2"]["losses"].__setitem__(1, 1.0)) == 1
+    assert "DIFFERS: gpt2: from step 2 on\n0 of 1 models" in capsys.readouterr().out
     assert against(lambda found: found["models"]["gpt2"].update(text="another")) == 1
     assert "gpt2: has read another text" in capsys.readouterr().out
     assert against(lambda found: found["models"].pop("gpt2")) == 1
@@ -73,6 +94,8 @@ def test_what_differs_is_named(before, capsys):
     assert "was written with threads 99, and this is" in capsys.readouterr().err
     assert against(lambda found: found.update(steps=4)) == 2
     assert "was written with --steps 4, and this is 3" in capsys.readouterr().err
+    assert against(lambda found: found["models"]["gpt2"].pop("settings")) == 2
+    assert "holds no settings of gpt2, as an earlier version of this command wrote it" in capsys.readouterr().err
     assert against(lambda found: found.pop("models")) == 2
     assert "was not written by this command" in capsys.readouterr().err
 
