@@ -77,6 +77,24 @@ def test_a_gradient_that_is_no_number_is_an_error(monkeypatch):
         gpu.measure("propagate", 1, 5, 2, 1, torch.float32)
 
 
+@pytest.mark.parametrize("lossy", [False, True], ids=["right", "lossy"])
+@pytest.mark.parametrize("sites", [300, 600])
+def test_values_are_compared_at_all_sites_that_are_timed(sites, lossy, monkeypatch):
+    """A kernel that loses what follows site 512, in plain PyTorch."""
+    real = gpu.run
+
+    def run(operator, inputs, backend):
+        output = real(operator, inputs, "chunked")
+        return torch.cat([output[:, :512], 0 * output[:, 512:]], 1) if lossy and backend == "triton" else output
+
+    monkeypatch.setattr(gpu, "run", run)
+    for operator in OPERATORS:
+        size = 4 if operator.name == "propagate" else 0
+        inputs = gpu.make_inputs(operator.name, 2, sites, 3, size, torch.float32, device="cpu")
+        error = gpu.largest_error(operator.name, inputs)
+        assert (error < gpu.TOLERANCE[torch.float32]) == (sites < 512 or not lossy), operator.name
+
+
 def test_another_backend_than_triton_is_not_timed(monkeypatch):
     real = gpu.make_inputs
     monkeypatch.setattr(gpu, "make_inputs", lambda *arguments: real(*arguments, device="cpu"))
