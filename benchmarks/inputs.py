@@ -10,6 +10,8 @@ from torch import Tensor
 
 # Energies for hoppings of 1: inside the band |a| < 2 signals propagate, outside they die out.
 INSIDE, OUTSIDE = 0.3, 3.0
+# Sites for which the loop that defines an operator is the truth: it takes well under a second in float64.
+LOOPED_UP_TO = 256
 
 
 def chain(
@@ -77,6 +79,12 @@ def with_gradients(
     grads = torch.autograd.grad(output, list(inputs.values()), cotangent.to(output.dtype))
     named = {f"gradient of {name}": grad for name, grad in zip(inputs, grads, strict=True)}
     return {"output": output.detach()} | named
+
+
+def truth_backend(sites: int) -> str:
+    """The backend that in float64 is the truth: never the compiled kernel, which would pass whatever it does wrong in
+    float64 as well. Beyond the lengths of the loop it is plain PyTorch by chunks and scans."""
+    return "reference" if sites <= LOOPED_UP_TO else "chunked"
 
 
 def step(function: Callable[..., Tensor], tensors: Mapping[str, Tensor], cotangent: Tensor) -> Callable[[], object]:

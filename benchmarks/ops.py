@@ -2,7 +2,7 @@
 
     python -m benchmarks.ops [--only CASE,CASE] [--out FILE] [--quick]
 
-Takes about 7 minutes and up to 4 GiB on 2 cores. Exit code 1 if a result is wrong; then no time is given for it.
+Takes about 9 minutes and up to 4 GiB on 2 cores. Exit code 1 if a result is wrong; then no time is given for it.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gate import Check, compare, run_gate
-from benchmarks.inputs import chain, float32_tolerance, normal, step, with_gradients
+from benchmarks.inputs import chain, float32_tolerance, normal, step, truth_backend, with_gradients
 from benchmarks.memory import died, peaks
 from benchmarks.row import OURS, Row, Table, Target, comparison
 from benchmarks.timing import interleaved, ratio
@@ -37,7 +37,6 @@ TARGETS = {1024: 1.0, 8192: 8.0}
 # Attention is stopped at the length where a run is expected to take longer, in seconds.
 LONGEST_RUN = 20.0
 LONG_RUNS = 8192  # from this length on a run takes seconds
-LOOPED_UP_TO = 256  # sites for which the loop in float64 is the truth
 
 
 def mix(backend: str = "auto", **tensors: Any) -> Tensor:
@@ -97,8 +96,7 @@ def rows(quick: bool, case: str = CASE, ours: Mixing = mix) -> Iterator[Row]:
 
 def checks(sites: int, ours: Mixing) -> list[Check]:
     tensors, bar = inputs(sites), normal((1, sites, HEADS, SIZE), seed=9)
-    truth = partial(ours, "reference" if sites <= LOOPED_UP_TO else "auto")
-    expected = with_gradients(truth, tensors, bar, torch.float64)
+    expected = with_gradients(partial(ours, truth_backend(sites)), tensors, bar, torch.float64)
     return compare(with_gradients(ours, tensors, bar, torch.float32), expected, float32_tolerance(tensors))
 
 

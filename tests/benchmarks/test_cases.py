@@ -29,6 +29,8 @@ from benchmarks.cases import (
     training_step,
     vector,
 )
+from benchmarks.gate import compare
+from benchmarks.inputs import LOOPED_UP_TO, condition
 from benchmarks.memory import peaks
 from benchmarks.row import OURS
 from resnet_bk.ops import dispatch
@@ -162,6 +164,74 @@ def test_a_wrong_operator_turns_the_gate_red(module, operator, by, monkeypatch):
         assert row.red, row.name
         assert row.timings == {}
         assert row.ratios == {}
+
+
+def loses(right, kept):
+    """A compiled kernel that loses every value after some sites, in any precision."""
+
+    def lossy(*arguments, backend="auto", **tensors):
+        result = right(*arguments, backend=backend, **tensors)
+        if backend != "auto":
+            return result
+        output, *state = result if isinstance(result, tuple) else (result,)
+        output = torch.cat([output[:, :kept], 0 * output[:, kept:]], 1)
+        return (output, *state) if state else output
+
+    return lossy
+
+
+@pytest.mark.parametrize("lossy", [False, True], ids=["right", "lossy"])
+@pytest.mark.parametrize(
+    ("module", "operator", "gate"),
+    [
+        (
+            vector,
+            "propagate_vector",
+            lambda sites: vector.checks(vector.inputs((1, sites, 2)), torch.ones(1, sites, 2)),
+        ),
+        (attention, "propagate", lambda sites: attention.checks(sites, attention.mix)),
+        (modulus, "propagate_modulus", lambda sites: attention.checks(sites, modulus.mix)),
+        *(
+            (accuracy, name, functools.partial(accuracy.checks, name, absorption=0.1, energy=0.3))
+            for name in accuracy.OPERATORS
+        ),
+    ],
+)
+def test_values_that_are_lost_after_the_length_of_the_loop_are_red(module, operator, gate, lossy, monkeypatch):
+    if lossy and module is accuracy:
+        broken = loses(accuracy.OPERATORS[operator].run, LOOPED_UP_TO)
+        monkeypatch.setitem(accuracy.OPERATORS, operator, dataclasses.replace(accuracy.OPERATORS[operator], run=broken))
+    elif lossy:
+        monkeypatch.setattr(module, operator, loses(getattr(module, operator), LOOPED_UP_TO))
+    failed = [check.name for check in gate(2 * LOOPED_UP_TO) if not check.passed]
+    assert ("output" in failed) == lossy
+    assert lossy or not failed
+
+
+def test_some_channels_at_a_time_give_the_truth_of_all(monkeypatch):
+    tensors, bar = vector.inputs((2, 8, 5)), torch.ones(2, 8, 5)
+    at_once = vector.truth(tensors, bar)
+    monkeypatch.setattr(vector, "TRUTH_CHANNELS", 2)
+    parts = vector.truth(tensors, bar)
+    assert parts.keys() == at_once.keys()
+    # A division of complex numbers rounds in another way at the end of a vector, and the chain's condition scales that.
+    tolerance = torch.finfo(torch.float64).eps * condition(tensors)
+    assert all(check.passed for check in compare(parts, at_once, tolerance))
+
+
+@pytest.mark.parametrize("lossy", [False, True], ids=["right", "lossy"])
+def test_the_end_of_a_chain_too_long_for_the_truth_is_compared(lossy, monkeypatch):
+    monkeypatch.setattr(accuracy, "COMPARED_UP_TO", 64)
+    if lossy:
+        for name, operator in accuracy.OPERATORS.items():
+            broken = dataclasses.replace(operator, run=loses(operator.run, 96))
+            monkeypatch.setitem(accuracy.OPERATORS, name, broken)
+    for row in accuracy.rows(True):
+        assert row.notes[0].startswith("up to 64 sites, and at the last 64 of longer chains")
+        failed = [check.name for check in row.gate.checks if not check.passed]
+        assert bool(failed) == lossy
+        # The whole chain is compared with the same operator, which is as wrong.
+        assert all("(last 64 sites of T=128, " in name for name in failed)
 
 
 def test_threads_that_change_a_result_are_red(monkeypatch):
