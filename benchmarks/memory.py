@@ -10,14 +10,19 @@ import torch
 
 import resnet_bk.ops  # noqa: F401  (so that the processes, which are forked from one that has read this file, have it)
 from resnet_bk.process import tune_process
-from resnet_bk.training.memory import peak_memory_mb, reset_peak_memory
+from resnet_bk.training.memory import OF_RUN, peak_memory_mb, reset_peak_memory
 
 # Builds its inputs and returns the step.
 Prepare = Callable[..., Callable[[], object]]
 
+# Why a point has no figure.
+DIED = "–: the process died or was refused memory, as where that does not suffice"
+NOT_RESET = "–: not measured: this system does not let the peak of a process be reset, so that the growth is not known"
 
-def peak_growth(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, ...]) -> float:
-    """Most resident memory (MiB) that one step takes beyond its inputs: results, gradients and what lies between.
+
+def peak_growth(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, ...]) -> float | None:
+    """Most resident memory (MiB) that one step takes beyond its inputs: results, gradients and what lies between. None
+    where the system does not let the peak be reset: what came before the step may then be the higher one.
 
     Args:
         prepare: a function at the top of a module; `prepare(*arguments)` returns the step.
@@ -36,32 +41,35 @@ def peak_growth(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, .
         return pool.submit(_measure, prepare, arguments, warm).result()
 
 
-def peaks(prepare: Prepare, points: Iterable[tuple[tuple[Any, ...], tuple[Any, ...]]]) -> list[float | None]:
-    """`peak_growth` of (arguments, warm) in turn; None where the process died or was refused memory."""
+def peaks(
+    prepare: Prepare, points: Iterable[tuple[tuple[Any, ...], tuple[Any, ...]]]
+) -> tuple[list[float | None], tuple[str, ...]]:
+    """`peak_growth` of (arguments, warm) in turn, None also where the process died or was refused memory; and notes
+    that say why a point has no figure."""
     found: list[float | None] = []
+    notes: list[str] = []
     for arguments, warm in points:
+        grown, why = None, DIED
         try:
-            found.append(peak_growth(prepare, arguments, warm))
+            grown, why = peak_growth(prepare, arguments, warm), NOT_RESET
         except (BrokenProcessPool, MemoryError):
-            found.append(None)
+            pass
         except RuntimeError as error:  # PyTorch's word for an allocation that is refused
             if "allocate memory" not in str(error) and "not enough memory" not in str(error):
                 raise
-            found.append(None)
-    return found
+        found.append(grown)
+        if grown is None:
+            notes.append(why)
+    return found, tuple(dict.fromkeys(notes))
 
 
-def died(found: Iterable[float | None]) -> tuple[str, ...]:
-    """Notes on points that have no figure."""
-    return ("–: the process died or was refused memory, as where that does not suffice",) if None in found else ()
-
-
-def _measure(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, ...]) -> float:
+def _measure(prepare: Prepare, arguments: tuple[Any, ...], warm: tuple[Any, ...]) -> float | None:
     tune_process()
     prepare(*warm)()
     step = prepare(*arguments)
     device = torch.device("cpu")
-    reset_peak_memory(device)
+    if reset_peak_memory(device) != OF_RUN:
+        return None
     before = peak_memory_mb(device)
     kept = step()
     grown = peak_memory_mb(device) - before

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.gate import Check, compare, run_gate
 from benchmarks.inputs import chain, float32_tolerance, normal, step, truth_backend, with_gradients
-from benchmarks.memory import died, peaks
+from benchmarks.memory import peaks
 from benchmarks.row import OURS, Row, Table, Target, comparison
 from benchmarks.timing import interleaved, ratio
 from resnet_bk.ops import propagate
@@ -164,12 +164,12 @@ def memory(points: dict[str, tuple[int, ...]], case: str, ours: Mixing) -> Row:
     """Peak memory of forward and backward beyond the inputs."""
     arguments = [(contender, sites) for contender, lengths in points.items() for sites in lengths]
     calls = [((name, n, ours), (name, 64, ours)) for name, n in arguments]
-    found = dict(zip(arguments, peaks(prepare, calls), strict=True))
+    used, notes = peaks(prepare, calls)
+    found = dict(zip(arguments, used, strict=True))
     lines = tuple((name, n, mib, None if mib is None else 1024 * mib / n) for (name, n), mib in found.items())
     first, last = points[OURS][-2:]
     short, long = found[OURS, first], found[OURS, last]
     reached = long / short if short and long else None
     target = Target(f"peak memory at T={last:,} over T={first:,}", "at most", 2.1, reached)
     columns = ("contender", "tokens", "MiB beyond the inputs", "KiB a token")
-    notes = died(list(found.values()))
     return Row(case, "peak memory, forward and backward", targets=(target,), table=Table(columns, lines), notes=notes)

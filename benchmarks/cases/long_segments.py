@@ -16,7 +16,7 @@ from benchmarks.cases.attention import crossovers
 from benchmarks.cases.gradients import errors
 from benchmarks.cases.training_step import Trainer, describe, learns
 from benchmarks.gate import Check
-from benchmarks.memory import died, peaks
+from benchmarks.memory import peaks
 from benchmarks.row import OURS, Row, Table, comparison
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.training import causal_lm_loss
@@ -101,11 +101,11 @@ def gradients(trainer: Trainer, tokens: Tensor, targets: Tensor, head: Head) -> 
 def memory(quick: bool, lengths: tuple[int, ...]) -> Row:
     """Of a first step, the moments of the optimizer included."""
     points = [(quick, length, contender) for length in lengths for contender in CONTENDERS]
-    used = peaks(a_step, [(point, (True, QUICK[0], point[2])) for point in points])
+    used, notes = peaks(a_step, [(point, (True, QUICK[0], point[2])) for point in points])
     found = dict(zip(points, used, strict=True))
     lines = tuple((length, *(found[quick, length, contender] for contender in CONTENDERS)) for length in lengths)
     columns = ("tokens a segment", *CONTENDERS)
-    return Row(CASE, "peak MiB of a step", table=Table(columns, lines), notes=died(used))
+    return Row(CASE, "peak MiB of a step", table=Table(columns, lines), notes=notes)
 
 
 def a_step(quick: bool, length: int, contender: str) -> Callable[[], float]:

@@ -31,7 +31,7 @@ from benchmarks.cases import (
 )
 from benchmarks.gate import compare
 from benchmarks.inputs import LOOPED_UP_TO, condition
-from benchmarks.memory import peaks
+from benchmarks.memory import NOT_RESET, peaks
 from benchmarks.row import OURS
 from resnet_bk.ops import dispatch
 from resnet_bk.training import causal_lm_loss
@@ -45,7 +45,13 @@ def first_peak(prepare, points):
     (first, *others), stated = list(points), 1.0
     for arguments, _ in others:
         prepare(*arguments)()
-    return [*peaks(prepare, [first]), *(stated for _ in others)]
+    used, notes = peaks(prepare, [first])
+    return [*used, *(stated for _ in others)], notes
+
+
+def measured(mebibytes, row):
+    """Whether a point has a figure, or its row says that this system has none."""
+    return mebibytes > 0 if mebibytes is not None else NOT_RESET in row.notes
 
 
 def one_start():
@@ -104,7 +110,7 @@ def test_attention_has_lengths_crossover_scaling_and_memory(found, case):
     assert crossover.table.columns == ("crossover, tokens",)
     assert set(scaling.timings) == {"T=64", "T=128"}
     (*_, mebibytes, _), *_ = memory.table.rows  # those of the others are stated (`first_peak`)
-    assert mebibytes > 0
+    assert measured(mebibytes, memory)
 
 
 def test_accuracy_has_every_operator_inside_and_outside_the_band(found):
@@ -153,7 +159,7 @@ def test_a_wrong_operator_turns_the_gate_red(module, operator, by, monkeypatch):
     else:
         monkeypatch.setattr(module, operator, wrong)
     timed = attention if module is modulus else module
-    monkeypatch.setattr(timed, "peaks", lambda _, points: [1.0] * len(points), raising=False)
+    monkeypatch.setattr(timed, "peaks", lambda _, points: ([1.0] * len(points), ()), raising=False)
     rows = [row for row in module.rows(True) if row.gate is not None]
     if timed is attention:
         rows = rows[:-1]  # the last one looks for NaN and infinity alone
@@ -300,12 +306,12 @@ def test_a_training_loss_that_is_not_the_models_is_red(peers, monkeypatch):
 
 
 def test_gradients_are_told_apart(monkeypatch):
-    # One point in a process of its own, as all are in truth; the others here.
-    monkeypatch.setattr(
-        gradients,
-        "peaks",
-        lambda step, points: [*peaks(step, points[:1]), *(float(step(*at)()) for at, _ in points[1:])],
-    )
+    def one_peak(step, points):
+        """One point in a process of its own, as all are in truth; the others here."""
+        used, notes = peaks(step, points[:1])
+        return [*used, *(float(step(*at)()) for at, _ in points[1:])], notes
+
+    monkeypatch.setattr(gradients, "peaks", one_peak)
     step, shown = gradients.rows(True)
     assert step.gate.passed, step.gate.verdict
     assert set(step.timings) == set(gradients.CONTENDERS)
@@ -313,7 +319,7 @@ def test_gradients_are_told_apart(monkeypatch):
     missed = {name: whole for name, whole, *_ in shown.table.rows}
     assert missed.pop("diagonal") > 100 * max(missed.values())
     (*_, mebibytes), *others = shown.table.rows
-    assert mebibytes > 0
+    assert measured(mebibytes, shown)
     assert all(math.isfinite(loss) for *_, loss in others)
 
 
@@ -322,6 +328,39 @@ def test_a_wrong_gradient_is_red(monkeypatch):
     (row,) = gradients.rows(True)
     assert row.gate.verdict.startswith("RED: diagonal: gradient of ")
     assert row.timings == {}
+
+
+@pytest.mark.parametrize("of", ["fused", "model"])
+def test_a_gradient_that_cannot_be_taken_is_red(of, monkeypatch):
+    """That of a candidate, or the truth: the suite goes on."""
+    right = gradients.Step.gradients
+
+    def broken(step):
+        if step.head == of:
+            raise RuntimeError("no kernel")
+        return right(step)
+
+    monkeypatch.setattr(gradients.Step, "gradients", broken)
+    (row,) = gradients.rows(True)
+    assert row.gate.verdict == "RED: RuntimeError: no kernel"
+    assert row.timings == {}
+
+
+@pytest.mark.parametrize(
+    ("case", "rows"),
+    [
+        (attention, lambda: attention.memory({OURS: (64, 128)}, "attention", attention.mix)),
+        (head, lambda: head.memory(head.QUICK_SHAPE, [OURS, head.UNFUSED])),
+        (long_segments, lambda: long_segments.memory(True, long_segments.QUICK)),
+        (gradients, lambda: list(gradients.rows(True))[-1]),
+    ],
+)
+def test_memory_that_cannot_be_measured_is_said_to_be_so(case, rows, monkeypatch):
+    monkeypatch.setattr(case, "peaks", lambda _, points: ([None] * len(points), (NOT_RESET,)))
+    row = rows()
+    assert [note for note in row.notes if note.startswith("–")] == [NOT_RESET]
+    assert all(None in line and 0.0 not in line for line in row.table.rows)
+    assert all(target.reached is None for target in row.targets)
 
 
 def test_a_wrong_filter_is_red(monkeypatch):
@@ -381,7 +420,7 @@ def test_generation_with_keys_that_are_not_taken_back_is_red(monkeypatch):
 def test_training_by_length_has_as_many_tokens_at_every_length(monkeypatch):
     taken = []
     monkeypatch.setattr(
-        long_segments, "peaks", lambda step, points: [taken.append(step(*at)()) or 1.0 for at, _ in points]
+        long_segments, "peaks", lambda step, points: ([taken.append(step(*at)()) or 1.0 for at, _ in points], ())
     )
     *lengths, crossover, pointerless, memory = long_segments.rows(True)
     assert [row.name[:9] for row in lengths] == ["B=4, T=16", "B=2, T=32"]
@@ -394,7 +433,7 @@ def test_training_by_length_has_as_many_tokens_at_every_length(monkeypatch):
 
 
 def test_training_by_length_that_misses_one_gradient_is_red(monkeypatch):
-    monkeypatch.setattr(long_segments, "peaks", lambda _, points: [1.0] * len(points))
+    monkeypatch.setattr(long_segments, "peaks", lambda _, points: ([1.0] * len(points), ()))
     right = long_segments.gradients
 
     def misses(trainer, words, targets, head):

@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.memory import died, peak_growth, peaks
+from benchmarks.memory import DIED, NOT_RESET, peak_growth, peaks
+from resnet_bk.training import memory
 
 pytestmark = pytest.mark.sweep  # of benchmarks/, which is not measured
 
@@ -34,8 +36,28 @@ def refused(terabytes):
 
 
 def test_a_process_that_dies_or_gets_no_memory_is_reported():
-    assert peaks(dies, [((1,), (1,))]) == [None]
-    found = peaks(refused, [((1 << 20,), (0,))])
-    assert found == [None]
-    assert "the process died" in died(found)[0]
-    assert died([1.0]) == ()
+    assert peaks(dies, [((1,), (1,))]) == ([None], (DIED,))
+    assert peaks(refused, [((1 << 20,), (0,))]) == ([None], (DIED,))
+
+
+def keeps_its_peak(mebibytes):
+    """In a process whose system does not let the peak be reset; what is built first has the highest."""
+    memory.CLEAR_REFS = Path(__file__) / "clear_refs"
+    torch.ones(8 * mebibytes * MIB // 4)
+    return takes(mebibytes)
+
+
+def test_a_peak_that_cannot_be_reset_gives_no_figure():
+    assert peaks(keeps_its_peak, [((4,), (1,))]) == ([None], (NOT_RESET,))
+
+
+def test_why_there_is_no_figure_is_said_once(monkeypatch):
+    def growth(prepare, arguments, warm):
+        if arguments == "dies":
+            raise MemoryError
+        return arguments
+
+    monkeypatch.setattr("benchmarks.memory.peak_growth", growth)
+    assert peaks(takes, [(1.0, ()), (2.0, ())]) == ([1.0, 2.0], ())
+    points = [(None, ()), ("dies", ()), (1.0, ()), (None, ())]
+    assert peaks(takes, points) == ([None, None, 1.0, None], (NOT_RESET, DIED))
