@@ -107,3 +107,35 @@ class CachedOutput(ModelOutput):
 
 AutoConfig.register(RecurrentConfig.model_type, RecurrentConfig, exist_ok=True)
 AutoModelForCausalLM.register(RecurrentConfig, RecurrentForCausalLM, exist_ok=True)
+
+
+class ForgetfulConfig(RecurrentConfig):
+    model_type = "own_forgetful_gru"
+
+    def __init__(self, **fields):
+        super().__init__(**fields)
+
+
+class ForgetfulModel(RecurrentModel):
+    config_class = ForgetfulConfig
+
+    def forward(self, input_ids, *_, **__):
+        return super().forward(input_ids)
+
+
+class ForgetfulForCausalLM(RecurrentForCausalLM):
+    """Passes over the cache that it is handed, and returns none."""
+
+    config_class = ForgetfulConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = ForgetfulModel(config)
+        self.post_init()
+
+    def forward(self, input_ids, **_):
+        return super().forward(input_ids)
+
+
+AutoConfig.register(ForgetfulConfig.model_type, ForgetfulConfig, exist_ok=True)
+AutoModelForCausalLM.register(ForgetfulConfig, ForgetfulForCausalLM, exist_ok=True)

@@ -15,6 +15,7 @@ from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.models import ResNetBKSeedConfig, ResNetBKSeedForCausalLM
+from tests.bench.own_model import ForgetfulConfig, ForgetfulForCausalLM
 from tests.command_line import assert_bad_call, call, tiny_home
 
 
@@ -101,6 +102,26 @@ def test_text_is_drawn_as_the_call_says(home, tmp_path):
     changed = settings | {"repetition_penalty": 50.0, "do_sample": True, "top_p": 0.5}
     (tmp_path / "saved" / "generation_config.json").write_text(json.dumps(changed))
     assert call("generate", tmp_path / "saved", *asked).stdout == call("generate", home / "saved", *asked).stdout
+
+
+def test_a_model_of_ones_own_without_a_cache_reads_the_whole_text_for_every_token(home):
+    torch.manual_seed(0)
+    model = ForgetfulForCausalLM(ForgetfulConfig(words=64)).eval()
+    for parameter in model.parameters():  # large, so that what came before decides
+        torch.nn.init.normal_(parameter, std=1.0)
+    model.save_pretrained(home / "forgetful")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(home / "saved" / name, home / "forgetful")
+    tokenizer = read_tokenizer(home / "forgetful")
+    never = torch.tensor([tokenizer.pad_token_id, tokenizer.unk_token_id])
+    ids = prompt = tokenizer("w2 w3", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    for _ in range(12):
+        likeliest = model(ids).logits[:, -1].index_fill(1, never, -torch.inf).argmax(-1, keepdim=True)
+        ids = torch.cat([ids, likeliest], dim=1)
+    asked = ("--prompt", "w2 w3", "--max-new-tokens", 12, "--temperature", 0)
+    found = call("generate", home / "forgetful", *asked).stdout.split()
+    assert found == tokenizer.decode(ids[0]).split()
+    assert len(found) == prompt.shape[1] + 12
 
 
 def test_weights_are_float32_where_figures_are_of_float32(home):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, TextStreamer, set_seed
 
-from resnet_bk.bench.peers import is_of_others
+from resnet_bk.bench.peers import carry_problem, is_of_others
 from resnet_bk.bench.trained.early_exit import exit_early
 from resnet_bk.bench.trained.positions import longest_text
 from resnet_bk.bench.trained.saved_model import check_words, load_model
@@ -18,6 +18,7 @@ from resnet_bk.training.carried import ConstantStates, constant_state
 
 # Beyond these the probabilities are no numbers, or those of a temperature within.
 TEMPERATURES = (1e-3, 1e3)
+TRIED = 8  # tokens on which the cache of a model is tried
 KEPT = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")  # of what was saved beside the weights
 
 
@@ -81,6 +82,7 @@ def stream_text(
     drawing = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
     )
+    how_to_read = _how_to_read(model)
     set_seed(seed)
     with _own_errors(model, folder):
         model.generate(
@@ -89,10 +91,20 @@ def stream_text(
             max_new_tokens=max_new_tokens,
             suppress_tokens=[word for word in unwritten if word < known] or None,
             streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
-            # Some models ask their cache how long it is, which without a layer of attention it cannot say.
-            **({"cache": ConstantStates(model.config)} if constant_state(model.config) else {}),
+            **how_to_read,
             **drawing,
         )
+
+
+def _how_to_read(model: Any) -> dict[str, Any]:
+    """What `generate` of `transformers` must be told of the cache of a model."""
+    if is_of_others(model.config.model_type):
+        words = torch.arange(TRIED, device=model.device).remainder(model.get_input_embeddings().num_embeddings)
+        if carry_problem(model, words[: longest_text(model)].unsqueeze(0)) is not None:
+            # It would be handed a cache and one token at a time, and could not know what came before.
+            return {"use_cache": False}
+    # Some models ask their cache how long it is, which without a layer of attention it cannot say.
+    return {"cache": ConstantStates(model.config)} if constant_state(model.config) else {}
 
 
 @contextmanager
