@@ -51,6 +51,27 @@ def test_documents():
     assert boundaries.same_segment(2)[..., 0].tolist() == [[True, True], [False, False]]
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float32, torch.bfloat16])
+def test_a_mask_of_any_type(dtype):
+    boundaries = find_boundaries(rows([0, 1, 1]).to(dtype), None, shape=(1, 3))
+    assert boundaries.real[..., 0].tolist() == [[0, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (rows([0.0, 0.0, 0.0], [-torch.inf, 0.0, 0.0]), r"\[1, 0\] is -inf; .*mask == 0\)"),
+        (rows([1, 1, 2]), r"\[0, 2\] is 2; .*or document_ids"),
+        (rows([1, 1, -1]).to(torch.int8), r"\[0, 2\] is -1"),
+        (rows([torch.nan, 1.0, 1.0]), r"\[0, 0\] is nan"),
+    ],
+    ids=["additive", "numbers", "negative", "nan"],
+)
+def test_a_mask_of_other_values_is_refused(mask, says):
+    with pytest.raises(ValueError, match="must be 1 for a token and 0 for padding, but attention_mask" + says):
+        find_boundaries(mask, None, shape=tuple(mask.shape))
+
+
 def test_refused():
     with pytest.raises(ValueError, match=r"attention_mask must have shape \(2, 3\) \(1 for.*got \(2, 4\)"):
         find_boundaries(torch.ones(2, 4), None, shape=(2, 3))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resnet_bk.layers.selection import Selection
 from resnet_bk.layers.spacer import Spacer, spacer
+from resnet_bk.ops.checks import has_values
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def find_boundaries(
         None where nothing is cut and nothing is padded.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit, a mask with a hole between tokens, documents that start in the
-            middle of a state that did not record any.
+        ValueError: shapes or dtypes that do not fit, a mask with a hole between tokens or (on the CPU) with other
+            values, documents that start in the middle of a state that did not record any.
     """
     if attention_mask is None and document_ids is None:
         return None
@@ -199,6 +200,15 @@ def _check_shapes(
 def _check_mask(attention_mask: Tensor, length: int, past_length: int) -> Tensor:
     """The mask, bool."""
     mask = attention_mask != 0
+    if attention_mask.dtype != torch.bool and has_values(attention_mask) and not torch.jit.is_tracing():
+        other = mask & (attention_mask != 1)
+        if bool(other.any()):
+            place = other.nonzero()[0].tolist()
+            raise ValueError(
+                f"attention_mask must be 1 for a token and 0 for padding, but attention_mask{place} is "
+                f"{attention_mask[tuple(place)].item():g}; pass the mask that the tokenizer returns (of one that is "
+                "added to scores, mask == 0), or document_ids where it numbers packed documents"
+            )
     if mask.shape[1] < past_length + length and not bool(mask.all()):
         raise ValueError(
             f"attention_mask has padding, so it must also cover the {past_length} tokens of past_key_values, but has "
