@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from resnet_bk.ops.checks import state_part
 from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, draw, each_backend_with_modulus, with_modulus
 
 
@@ -123,15 +124,21 @@ def test_state_shape(operator):
 @each_causal
 def test_state_dtype(operator):
     for name in operator.states:
-        for dtype in (torch.complex64, torch.float64):
-            tensors = draw(operator, 2, state=True)
-            tensors[name] = tensors[name].real.to(dtype)
-            rule, found = "torch.complex128", dtype
-            if operator is MODULUS and name == "memory_in":  # which is real
-                tensors[name] = tensors[name].real.float()
-                rule, found = "torch.float64", torch.float32
-            message = rf"initial_state.* must be {rule} for torch.float64 inputs, but got {found}; convert"
-            fails(operator, tensors, message)
+        tensors = draw(operator, 2, state=True)
+        real = operator is MODULUS and name == "memory_in"
+        rule, narrow = (torch.float64, torch.float32) if real else (torch.complex128, torch.complex64)
+        tensors[name] = (tensors[name].real if real else tensors[name]).to(narrow)
+        message = rf"initial_state.* must be {rule} for torch.float64 inputs, but got {narrow}; convert"
+        fails(operator, tensors, message)
+
+
+@pytest.mark.parametrize(("real", "dtype"), [(True, torch.complex64), (False, torch.float32)])
+def test_a_state_of_another_operator_is_not_to_be_converted(real, dtype):
+    """That would lose its imaginary part, or make one up."""
+    rule = torch.float32 if real else torch.complex64
+    message = f"memory must be {rule} for .*, but got {dtype}, which is the state of another operator; pass the one"
+    with pytest.raises(ValueError, match=message):
+        state_part("memory", torch.zeros(2, 3, dtype=dtype), torch.zeros(2), (2, 3), real=real)
 
 
 @each_causal

@@ -161,6 +161,11 @@ def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...]
             f"{name} must have shape {expected}, but got {shape(state)}; "
             "pass the state that a call with the same batch and chains returned"
         )
+    if state.dtype.is_complex == real:
+        raise ValueError(
+            f"{name} must be {dtype} for {like.dtype} inputs, but got {state.dtype}, which is the state of another "
+            "operator; pass the one that an earlier call of this operator returned"
+        )
     if state.dtype != dtype:
         raise ValueError(
             f"{name} must be {dtype} for {like.dtype} inputs, but got {state.dtype}; convert it with .to({dtype})"
