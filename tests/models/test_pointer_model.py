@@ -16,6 +16,7 @@ from transformers import (
 
 from resnet_bk.bench.audit import audit_causality
 from resnet_bk.models import PointerCache, PointerConfig, PointerForCausalLM, ResNetBKCache, ResNetBKConfig
+from resnet_bk.models.plain_head import check_plain_head
 from resnet_bk.training.loss import causal_lm_loss, choose_head
 
 V = 23
@@ -204,9 +205,47 @@ def test_new_words():
 
 
 def test_a_language_model_that_does_more_than_its_head_is_refused():
-    granite = {**LLAMA, "model_type": "granite", "logits_scaling": 8.0}
+    model = build({**LLAMA, "model_type": "granite", "logits_scaling": 1.0}).float()
+    model.language_model.config.logits_scaling = 8.0
     with pytest.raises(ValueError, match="language_model: the logits of granite are more than its head"):
-        choose_head(build(granite).float(), ids(2, 9))
+        choose_head(model, ids(2, 9))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"model_type": "granite", "logits_scaling": 8.0},
+        {"model_type": "gemma2", "final_logit_softcapping": 30.0, "head_dim": 8},
+        {"model_type": "bert", "is_decoder": True},  # its head is more than one layer
+        {"model_type": "mixtral", "output_router_logits": True, "num_local_experts": 2},
+    ],
+    ids=lambda inner: inner["model_type"],
+)
+def test_a_language_model_whose_head_does_more_is_refused_where_it_is_made(inner):
+    fields = {**LLAMA, "num_hidden_layers": 1, "num_key_value_heads": 2, **inner}
+    config = PointerConfig(language_model=fields, pointer_heads=2)
+    with pytest.raises(ValueError, match=f"the logits of {inner['model_type']} are more than its head"):
+        PointerForCausalLM(config)
+    with torch.device("meta"):  # without values nothing can be looked at
+        assert PointerForCausalLM(config).device.type == "meta"
+
+
+def test_a_language_model_whose_head_does_more_is_refused_where_it_is_loaded(tmp_path):
+    model = build({**LLAMA, "model_type": "granite", "logits_scaling": 1.0})
+    model.config.inner.logits_scaling = 8.0
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the logits of granite are more than its head"):
+        PointerForCausalLM.from_pretrained(tmp_path)
+
+
+def test_the_check_of_the_head_leaves_random_numbers_and_modes_alone():
+    model = build(GPT2).train()
+    model.language_model.transformer.h[0].eval()  # as for a part that is not trained
+    modes, generator = [module.training for module in model.modules()], torch.get_rng_state()
+    check_plain_head(model.language_model)
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(generator, torch.get_rng_state())
+    assert not model.get_output_embeddings()._forward_hooks
 
 
 def test_tokens_and_states_that_do_not_fit_are_refused():

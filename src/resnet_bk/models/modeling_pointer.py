@@ -21,6 +21,7 @@ from resnet_bk.models.checks import check_config, check_targets, check_tensors, 
 from resnet_bk.models.configuration_pointer import PointerConfig
 from resnet_bk.models.outputs import wants_dict
 from resnet_bk.models.packing import check_numbers, packed_documents
+from resnet_bk.models.plain_head import check_plain_head
 from resnet_bk.models.targets import TargetLosses, shifted_targets
 from resnet_bk.ops.linear_cross_entropy import IGNORED
 
@@ -67,7 +68,8 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
     what `peft` and `trl` look for in a model that does.
 
     The logits of the language model must be its head applied to its last hidden state, without a scale, a soft cap or
-    an auxiliary loss, which would be left out; `resnet_bk.training.loss.choose_head` refuses others before training.
+    an auxiliary loss, which would be left out. Others are refused where the model is made or loaded on the CPU, and by
+    `resnet_bk.training.loss.choose_head` before training.
     """
 
     config_class = PointerConfig
@@ -92,9 +94,17 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
                 f"language_model: {config.inner.model_type} has a head over {head.out_features} words for a vocabulary "
                 f"of {config.vocab_size}; take another model"
             )
+        check_plain_head(self.language_model)
         # As wide as what the head reads, for some models (OPT) project the last hidden states first.
         self.pointer = Pointer.from_config(config, head.in_features)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> Any:
+        """As in `transformers`, which makes the model without values first: its head is checked once there are."""
+        loaded: Any = super().from_pretrained(*args, **options)
+        check_plain_head((loaded[0] if isinstance(loaded, tuple) else loaded).language_model)
+        return loaded
 
     def _init_weights(self, module: nn.Module) -> None:
         # The language model has set its own.
