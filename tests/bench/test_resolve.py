@@ -1,6 +1,7 @@
 """What a name means, and which of several things goes first."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,24 @@ def test_what_means_nothing(protocol, folder):
     folder("runs/mine/seed-1", "run.json")
     with pytest.raises(ValueError, match=r"runs is no run folder .*; it holds the runs runs/mine/seed-1"):
         resolve("runs", protocol)
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_near_it(folder):
+    seeds = [f"out/llama/lr-0.01/seed-{seed}" for seed in range(8)]
+    for run in ("out/gpt2/seed-0", "other/llama/seed-0", *seeds):
+        folder(run, "run.json")
+    start = "out/llama/seed-42 is no run folder (there is no such folder); out/llama holds the runs "
+    with pytest.raises(ValueError, match=rf"^{re.escape(start + ', '.join(seeds[:6]))} and 2 more$"):
+        run_folder(Path("out/llama/seed-42"))
+    with pytest.raises(ValueError, match=rf"; out holds the runs out/gpt2/seed-0, {seeds[0]}, "):
+        run_folder(Path("out/lama/seed-0"))
+    # What holds no run, and the current folder, which is not searched.
+    folder("empty")
+    for path in ("seed-0", "nothing/llama/seed-0", "empty", "empty/llama/seed-0", "/no/such/run"):
+        with pytest.raises(ValueError, match=r"; a run folder is OUT/<model>/seed-<s>, of a grid OUT/<model>/lr-<r>"):
+            run_folder(Path(path))
+    with pytest.raises(ValueError, match=r"run.json is no run folder \(it is a file\); a run folder is"):
+        run_folder(Path("out/gpt2/seed-0/run.json"))
 
 
 def test_names_that_no_file_can_have(protocol):

@@ -27,6 +27,7 @@ OF_MODELS = (
     "parameter_tolerance",
     "models",
 )
+WHERE_RUNS_LIE = "a run folder is OUT/<model>/seed-<s>, of a grid OUT/<model>/lr-<r>/seed-<s>"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -124,14 +125,37 @@ def run_folder(path: Path) -> Path:
     """The run folder that `path` is.
 
     Raises:
-        ValueError: it is none (if there are runs below it, they are named), or one that keeps no model.
+        ValueError: it is none (runs below it, or near where it would be, are named), or one that keeps no model.
     """
     if is_run(path):
         read_run(path)
         return path
-    below = sorted(str(file.parent) for file in path.glob("**/run.json")) if os.path.isdir(path) else []
-    hint = f"it holds the runs {', '.join(below)}" if below else "a run folder is OUT/<model>/seed-<s>"
-    raise ValueError(f"{path} is no run folder (no run.json in it); {hint}")
+    if os.path.isdir(path):
+        below, place = sorted(str(file.parent) for file in path.glob("**/run.json")), "it"
+        lack = "no run.json in it"
+    elif os.path.exists(path):
+        below, place, lack = [], "", "it is a file"
+    else:
+        (place, below), lack = _runs_near(path), "there is no such folder"
+    hint = f"{place} holds the runs {_few(below)}" if below else WHERE_RUNS_LIE
+    raise ValueError(f"{path} is no run folder ({lack}); {hint}")
+
+
+def _runs_near(path: Path) -> tuple[str, list[str]]:
+    """The nearest parent of a path that is there, and the runs as far below it as the path would be, or a folder
+    further, where the rate of a grid lies between model and seed."""
+    place = next(parent for parent in path.parents if os.path.exists(parent))
+    if Path.cwd().is_relative_to(place.resolve()):  # the current folder or one above it, which may hold anything
+        return str(place), []
+    depth = len(path.relative_to(place).parts)
+    patterns = ("/".join(["*"] * further + ["run.json"]) for further in (depth, depth + 1))
+    return str(place), sorted(str(file.parent) for pattern in patterns for file in place.glob(pattern))
+
+
+def _few(names: Sequence[str], count: int = 6) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - count
+    return ", ".join(names[:count]) + (f" and {more} more" if more > 0 else "")
 
 
 def run_folders(paths: Sequence[Path]) -> list[Path]:
