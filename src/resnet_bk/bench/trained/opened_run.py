@@ -56,6 +56,12 @@ class OpenedRun(OpenedModel):
         }
 
 
+def folders_to_tell(models: Sequence[dict[str, Any]]) -> list[str | None]:
+    """Of each model of a table, as `OpenedRun.facts` says them, its folder, where another has its name and seed."""
+    known = [(model["model_name"], model["seed"]) for model in models]
+    return [model["run"] if known.count(own) > 1 else None for model, own in zip(models, known, strict=True)]
+
+
 def run_device(protocol: Protocol, device: str | None) -> torch.device:
     """Where a trained model runs: on `device`, "auto", "cpu" or "cuda". None: on a GPU where there is one, unless the
     protocol of its run says cpu.

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from resnet_bk.bench.report import formatting as fmt
+from resnet_bk.bench.trained.opened_run import folders_to_tell
 
 
 def repeats_table(result: dict[str, Any]) -> Table:
@@ -22,8 +23,9 @@ def repeats_table(result: dict[str, Any]) -> Table:
     )
     table.add_column("token")
     table.add_column("share", justify="right")
-    for model in result["models"]:
-        table.add_column(f"{model['model_name']}\nseed {model['seed']}", justify="right")
+    for model, folder in zip(result["models"], folders_to_tell(result["models"]), strict=True):
+        label = f"{model['model_name']}\nseed {model['seed']}" + ("" if folder is None else f"\n{folder}")
+        table.add_column(Text(label), justify="right", overflow="fold")
     for place, kind in enumerate(result["kinds"]):
         losses = (model["losses"][place] for model in result["models"])
         table.add_row(kind["name"], f"{kind['share']:.1%}", *(fmt.decimal(loss, 3) for loss in losses))
