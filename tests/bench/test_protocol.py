@@ -110,6 +110,17 @@ def test_epochs_beside_steps():
     assert load_protocol("tuned-choices", ["epochs=2", "steps=null"]).epochs == 2
 
 
+def test_a_mistyped_model_is_named_before_its_rate():
+    says = (
+        r"models.resnet_bk: unknown model \(did you mean resnet-bk\?\); known are .*; models.resnet_bk.learning_rate: "
+    )
+    with pytest.raises(ValueError, match=says):
+        load_protocol("quick", ["models.resnet_bk.config.pointer_heads=2"])
+    for setting in ("models.gemma.transformers=gemma", "models.mamba2.config.expand=2"):
+        with pytest.raises(ValueError, match=r"^protocol quick: models.(gemma|mamba2).learning_rate: missing"):
+            load_protocol("quick", [setting])
+
+
 def test_a_setting_changes_one_model_though_an_anchor_shares_its_text(tmp_path):
     path = tmp_path / "anchors.yaml"
     path.write_text(

@@ -223,10 +223,7 @@ def _pointer_template(shape: dict[str, Any], protocol: Protocol, config: dict[st
 def _model_type(name: str, entry: ModelEntry) -> str:
     if entry.transformers is None:
         if name not in KNOWN:
-            raise ValueError(
-                f"unknown model{did_you_mean(name, KNOWN)}; known are {', '.join(KNOWN)}, any other needs "
-                "`transformers: <model type>`"
-            )
+            raise ValueError(unknown_model(name))
         return KNOWN[name][0]
     if not is_causal_lm(entry.transformers):
         hint = did_you_mean(entry.transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
@@ -235,6 +232,14 @@ def _model_type(name: str, entry: ModelEntry) -> str:
             "registered with AutoConfig and AutoModelForCausalLM first (CONTRIBUTING.md)"
         )
     return entry.transformers
+
+
+def unknown_model(name: str) -> str:
+    """What is said of a name that is not known, where the entry does not say what it is."""
+    return (
+        f"unknown model{did_you_mean(name, KNOWN)}; known are {', '.join(KNOWN)}, any other needs "
+        "`transformers: <model type>`"
+    )
 
 
 def is_causal_lm(model_type: str) -> bool:
