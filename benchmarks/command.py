@@ -27,7 +27,11 @@ RESULTS, PARTS = Path("results"), Path("runs")
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a bad call."""
+    """One line for a bad call; the description as it stands in the module, with usage and prose apart."""
+
+    def __init__(self, *, prog: str, description: str | None) -> None:
+        as_it_is = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, formatter_class=as_it_is, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
@@ -36,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 def parser(module: str, description: str | None) -> Parser:
     """With the options that several commands have."""
     name = module.rpartition(".")[2]
-    found = Parser(prog=f"python -m {module}", description=description, allow_abbrev=False)
+    found = Parser(prog=f"python -m {module}", description=description)
     found.add_argument("--quick", action="store_true", help="tiny shapes: does it run, not how fast")
     found.add_argument(
         "--out", metavar="FILE", help=f"JSON to write; by default {RESULTS / name}.json, {PARTS} for a part or --quick"

@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call, or a machine without what it needs.
     """
-    options = Parser(prog="python -m benchmarks.gpu", description=__doc__, allow_abbrev=False)
+    options = Parser(prog="python -m benchmarks.gpu", description=__doc__)
     options.add_argument("--out", metavar="FILE", help="JSON to write; by default none")
     given = options.parse_args(arguments)
     out = None if given.out is None else out_file(given.out, "gpu", whole=True)

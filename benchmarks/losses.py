@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call, or a FILE that cannot be compared.
     """
-    options = Parser(prog="python -m benchmarks.losses", description=__doc__, allow_abbrev=False)
+    options = Parser(prog="python -m benchmarks.losses", description=__doc__)
     options.add_argument("protocol", metavar="PROTOCOL", help="a shipped protocol, or a path to one")
     options.add_argument("--models", metavar="A,B", help="by default all of the protocol")
     options.add_argument("--data", metavar="D", help="text in the place of the protocol's")
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     from resnet_bk.bench.json_files import read_json, write_json
     from resnet_bk.bench.protocol import load_protocol
 
+    if given.against is not None and not json_file(given.against).exists():
+        raise ValueError(f"--against {given.against}: there is no such file; name one that --out wrote")
     try:
         before = None if given.against is None else read_json(json_file(given.against))
     except ValueError as error:

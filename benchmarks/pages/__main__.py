@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: a bad call, or a page that cannot be written; those after it are left as they are.
     """
-    options = Parser(prog="python -m benchmarks.pages", description=__doc__, allow_abbrev=False)
+    options = Parser(prog="python -m benchmarks.pages", description=__doc__)
     options.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
     passed_on = ["--check"] if options.parse_args(arguments).check else []
     return max([writer.main(passed_on) for writer in WRITERS])

@@ -249,7 +249,7 @@ def page_writer(
     """
 
     def main(arguments: Sequence[str]) -> int:
-        options = Parser(prog=f"python -m benchmarks.pages.{module}", description=description, allow_abbrev=False)
+        options = Parser(prog=f"python -m benchmarks.pages.{module}", description=description)
         by_default = ", ".join(map(str, files))
         options.add_argument("files", nargs="*", metavar="FILE", type=Path, help=f"by default {by_default}")
         options.add_argument("--page", metavar="FILE", type=Path, default=page, help="by default %(default)s")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import command, generation, models, ops, scaling
+from benchmarks import command, exits, generation, losses, models, ops, scaling, trained
 from benchmarks.gate import Check
 from benchmarks.row import OURS, Row, Table, Target, comparison
 
@@ -59,6 +59,16 @@ def test_a_red_gate_exits_with_1_and_prints_no_speed(tmp_path, capsys):
     (row,) = json.loads(out.read_text())["rows"]
     assert row["seconds"] == row["times_faster_than"] == {}
     assert row["targets"][0]["met"] is None
+
+
+@pytest.mark.parametrize("module", [exits, losses, ops, trained], ids=lambda module: module.__name__)
+def test_help_keeps_usage_and_prose_apart(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert module.__doc__.strip() in shown
+    assert max(map(len, shown.splitlines())) <= 120
 
 
 def test_quick_results_have_no_targets(tmp_path, capsys):

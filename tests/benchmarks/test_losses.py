@@ -108,7 +108,10 @@ def test_what_differs_is_named(before, capsys):
         (("quick", "--set", "steps=5", "--out", "x.json"), "--set steps=5: not read; --steps N says how many"),
         (("quick", "--set", "warmup_steps=5", "--out", "x.json"), "--set warmup_steps=5: not read"),
         (("quick", "--models", "gpt3", "--out", "x.json"), "--models gpt3: no such case (did you mean gpt2?)"),
-        (("quick", "--against", "nowhere.json"), "nowhere.json does not exist"),
+        (
+            ("quick", "--against", "nowhere.json"),
+            "--against nowhere.json: there is no such file; name one that --out wrote\n",
+        ),
         (("quik", "--out", "x.json"), "quik"),
     ],
 )
