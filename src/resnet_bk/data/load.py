@@ -47,6 +47,15 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     raise ValueError(f"data {name!r}: no such file or folder{place}; {RULE}")
 
 
+def is_missing_here(name: str) -> bool:
+    """Whether a name of data is a relative path, and no file or folder below the current folder; what may be a data set
+    of the hub is none."""
+    path = Path(name)
+    if path.is_absolute() or name.startswith("~") or _exists(path) or name in ("embedded", *WIKITEXT_CONFIGS):
+        return False
+    return path.suffix.lower() in FORMATS or hub_name(name) is None
+
+
 def _load_hub(name: str) -> Corpus:
     target = hub_name(name)
     assert target is not None

@@ -1,10 +1,12 @@
 """A finished run and the text that it is measured on."""
 
+import json
 import re
 
 import pytest
 import yaml
 
+from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.trained.opened_run import open_run
 from resnet_bk.data import load_corpus
 from tests.bench.tiny_bench import settings, write_text
@@ -23,3 +25,24 @@ def test_text_that_begins_with_that_of_the_training_is_refused(tmp_path, monkeyp
     ):
         open_run(run, "all", str(whole))
     assert len(open_run(run, "train", None).tokens.tokens) == 400  # by that name it is meant
+
+
+@pytest.mark.parametrize(
+    ("dataset", "elsewhere"),
+    [("text.txt", True), ("../data/texts/mine", True), ("/no/such/text.txt", False), ("owner/no-such-name", False)],
+)
+def test_text_that_is_looked_for_from_the_folder_of_the_call(tmp_path, monkeypatch, dataset, elsewhere):
+    def refuse(name, *_):
+        raise ValueError(f"data {name!r}: refused")
+
+    monkeypatch.setattr("resnet_bk.data.load.load_hub", refuse)
+    monkeypatch.chdir(tmp_path)
+    protocol = check_protocol(settings(dataset), "tiny").model_dump()
+    keys = dict.fromkeys(("model", "seed", "learning_rate", "data", "training", "environment"))
+    (tmp_path / "run.json").write_text(json.dumps(keys | {"protocol": protocol}))
+    way_out = ", or call this from the folder of the training"
+    with pytest.raises(ValueError, match=r"with --data\)" + (way_out if elsewhere else "") + "$") as error:
+        open_run(tmp_path, "validation", None)
+    assert str(error.value).startswith(f"{tmp_path}: " if elsewhere else "data ")
+    with pytest.raises(ValueError, match=r"data 'other.txt': no such .* with --data\)$"):
+        open_run(tmp_path, "validation", "other.txt")

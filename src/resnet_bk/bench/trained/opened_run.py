@@ -16,6 +16,7 @@ from resnet_bk.bench.trained.opened_model import OpenedModel
 from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.data import Corpus
 from resnet_bk.data.corpus import WHOLE
+from resnet_bk.data.load import is_missing_here
 from resnet_bk.data.saved_tokenizer import read_tokenizer
 from resnet_bk.training import training_device
 
@@ -87,7 +88,12 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     """
     record = read_run(folder, "model", "seed", "learning_rate", "data", "protocol", "training", "environment")
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
-    corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    try:
+        corpus = open_corpus(protocol, ("train", "validation") if data is None else ())
+    except ValueError as error:
+        if data is not None or not is_missing_here(protocol.dataset):
+            raise
+        raise ValueError(f"{folder}: {error}, or call this from the folder of the training") from error
     if data is None:
         check_same_text(folder, record, corpus, split)
     check_split(corpus, split)
