@@ -379,7 +379,7 @@ def test_number_of_parameters(name):
     model = build(name)
     config = model.config
     width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
-    if config.state == "vector":
+    if config.value_dim is None:  # a state of channels, without heads
         chains, read, mixed = config.state_channels, config.state_channels, config.state_channels
     else:
         chains, read = config.num_heads, config.num_heads * config.value_dim
