@@ -140,21 +140,22 @@ def ngrams(results: Mapping[str, Any]) -> list[str]:
 
 
 def unknown_words(results: Mapping[str, Any]) -> list[str]:
-    """A fact: how much of the text is no word of the vocabulary, and what the first column is of all that is."""
+    """A fact: how much of the text is no word of the vocabulary, and what models reach on all that is."""
     share = results["data"].get("validation_unk_rate")
     if share is None:
         return []
-    found = {
-        name: [known_words([Bucket.model_validate(bucket) for bucket in run.get("buckets") or ()]) for run in runs]
-        for name, runs in by_model(results).items()
-    }
-    known = {name: [value for value in values if value is not None] for name, values in found.items()}
-    shown = sorted((fmean(known[name]), name) for name, values in found.items() if None not in values)
-    text = ", ".join(f"`{name}` {reached(known[name])}" for _, name in shown)
-    return [
-        f"{share:.1%} of the held-out tokens are `<unk>`"
-        + (f"; perplexity of all others, as in the first column: {text}" if text else "")
-    ]
+    text = f"{share:.1%} of the held-out tokens are `<unk>`"
+    for key, where in (("buckets", "as in the first column"), ("overlapping_buckets", "in windows")):
+        found = {
+            name: [known_words([Bucket.model_validate(bucket) for bucket in run.get(key) or ()]) for run in runs]
+            for name, runs in by_model(results).items()
+        }
+        known = {name: [value for value in values if value is not None] for name, values in found.items()}
+        shown = sorted((fmean(known[name]), name) for name, values in found.items() if None not in values)
+        if shown:
+            models = ", ".join(f"`{name}` {reached(known[name])}" for _, name in shown)
+            text += f"; perplexity of all others, {where}: {models}"
+    return [text]
 
 
 def paired_tests(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:

@@ -274,6 +274,13 @@ def test_seeds_and_paired_tests() -> None:
     assert buckets["all but <unk>"]["Held-out tokens"] == "93,000"
     known = sum(count * math.log(value) for _, count, value in BUCKETS[:-1]) / 93_000  # of a run with 100 in all
     assert math.log(float(buckets["all but <unk>"]["llama"])) == pytest.approx(known, abs=0.1)
+    results = sample_results("llama")
+    results["runs"][0]["overlapping_buckets"] = [
+        {"name": "<unk>", "tokens": 4_100, "perplexity": 9.0},
+        {"name": "1-10", "tokens": 93_000, "perplexity": 50.0},
+    ]
+    row = render(results).table("Occurrences")["all but <unk>, in overlapping windows"]
+    assert (row["llama"], row["Share"]) == ("50.0", "95.8%")
 
 
 def test_ratios_are_of_the_seeds_that_both_have() -> None:

@@ -143,10 +143,11 @@ def test_words_of_the_vocabulary_alone():
     figures = {"<unk>": (10, 20.0), "1-9": (45, 90.0), "10+": (45, 40.0)}
     buckets = [{"name": name, "tokens": count, "perplexity": value} for name, (count, value) in figures.items()]
     data = RESULTS["data"] | {"validation_unk_rate": 0.1}
-    runs = [run("llama", 50.0, buckets=buckets), run("resnet-bk", 40.0)]
+    runs = [run("llama", 50.0, buckets=buckets, overlapping_buckets=buckets[:2]), run("resnet-bk", 40.0)]
     page = results.fill(PAGE, [RESULTS | {"data": data, "runs": runs}])
     told = "- 10.0% of the held-out tokens are `<unk>`"
-    assert f"{told}; perplexity of all others, as in the first column: `llama` 60.0\n" in page
+    assert f"{told}; perplexity of all others, as in the first column: `llama` 60.0" in page
+    assert "; perplexity of all others, in windows: `llama` 90.0\n" in page
     assert f"{told}\n" in results.fill(PAGE, [RESULTS | {"data": data}])
 
 

@@ -211,12 +211,14 @@ def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
     for name, row in rows.items():
         row["values"] = {model: buckets.get(name) for model, buckets in columns.items()}
     total = sum(row["tokens"] for row in rows.values())
-    if any(model.known_words for model in order):
-        rows["known"] = {
-            "name": f"all but {UNKNOWN_BUCKET}",
-            "tokens": total - rows[UNKNOWN_BUCKET]["tokens"],
-            "values": {model.name: model.known_words and model.known_words.mean for model in order},
-        }
+    for where, field in (("", "known_words"), (", in overlapping windows", "known_words_overlapping")):
+        figures = {model.name: getattr(model, field) for model in order}
+        if any(figures.values()):
+            rows[field] = {
+                "name": f"all but {UNKNOWN_BUCKET}{where}",
+                "tokens": total - rows[UNKNOWN_BUCKET]["tokens"],
+                "values": {model: found and found.mean for model, found in figures.items()},
+            }
     for row in rows.values():
         row["share"] = row["tokens"] / total if total else None
         known = {model: value for model, value in row["values"].items() if value is not None}
