@@ -238,6 +238,16 @@ def test_a_language_model_whose_head_does_more_is_refused_where_it_is_loaded(tmp
         PointerForCausalLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hidden_states_that_are_rounded_for_the_head(tmp_path, dtype):
+    """As Mamba does, which keeps them in float32."""
+    inner = {"model_type": "mamba2", "vocab_size": 40, "hidden_size": 16, "num_heads": 4, "head_dim": 8, "expand": 2}
+    inner |= {"num_hidden_layers": 1, "state_size": 8, "n_groups": 1, "chunk_size": 8}
+    PointerForCausalLM(PointerConfig(language_model=inner)).save_pretrained(tmp_path)
+    loaded = PointerForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    assert loaded(torch.arange(5)[None]).logits.dtype == dtype
+
+
 def test_the_check_of_the_head_leaves_random_numbers_and_modes_alone():
     model = build(GPT2).train()
     model.language_model.transformer.h[0].eval()  # as for a part that is not trained
