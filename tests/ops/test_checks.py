@@ -67,11 +67,20 @@ def test_chain_is_not_empty(operator):
 
 
 @each_backend_with_modulus
-@pytest.mark.parametrize("value", [0.0, -0.25, -math.inf])
-def test_absorption_is_positive(operator, backend, value):
-    tensors = draw(operator, 3)
+@pytest.mark.parametrize(
+    ("dtype", "value", "rule"),
+    [
+        (torch.float32, 0.0, "above 0"),
+        (torch.float32, -0.25, "above 0"),
+        (torch.float32, -math.inf, "above 0"),
+        (torch.float64, 0.0, "at least 1e-150 in float64"),
+        (torch.float64, 1e-160, "at least 1e-150 in float64"),
+    ],
+)
+def test_absorption_is_positive(operator, backend, dtype, value, rule):
+    tensors = draw(operator, 3, dtype=dtype)
     tensors["absorption"][1, 2, 0] = value
-    message = re.escape("absorption must be above 0 at every site, for 1/absorption bounds the result, but ")
+    message = re.escape(f"absorption must be {rule} at every site, for 1/absorption bounds the result, but ")
     fails(operator, tensors, message + re.escape(f"absorption[1, 2, 0] is {value:g}; use softplus"), backend)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from llvmlite.binding import get_host_cpu_features
 
-from resnet_bk.ops import available_backends, dispatch, record_backends
+from resnet_bk.ops import available_backends, dispatch, record_backends, starts
 from resnet_bk.ops.dispatch import OPERATORS as NAMES
 from tests.ops.cases import OPERATORS, WITH_MODULUS, draw, each_backend, each_operator, with_modulus
 
@@ -43,7 +43,7 @@ def test_amd_gpus_take_plain_pytorch(operator, monkeypatch):
 def test_older_gpus_take_plain_pytorch(operator, monkeypatch):
     monkeypatch.setattr(dispatch, "_HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(dispatch, "_triton_starts", lambda: True)
+    monkeypatch.setattr(dispatch, "triton_starts", lambda: True)
     for capability, first in (((7, 5), "chunked"), ((8, 0), "triton"), ((12, 0), "triton")):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None, capability=capability: capability)
         assert available_backends(operator.name, "cuda")[0] == first
@@ -66,7 +66,7 @@ def test_plain_pytorch_where_triton_cannot_start(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=SimpleNamespace(active=Active())))
-    dispatch._triton_starts.cache_clear()
+    starts.triton_starts.cache_clear()
     try:
         with pytest.warns(
             RuntimeWarning, match=r"cannot start kernels here \(RuntimeError: Failed to .*; install a C c"
@@ -82,7 +82,7 @@ def test_plain_pytorch_where_triton_cannot_start(monkeypatch):
         ):
             dispatch.choose("propagate", "triton", like)
     finally:
-        dispatch._triton_starts.cache_clear()
+        starts.triton_starts.cache_clear()
 
 
 @pytest.mark.parametrize("backend", ["auto", "chunked", "reference"])

@@ -1,5 +1,6 @@
 """How kernels are compiled and run: vectors, tasks, what is kept on disk, and runs without compilation."""
 
+import ast
 import os
 import re
 import subprocess
@@ -166,6 +167,42 @@ def test_machine_code_is_kept_on_disk(tmp_path):
     assert kept[0]
     assert all(kernels._DIGEST in path.name for path in kept[0])  # so that a change of what they call renews them
     assert kept[0] == kept[1]
+
+
+NO_FOLDER = """
+from numba.core.caching import CacheImpl
+CacheImpl._locator_classes = []  # none of them finds a folder that it can write to
+"""
+NO_ROOM = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+"""
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [(NO_FOLDER, "nor the user's cache can be written"), (NO_ROOM, "File too large")],
+    ids=["no folder", "no room"],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no process's files")
+def test_kernels_that_cannot_be_kept_run(tmp_path, trouble, reason):
+    """Without a folder to keep them in, or room in it, they run, and a warning tells the way out."""
+    told = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        '    warnings.simplefilter("default")\n' + "".join(f"    {line}\n" for line in (trouble + CODE).splitlines())
+    )
+    told += "print([str(warning.message) for warning in caught])"
+    done = run(told, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_DISABLE_JIT="0")
+    assert done.returncode == 0, done.stderr
+    number, messages = done.stdout.splitlines()
+    assert abs(complex(number) - SECOND) < 1e-6
+    (message,) = ast.literal_eval(messages)
+    assert message.startswith("compiled kernels are not kept (")
+    assert reason in message
+    assert "set NUMBA_CACHE_DIR to a folder" in message
+    assert not list(tmp_path.rglob("*.nbc"))
 
 
 @pytest.mark.sweep

@@ -80,13 +80,17 @@ def _position(mask: Tensor) -> list[int]:
 
 @torch.no_grad()
 def chain_values(hopping: Tensor, absorption: Tensor) -> None:
-    """absorption > 0 and hopping >= 0 at every site."""
-    if has_values(absorption) and bool((absorption <= 0).any()):  # not amin, which a NaN elsewhere would hide it from
-        place = _position(absorption <= 0)
-        raise ValueError(
-            f"absorption must be above 0 at every site, for 1/absorption bounds the result, but absorption{place} is "
-            f"{absorption[tuple(place)].item():g}; use softplus, or add a positive floor"
-        )
+    """hopping >= 0, and absorption > 0; in float64 absorption >= 1e-150, for the gradient has its inverse squared."""
+    if has_values(absorption):
+        double = absorption.dtype == torch.float64
+        wrong = absorption < 1e-150 if double else absorption <= 0  # not amin, which a NaN elsewhere would hide it from
+        if bool(wrong.any()):
+            place = _position(wrong)
+            rule = "at least 1e-150 in float64" if double else "above 0"
+            raise ValueError(
+                f"absorption must be {rule} at every site, for 1/absorption bounds the result, but "
+                f"absorption{place} is {absorption[tuple(place)].item():g}; use softplus, or add a positive floor"
+            )
     if has_values(hopping) and bool((hopping < 0).any()):
         place = _position(hopping < 0)
         raise ValueError(

@@ -1,7 +1,6 @@
 """Which backends an operator has, which one runs, and a record of those that ran."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
@@ -12,6 +11,7 @@ import torch
 from torch.autograd import forward_ad
 
 from resnet_bk.ops.precision import at_least_float32
+from resnet_bk.ops.starts import numba_starts, triton_starts
 
 Implementation = Callable[..., Any]
 
@@ -24,10 +24,15 @@ _COMPILED = ("numba", "triton")
 _records: list[dict[str, set[str]]] = []
 
 
+def has_numba() -> bool:
+    """Whether there are compiled kernels for the CPU. Asked before any is imported, so that numba is imported first."""
+    return _HAS_NUMBA and numba_starts()
+
+
 @cache
 def cpu_has(feature: str) -> bool:
     """Whether numba compiles for this feature of the processor, by LLVM's name for it ("avx512f")."""
-    if not _HAS_NUMBA:
+    if not has_numba():
         return False
     from llvmlite.binding import get_host_cpu_features  # type: ignore[import-untyped]
 
@@ -83,7 +88,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     if op == "linear_cross_entropy":
         return ("numba", "chunked") if device_type == "cpu" and has_avx2() else ("chunked",)
     if op == "propagate_tokens":
-        return ("numba", "pairs", "chunked") if device_type == "cpu" and _HAS_NUMBA else ("pairs", "chunked")
+        return ("numba", "pairs", "chunked") if device_type == "cpu" and has_numba() else ("pairs", "chunked")
     if op not in OPERATORS:
         known = ", ".join((*OPERATORS, "propagate_tokens", "linear_cross_entropy"))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
@@ -92,7 +97,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     if device_type == "cuda" and _HAS_TRITON and torch.version.hip is None and _takes_triton(device):
         return ("triton", *plain)
     if device_type == "cpu":
-        compiled = ("numba",) if _HAS_NUMBA else ()
+        compiled = ("numba",) if has_numba() else ()
         return (*compiled, *plain, "triton") if _HAS_TRITON and triton_interpreted() else (*compiled, *plain)
     return plain
 
@@ -103,27 +108,7 @@ def _takes_triton(device: torch.device | None) -> bool:
     if not torch.cuda.is_available():
         return True
     recent = torch.cuda.get_device_capability(device) >= (8, 0)
-    return recent and (torch.compiler.is_compiling() or _triton_starts())
-
-
-@cache
-def _triton_starts() -> bool:
-    """Whether Triton can start kernels here: what starts them is built by the C compiler of the machine."""
-    try:
-        from triton.runtime import driver
-
-        driver.active.get_current_target()
-    except Exception as error:  # of a compiler, of a linker, of CUDA
-        reason = " ".join(str(error).split())[:200]
-        warnings.warn(
-            f"Triton cannot start kernels here ({type(error).__name__}: {reason}), so that plain PyTorch takes their "
-            "place and launches a kernel for every site of a chain; install a C compiler and the headers of Python, "
-            "if they are missing",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return False
-    return True
+    return recent and (torch.compiler.is_compiling() or triton_starts())
 
 
 def triton_interpreted() -> bool:
@@ -255,7 +240,7 @@ def runs_compiled(first: torch.Tensor, *others: torch.Tensor | None, few: bool =
         others: further inputs.
         few: also inputs of few numbers that need no gradient, as those of generation.
     """
-    if not _HAS_NUMBA or first.device.type != "cpu" or carry_tangents(first, *others):
+    if first.device.type != "cpu" or not has_numba() or carry_tangents(first, *others):
         return False
     return few or first.numel() >= FEW or wants_gradient(first, *others)
 

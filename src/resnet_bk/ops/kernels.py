@@ -1,6 +1,8 @@
 """How numba kernels are compiled, cached and called. Imports numba, hence imported at the first call of a kernel."""
 
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType
@@ -45,7 +47,31 @@ def kernel(function: Any) -> Kernel:
     copy = FunctionType(function.__code__, function.__globals__, function.__name__)
     copy.__qualname__ = f"{function.__qualname__}-{_DIGEST}"
     copy.__module__ = function.__module__
-    return numba.njit(nogil=True, cache=True, error_model="numpy", boundscheck=False)(copy)
+    compiled = partial(numba.njit, nogil=True, error_model="numpy", boundscheck=False)
+    try:
+        return compiled(cache=True)(copy)
+    except RuntimeError:  # it finds no folder that can be written
+        _warn_not_kept("neither __pycache__ beside them nor the user's cache can be written")
+        return compiled()(copy)
+
+
+def _warn_not_kept(reason: str) -> None:
+    """Shown once: warnings of one text and place are, hence no `stacklevel`."""
+    warnings.warn(
+        f"compiled kernels are not kept ({reason}): every process compiles them anew, which takes about 20 "
+        "seconds; set NUMBA_CACHE_DIR to a folder that can be written and has room",
+        RuntimeWarning,
+        stacklevel=1,
+    )
+
+
+def _call(function: Kernel, begin: int, end: int, *arguments: Any) -> None:
+    """Does these tasks, also where the kernel was compiled just now and cannot be kept, on a full disk for example."""
+    try:
+        function(begin, end, *arguments)
+    except OSError as error:  # before any task was done: a kernel itself raises none
+        _warn_not_kept(error.strerror or type(error).__name__)
+        function(begin, end, *arguments)
 
 
 def launch(function: Kernel, tasks: int, operations: int, *arguments: Any) -> None:
@@ -56,9 +82,9 @@ def launch(function: Kernel, tasks: int, operations: int, *arguments: Any) -> No
         with np.errstate(all="ignore"):
             function(0, tasks, *arguments)
     elif threads == 1:
-        function(0, tasks, *arguments)
+        _call(function, 0, tasks, *arguments)
     else:
-        share_out(function, tasks, threads, arguments)
+        share_out(partial(_call, function), tasks, threads, arguments)
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:
