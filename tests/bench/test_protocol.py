@@ -12,7 +12,7 @@ from resnet_bk.bench.protocol import (
     select_model,
     select_models,
 )
-from resnet_bk.bench.protocol_file import dump_yaml, parse_yaml
+from resnet_bk.bench.protocol_file import dump_yaml, parse_yaml, read_raw
 from resnet_bk.training import RunSpec
 
 MINIMAL = "name: mine\ndataset: text.txt\nmodels: {gpt2: {learning_rate: 1e-3}}\n"
@@ -40,6 +40,12 @@ def test_a_rate_that_is_set_was_not_found_by_the_search_of_the_file():
     assert source("models.llama.learning_rate=1e-4") is None
     assert source(f"models.llama.learning_rate={load_protocol('quick').models['llama'].learning_rate}") == searched
     assert source("models.llama.learning_rate=1e-4", "models.llama.learning_rate_source=a guess") == "a guess"
+
+
+def test_a_rate_may_be_set_where_the_file_has_a_list_of_models(file):
+    file.write_text("name: mine\ndataset: text.txt\nmodels: [a, b]\n")
+    raw = read_raw(str(file), ["models={llama: {learning_rate: 0.3}}", "models.llama.learning_rate=0.1"])
+    assert raw["models"] == {"llama": {"learning_rate": 0.1}}
 
 
 def test_keys_that_came_later_are_no_setting_of_earlier_runs(file):
@@ -89,10 +95,11 @@ def test_keys_that_are_no_words(text):
         ("!!bool foo", r"^w: not the value that it is written as \('foo'\); write it otherwise"),
         ("2024-99-99", r"^w: not the value that it is written as \(month must be in 1..12\)"),
         ("!!int abc", r"^w: not the value that it is written as \(invalid literal for int"),
+        ("!!timestamp x", r"^w: not the value that it is written as"),
         ("&a [*a]", r"^w: lists or keys within one another without end; write them out"),
         ("[" * 3_000, r"^w: lists or keys within one another without end"),
     ],
-    ids=["truth", "date", "number", "itself", "deep"],
+    ids=["truth", "date", "number", "no date", "itself", "deep"],
 )
 def test_values_that_are_none(text, message):
     with pytest.raises(ValueError, match=message):

@@ -74,6 +74,14 @@ def test_what_means_nothing(protocol, folder):
         resolve("runs", protocol)
 
 
+def test_runs_are_looked_for_as_deep_as_they_lie(folder):
+    folder("home/runs/grid/llama/lr-0.01/seed-1", "run.json")
+    with pytest.raises(ValueError, match=r"^home is no run folder \(no run.json in it\); a run folder is OUT"):
+        run_folder(Path("home"))
+    with pytest.raises(ValueError, match=r"; it holds the runs home/runs/grid/llama/lr-0.01/seed-1$"):
+        run_folder(Path("home/runs"))
+
+
 def test_a_run_that_is_not_there_is_answered_with_those_near_it(folder):
     seeds = [f"out/llama/lr-0.01/seed-{seed}" for seed in range(8)]
     for run in ("out/gpt2/seed-0", "other/llama/seed-0", *seeds):

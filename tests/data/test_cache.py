@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.models import Unigram, WordLevel, WordPiece
+from tokenizers.pre_tokenizers import Metaspace, WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data import Corpus, cache, corpus, token_cache, train_tokenizer
@@ -66,6 +66,27 @@ def test_a_special_token_in_the_text_of_pieces_of_words_is_text(tmp_path: Path) 
     # Only what ends a document is <eos>.
     assert np.flatnonzero(found.tokens == words.eos_token_id).tolist() == [5, 7]
     assert words.pad_token_id not in found.tokens
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordpiece"])
+def test_a_special_token_that_is_a_piece_ends_no_document(tmp_path: Path, kind: str) -> None:
+    """As `</s>` of T5 and `[SEP]` of BERT, which stand in the vocabulary of the pieces themselves."""
+    made = make_corpus({"train": ["one </s> <pad> two", "three"]})
+    if kind == "unigram":
+        pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -4.0) for piece in "▁</>abdehnoprstuw")]
+        inside = Tokenizer(Unigram(pieces, unk_id=2))
+        inside.pre_tokenizer = Metaspace()
+    else:
+        words = ["<pad>", "</s>", "<unk>", "one", "two", "three"]
+        inside = Tokenizer(WordPiece({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+        inside.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inside, eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    found = token_cache(made, "train", tokenizer, cache_dir=tmp_path)
+    assert (found.documents, found.unknown) == (2, 2)
+    ends = np.flatnonzero(found.tokens == 1)
+    assert len(ends) == 2
+    assert ends[-1] == len(found.tokens) - 1
+    assert 0 not in found.tokens
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:

@@ -162,6 +162,12 @@ def test_a_data_set_that_the_hub_does_not_have() -> None:
         load_corpus("owner/other")
 
 
+@pytest.mark.usefixtures("server")
+def test_a_name_that_no_hub_can_have() -> None:
+    with pytest.raises(ValueError, match=r"no such local path, and it cannot be the name .*'my--data/x'.*; check the"):
+        load_corpus("my--data/x")
+
+
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 

@@ -136,6 +136,8 @@ def test_a_size_that_is_taken_back_is_the_default_again(name):
 def test_elements_of_lists_have_rules():
     with pytest.raises(ValueError, match=r"eos_token_id=\[1, None\] must lie in the vocabulary"):
         ResNetBKConfig(eos_token_id=[1, None])
+    with pytest.raises(ValueError, match=r"eos_token_id=\[\] must lie in the vocabulary"):
+        ResNetBKConfig(eos_token_id=[])
     with pytest.raises(ValueError, match=r"potential_init=\(False, True\) must be two finite numbers"):
         ResNetBKConfig(potential_init=(False, True))
 

@@ -310,11 +310,21 @@ def test_packed_documents_are_refused():
         assert torch.equal(model(words, **given).logits, expected)
 
 
+def test_rows_beyond_a_table_of_positions_are_refused():
+    table = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 30, "n_positions": 8}
+    model = PointerForCausalLM(PointerConfig(language_model=GPT2Config(**table)))
+    with pytest.raises(ValueError, match=r"at most max_position_embeddings=8 tokens a row for gpt2, but got 9; cut"):
+        model(ids(1, 9))
+    assert model(ids(1, 8)).logits.shape == (1, 8, 30)
+
+
 def test_what_is_refused():
     with pytest.raises(ValueError, match="language_model=None must be the configuration of a causal LM"):
         PointerConfig()
     with pytest.raises(ValueError, match="language_model='LlamaForCausalLM' must be the configuration of a causal LM"):
         PointerConfig(language_model=LlamaForCausalLM(LlamaConfig(**LLAMA)))
+    with pytest.raises(ValueError, match=r"language_model='resnet_bk_pointer' must be .* causal LM without a pointer"):
+        PointerConfig(language_model=PointerConfig(language_model=GPT2Config()))
     with pytest.raises(ValueError, match=r"pointer_heads=0 must be .*; pointer_key_dim=1 must be"):
         PointerConfig(language_model=GPT2Config(), pointer_heads=0, pointer_key_dim=1)
     for wrong, rule in ((0, "above 0"), (float("inf"), "a finite number, above 0")):

@@ -198,6 +198,15 @@ def test_rows_that_are_kept_are_numbers(indices, got):
     assert cache.batch_size == 3
 
 
+@pytest.mark.parametrize("repeats", [0, -1, 1.5, True])
+def test_rows_are_repeated_a_whole_number_of_times(repeats):
+    cache = build("modulus-as-it-is")(tokens(2, 6)).cache
+    with pytest.raises(ValueError, match=rf"repeats={repeats} must be a whole number of at least 1; to drop rows"):
+        cache.batch_repeat_interleave(repeats)
+    cache.batch_repeat_interleave(2)
+    assert cache.batch_size == 4
+
+
 @pytest.mark.parametrize("name", ["resnet_bk", "seed"])
 @pytest.mark.parametrize(
     ("change", "got"),

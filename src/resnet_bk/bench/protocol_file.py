@@ -76,7 +76,8 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ValueError(f"{where}{line}: not valid YAML ({problem}); write `key: value` lines") from error
     except RecursionError:
         raise ValueError(f"{where}: lists or keys within one another without end; write them out") from None
-    except (ValueError, KeyError) as error:  # a date that there is not, a number or truth value that is none
+    # A date that there is not or that is none, a number or truth value that is none.
+    except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{where}: not the value that it is written as ({error}); write it otherwise") from None
 
 
@@ -122,7 +123,8 @@ def _forget_sources(before: dict[str, Any], raw: dict[str, Any], named: set[str]
     for name, entry in models.items() if isinstance(models, dict) else ():
         key = f"models.{name}.learning_rate"
         if isinstance(entry, dict) and key in named and f"{key}_source" not in named:
-            file = (before.get("models") or {}).get(name) or {}
+            models_before = before.get("models")
+            file = (models_before.get(name) if isinstance(models_before, dict) else None) or {}
             if entry.get("learning_rate") != file.get("learning_rate"):
                 entry.pop("learning_rate_source", None)
 

@@ -131,7 +131,9 @@ def run_folder(path: Path) -> Path:
         read_run(path)
         return path
     if os.path.isdir(path):
-        below, place = sorted(str(file.parent) for file in path.glob("**/run.json")), "it"
+        # As deep as a folder of several protocols has them: protocol, model, rate, seed. No deeper: it may be a home.
+        patterns = ("/".join(["*"] * depth + ["run.json"]) for depth in range(1, 5))
+        below, place = sorted(str(file.parent) for pattern in patterns for file in path.glob(pattern)), "it"
         lack = "no run.json in it"
     elif os.path.exists(path):
         below, place, lack = [], "", "it is a file"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import BPE, WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from resnet_bk.data.corpus import Corpus, Piece
@@ -75,8 +75,8 @@ def token_cache(
     check_numbering(tokenizer)
     # A missing split is named before anything is written.
     pieces = corpus.pieces(split) if reads_pieces(tokenizer) else corpus.whole_documents(split)
-    # The second number: of words, since the name of a control token in a text is an unknown word.
-    version = "tokens-3" if _is_of_words(tokenizer) else "tokens-2"
+    # The second number: of all but byte-pair encoding, since the name of a control token in a text is unknown.
+    version = "tokens-2" if isinstance(tokenizer.backend_tokenizer.model, BPE) else "tokens-3"
     special = [unknown_id(tokenizer), *sorted(tokenizer.all_special_ids)]
     key = json.dumps([version, corpus.fingerprint, split, tokenizer_fingerprint(tokenizer), special, limit])
 
@@ -85,10 +85,6 @@ def token_cache(
 
     name = f"tokens-{split}-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     return cached_folder(Path(cache_dir) / name, _load, build)
-
-
-def _is_of_words(tokenizer: PreTrainedTokenizerFast) -> bool:
-    return isinstance(tokenizer.backend_tokenizer.model, WordLevel)
 
 
 def _build(
@@ -102,11 +98,11 @@ def _build(
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
-    # Pieces of words can spell "<eos>" out, where it is text. Words cannot: there "<unk>" stands for a word, and so it
-    # does for "<eos>" and the like in a text, or documents would end where they do not.
-    backend.encode_special_tokens = not _is_of_words(tokenizer)
+    # Pieces of words can spell "<eos>" out, where it is text. Where it is itself a word or piece (of Unigram, of
+    # WordPiece), "<unk>" stands for it, or documents would end where they do not.
+    backend.encode_special_tokens = not isinstance(backend.model, WordLevel)
     end, unknown = tokenizer.eos_token_id, unknown_id(tokenizer)
-    unwritten = {*tokenizer.all_special_ids} if _is_of_words(tokenizer) and unknown is not None else set()
+    unwritten = {*tokenizer.all_special_ids} if unknown is not None else set()
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<i4")
     digest = hashlib.sha256()
     totals = {"tokens": 0, "characters": 0, "unknown": 0, "documents": 0}

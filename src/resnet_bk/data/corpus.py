@@ -71,8 +71,8 @@ class Corpus:
             yield piece
         if empty:
             divided = (
-                "too little text to divide 90/5/5; copies of one document stay in one split, and a single text is cut "
-                "at white space"
+                "too little text to divide 90/5/5; documents that begin alike stay in one split, and a single text is "
+                "cut at white space"
             )
             why = divided if split in self.readers and self.whole is not None else "no document, or only blank ones"
             raise ValueError(

@@ -143,7 +143,7 @@ def _ask(name: str, repository: str) -> tuple[str, str | None]:
     """Make sure that the hub answers and has the data set; return its licence and its present revision."""
     import datasets
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
         return "see its page", None
@@ -159,6 +159,11 @@ def _ask(name: str, repository: str) -> tuple[str, str | None]:
             f"data {name!r}: there is no such local path, and the hub has no data set {repository!r} that you may "
             f"read; check the spelling, log in with `hf auth login` if it is private, or give a local path"
         ) from outcome
+    if isinstance(outcome, HFValidationError):
+        raise ValueError(
+            f"data {name!r}: there is no such local path, and it cannot be the name of a data set of the hub "
+            f"({' '.join(str(outcome).split())}); check the spelling"
+        ) from outcome
     if isinstance(outcome, Exception):
         raise ValueError(_unreachable(name, repository, outcome)) from outcome
     card = outcome.card_data
@@ -172,7 +177,7 @@ def _unreachable(name: str, repository: str, error: Exception) -> str:
     offline = (
         "unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else "set HF_HUB_OFFLINE=1 if it was loaded here before"
     )
-    # The names of WikiText never mean a local path.
+    # WikiText is there, whatever lies here.
     local = "" if repository == WIKITEXT else "there is no such local path, and "
     return (
         f"data {name!r}: {local}the Hugging Face hub at {constants.ENDPOINT} cannot be "

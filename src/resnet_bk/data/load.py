@@ -18,11 +18,11 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     """Corpus by name or path. The first rule that fits decides:
 
     1. `embedded`: the text of the `quick` protocol.
-    2. `wikitext-2`, `wikitext-103` and the hub's own names for them (`wikitext-2-raw-v1`, `wikitext-2-v1`,
-       `Salesforce/wikitext:wikitext-2-raw-v1`, `wikitext/wikitext-2-raw-v1` ...): the hub. A folder of that name is
-       written `./wikitext-2`.
+    2. `wikitext-2`, `wikitext-103` and the hub's own names for them (`wikitext-2-raw-v1`, `wikitext-2-v1` ...): the
+       hub. A folder of that name is written `./wikitext-2`.
     3. An existing file or folder (`~` is the home folder).
-    4. `owner/name` or `owner/name:config`, with exactly one slash and no suffix of a text file: the hub.
+    4. `owner/name` or `owner/name:config`, with exactly one slash and no suffix of a text file: the hub. WikiText is
+       `Salesforce/wikitext:wikitext-2-raw-v1` and `wikitext/wikitext-2-raw-v1` too.
 
     Everything else is a path that does not exist, and the hub is not asked.
 

@@ -4,7 +4,7 @@ Layouts of a folder, found at any depth, hidden files left out:
 
 - split folders: `train/`, `validation/`, `test/` with files of one format in them
 - split files: `train*.txt`, `validation.parquet`, `train-00000-of-00002.parquet`, `wiki.valid.tokens` ...
-- neither: one set, divided 90/5/5 by a fixed hash of each document
+- neither: one set, divided 90/5/5 by a fixed hash of how each document begins
 
 A file given by itself is one set whatever its name. Documents are files (text), rows (parquet, jsonl) or articles
 (WikiText, in token files or one line a row). A single text file is one document and is divided by position, as is

@@ -187,7 +187,15 @@ class ResNetBKCache(CarriedState, Cache):
         self._apply(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats every row `repeats` times, side by side."""
+        """Repeats every row `repeats` times, side by side.
+
+        Raises:
+            ValueError: repeats is no whole number of at least 1.
+        """
+        if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+            raise ValueError(
+                f"repeats={repeats!r} must be a whole number of at least 1; to drop rows, use batch_select_indices"
+            )
         self._apply(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def crop(self, tokens_to_remove: int) -> None:

@@ -44,10 +44,11 @@ class PointerConfig(Checked, PreTrainedConfig):
         """Every rule that a value breaks."""
         rules = Rules(self)
         inner = self.language_model
-        if not (isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "vocab_size", None), int)):
+        is_causal_lm = isinstance(inner, PreTrainedConfig) and isinstance(getattr(inner, "vocab_size", None), int)
+        if not is_causal_lm or isinstance(inner, PointerConfig):
             shown = getattr(inner, "model_type", type(inner).__name__ if hasattr(inner, "vocab_size") else inner)
             rules.problems.append(
-                f"language_model={shown!r} must be the configuration of a causal LM (for example "
+                f"language_model={shown!r} must be the configuration of a causal LM without a pointer (for example "
                 "{'model_type': 'llama'})"
             )
         else:

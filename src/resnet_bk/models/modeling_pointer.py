@@ -267,6 +267,16 @@ class PointerForCausalLM(TargetLosses, PreTrainedModel, GenerationMixin):
         return mixed_logits(logits, self.pointer(hidden, input_ids, keep_state=False))
 
     def _hidden(self, input_ids: Tensor) -> Tensor:
-        output = self.language_model.base_model(input_ids=input_ids, use_cache=False)
+        try:
+            output = self.language_model.base_model(input_ids=input_ids, use_cache=False)
+        except IndexError as error:  # of a table of positions
+            most = getattr(self.config.inner, "max_position_embeddings", None)
+            if most is None or input_ids.shape[1] <= most:
+                raise
+            raise ValueError(
+                f"input_ids must have at most max_position_embeddings={most} tokens a row for "
+                f"{self.config.inner.model_type}, but got {input_ids.shape[1]}; cut the text, or take a language model "
+                "with more positions"
+            ) from error
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -144,7 +144,8 @@ class Rules:
         last = self.config.vocab_size - 1
         for name in names:
             value = getattr(self.config, name)
-            for token in value if isinstance(value, tuple | list) and name == "eos_token_id" else [value]:
+            several = isinstance(value, tuple | list) and len(value) > 0 and name == "eos_token_id"
+            for token in value if several else [value]:
                 whole = isinstance(token, int) and not isinstance(token, bool)
                 if name == "pad_token_id" and whole and token > last:
                     logger.warning(
