@@ -21,7 +21,8 @@ RESULTS = Path(__file__).parents[2] / "results"
 SWITCHES = ("gradient", "mixed_precision", "adaptive_computation", "multi_scale", "sparse_bk")
 STARTED = (
     *("state", "pointer_heads", "output_gate", "query_key_bias", "potential_init", "absorption_init"),
-    *("site_gain", "induction_heads", "key_dim", "value_dim"),
+    *("site_gain", "induction_heads", "key_dim", "value_dim", "hopping_init", "absorption_min", "rms_norm_eps"),
+    *("conv_size", "initializer_range", "value_residual"),
 )
 
 EARLIER = ["seed", "seed-local", "wikitext-2", "wikitext-103"]

@@ -162,7 +162,9 @@ def test_copies_of_one_document_leave_splits_empty(tmp_path: Path) -> None:
     corpus = load_corpus(tmp_path)
     assert list(corpus.documents(split_of("the same again"))) == ["the same again"] * 50
     for split in {*SPLITS} - {split_of("the same again")}:
-        with pytest.raises(ValueError, match=r"holds no text \(too little text to .*; documents that begin alike stay in"):
+        with pytest.raises(
+            ValueError, match=r"holds no text \(too little text to .*; documents that begin alike stay in"
+        ):
             list(corpus.documents(split))
 
 

@@ -42,6 +42,21 @@ def test_is_its_definition(threshold):
     assert seen[-1] < seen[0]
 
 
+def test_gradients():
+    """Of what is read and of its cost, by the states and by the probabilities of halting."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(3, 2, 3, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    probabilities = (0.6 * torch.rand(2, 2, 3, dtype=torch.float64, generator=generator)).requires_grad_()
+
+    def read(states, probabilities):
+        pondering = Pondering(0.8, None)
+        for block in range(3):
+            pondering.step(states[block], probabilities[block] if block < 2 else None)
+        return pondering.result(), pondering.ponder_cost()
+
+    assert torch.autograd.gradcheck(read, (states, probabilities))
+
+
 def test_padding_does_not_count():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1] * 5])
     boundaries = find_boundaries(mask, None, shape=(2, 5))

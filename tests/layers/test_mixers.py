@@ -93,7 +93,7 @@ def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_s
     query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
     if bias:
         query, key = (unit_length(x + bias / 2) for x in (query, key))  # length `bias` over 4 equal numbers
-    value = value.unflatten(-1, (3, 5)) * (mixer.scale * mixer.write_proj(hidden)).sigmoid().unsqueeze(-1)
+    value = value.unflatten(-1, (3, 5)) * (12**-0.5 * mixer.write_proj(hidden)).sigmoid().unsqueeze(-1)
     weights = torch.einsum("bthk,bjhk->bhtj", query, key) * propagator(mixer, hidden).abs()
     y = torch.einsum("bhtj,bjhv->bthv", weights, value)
     y = (y * (y.square().mean(-1, keepdim=True) + READ_EPS).rsqrt()).flatten(2)
@@ -121,7 +121,7 @@ def test_delta_state_is_what_a_chain_carries_past_impurities():
     mixed, _ = mixer.conv(mixer.in_proj(hidden), None, None)
     query, key, value = mixed.split([12, 12, 15], dim=-1)
     query, key = (unit_length(x.unflatten(-1, (3, 4))) for x in (query, key))
-    value, write = value.unflatten(-1, (3, 5)), (mixer.scale * mixer.write_proj(hidden)).sigmoid()
+    value, write = value.unflatten(-1, (3, 5)), (12**-0.5 * mixer.write_proj(hidden)).sigmoid()
     green = propagator(mixer, hidden).diagonal(dim1=-2, dim2=-1).abs().mT
     hopping, state, y = mixer.chain(hidden, None).hopping, torch.zeros(2, 3, 4, 5, dtype=torch.float64), []
     for t in range(hidden.shape[1]):

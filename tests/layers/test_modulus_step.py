@@ -1,5 +1,7 @@
 """A token of generation through a modulus mixer: one kernel where it may, and the same numbers where it may not."""
 
+import contextlib
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -121,3 +123,13 @@ def test_frozen_parts_do_not_hide_a_gradient(calls):
     output, *_ = mixer(hidden[:, 5:], None, state)
     assert output.requires_grad
     assert not calls
+
+
+@torch.no_grad()
+def test_convolution_states_that_do_not_fit_never_reach_the_kernel(calls):
+    """It would read beyond them, and write beyond what it makes in their shape."""
+    mixer, hidden, state = built()
+    for tail in (state.convolution[:2], state.convolution[:, 1:], state.convolution[..., 1:]):
+        with contextlib.suppress(RuntimeError, ValueError):
+            mixer(hidden[:, 5:], None, state._replace(convolution=tail.contiguous()))
+        assert not calls, tail.shape

@@ -63,6 +63,19 @@ def definition(layer, hidden, ids):
     return copied, rest
 
 
+@pytest.mark.parametrize("targets", [False, True])
+def test_its_state_sends_no_gradient(targets):
+    hidden, ids = inputs(2, 7)
+    pointed = build()(hidden.requires_grad_(), ids, **({"targets": ids} if targets else {}))
+    assert pointed.copied.requires_grad
+    assert not any(part.requires_grad for part in pointed.state)
+
+
+@pytest.mark.parametrize("absorption_min", [1e-3, 0.5])
+def test_its_chains_start_at_numbers(absorption_min):
+    assert Pointer(D, V, num_heads=16, key_dim=2, absorption_min=absorption_min).chain.bias.isfinite().all()
+
+
 @torch.no_grad()
 def test_it_is_its_definition():
     layer = build()

@@ -31,6 +31,17 @@ def test_padding_is_never_kept_and_does_not_count():
     assert choice.share == 1
 
 
+def test_padding_has_no_part_in_the_slope():
+    torch.manual_seed(0)
+    gate, hidden = SiteGate(4).double(), torch.randn(2, 4, 4, dtype=torch.float64)
+    torch.nn.init.normal_(gate.weight)
+    mask = torch.tensor([[0, 0, 1, 1], [1] * 4])
+    share = gate(hidden, find_boundaries(mask, None, shape=(2, 4))).share
+    probability = (hidden @ gate.weight + gate.bias).sigmoid()[mask == 1]
+    found = torch.autograd.grad(share, (gate.weight, gate.bias))
+    assert_close(found, torch.autograd.grad(probability.mean(), (gate.weight, gate.bias)))
+
+
 def test_the_target_comes_down_in_a_straight_line():
     assert [target_share(0.4, progress, 0.5) for progress in (0, 0.25, 0.5, 1)] == pytest.approx([1, 0.7, 0.4, 0.4])
     assert target_share(0.4, 0.0, 0.0) == 0.4
@@ -55,3 +66,9 @@ def test_a_removed_site_is_as_if_it_were_not_there(state):
     found = block(hidden)
     assert_close(found.hidden, expected, rtol=1e-10, atol=1e-10)
     assert_close(found.state, expected_state, rtol=1e-10, atol=1e-10)
+    # What a block adds teaches the gate.
+    bar = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    of_gate = [
+        torch.autograd.grad(y, block.site_gate.weight, bar, retain_graph=True)[0] for y in (found.hidden, expected)
+    ]
+    assert_close(*of_gate, rtol=1e-9, atol=1e-9)

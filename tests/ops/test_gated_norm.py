@@ -67,6 +67,21 @@ def test_definition(values, precisions, gated):
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("tokens", [TOKENS, TOKENS + 1, 2 * TOKENS + 5])
+@pytest.mark.usefixtures("way")
+def test_gradients_of_several_tasks(tokens):
+    """That of the weight is summed over all of them."""
+    generator = torch.Generator().manual_seed(tokens)
+    shapes = ((tokens, 2, 5), (5,), (tokens, 10))
+    leaves = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
+    bar = torch.randn(tokens, 10, generator=generator, dtype=torch.float64)
+    output, expected = run(*leaves, dtype=torch.float64), definition(*leaves)
+    found, right = torch.autograd.grad(output, leaves, bar), torch.autograd.grad(expected, leaves, bar)
+    for y, z in ((output, expected), *zip(found, right, strict=True)):
+        assert_close(y, z, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.kernels
 @each_gate
 @pytest.mark.usefixtures("way")
 def test_gradcheck(gated):

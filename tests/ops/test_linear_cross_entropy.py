@@ -295,10 +295,20 @@ def test_opcheck(transposed, extra):
     torch.library.opcheck(torch.ops.resnet_bk.linear_cross_entropy_tokens.default, arguments)
 
 
-def test_compiles_without_graph_breaks():
-    case = problem(9, bias=True)
-    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(**case), linear_cross_entropy(**case))
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("extra", [False, True], ids=["", "extra"])
+def test_a_graph_leaves_out_what_is_ignored(reduction, extra):
+    """Without a break; and what is ignored lies between what is not."""
+    case, definition = problem(9, bias=True), with_extra if extra else unfused
+    if extra:
+        case["log_extra"] = torch.linspace(-6, 1, 9, dtype=torch.float64).requires_grad_()
+    leaves = [x for x in case.values() if x.requires_grad]
+    cotangent = torch.linspace(0.5, 2.0, 9, dtype=torch.float64) if reduction == "none" else torch.tensor(1.7)
+    results = []
+    for function in (torch.compile(linear_cross_entropy, fullgraph=True, backend="aot_eager"), definition):
+        loss = function(**case, reduction=reduction)
+        results.append((loss, *torch.autograd.grad((loss * cotangent).sum(), leaves)))
+    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-11)
 
 
 INVALID = [

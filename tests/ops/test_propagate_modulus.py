@@ -8,7 +8,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk import ops
-from resnet_bk.layers.gradients import propagate_modulus as layer_propagate_modulus
 from resnet_bk.ops import propagate_modulus, record_backends, work
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK
 from tests.ops.cases import KEYS, OPERATORS, VALUES, draw, gradients, relative_error, with_gradients
@@ -383,16 +382,3 @@ def test_a_complex_state_is_refused():
     tensors = draw(MATRIX, 3, state=True, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"initial_state\[1\] \(S\) must be torch.float32"):
         run(tensors)
-
-
-@pytest.mark.parametrize("gradient", ["diagonal", "autograd"])
-@pytest.mark.parametrize("state", [False, True], ids=["fresh", "state"])
-@each_rule
-def test_other_gradients_have_the_same_values(gradient, state, erase):
-    tensors = drawn(7, state=state, erase=erase)
-    initial = (tensors["green_in"], tensors["memory_in"]) if state else None
-    inputs = [tensors[name] for name in NAMES]
-    how = {"erase": tensors.get("erase"), "initial_state": initial, "backend": "auto", "gradient": gradient}
-    output, after = layer_propagate_modulus(*inputs, **how)
-    for y, z in zip((output, *after), run(tensors, "reference"), strict=True):
-        assert relative_error(y, z) < TOLERANCE[torch.float64]

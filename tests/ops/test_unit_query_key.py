@@ -70,6 +70,19 @@ def test_definition(dtype, keys, biased):
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("tokens", [TOKENS, TOKENS + 1, 2 * TOKENS + 5])
+@pytest.mark.usefixtures("way")
+def test_gradients_of_several_tasks(tokens):
+    """That of the bias is summed over all of them."""
+    leaves = drawn((1, tokens, 2, 3, 5))
+    exact = [x.detach().clone().requires_grad_() for x in leaves]
+    outputs, expected = run(*leaves), definition(*exact)
+    found, right = gradients(outputs, leaves), gradients(expected, exact)
+    for y, z in (*zip(outputs, expected, strict=True), *zip(found, right, strict=True)):
+        assert_close(y, z, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.kernels
 @each_bias
 @pytest.mark.usefixtures("way")
 def test_gradcheck(biased):

@@ -34,6 +34,17 @@ def test_every_token_is_counted_once(head):
     assert found.bucket_nll == ()
 
 
+def test_half_precision():
+    model = tiny_gpt2().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = sum(
+            F.cross_entropy(model(ids).logits.float().flatten(0, 1), targets.flatten(), reduction="sum").item()
+            for ids, targets in batches()
+        )
+    assert evaluate(model, batches(), head="model", dtype="bfloat16").nll == pytest.approx(expected, rel=1e-6)
+    assert evaluate(model, batches(), head="model").nll != pytest.approx(expected, rel=1e-6)
+
+
 def test_more_buckets_than_were_told():
     with pytest.raises(ValueError, match="bucket_count=1: must be above every entry of bucket_of_token, which has 2;"):
         evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=torch.arange(VOCABULARY) % 3)

@@ -30,12 +30,13 @@ def test_equals_a_plain_loop(tmp_path):
     optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
     kind = {"min_lr_rate": 0.1}
     schedule = get_scheduler("cosine_warmup_with_min_lr", optimizer, 0, 12, scheduler_specific_kwargs=kind)
-    tokens, losses = Tokens(), []
+    tokens, losses, rates, norms = Tokens(), [], [], []
     for _ in range(12):
         ids, targets = tokens.next_batch()
         loss = F.cross_entropy(plain(ids).logits.flatten(0, 1), targets.flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        norms.append(torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.5).item())
+        rates.append(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -44,6 +45,8 @@ def test_equals_a_plain_loop(tmp_path):
     # The fused head and the fused AdamW order their float32 sums differently; Adam divides by the gradient's size, so
     # a rounding of 1e-7 in a small gradient is a rounding of the step.
     assert [line["loss"] for line in result.log] == pytest.approx(losses, rel=1e-5)
+    assert [line["lr"] for line in result.log] == pytest.approx(rates)
+    assert [line["grad_norm"] for line in result.log] == pytest.approx(norms, rel=1e-3)
     for mine, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
@@ -87,10 +90,21 @@ def test_records(tmp_path):
     assert seen == ["fused", "fused"]
     assert result.peak_memory_mb > 50
     assert set(result.profile["seconds_per_step"]) == {"data", "forward", "backward", "optimizer", "logging"}
+    assert sum(result.profile["seconds_per_step"].values()) * 12 == pytest.approx(result.seconds, rel=0.1)
     assert set(result.profile["seconds_outside"]) == {"warm_up", "validation", "checkpoints"}
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [5, 10, 12]
     assert [event.step for event in events.Scalars("validation_perplexity")] == [4, 8]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_the_share_of_rows_that_start_anew(share, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ResNetBKCache, "start_anew", lambda self, rows: drawn.append(rows) or self)
+    train(tiny_resnet_bk(), Tokens(), spec(carry_state=True, carry_reset=share, steps=60), tmp_path)
+    found = torch.cat(drawn).double()
+    assert len(found) > 100
+    assert abs(found.mean().item() - share) < 4 * math.sqrt(share * (1 - share) / len(found))
 
 
 def test_the_seed_of_a_run_decides_which_rows_start_anew(tmp_path):

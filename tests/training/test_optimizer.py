@@ -88,13 +88,19 @@ def test_several_optimizers_are_saved_loaded_and_scheduled_as_one():
         optimizer.step(lambda: 0.0)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_betas_reach_adamw(kind):
+    found = build_optimizer(tiny_resnet_bk(), RunSpec("x", 1, 1e-3, optimizer=kind, betas=(0.5, 0.6)))
+    assert {group["betas"] for group in found.param_groups if "betas" in group} == {(0.5, 0.6)}
+
+
 def test_flops_of_the_newton_schulz_iteration():
     # 5 times: X X^T (3 x 7 by 7 x 3), a 3 x 3 square, 3 x 3 by 3 x 7; two operations a multiply-add.
     assert muon_flops(torch.zeros(7, 3)) == muon_flops(torch.zeros(3, 7)) == 5 * 2 * (3 * 7 * 3 + 27 + 3 * 3 * 7)
 
 
 def test_warm_up_then_cosine_to_the_final_ratio():
-    spec = RunSpec("x", steps=10, learning_rate=2.0, warmup_steps=4, final_lr_ratio=0.1)
+    spec = RunSpec("x", steps=10, learning_rate=2.0, warmup_steps=4, final_lr_ratio=0.3)
     optimizer = build_optimizer(torch.nn.Linear(2, 2), spec)
     schedule = build_schedule(optimizer, spec)
     rates = []
@@ -103,6 +109,6 @@ def test_warm_up_then_cosine_to_the_final_ratio():
         optimizer.step()
         schedule.step()
     assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
-    cosine = [0.2 + 1.8 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(1, 7)]
+    cosine = [0.6 + 1.4 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(1, 7)]
     assert rates[4:] == pytest.approx(cosine)
-    assert rates[-1] == pytest.approx(0.2)
+    assert rates[-1] == pytest.approx(0.6)

@@ -65,7 +65,7 @@ def _warn_not_kept(reason: str) -> None:
     )
 
 
-def _call(function: Kernel, begin: int, end: int, *arguments: Any) -> None:
+def _call(begin: int, end: int, function: Kernel, *arguments: Any) -> None:
     """Does these tasks, also where the kernel was compiled just now and cannot be kept, on a full disk for example."""
     try:
         function(begin, end, *arguments)
@@ -82,9 +82,9 @@ def launch(function: Kernel, tasks: int, operations: int, *arguments: Any) -> No
         with np.errstate(all="ignore"):
             function(0, tasks, *arguments)
     elif threads == 1:
-        _call(function, 0, tasks, *arguments)
+        _call(0, tasks, function, *arguments)
     else:
-        share_out(partial(_call, function), tasks, threads, arguments)
+        share_out(_call, tasks, threads, (function, *arguments))
 
 
 def flat(tensor: Tensor) -> NDArray[Any]:

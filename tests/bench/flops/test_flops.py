@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from resnet_bk.bench.flops.count import FORMULAS, step_flops
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
+from resnet_bk.training.optimizer import muon_flops
 
 D, T, V, HEADS, INNER = 16, 12, 50, 2, 24
 
@@ -27,6 +28,13 @@ def test_gpt2_by_hand():
     assert found.optimizer_flops == 15 * sum(parameter.numel() for parameter in model.parameters())
     assert found.total_flops_per_step == 3 * forward + found.optimizer_flops
     assert found.as_dict()["total_flops_per_step"] == found.total_flops_per_step
+
+
+def test_muon_costs_its_iteration():
+    adam, muon = (step_flops(gpt2(), 1, T, optimizer=kind).optimizer_flops for kind in ("adamw", "muon"))
+    shapes = ((D, 3 * D), (D, D), (D, INNER), (INNER, D))
+    assert muon > adam
+    assert muon - adam == sum(muon_flops(torch.zeros(shape)) for shape in shapes)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])

@@ -45,6 +45,29 @@ def test_a_precision_that_is_slow_here_is_told(tmp_path, monkeypatch):
     assert "dtype: PyTorch has no fast matmuls of bfloat16" in " ".join(result.output.split())
 
 
+def test_the_rate_that_recalls_most_on_fresh_examples():
+    rates = ((0.1, 0.2), (0.2, 0.9), (0.3, 0.9))
+    tried = [{"learning_rate": rate, "validation_accuracy": [found], "accuracy": [1 - found]} for rate, found in rates]
+    assert min(tried, key=run._score)["learning_rate"] == 0.2
+
+
+def test_every_setting_reaches_the_training(tmp_path, monkeypatch):
+    seeds, measure = [], run.accuracies
+
+    def noted(model, kinds, vocabulary, seed, **options):
+        seeds.append(seed)
+        return measure(model, kinds, vocabulary, seed, **options)
+
+    monkeypatch.setattr(run, "accuracies", noted)
+    done = call(tmp_path, "weight_decay=0.3", "clip=0.7", "warmup_share=0.5", "seeds=[1,2]", models="modulus")
+    assert done.exit_code == 0, done.output
+    one, two = json.loads((tmp_path / "results.json").read_text())["runs"]
+    found = [one["training"][key] for key in ("weight_decay", "clip", "warmup_steps", "seed")]
+    assert found == [0.3, 0.7, one["steps"] // 2, 1]
+    assert one["epoch_losses"] != two["epoch_losses"]
+    assert seeds == [run.VALIDATION_SEED, run.TEST_SEED] * 2
+
+
 def test_trains_reports_and_skips_what_is_finished(tmp_path):
     result = call(tmp_path / "out", "seeds=[1,2]")
     assert result.exit_code == 0, result.output

@@ -31,6 +31,7 @@ from resnet_bk.bench.trained.lengths import (
     split_documents,
     what_it_carries,
 )
+from resnet_bk.bench.trained.opened_run import open_run
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from tests.bench.own_model import OwnConfig
 from tests.command_line import call, trained_home
@@ -223,6 +224,11 @@ def test_the_command_writes_what_it_prints(home):
     for place in range(5):
         mean = sum(losses[place] for losses in carried["document_losses"]) / 2
         assert carried["perplexity"][place] == pytest.approx(math.exp(mean))
+    opened = open_run(runs[0], "validation", str(home / "book"))
+    texts = long_documents(opened.tokens.tokens, opened.end, 200, 3)
+    losses = torch.stack([read(opened.model, text, 16, opened.head, "float32").losses for text in texts])
+    means = [losses[:, start:stop].mean().item() for start, stop in found["places"]]
+    assert carried["perplexity"] == pytest.approx([math.exp(mean) for mean in means], rel=1e-4)
     problems = [reading["problem"] for reading in gpt2["readings"]]
     assert problems == ["it has positions for 16 tokens", None, "it has positions for 16 tokens"]
     assert gpt2["readings"][0]["perplexity"] is None
