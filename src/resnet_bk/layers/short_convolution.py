@@ -120,4 +120,10 @@ def _or_zeros(tail: Tensor | None, x: Tensor, taps: int) -> Tensor:
             f"the state of the short convolution must be on {x.device} as the input is, but is on {tail.device}; move "
             "a cache with cache.to(device)"
         )
+    expected = (x.shape[0], taps, x.shape[2])
+    if tail.shape != expected:
+        raise ValueError(
+            f"the state of the short convolution must have shape {expected}, but got {tuple(tail.shape)}; pass the one "
+            "that an earlier call of this mixer returned for these rows"
+        )
     return tail.to(x.dtype)
