@@ -24,9 +24,14 @@ def test_plain_pytorch_where_numba_cannot_be_imported(tmp_path):
     """As one that does not know the NumPy beside it."""
     (tmp_path / "numba").mkdir()
     (tmp_path / "numba" / "__init__.py").write_text("raise ImportError('Numba needs NumPy 2.0 or less')")
-    done = run(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); print(call(), call())")
+    done = run(f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+print(call(), call())
+print(torch.compile(lambda x: surface_green(x, x, x)[0], backend="eager")(sites).shape)
+""")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "{'surface_green': {'chunked'}} {'surface_green': {'chunked'}}\n"
+    assert done.stdout == "{'surface_green': {'chunked'}} {'surface_green': {'chunked'}}\ntorch.Size([1, 2, 3])\n"
     told = (
         "RuntimeWarning: numba cannot be imported (ImportError: Numba needs NumPy 2.0 or less), so that plain PyTorch"
     )
@@ -38,6 +43,7 @@ def test_plain_pytorch_where_numba_cannot_be_imported(tmp_path):
 def test_an_interrupt_of_the_first_call_leaves_numba_whole(module):
     done = run(f"""
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:

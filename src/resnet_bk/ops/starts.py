@@ -11,11 +11,13 @@ _importing = RLock()
 _numba: bool | None = None
 
 
-@torch.compiler.assume_constant_result
 def numba_starts() -> bool:
     """Whether numba, which is installed, can be imported. The first call imports it, in one thread alone: of threads
-    that import parts of it in an order of their own one may find it half made."""
+    that import parts of it in an order of their own one may find it half made. While torch.compile traces, which cannot
+    import it, it is taken to start unless it is known not to."""
     global _numba
+    if torch.compiler.is_compiling():
+        return _numba is not False
     if _numba is None:
         with _importing:
             if _numba is None:
