@@ -1,5 +1,6 @@
 """The figures of a run against a reading of its saved weights, token by token, without the code of the benchmark."""
 
+import json
 import math
 
 import numpy as np
@@ -15,9 +16,18 @@ from resnet_bk.bench.protocol import check_protocol, load_protocol
 from resnet_bk.bench.run_folder import read_json
 from resnet_bk.bench.trained.saved_model import load_model
 from resnet_bk.data import frequency_buckets, token_cache
-from tests.bench.tiny_bench import settings
+from tests.bench.tiny_bench import settings, write_text
 
 ROWS, SEGMENT = 4, 16
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Of many documents in every split."""
+    folder = tmp_path_factory.mktemp("text")
+    documents = write_text(folder / "text.txt", 300).read_text().split("\n\n")
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    return folder / "text.jsonl"
 
 
 @torch.no_grad()
@@ -69,6 +79,7 @@ def test_figures_are_those_of_the_saved_weights(run, text, tmp_path, tmp_path_fa
             assert found["held_out_perplexity_without_carry"] == pytest.approx(alone, rel=1e-4)
         for view, expected in (("", own), ("overlapping_", windows)):
             parts = expected.split(document_tokens(held, tokenizer.eos_token_id))
+            assert len(parts) > 5
             assert found[f"{view}document_nll"] == pytest.approx([part.sum().item() for part in parts], rel=1e-3)
             for number, (name, reached) in enumerate(zip(names, found[f"{view}buckets"], strict=True)):
                 inside = expected[of_token == number]
