@@ -347,6 +347,8 @@ def test_audit_with_the_cost_of_the_leak(finished, home):
     assert "later tokens of the segment buy" in done.stdout
     done = call("audit", run, *short, "--steps", 3)
     assert_bad_call(done, "--steps 3", "has its weights and no causal twin", "leave it out")
+    done = call("audit", run / "model", "--protocol", home / "tiny.yaml", *short, "--set", "hidden_size=16")
+    assert_bad_call(done, "--set hidden_size=16", "has a shape of its own", "leave it out")
 
 
 def test_audit_of_a_run_reads_no_other_settings(finished):

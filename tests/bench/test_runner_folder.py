@@ -254,6 +254,8 @@ def test_runs_that_the_protocol_has_not_are_named(run, text, monkeypatch, tmp_pa
     why = "(not of this protocol, not at the best rate, or in a grid that is not finished)"
     seeds = "; --set 'seeds=[42,43]' has those of other seeds in it too"
     assert told(models={"gpt2": models["gpt2"]}) == [f"not in the table and results.json: {others} {why}{seeds}"]
+    (first,) = told(models={"gpt2": models["gpt2"]}, seeds=[43])
+    assert "--set 'seeds=[43,42]' has" in first  # the first seed, which tries the rates of a grid, stays the first
     # Of a grid those at its rates alone.
     assert told(models={"gpt2": models["gpt2"]}, learning_rates=[3e-3]) == [
         f"not in the table and results.json: gpt2/seed-42, {others} {why}"

@@ -190,6 +190,12 @@ def test_work_of_the_gradient_is_counted():
     assert counter.get_total_flops() == 2 * 4 * (2 * 9 * 6)
 
 
+@pytest.mark.parametrize("taps", [1, 0])
+def test_one_tap_is_refused(taps):
+    with pytest.raises(ValueError, match=rf"kernel_size={taps}: .* 2 taps or more, .*; leave the convolution out"):
+        ShortConvolution(6, taps)
+
+
 def test_does_not_keep_the_input_alive():
     conv = ShortConvolution(6, 4)
     _, tail = conv(torch.randn(2, 50, 6), None, None)

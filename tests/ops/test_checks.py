@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from resnet_bk.ops.checks import state_part
+from resnet_bk.ops.checks import state_pair, state_part
 from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, draw, each_backend_with_modulus, with_modulus
 
 
@@ -150,6 +150,18 @@ def test_a_state_of_another_operator_is_not_to_be_converted(real, dtype):
         state_part("memory", torch.zeros(2, 3, dtype=dtype), torch.zeros(2), (2, 3), real=real)
 
 
+def test_no_state_is_of_integers():
+    message = r"memory must be torch.complex64 for .*, but got torch.int64; convert it with .to\(torch.complex64\)"
+    with pytest.raises(ValueError, match=message):
+        state_part("memory", torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2), (2, 3))
+
+
+@pytest.mark.parametrize(("pair", "missing"), [((None, 1), "green"), ((1, None), "psi")])
+def test_half_of_a_state(pair, missing):
+    with pytest.raises(ValueError, match=rf"both parts \(green, psi\), but {missing} is None; .* or None for both"):
+        state_pair(pair, "psi")
+
+
 @each_causal
 def test_state_device(operator):
     for name in operator.states:
@@ -165,7 +177,7 @@ def test_state_is_a_tensor(operator):
 
 
 @pytest.mark.parametrize("operator", WITH_STATE[1:], ids=lambda operator: operator.name)
-@pytest.mark.parametrize("state", [torch.zeros(2, 2), (torch.zeros(2, 2),), (None, torch.zeros(2, 2))], ids=str)
+@pytest.mark.parametrize("state", [torch.zeros(2, 2), (torch.zeros(2, 2),), (torch.zeros(2, 2),) * 3], ids=str)
 def test_state_is_a_pair(operator, state):
     from resnet_bk import ops
 

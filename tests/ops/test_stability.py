@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_banded
 
 from benchmarks.inputs import condition
-from resnet_bk.ops import propagate_vector, resolvent_diagonal, surface_green
+from resnet_bk.ops import propagate, propagate_modulus, propagate_vector, resolvent_diagonal, surface_green
 from tests.ops.cases import CAUSAL, MODULUS, OPERATORS, WITH_MODULUS, draw, gradients, relative_error
 from tests.ops.cases import with_gradients as leaves_of
 from tests.ops.spectra import chain
@@ -114,6 +114,13 @@ def test_results_beyond_float32_are_its_largest_numbers():
         green, _ = surface_green(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), absorption, backend=backend)
         assert green.imag.item() == largest
         assert green.real.item() == 0
+    # And those of a state, from which the chain must go on.
+    site = {"potential": torch.zeros(1, 1, 1), "hopping": torch.ones(1, 1, 1), "absorption": absorption}
+    one = torch.ones(1, 1, 1, 1)
+    for operator in (propagate, propagate_modulus):
+        for backend in ("numba", "chunked"):
+            _, (green, _) = operator(one, one, one, **site, backend=backend)
+            assert green.imag.item() == largest
 
 
 @pytest.mark.parametrize("operator", [*CAUSAL, MODULUS], ids=lambda operator: operator.name)

@@ -169,7 +169,8 @@ def _with_their_seeds(protocol: Protocol, out: Path) -> str:
     there = {int(name.removeprefix("seed-")) for name in found}
     if not there - {*protocol.seeds}:
         return ""
-    both = ",".join(map(str, sorted(there | {*protocol.seeds})))
+    # The first seed tries the rates of a grid, so it stays the first.
+    both = ",".join(map(str, [*protocol.seeds, *sorted(there - {*protocol.seeds})]))
     return f"; --set 'seeds=[{both}]' has those of other seeds in it too"
 
 

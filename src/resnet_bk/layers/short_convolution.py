@@ -26,12 +26,20 @@ class ShortConvolution(nn.Module):
         std: standard deviation of the taps at the start; None for uniform ones in +-1/sqrt(K), as `nn.Conv1d` starts a
             depthwise filter.
         start: the channels in order, where some start with one tap alone (`resnet_bk.layers.induction`).
+
+    Raises:
+        ValueError: fewer than two taps.
     """
 
     def __init__(
         self, channels: int, kernel_size: int, *, std: float | None = None, start: tuple[Tap, ...] = ()
     ) -> None:
         super().__init__()
+        if kernel_size < 2:
+            raise ValueError(
+                f"kernel_size={kernel_size}: a filter must have 2 taps or more, for one mixes nothing; leave the "
+                "convolution out instead"
+            )
         self.kernel_size, self.std, self.start = kernel_size, std, start
         self.weight = nn.Parameter(torch.empty(channels, kernel_size))
         self.reset_parameters()

@@ -165,7 +165,7 @@ def state_part(name: str, state: object, like: Tensor, expected: tuple[int, ...]
             f"{name} must have shape {expected}, but got {shape(state)}; "
             "pass the state that a call with the same batch and chains returned"
         )
-    if state.dtype.is_complex == real:
+    if state.dtype.is_complex == real and (real or state.dtype in FLOATS):
         raise ValueError(
             f"{name} must be {dtype} for {like.dtype} inputs, but got {state.dtype}, which is the state of another "
             "operator; pass the one that an earlier call of this operator returned"
@@ -188,7 +188,13 @@ def state_pair(state: object, second: str) -> tuple[object, object]:
     """The two parts of a state, the surface Green's function and `second`; None stands for both missing."""
     if state is None:
         return None, None
-    if not isinstance(state, tuple | list) or len(state) != 2 or any(part is None for part in state):
+    if isinstance(state, tuple | list) and len(state) == 2 and any(part is None for part in state):
+        missing = "green" if state[0] is None else second
+        raise ValueError(
+            f"initial_state must have both parts (green, {second}), but {missing} is None; pass the state that an "
+            "earlier call returned, or None for both"
+        )
+    if not isinstance(state, tuple | list) or len(state) != 2:
         got = f"{len(state)} parts" if isinstance(state, tuple | list) else type(state).__name__
         raise ValueError(
             f"initial_state must be None or a pair (green, {second}), but got {got}; "

@@ -164,6 +164,14 @@ def test_peaks_of_different_kinds_have_no_ratio(tmp_path: Path) -> None:
     assert ["peak_memory_kind" in caption for caption in captions] == [False, True]
 
 
+def test_of_a_run_without_a_peak_there_is_no_other_kind(tmp_path: Path) -> None:
+    results = sample_results("llama", peak_memory_kind="since the start of the process")
+    diverged = sample_results("llama", perplexity=None, peak_memory_mb=None)
+    diverged["runs"][0]["held_out_perplexity"] = None
+    compared = compare_results([write(tmp_path / "first", results), write(tmp_path / "diverged", diverged)])
+    assert "peak_memory_kind" not in str(comparison_table(compared).caption)
+
+
 def test_what_a_model_has_without_its_state_stands_below(tmp_path: Path) -> None:
     carried = sample_results("resnet-bk", "llama")
     for run in carried["runs"]:

@@ -58,6 +58,19 @@ def test_a_loss_comes_first() -> None:
     )
 
 
+def of_seeds(name: str, *perplexities: float, first: int = 42, **other: Any) -> list[dict[str, Any]]:
+    return [sample_run(name, seed=first + index, perplexity=value, **other) for index, value in enumerate(perplexities)]
+
+
+def test_a_doubt_does_not_hide_a_loss() -> None:
+    noisy = of_seeds("gpt2", 85.0, 104.0, 90.0)
+    ours, llama = of_seeds("resnet-bk", 100.0, 101.0, 100.5), of_seeds("llama", 95.0, 96.1, 95.4)
+    assert findings(with_runs(*ours, *llama, *noisy)).answer.startswith("resnet-bk loses to llama: ")
+    # Where none is ahead for certain, the doubt is what there is to say.
+    behind = of_seeds("llama", 105.0, 106.1, 105.4)
+    assert "resnet-bk and gpt2 cannot be told apart" in findings(with_runs(*ours, *behind, *noisy)).answer
+
+
 def test_a_win_by_the_carry_alone_says_so() -> None:
     results = with_runs(
         sample_run("resnet-bk", perplexity=99.2, held_out_perplexity_without_carry=102.5), sample_run("llama")
@@ -406,3 +419,28 @@ def test_a_protocol_that_was_changed_is_not_taken_for_the_one_that_ships() -> No
     assert 'Not quick as it ships: dataset "/tmp/embedded" (there "embedded").' in own_folder
     books = load_protocol("books").model_dump() | {"dataset": "/elsewhere/standard-ebooks"}
     assert "as it ships" not in notes(sample_results() | {"protocol": books}, warning=True)
+
+
+def test_windows_put_a_model_ahead_only_of_one_that_has_not_read_them_better() -> None:
+    def ahead(windows: float | None) -> str:
+        ours = sample_run("resnet-bk", perplexity=100.0, held_out_perplexity_overlapping=windows)
+        llama = sample_run("llama", perplexity=101.0, held_out_perplexity_overlapping=96.0, carry_state=False)
+        results = with_runs(ours, llama)
+        return findings(results).answer + notes(results, warning=True)
+
+    assert "llama has 96.0 and is ahead" in ahead(None)
+    assert "is ahead of resnet-bk" in ahead(97.0)
+    assert "is ahead" not in ahead(95.0)
+
+
+def test_orders_without_carry_and_in_windows_are_of_seeds_that_both_have() -> None:
+    def ours(perplexity: float, without: float, seed: int) -> dict[str, Any]:
+        return sample_run("resnet-bk", perplexity=perplexity, held_out_perplexity_without_carry=without, seed=seed)
+
+    llama = sample_run("llama", perplexity=120.0, held_out_perplexity_overlapping=108.0, carry_state=False, seed=42)
+    # With seed 42 ours is ahead of llama in every reading; its other seeds alone are not.
+    results = with_runs(ours(100.0, 110.0, 42), ours(115.0, 140.0, 43), ours(115.0, 140.0, 44), llama)
+    assert "would not be ahead" not in notes(results, warning=True)
+    assert "is ahead of resnet-bk" not in notes(results, warning=True)
+    passed = with_runs(ours(100.0, 130.0, 42), ours(80.0, 85.0, 43), llama)
+    assert "Without the carry it would not be ahead of llama." in notes(passed, warning=True)

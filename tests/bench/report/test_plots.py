@@ -206,6 +206,17 @@ def test_a_model_keeps_its_style_whatever_stands_beside_it() -> None:
     assert len(styles_by_model([*PERPLEXITIES, "seven", "eight"])) == 8
 
 
+def test_models_are_compared_by_the_seeds_that_both_have() -> None:
+    ours = [sample_run("resnet-bk", seed=seed, perplexity=value) for seed, value in ((1, 100.0), (2, 150.0))]
+    drawn = {plot.name: plot for plot in draw_plots(sample_results() | {"runs": [*ours, sample_run("llama", seed=1)]})}
+    alone = {
+        plot.name: plot for plot in draw_plots(sample_results() | {"runs": [ours[0], sample_run("llama", seed=1)]})
+    }
+    assert drawn["bucket-ratios"].alternative == alone["bucket-ratios"].alternative
+    assert "resnet-bk lowest with" in alone["buckets"].alternative
+    assert "lowest" not in drawn["buckets"].alternative
+
+
 def test_shorten() -> None:
     assert shorten("resnet-bk") == "resnet-bk"
     assert len(shorten("x" * 50)) == 18

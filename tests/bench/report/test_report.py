@@ -418,6 +418,9 @@ def test_the_test_split_is_shown_once_it_was_read(page: Page) -> None:
     after = render(sample_results("llama", test_perplexity=101.5))
     assert "the test split was not read" not in after.text
     assert after.table("Test perplexity")["llama"]["Test perplexity"] == "101.5"
+    runs = [sample_run("llama", seed=seed, test_perplexity=value) for seed, value in ((1, 100.0), (2, 102.0))]
+    two = render(sample_results() | {"runs": runs})
+    assert two.table("Test perplexity")["llama"]["Test perplexity"] == "101.0 ± 1.4"
 
 
 def test_the_test_split_is_shown_without_the_carried_state_too() -> None:

@@ -51,6 +51,13 @@ def test_spread_over_seeds() -> None:
     assert "causal" in row(text, "llama")
 
 
+def test_no_spread_is_claimed_where_no_model_has_a_perplexity() -> None:
+    results = sample_results("llama", seeds=(0, 1))
+    for run in results["runs"]:
+        run["held_out_perplexity"] = None
+    assert "deviation" not in printed(results)
+
+
 def test_unequal_numbers_of_seeds_are_stated() -> None:
     results = sample_results(seeds=(0, 1))
     results["runs"].pop()

@@ -113,10 +113,10 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     loaded = _protocol(name, protocol, settings, options.data)
-    if not options.leak_cost:  # what a leak buys is measured in trainings of the protocol
-        refuse_shape(resolve(name, loaded), settings, ("config", "hub", "saved", "type"))
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
+    if not trains:  # what is trained to measure a leak has the shape of the protocol
+        refuse_shape(resolve(name, loaded), settings, ("config", "hub", "saved", "type"))
     if options.steps is not None and not trains:
         raise ValueError(
             f"--steps {options.steps}: {name} has its weights and no causal twin, so nothing is trained; leave it out"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, prepare
-from resnet_bk.bench.environment import environment
+from resnet_bk.bench.environment import code_state, environment
 from resnet_bk.bench.json_files import read_json, write_json
 from resnet_bk.bench.ngrams.kneser_ney import OrderScore, kneser_ney
 from resnet_bk.bench.protocol import Protocol
@@ -60,6 +60,7 @@ def ngram_baselines(
     check_split(corpus, split)
     prepared = prepare(protocol, corpus, cache_dir or default_cache_dir())
     held_out = prepared.split(split)
+    code_state()  # that which counts, whatever is committed meanwhile
     found, since = [], time.perf_counter()
     for score in kneser_ney(prepared.train.tokens, held_out.tokens, len(prepared.tokenizer), orders):
         found.append(_entry(score, held_out.characters, time.perf_counter() - since))

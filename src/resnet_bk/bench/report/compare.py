@@ -135,7 +135,11 @@ def _model(model: ModelSummary) -> dict[str, Any]:
         "training_time": model.mean("training_time"),
         "tokens_per_second": model.mean("tokens_per_second"),
         "peak_memory_mb": model.mean("peak_memory_mb"),
-        "peak_memory_kinds": sorted({str(run.peak_memory_kind) for run in model.runs}),
+        "peak_memory_kinds": sorted(
+            {
+                str(run.peak_memory_kind) for run in model.runs if run.peak_memory_mb is not None
+            }  # not of one that diverged
+        ),
         "total_flops_per_step": model.mean("total_flops_per_step"),
         "total_training_flops": model.mean("total_training_flops"),
     }
@@ -246,7 +250,8 @@ def _other_seeds(compared: dict[str, Any]) -> bool:
 
 def _other_memory(shared: Sequence[dict[str, Any]] | None) -> bool:
     """Whether the peaks of a model in the two results were measured in other ways."""
-    return len({str(model["peak_memory_kinds"]) for model in shared or ()}) > 1
+    kinds = [model["peak_memory_kinds"] for model in shared or ()]
+    return all(kinds) and any(kind != kinds[0] for kind in kinds)
 
 
 def _unknown(compared: dict[str, Any]) -> bool:

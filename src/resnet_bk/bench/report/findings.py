@@ -117,17 +117,17 @@ def _answer(models: list[ModelSummary], reference: ModelSummary | None) -> str:
     ours = f"{reference.name} {_with_seeds(reference)}"
     if not others:
         return f"{lead}{ours}; there is no other perplexity to compare it with."
-    pairs = [on_shared_seeds(reference, other) for other in others]
-    ratios = [perplexity_ratio(reference, other) for other in others]
-    ratio = max(ratios)  # of the model that is hardest to beat
-    reference, rival = pairs[ratios.index(ratio)]
-    beaten = [other.name for other, over in zip(others, ratios, strict=True) if over < 1.0]
+    ratios = {other.name: perplexity_ratio(reference, other) for other in others}
+    beaten = [name for name, over in ratios.items() if over < 1.0]
+    hardest = _hardest_to_beat(reference, others)
+    ratio = ratios[hardest.name]
+    reference, rival = on_shared_seeds(reference, hardest)
     assert reference.perplexity is not None
     assert rival.perplexity is not None
     pair = f"{fmt.spread(reference.perplexity)} against {fmt.spread(rival.perplexity)}"
     test = compare(reference, rival)
     one_seed = "; one seed, no spread" if min(len(reference.runs), len(rival.runs)) == 1 else ""
-    if test is not None and test.p_value is not None and test.p_value >= SIGNIFICANCE:
+    if test is not None and _may_be_chance(reference, rival):
         return (
             f"{lead}{reference.name} and {rival.name} cannot be told apart over {test.count} seeds: held-out "
             f"perplexity {pair}, ratio {ratio:.3f}, paired {fmt.p_value(test.p_value)}."
@@ -173,6 +173,28 @@ def _why_unranked(model: ModelSummary) -> str:
 def _trained(models: list[ModelSummary]) -> list[ModelSummary]:
     """Those of which no seed diverged; all of them where there are none."""
     return [model for model in models if model.state != "diverged"] or models
+
+
+def _hardest_to_beat(reference: ModelSummary, others: list[ModelSummary]) -> ModelSummary:
+    """The other with the lowest perplexity beside the reference. Where chance may have put it ahead, and not all that
+    are ahead, the lowest of those that are ahead for certain: the answer must not hide a loss behind a doubt."""
+    first, *rest = sorted(others, key=lambda other: -perplexity_ratio(reference, other))
+    if not _may_be_chance(reference, first):
+        return first
+    lost = [other for other in rest if _is_ahead(other, reference)]
+    return next(iter(lost), first)
+
+
+def _may_be_chance(first: ModelSummary, second: ModelSummary) -> bool:
+    test = compare(first, second)
+    return test is not None and test.p_value is not None and test.p_value >= SIGNIFICANCE
+
+
+def _is_ahead(model: ModelSummary, reference: ModelSummary) -> bool:
+    """Whether seeds tell that a model beats the reference."""
+    test = compare(reference, model)
+    tested = test is not None and test.p_value is not None and test.p_value < SIGNIFICANCE
+    return tested and perplexity_ratio(reference, model) >= 1.0 + LEVEL
 
 
 def _budget(models: list[ModelSummary]) -> str:
@@ -337,16 +359,21 @@ def _carry_notes(models: list[ModelSummary], reference: ModelSummary | None) -> 
         # Not all see more than one segment, so the order must be read both ways.
         passed = []
         for other in ranked(models):
-            alone = _alone(other)
-            if other is model or other.perplexity is None or alone is None:
-                continue
-            if model.perplexity.mean < other.perplexity.mean and alone.mean <= model.without_carry.mean:
+            if other is not model and _passes_without_carry(*on_shared_seeds(other, model)):
                 passed.append(other.name)
         if passed:
             names = _listed(passed)
             yield Note(f"{text} Without the carry it would not be ahead of {names}.", warning=model is reference)
         else:
             yield Note(text, warning=False)
+
+
+def _passes_without_carry(other: ModelSummary, model: ModelSummary) -> bool:
+    """Whether a model behind another is ahead where both read every segment by itself."""
+    theirs, ours = _alone(other), _alone(model)
+    if other.perplexity is None or model.perplexity is None or theirs is None or ours is None:
+        return False
+    return model.perplexity.mean < other.perplexity.mean and theirs.mean <= ours.mean
 
 
 def _alone(model: ModelSummary) -> Spread | None:
@@ -364,18 +391,22 @@ def _window_notes(models: list[ModelSummary], reference: ModelSummary | None) ->
                 f"{model.name} sees one segment at a time; in windows that overlap by half, at twice the work, it has "
                 f"{fmt.spread(model.overlapping)}"
             )
-            if reference is not None and _ahead_in_windows(model, reference):
+            if reference is not None and _ahead_in_windows(*on_shared_seeds(model, reference)):
                 yield Note(f"{text} and is ahead of {reference.name}.", warning=True)
             else:
                 yield Note(f"{text}.", warning=False)
 
 
 def _ahead_in_windows(model: ModelSummary, reference: ModelSummary) -> bool:
-    """Whether overlapping windows put a model ahead that sees one segment at a time, and is behind so."""
+    """Whether overlapping windows put a model ahead that sees one segment at a time, and is behind so: ahead of the
+    reference as it reads, and in the same windows where it has read them."""
     if model.carries:
         return False
     reached, plain, windows = reference.perplexity, model.perplexity, model.overlapping
-    return bool(reached and plain and windows and windows.mean <= reached.mean < plain.mean)
+    if reached is None or plain is None or windows is None:
+        return False
+    best = min(reached.mean, reference.overlapping.mean if reference.overlapping else reached.mean)
+    return windows.mean <= best and reached.mean < plain.mean
 
 
 def _unknown_notes(models: list[ModelSummary], reference: ModelSummary | None) -> Iterable[Note]:

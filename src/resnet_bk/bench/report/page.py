@@ -204,6 +204,7 @@ def _over_seeds(models: list[ModelSummary]) -> str:
 
 def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
     columns = {model.name: model.bucket_perplexities() for model in order}
+    alike = len({model.seeds for model in order}) == 1  # else the lowest may owe it to its seeds
     rows: dict[str, dict[str, Any]] = {}
     for model in order:
         for bucket in model.runs[0].buckets:
@@ -222,7 +223,7 @@ def _bucket_table(order: list[ModelSummary]) -> list[dict[str, Any]]:
     for row in rows.values():
         row["share"] = row["tokens"] / total if total else None
         known = {model: value for model, value in row["values"].items() if value is not None}
-        row["best"] = min(known, key=known.__getitem__) if len(known) > 1 else None
+        row["best"] = min(known, key=known.__getitem__) if alike and len(known) > 1 else None
     return list(rows.values())
 
 

@@ -36,7 +36,7 @@ from resnet_bk.bench.report.plot_style import (
     styles_by_model,
 )
 from resnet_bk.bench.report.results_schema import parse_results
-from resnet_bk.bench.report.statistics import ModelSummary, summarize
+from resnet_bk.bench.report.statistics import ModelSummary, on_shared_seeds, summarize
 
 LEFT_OUT = ("leaks", "diverged")  # states of models that have no curve
 MAX_POINTS = 300  # a line of the plot; more cannot be told apart at this width
@@ -309,13 +309,16 @@ def _bucket_plot(models: list[ModelSummary]) -> Plot | None:
     if not numbers:
         return None
     title = "Held-out perplexity by word frequency"
+    alike = len({model.seeds for model in models if model.name in values}) == 1
     logarithmic = max(numbers) > 20 * min(numbers)
     told = []
     for bucket in _bucket_names(values):
         inside = {model: value for model, buckets in values.items() if (value := buckets.get(bucket)) is not None}
         if inside:
             best = min(inside, key=inside.__getitem__)
-            told.append(f"{bucket}: {best} lowest with {fmt.perplexity(inside[best])}")
+            # Where models have other seeds the lowest may owe it to them.
+            which = f"{best} lowest with" if alike else "from"
+            told.append(f"{bucket}: {which} {fmt.perplexity(inside[best])}")
     plot = _dot_plot(
         models,
         values,
@@ -330,14 +333,18 @@ def _bucket_plot(models: list[ModelSummary]) -> Plot | None:
 
 def _ratio_plot(models: list[ModelSummary]) -> Plot | None:
     reference = reference_model(models)
-    values = {model.name: model.bucket_perplexities() for model in models if model.bucket_perplexities()}
-    if reference is None or reference.name not in values or len(values) < 2:
+    if reference is None:
         return None
-    base = values.pop(reference.name)
     ratios: dict[str, dict[str, float | None]] = {}
-    for model, buckets in values.items():
-        pairs = {bucket: (value, base.get(bucket)) for bucket, value in buckets.items()}
-        ratios[model] = {bucket: a / b if a is not None and b is not None else None for bucket, (a, b) in pairs.items()}
+    for model in models:
+        if model is reference:
+            continue
+        theirs, base = (of.bucket_perplexities() for of in on_shared_seeds(model, reference))
+        pairs = {bucket: (value, base.get(bucket)) for bucket, value in theirs.items()}
+        if base and pairs:
+            ratios[model.name] = {
+                bucket: a / b if a is not None and b is not None else None for bucket, (a, b) in pairs.items()
+            }
     if not any(value is not None for buckets in ratios.values() for value in buckets.values()):
         return None
     name = shorten(reference.name)

@@ -77,6 +77,8 @@ class ModelSummary:
     overlapping: Spread | None
     known_words: Spread | None
     known_words_overlapping: Spread | None
+    test: Spread | None
+    test_without_carry: Spread | None
     learning_rates: tuple[float, ...]
     rates_tried: tuple[float, ...]
 
@@ -297,6 +299,8 @@ def _summary(name: str, runs: list[Run]) -> ModelSummary:
         overlapping=of_all([run.perplexity_overlapping for run in shown]),
         known_words=of_all([run.known_words for run in shown]),
         known_words_overlapping=of_all([run.known_words_overlapping for run in shown]),
+        test=of_all([run.test_perplexity for run in shown]),
+        test_without_carry=of_all([run.test_perplexity_without_carry for run in shown]),
         learning_rates=tuple(sorted({run.learning_rate for run in shown})),
         rates_tried=tuple(sorted(tried)),
     )

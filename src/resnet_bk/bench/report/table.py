@@ -77,8 +77,10 @@ def _mean(figure: Spread | None) -> str:
 
 
 def _caption(models: list[ModelSummary]) -> str:
-    counts = {len(model.runs) for model in models}
-    if counts == {1}:
+    counts = {len(model.runs) for model in ranked(models)}
+    if not counts:
+        seeds = "of no model here"
+    elif counts == {1}:
         seeds = "one seed, no spread"
     else:
         shown = str(counts.pop()) if len(counts) == 1 else f"{min(counts)} to {max(counts)}"

@@ -41,7 +41,8 @@ def _filtered(
             total += taps[c * window + lag] * before
             if lag > 0:
                 after[old + (lag - 1) * channels + c] = before
-        after[old + (window - 2) * channels + c] = new
+        if window > 1:
+            after[old + (window - 2) * channels + c] = new
         y[i] = total * sigmoid(total)
 
 

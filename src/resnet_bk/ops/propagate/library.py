@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resnet_bk.ops import checks, dispatch, work
+from resnet_bk.ops.precision import narrowed
 from resnet_bk.ops.sizes import PROPAGATE_CHUNK, VECTOR_BYTES
 
 Forward = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -41,7 +42,7 @@ def _propagate(
     operations = potential.numel() * work.matrix_forward(query.shape[3], value.shape[3])
     tasks, group = head_tasks(*potential.shape[::2])
     launch(cpu.forward, tasks, operations, *arguments, keep, *query.shape[1:], value.shape[3], group)
-    last_green.copy_(green[:, -1])
+    last_green.copy_(narrowed(green[:, -1], last_green.dtype))
     return outputs
 
 
