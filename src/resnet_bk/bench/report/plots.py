@@ -336,13 +336,13 @@ def _ratio_plot(models: list[ModelSummary]) -> Plot | None:
     if reference is None:
         return None
     ratios: dict[str, dict[str, float | None]] = {}
-    for model in models:
-        if model is reference:
+    for other in models:
+        if other is reference:
             continue
-        theirs, base = (of.bucket_perplexities() for of in on_shared_seeds(model, reference))
+        theirs, base = (of.bucket_perplexities() for of in on_shared_seeds(other, reference))
         pairs = {bucket: (value, base.get(bucket)) for bucket, value in theirs.items()}
         if base and pairs:
-            ratios[model.name] = {
+            ratios[other.name] = {
                 bucket: a / b if a is not None and b is not None else None for bucket, (a, b) in pairs.items()
             }
     if not any(value is not None for buckets in ratios.values() for value in buckets.values()):
