@@ -12,6 +12,7 @@ from resnet_bk.layers.modulus_propagator import READ_EPS
 from resnet_bk.ops import propagate_modulus, surface_green
 from resnet_bk.ops.unit_query_key import unit_length
 from resnet_bk.ops.unit_query_key.sizes import EPSILON
+from tests.mixers import CHAINS, reading
 
 GATES = {"none": torch.ones_like, "silu": F.silu, "sigmoid": torch.sigmoid, "affine": lambda x: 1 + x}
 every_gate = pytest.mark.parametrize("gate", GATES)
@@ -103,7 +104,7 @@ def test_modulus_state_is_attention_with_the_size_of_the_propagator(gate, conv_s
     assert_close(mixer(hidden)[0], y @ mixer.out_proj.weight.T, rtol=1e-9, atol=1e-9)
 
 
-@every_mixer
+@pytest.mark.parametrize("name", reading("site_gain"))
 def test_a_site_gain_is_a_factor_of_what_a_token_adds_to_its_site(name):
     bent, plain, hidden = build(name, site_gain=3.0), build(name), inputs()
     straight = plain(hidden)[0]
@@ -202,7 +203,7 @@ def test_gradients(name):
     assert torch.autograd.gradcheck(lambda hidden: mixer(hidden)[0], (hidden,), atol=1e-6)
 
 
-@every_mixer
+@pytest.mark.parametrize("name", reading(CHAINS))
 def test_backend_is_passed_on(name):
     with pytest.raises(ValueError, match="backend"):
         build(name, backend="abacus")(inputs())

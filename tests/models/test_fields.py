@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_bk.layers import MIXERS
 from resnet_bk.models import PointerConfig, PointerForCausalLM, ResNetBKConfig, ResNetBKForCausalLM
 from resnet_bk.ops import record_backends
+from tests.mixers import CHAINS, reading
 from tests.models.configs import ADAPTIVE, VOCAB_SIZE, tokens
 
 SHAPE = {"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2, "num_heads": 2, "initializer_range": 0.2}
@@ -104,8 +104,13 @@ def test_a_field_reaches_the_model(field):
         assert torch.equal(found["logits"], expected["logits"])
 
 
-@pytest.mark.parametrize("state", MIXERS)
-@pytest.mark.parametrize(("field", "value"), [("absorption_min", 0.01), ("site_gain", 5.0), ("backend", "reference")])
+OF_CHAINS = {"absorption_min": 0.01, "site_gain": 5.0, "backend": "reference"}
+
+
+@pytest.mark.parametrize(
+    ("state", "field", "value"),
+    [(state, field, value) for field, value in OF_CHAINS.items() for state in reading(CHAINS, field)],
+)
 def test_a_field_of_chains_reaches_every_state(state, field, value):
     one, other = built({"state": state}), built({"state": state, field: value})
     other.load_state_dict(one.state_dict())

@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from resnet_bk.bench.flops.count import depends_on_text, step_flops
-from resnet_bk.layers import MIXERS, HaltingUnit, Readout, SiteGate, SwiGLU
+from resnet_bk.layers import HaltingUnit, Readout, SiteGate, SwiGLU
 from resnet_bk.ops import record_backends
+from tests.mixers import CHAINS, reading
 from tests.models.configs import BITWISE, GRID, VOCAB_SIZE, build, tokens
 
 
@@ -217,7 +218,7 @@ def test_mixed_precision_of_the_configuration_is_autocast():
     assert mixed.base_model(ids).last_hidden_state.dtype == torch.float32
 
 
-@pytest.mark.parametrize("state", MIXERS)
+@pytest.mark.parametrize("state", reading(CHAINS))
 @pytest.mark.parametrize(("gradient", "ran"), [("exact", "numba"), ("diagonal", "diagonal"), ("autograd", "reference")])
 def test_gradient_of_the_configuration(state, gradient, ran):
     name = next(name for name in BITWISE if GRID[name]["state"] == state and "gradient" not in GRID[name])
