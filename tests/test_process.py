@@ -50,6 +50,13 @@ def test_an_older_glibc_takes_lower_thresholds(monkeypatch, highest, kept):
     assert taken == ({process.M_MMAP_THRESHOLD: highest, process.M_TRIM_THRESHOLD: 1 << 30} if kept else {})
 
 
+def test_the_package_is_the_command():
+    """`python -m resnet_bk`, where no script was installed."""
+    done = subprocess.run([sys.executable, "-m", "resnet_bk", "--help"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "bench" in done.stdout
+
+
 def test_nothing_heavy_is_imported():
     code = "import sys, resnet_bk.process, resnet_bk.cli; sys.exit('torch' in sys.modules or 'numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -119,6 +119,13 @@ def test_what_an_unknown_state_reads_is_not_known():
         ResNetBKConfig(state="vector", hidden_size=0, key_dim=24)
 
 
+def test_the_docstring_explains_every_field():
+    inherited = {"model_type", "keys_to_ignore_at_inference"}
+    explained = re.findall(r"^ {8}(\w+(?:, \w+)*) \(`", ResNetBKConfig.__doc__, re.MULTILINE)
+    named = {name for names in explained for name in names.split(", ")}
+    assert {*ResNetBKConfig.__annotations__} - inherited - named == set()
+
+
 def test_heads_may_be_of_any_size_where_it_is_given():
     config = ResNetBKConfig(hidden_size=64, num_heads=3, key_dim=16, value_dim=20)
     assert (config.key_dim, config.value_dim) == (16, 20)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.training import causal_lm_loss, choose_head
+from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
 from tests.training.tiny import VOCABULARY, tiny_gpt2, tiny_llama, tiny_resnet_bk
 
 SHAPE = {
@@ -142,3 +143,12 @@ def test_the_load_balancing_loss_stands_apart(batch):
     torch.testing.assert_close(found.value, plain, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.auxiliary, 0.5 * output.measures["load_balancing"])
     assert found.measures == output.measures
+
+
+def test_a_class_that_names_no_base_model_is_refused(monkeypatch, batch):
+    """transformers takes the model itself for it, whose output has no hidden state to put a head on."""
+    model = RecurrentForCausalLM(RecurrentConfig(vocab_size=VOCABULARY))
+    assert choose_head(model, batch[0]) == "fused"
+    monkeypatch.setattr(RecurrentForCausalLM, "base_model_prefix", "")
+    with pytest.raises(ValueError, match="has a head and names no base model before it; set base_model_prefix"):
+        choose_head(model, batch[0])

@@ -127,6 +127,11 @@ def choose_head(model: Any, input_ids: Tensor) -> Head:
     layer = model.get_output_embeddings()
     if not isinstance(layer, torch.nn.Linear):
         return "model"
+    if model.base_model is model:
+        raise ValueError(
+            f"{type(model).__name__} has a head and names no base model before it; set base_model_prefix of the class "
+            'to the attribute that holds it, for example "model"'
+        )
     with _disturbed(model) as probe:
         hidden = probe.base_model(input_ids=ids, use_cache=False)
         head = probe.get_output_embeddings()
