@@ -99,8 +99,8 @@ def test_rules_of_experts():
 def test_fields_that_a_state_does_not_read(state, fields):
     assert unread_fields(get_mixer(state)) == sorted(fields)
     for name, value in fields.items():
-        says = re.escape(f"{name}={value!r} has no effect with state='{state}', which does not read it (leave {name} out")
-        says += " where .*"
+        said = f"{name}={value!r} has no effect with state='{state}', which does not read it (leave {name} out where "
+        says = re.escape(said) + ".*"
         with pytest.raises(ValueError, match=says):
             ResNetBKConfig(state=state, **{name: value})
         config = ResNetBKConfig(state=state)

@@ -135,10 +135,9 @@ def _model(model: ModelSummary) -> dict[str, Any]:
         "training_time": model.mean("training_time"),
         "tokens_per_second": model.mean("tokens_per_second"),
         "peak_memory_mb": model.mean("peak_memory_mb"),
+        # One that diverged has none.
         "peak_memory_kinds": sorted(
-            {
-                str(run.peak_memory_kind) for run in model.runs if run.peak_memory_mb is not None
-            }  # not of one that diverged
+            {str(run.peak_memory_kind) for run in model.runs if run.peak_memory_mb is not None}
         ),
         "total_flops_per_step": model.mean("total_flops_per_step"),
         "total_training_flops": model.mean("total_training_flops"),

@@ -176,8 +176,8 @@ def _trained(models: list[ModelSummary]) -> list[ModelSummary]:
 
 
 def _hardest_to_beat(reference: ModelSummary, others: list[ModelSummary]) -> ModelSummary:
-    """The other with the lowest perplexity beside the reference. Where chance may have put it ahead, and not all that
-    are ahead, the lowest of those that are ahead for certain: the answer must not hide a loss behind a doubt."""
+    """The other with the lowest perplexity beside the reference; where chance may have put it there, the lowest of
+    those that seeds tell ahead, if there are any: the answer must not hide a loss behind a doubt."""
     first, *rest = sorted(others, key=lambda other: -perplexity_ratio(reference, other))
     if not _may_be_chance(reference, first):
         return first
