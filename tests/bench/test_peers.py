@@ -48,6 +48,52 @@ def test_peers_match_within_the_tolerance(shape, ours):
         assert count_config(found[name]).deviation(reference) <= 0.02, name
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_size_that_the_protocol_names(tied):
+    """Then no model moves the size of another."""
+    models = {"resnet-bk": {}, "gpt2": {}, "llama": {}, "mamba2": {}}
+    settings = {"sequence_length": 16, "tie_word_embeddings": tied}
+    of_the_first = configs(models, **settings)
+    size = count_config(of_the_first["resnet-bk"]).without_embeddings
+    named = configs(models, parameters_without_embeddings=size, **settings)
+    assert {name: found.to_dict() for name, found in named.items()} == {
+        name: found.to_dict() for name, found in of_the_first.items()
+    }
+    twice = configs(models, parameters_without_embeddings=2 * size, **settings)
+    for name, config in twice.items():
+        assert count_config(config).without_embeddings == pytest.approx(2 * size, rel=0.02), name
+    wider = configs(
+        models | {"resnet-bk": {"config": {"value_dim": 48}}}, parameters_without_embeddings=size, **settings
+    )
+    assert wider["resnet-bk"].intermediate_size < named["resnet-bk"].intermediate_size
+    assert wider["gpt2"].to_dict() == named["gpt2"].to_dict()
+
+
+def test_the_first_model_may_be_solved_for_where_the_protocol_names_the_size():
+    found = configs({"own": {"transformers": "opt", "size_by": "ffn_dim"}}, parameters_without_embeddings=200_000)
+    assert count_config(found["own"]).without_embeddings == pytest.approx(200_000, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            {"resnet-bk": {"config": {"intermediate_size": 10}}, "gpt2": {}},
+            r"models.resnet-bk: [\d,]+ .* do not match the 232,000 \(200,000 without embeddings\) of "
+            r"parameters_without_embeddings=200000 within .*; its config gives the size: set "
+            r"parameters_without_embeddings=null for the size of resnet-bk, change the shape",
+        ),
+        (
+            {"resnet-bk-seed": {}, "gpt2": {"match_parameters": False}},
+            r"parameters_without_embeddings=200000: not read where no model is sized; set it to null",
+        ),
+    ],
+)
+def test_a_named_size_that_does_not_fit(models, message):
+    with pytest.raises(ValueError, match=rf"^protocol p: {message}"):
+        configs(models, parameters_without_embeddings=200_000, tie_word_embeddings=True)
+
+
 def test_models_that_nobody_asked_for_are_not_looked_at():
     entries = {"resnet-bk": {}, "gpt2": {}, "llama": {"config": {"n_inner": 2}}}
     protocol = check_protocol(BASE | {"models": entries, "sequence_length": 4096, "vocab_size": 40}, "p")

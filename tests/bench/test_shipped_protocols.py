@@ -120,12 +120,13 @@ def test_the_price_of_a_switch_is_asked_of_one_setting_alone():
 @pytest.mark.sweep
 def test_choices_are_changed_one_at_a_time():
     protocol, tuned = load_protocol(CHOICES), load_protocol("seed-local-tuned", ["steps=1000", "evaluations=1"])
-    free = {"name", "description", "models", "epochs", "seeds", "held_out_views"}
+    free = {"name", "description", "models", "epochs", "seeds", "held_out_views", "parameters_without_embeddings"}
     assert protocol.model_dump(exclude=free) == tuned.model_dump(exclude=free)
     assert protocol.steps < TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch  # no text twice
     for name in ("resnet-bk", "llama", "llama-pointer"):
         entry, known = protocol.models[name], tuned.models[name]
-        assert entry.config == known.config
+        wider = {"value_dim", "intermediate_size"} if name == "resnet-bk" else set()  # its values came later
+        assert {**entry.config, **dict.fromkeys(wider)} == {**known.config, **dict.fromkeys(wider)}
         assert (entry.learning_rate, entry.carry_reset) == (known.learning_rate, known.carry_reset)
     configs, counts = sized(CHOICES)[1:]
     assert within_tolerance(counts)
@@ -173,6 +174,12 @@ def test_further_models_do_the_work_of_quick(name, models):
     _, configs, counts = sized(name)
     assert within_tolerance(counts)
     assert configs["no-pointer"].pointer_heads == 0
+
+
+def test_a_protocol_that_names_its_size_has_models_of_it():
+    protocol, _, counts = sized("seed-local-tuned")
+    size = protocol.parameters_without_embeddings
+    assert all(count.without_embeddings == pytest.approx(size, rel=0.003) for count in counts.values())
 
 
 def test_books_has_the_settings_of_quick_and_another_text():

@@ -3,14 +3,15 @@
 Every model is a configuration of a `transformers` causal language model, ours included. The protocol's shape (width,
 layers, heads, vocabulary, length) goes into the fields that the configuration has under its own names, dropout is
 off, and one field (`size_by`, usually the width of the feed-forward network) is solved for so that the parameters match
-those of the first model of the protocol. A model's `config` in the protocol overrides any field.
+the reference: the number that the protocol names, else those of its first model. A model's `config` in the protocol
+overrides any field.
 
 Both counts of parameters, with embeddings and without (see `resnet_bk.bench.sizing`), must lie within
 `parameter_tolerance` of the reference.
 
 The models of the earlier report (`resnet-bk-seed`, `resnet-bk-seed-causal`) have a fixed shape, of which nothing is
-solved for: as the first model of a protocol such a one sets the size of the others, anywhere else its parameters are
-what they are.
+solved for: as the first model of a protocol that names no number such a one sets the size of the others, anywhere else
+its parameters are what they are.
 """
 
 import copy
@@ -89,21 +90,22 @@ def resolve_configs(
         protocol: the protocol.
         vocab_size: words that the tokenizer has.
         special_ids: pad_token_id, bos_token_id, eos_token_id.
-        names: which models, None for all; the first is looked at in any case, for it gives the size.
+        names: which models, None for all; the first is looked at in any case where it gives the size.
 
     Raises:
         ValueError: one line with the problems of all models.
     """
     configs: dict[str, Any] = {}
     problems: list[str] = []
-    reference: ParameterCount | None = None  # of the first model
+    reference = _named_reference(protocol, vocab_size)  # else of the first model
+    gives_size = next(iter(protocol.models)) if reference is None else None
     for name, entry in protocol.models.items():
         if names is not None and reference is not None and name not in names:
             continue
         try:
             template = _template(name, entry, protocol, vocab_size, special_ids)
             if entry.size_by is not None:
-                _check_size_by(name, entry, first=name == next(iter(protocol.models)))
+                _check_size_by(name, entry, gives_size=name == gives_size)
             if reference is None:
                 configs[name] = template({})
                 reference = count_config(configs[name])
@@ -153,12 +155,30 @@ def fixed_shape(name: str, entry: ModelEntry) -> bool:
     return entry.transformers is None and name in KNOWN and KNOWN[name][1] is None
 
 
-def _check_size_by(name: str, entry: ModelEntry, *, first: bool) -> None:
+def _named_reference(protocol: Protocol, vocab_size: int) -> ParameterCount | None:
+    """The size that the protocol names, which does not count learned positions; None if it names none.
+
+    Raises:
+        ValueError: no model is sized to it.
+    """
+    named = protocol.parameters_without_embeddings
+    if named is None:
+        return None
+    if not any(entry.match_parameters and not fixed_shape(name, entry) for name, entry in protocol.models.items()):
+        raise ValueError(
+            f"protocol {protocol.name}: parameters_without_embeddings={named}: not read where no model is sized; set "
+            "it to null"
+        )
+    tables = (1 if protocol.tie_word_embeddings else 2) * vocab_size * protocol.hidden_size
+    return ParameterCount(named + tables, named)
+
+
+def _check_size_by(name: str, entry: ModelEntry, *, gives_size: bool) -> None:
     """Raises ValueError where `size_by` would be passed over."""
     given = entry.config.get("language_model", {}) | entry.config
     reasons = {
         f"{name} has a fixed shape": fixed_shape(name, entry),
-        "the first model is the one that the others are sized to": first,
+        "the first model is the one that the others are sized to": gives_size,
         "with match_parameters=false nothing is solved for": not entry.match_parameters,
         f"its config gives {entry.size_by} already": entry.size_by in given,
     }
@@ -382,10 +402,13 @@ def _match(
             config = shallower({size_by: solve_size(shallower, size_by, reference)})
     count = count_config(config)
     if count.deviation(reference) > protocol.parameter_tolerance:
+        first, named = next(iter(protocol.models)), protocol.parameters_without_embeddings
+        giver = first if named is None else f"parameters_without_embeddings={named}"
+        null = "" if named is None else f"set parameters_without_embeddings=null for the size of {first}, "
         raise ValueError(
-            f"{count} parameters do not match the {reference} of {next(iter(protocol.models))} within "
-            f"parameter_tolerance={protocol.parameter_tolerance}; {reason}: change the shape, raise the tolerance, "
-            f"set models.{name}.match_parameters=false, or take the model out with --set models.{name}=null"
+            f"{count} parameters do not match the {reference} of {giver} within "
+            f"parameter_tolerance={protocol.parameter_tolerance}; {reason}: {null}change the shape, raise the "
+            f"tolerance, set models.{name}.match_parameters=false, or take the model out with --set models.{name}=null"
         )
     return config
 

@@ -35,7 +35,7 @@ NOT_OF_A_RUN = (
 )
 # Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
 # still be resumed or skipped.
-ADDED_LATER = ("optimizer", "head", "carry_reset")
+ADDED_LATER = ("optimizer", "head", "carry_reset", "parameters_without_embeddings")
 
 # Tokenizers that are trained on the text, `resnet_bk.data.tokenizer.KINDS`: slow to import, so a test compares.
 TRAINED = ("word", "bpe")
@@ -69,7 +69,7 @@ class ModelEntry(_Strict):
             that the model learns to do without.
         learning_rate: peak rate, where the protocol has no grid `learning_rates`.
         learning_rate_source: the command that found it.
-        size_by: the field of the configuration that is solved for, so that the parameters match the first model's.
+        size_by: the field of the configuration that is solved for, so that the parameters match.
         match_parameters: False lets the parameters differ; the report then says so.
         head: "auto" takes the loss from the fused vocabulary head where the model has a plain one; "model" from the
             logits that the model returns.
@@ -124,7 +124,9 @@ class Protocol(_Strict):
             model that carries its state), and "overlapping", in windows that overlap by half. [] for nothing else.
         hidden_size, num_layers, num_heads: shape that all models share.
         tie_word_embeddings: whether head and embedding share a matrix, in all models.
-        parameter_tolerance: how far a model's parameters may lie from the first model's, as a share.
+        parameters_without_embeddings: of every model, beside the tables of words and positions and the head. null:
+            those of the first model, so that a change of its shape changes the size of the others.
+        parameter_tolerance: how far a model's parameters may lie from that, as a share.
         learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
             the other seeds. null: each model's `learning_rate`.
         optimizer: "adamw", or "muon": Muon on the weights of linear maps but for the head, AdamW on the rest, at
@@ -138,7 +140,7 @@ class Protocol(_Strict):
         device: "auto", "cpu" or "cuda".
         log_interval: steps between two log lines.
         checkpoint_seconds: seconds between two checkpoints, validations included.
-        models: name -> entry. The first one is the reference for the number of parameters.
+        models: name -> entry.
     """
 
     name: Name
@@ -158,6 +160,7 @@ class Protocol(_Strict):
     num_layers: Count = 4
     num_heads: Count = 4
     tie_word_embeddings: bool = False
+    parameters_without_embeddings: Count | None = None
     parameter_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
     learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -194,12 +197,24 @@ class Protocol(_Strict):
         entry = _as_published(self.models[model])
         del entry["learning_rate"], entry["learning_rate_source"]
         reference = next(iter(self.models))
-        if reference != model and entry["match_parameters"]:  # its size is the reference's
+        named = self.parameters_without_embeddings is not None
+        if reference != model and entry["match_parameters"] and not named:  # its size is the reference's
             settings[f"models.{reference}.config"] = self.models[reference].config
             model_type = self.models[reference].transformers
             if model_type not in (None, entry["transformers"]):  # else its name says it, or the model's own type
                 settings[f"models.{reference}.transformers"] = model_type
         return settings | {f"models.{model}.{key}": value for key, value in entry.items()}
+
+
+def what_sizes(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Those of the `run_settings` of `model` that give it its size from outside: the number that the protocol names, or
+    the entry of the first model. A run with others may have the same size all the same."""
+    own = f"models.{model}."
+
+    def from_outside(key: str) -> bool:
+        return key == "parameters_without_embeddings" or (key.startswith("models.") and not key.startswith(own))
+
+    return {key: value for key, value in settings.items() if from_outside(key)}
 
 
 def _as_published(model: BaseModel) -> dict[str, Any]:

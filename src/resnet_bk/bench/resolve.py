@@ -24,6 +24,7 @@ OF_MODELS = (
     "num_heads",
     "vocab_size",
     "tie_word_embeddings",
+    "parameters_without_embeddings",
     "parameter_tolerance",
     "models",
 )

@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from resnet_bk.bench.json_files import finite, read_json, replace_file, require, write_json
-from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol
+from resnet_bk.bench.protocol import NOT_OF_A_RUN, Comparison, Protocol, what_sizes
 from resnet_bk.bench.protocol_file import dump_yaml, parse_yaml
 
 # Files in OUT that a benchmark writes.
@@ -154,18 +154,22 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def check_same_protocol(protocol: Protocol, out: Path, corpus_fingerprint: str) -> None:
-    """Whether the runs that are in `out` belong to this protocol. Nothing is written.
+    """Whether the runs that are in `out` belong to this protocol, their size aside, which `run_sizes` compares when it
+    is known what it would be now. Nothing is written.
 
     Raises:
         ValueError: naming the keys that differ.
     """
 
     def settings(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        here, there = _comparable(protocol, out, record, corpus_fingerprint), record["settings"]
+        here, there = comparable(protocol, out, record, corpus_fingerprint), dict(record["settings"])
         if here is None:
             # A model that the protocol no longer has: its data and budget must still be those of the others.
             here = protocol.shared_settings() | {"corpus": corpus_fingerprint}
             there = {key: value for key, value in there.items() if key != "seed" and not key.startswith("models.")}
+        for key in what_sizes(here | there, record["model"]):
+            here.pop(key, None)
+            there.pop(key, None)
         return here, there
 
     check_same_settings(out, None, settings)
@@ -381,7 +385,7 @@ def settings_of(protocol: Protocol, run: Run, corpus_fingerprint: str) -> dict[s
     return protocol.run_settings(run.model) | chosen | {"corpus": corpus_fingerprint}
 
 
-def _comparable(protocol: Protocol, out: Path, record: dict[str, Any], corpus: str) -> dict[str, Any] | None:
+def comparable(protocol: Protocol, out: Path, record: dict[str, Any], corpus: str) -> dict[str, Any] | None:
     """The settings that this protocol gives the run of `record`; None if it has no such model."""
     if record["model"] not in protocol.models:
         return None

@@ -42,6 +42,7 @@ from resnet_bk.bench.run_folder import (
     write_protocol,
 )
 from resnet_bk.bench.run_result import config_dict
+from resnet_bk.bench.run_sizes import check_sizes, sized_otherwise
 from resnet_bk.bench.slow_precision import slow_precision
 from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import saved_tokenizer, special_ids
@@ -97,6 +98,7 @@ def bench(
         # Once more: another process may have finished runs here since.
         check_same_protocol(protocol, out, prepared.corpus.fingerprint)
         check_same_tokens(out, prepared.fingerprints(), len(prepared.tokenizer))
+        check_sizes(protocol, out, configs)
         check_checkpoints(out, {name: config_dict(config) for name, config in configs.items()}, device)
         if report or not (out / "results.json").exists():  # of which it is the protocol
             write_protocol(protocol, out)
@@ -154,7 +156,9 @@ def _checked(
     read_ngrams(out, prepared.summary())  # can they be read?
     if report:
         check_results(out)
-    resolved = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), chosen)
+    looked_at = {*chosen, *sized_otherwise(protocol, out)}
+    resolved = resolve_configs(protocol, len(prepared.tokenizer), special_ids(prepared.tokenizer), looked_at)
+    check_sizes(protocol, out, resolved)
     configs = {name: resolved[name] for name in chosen}
     check_checkpoints(out, {name: config_dict(config) for name, config in configs.items()}, device)
     _check_warmup(protocol, prepared)
