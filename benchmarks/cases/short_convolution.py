@@ -16,7 +16,7 @@ from benchmarks.row import OURS, Row, comparison
 from resnet_bk.layers.causal_filter import causal_filter
 
 CASE = "short convolution"
-# Queries, keys and values of `seed-local-tuned` and of `small`.
+# Queries, keys and values as wide as keys, at the shapes of `seed-local-tuned` and of `small`.
 SHAPES = (16, 128, 336), (8, 512, 768)
 QUICK = ((2, 16, 8),)
 TAPS = 4

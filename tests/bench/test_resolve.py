@@ -120,10 +120,21 @@ def test_folders_of_models(folder, tmp_path):
             find(tmp_path / "run")
 
 
-def test_a_protocol_with_a_name_has_its_first_model_and_that(protocol):
+def test_a_protocol_with_a_name_has_that_model_too(protocol):
     assert protocol_with(protocol, "mine").models == protocol.models
     for name, transformers, matched in (("llama", None, True), ("opt", "opt", False)):
-        first, second = protocol_with(protocol, name).models.items()
-        assert (first, second[0]) == (("mine", protocol.models["mine"]), name)
-        assert (second[1].transformers, second[1].match_parameters) == (transformers, matched)
+        models = protocol_with(protocol, name).models
+        entry = models.pop(name)
+        assert models == protocol.models
+        assert (entry.transformers, entry.match_parameters) == (transformers, matched)
     assert protocol_config(protocol, "opt").hidden_size == protocol.hidden_size
+
+
+@pytest.mark.parametrize("name", ["gpt2", "resnet-bk-seed", "opt"])
+def test_a_model_is_told_of_where_the_first_does_not_fit_and_does_not_give_the_size(name):
+    models = {"resnet-bk": {"config": {"intermediate_size": 10}}, "resnet-bk-seed": {}, "gpt2": {}}
+    whole = {"name": "p", "dataset": "x", "learning_rates": [1e-3], "vocab_size": 500, "sequence_length": 32}
+    protocol = check_protocol(whole | {"models": models, "parameters_without_embeddings": 200_000}, "p")
+    assert protocol_config(protocol, name).vocab_size == 500
+    with pytest.raises(ValueError, match=r"models.resnet-bk: .* do not match"):
+        protocol_config(protocol, "resnet-bk")

@@ -14,7 +14,10 @@ from resnet_bk.bench.sizing import count_config
 from tests.bench.tiny_bench import settings
 
 OURS, GPT2 = {"carry_state": True, "learning_rate": 1e-2}, {"learning_rate": 3e-3}
-CALLED = r"--out \S+ holds gpt2/seed-42, a model of [\d,]+ parameters that would have [\d,]+ now, by "
+CALLED = (
+    r"--out \S+ holds gpt2/seed-42, a model of \d+ parameters \(\d+ without embeddings\) that would be of [\d,]+ "
+    r"\([\d,]+ without embeddings\) now, by "
+)
 WAY_OUT = "; give another folder with --out, or remove that one"
 
 

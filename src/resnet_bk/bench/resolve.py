@@ -193,13 +193,12 @@ def model_folder(path: Path) -> Path:
 
 
 def protocol_with(protocol: Protocol, name: str) -> Protocol:
-    """The protocol with its first model, which gives the size, and that of a name alone: as the protocol has it, else a
-    known model, or a type of `transformers` that is not sized."""
-    entry = protocol.models.get(name)
-    if entry is None:
-        entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
-    first = next(iter(protocol.models))
-    return protocol.model_copy(update={"models": {first: protocol.models[first]} | {name: entry}})
+    """The protocol with a model of that name: as it has it, else a known model, or a type of `transformers` that is not
+    sized."""
+    if name in protocol.models:
+        return protocol
+    entry = ModelEntry() if name in KNOWN else ModelEntry(transformers=name, match_parameters=False)
+    return protocol.model_copy(update={"models": protocol.models | {name: entry}})
 
 
 def protocol_config(protocol: Protocol, name: str) -> Any:
@@ -209,4 +208,4 @@ def protocol_config(protocol: Protocol, name: str) -> Any:
     Raises:
         ValueError: a type that does not take that shape.
     """
-    return resolve_configs(protocol_with(protocol, name), protocol.vocab_size, SPECIAL_IDS)[name]
+    return resolve_configs(protocol_with(protocol, name), protocol.vocab_size, SPECIAL_IDS, [name])[name]

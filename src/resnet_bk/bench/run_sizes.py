@@ -35,12 +35,14 @@ def check_sizes(protocol: Protocol, out: Path, configs: Mapping[str, Any]) -> No
     for model, folder, keys in _sized_otherwise(protocol, out):
         if model not in configs:
             continue
-        there = read_json(folder / "result.json", *COUNTS)
+        result = read_json(folder / "result.json", *COUNTS)
+        total, without = there = tuple(result[key] for key in COUNTS)
         here = count_config(configs[model])
-        if (there[COUNTS[0]], there[COUNTS[1]]) != (here.total, here.without_embeddings):
+        if there != (here.total, here.without_embeddings):
             raise ValueError(
-                f"--out {out} holds {folder.relative_to(out)}, a model of {there[COUNTS[0]]:,} parameters that would "
-                f"have {here.total:,} now, by {' and '.join(keys)}; give another folder with --out, or remove that one"
+                f"--out {out} holds {folder.relative_to(out)}, a model of {total} parameters ({without} without "
+                f"embeddings) that would be of {here} now, by {' and '.join(keys)}; give another folder with --out, or "
+                "remove that one"
             )
 
 

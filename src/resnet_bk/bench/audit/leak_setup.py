@@ -93,7 +93,7 @@ def _fresh(name: str, protocol: Protocol) -> LeakSetup:
     rate = protocol.models[name].learning_rate or _rate(protocol)
     corpus = open_corpus(protocol)
     tokenizer = protocol_tokenizer(protocol, corpus, default_cache_dir())
-    config = resolve_configs(protocol, len(tokenizer), special_ids(tokenizer))[name]
+    config = resolve_configs(protocol, len(tokenizer), special_ids(tokenizer), [name])[name]
     return _with_text(name, config, None, protocol, rate, tokenizer, corpus)
 
 
