@@ -118,3 +118,12 @@ def test_an_empty_name_is_an_error(name: str) -> None:
 def test_names_that_no_file_can_have_are_errors_too(name: str) -> None:
     with pytest.raises(ValueError, match="no such file or folder"):
         load_corpus(name)
+
+
+def test_a_source_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its name is neither a path nor a data set of the hub."""
+    write_splits(tmp_path / "texts")
+    monkeypatch.setitem(load_module.SOURCES, "mine", lambda: load_corpus(tmp_path / "texts"))
+    assert load_corpus("mine").name == "texts"
+    assert not load_module.is_missing_here("mine")
+    assert load_module.is_missing_here("another")

@@ -58,3 +58,11 @@ def test_saved_and_loaded_is_the_same(model, tmp_path):
     """Where chains start, which it does not read, is no matter."""
     model.save_pretrained(tmp_path)
     assert_close(ResNetBKForCausalLM.from_pretrained(tmp_path)(words(2, 9)).logits, model(words(2, 9)).logits)
+
+
+def test_a_word_that_it_does_not_read():
+    """What it is to be set to stands as a word is written."""
+    config = ResNetBKConfig(state="fading-mean")
+    config.gradient = "autograd"
+    with pytest.raises(ValueError, match=r"gradient='autograd' has no effect .* or set it to 'exact'\)"):
+        config.check()

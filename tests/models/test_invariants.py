@@ -373,11 +373,9 @@ SHORTENINGS = {
 }
 
 
-@every_config
-def test_number_of_parameters(name):
-    model = build(name)
-    config = model.config
-    width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+def mixer_parameters(config):
+    """Those of the mixer of one block, its output gate included."""
+    width = config.hidden_size
     if config.value_dim is None:  # a state of channels, without heads
         chains, read, mixed = config.state_channels, config.state_channels, config.state_channels
     else:
@@ -388,11 +386,18 @@ def test_number_of_parameters(name):
     mixer = width * mixed + 3 * chains * (width + 1) + mixed * config.conv_size + parts * read * width
     mixer += chains * width + config.value_dim if real else 0
     mixer += width * read if config.output_gate != "none" else 0
-    mixer += 2 * config.num_heads * config.key_dim if config.query_key_bias else 0
+    return mixer + (2 * config.num_heads * config.key_dim if config.query_key_bias else 0)
+
+
+@every_config
+def test_number_of_parameters(name):
+    model = build(name)
+    config = model.config
+    width, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
     feed_forward = 3 * width * inner
     if config.num_experts:
         feed_forward = config.num_experts * (feed_forward + width)
-    block = mixer + feed_forward + 2 * width
+    block = mixer_parameters(config) + feed_forward + 2 * width
     embeddings = vocabulary * width * (1 if config.tie_word_embeddings else 2)
     expected = config.num_hidden_layers * block + width + embeddings
     expected += sum(width + 1 for share in config.site_shares() if share < 1)

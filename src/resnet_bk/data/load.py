@@ -1,6 +1,7 @@
 """`load_corpus`: which source a name means."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from resnet_bk.data.corpus import Corpus
@@ -8,8 +9,10 @@ from resnet_bk.data.embedded import load_embedded
 from resnet_bk.data.hub import WIKITEXT_CONFIGS, hub_name, load_hub
 from resnet_bk.data.local import FORMATS, load_local
 
+# Names that are neither a path nor a data set of the hub.
+SOURCES: dict[str, Callable[[], Corpus]] = {"embedded": load_embedded}
 RULE = (
-    "data is 'embedded', 'wikitext-2', 'wikitext-103', an existing file or folder, "
+    f"data is {', '.join(map(repr, SOURCES))}, 'wikitext-2', 'wikitext-103', an existing file or folder, "
     "or a hub data set written owner/name or owner/name:config"
 )
 
@@ -17,7 +20,7 @@ RULE = (
 def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     """Corpus by name or path. The first rule that fits decides:
 
-    1. `embedded`: the text of the `quick` protocol.
+    1. A name of `SOURCES`: `embedded` is the text of the `quick` protocol.
     2. `wikitext-2`, `wikitext-103` and the hub's own names for them (`wikitext-2-raw-v1`, `wikitext-2-v1` ...): the
        hub. A folder of that name is written `./wikitext-2`.
     3. An existing file or folder (`~` is the home folder).
@@ -31,8 +34,8 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
     name = os.fspath(name_or_path)
     if not name.strip():
         raise ValueError(f"data {name!r} is empty; {RULE}")
-    if name == "embedded":
-        return load_embedded()
+    if name in SOURCES:
+        return SOURCES[name]()
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # the home of a user who is not there
@@ -51,7 +54,7 @@ def is_missing_here(name: str) -> bool:
     """Whether a name of data is a relative path, and no file or folder below the current folder; what may be a data set
     of the hub is none."""
     path = Path(name)
-    if path.is_absolute() or name.startswith("~") or _exists(path) or name in ("embedded", *WIKITEXT_CONFIGS):
+    if path.is_absolute() or name.startswith("~") or _exists(path) or name in (*SOURCES, *WIKITEXT_CONFIGS):
         return False
     return path.suffix.lower() in FORMATS or hub_name(name) is None
 

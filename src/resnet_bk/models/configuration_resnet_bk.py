@@ -292,7 +292,7 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             if value not in (None, default, sizes.get(name)):
                 problems.append(
                     f"{name}={value!r} has no effect with state={self.state!r}, which does not read it (leave {name} "
-                    f"out where the configuration is built, or set it to {default})"
+                    f"out where the configuration is built, or set it to {default!r})"
                 )
         return problems
 
