@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_bk.bench.protocol import NOT_OF_A_RUN, Protocol
 from resnet_bk.bench.report.results_schema import parse_results
-from resnet_bk.bench.report.statistics import compare_documents, summarize
+from resnet_bk.bench.report.statistics import compare_documents, on_shared_seeds, summarize
 
 OURS = "resnet-bk"
 # Results -> the protocol of whose work they are further models.
@@ -65,3 +65,16 @@ def ratios(results: Mapping[str, Any]) -> dict[str, str]:
         for name, interval in compared.items()
         if interval is not None
     }
+
+
+def window_ratios(results: Mapping[str, Any], ours: str = OURS) -> dict[str, str]:
+    """The perplexity in windows of `ours` over that of every other model, means over the seeds that both have; none
+    where one of them leaks, or was not read so."""
+    models = {model.name: model for model in summarize(parse_results(dict(results))) if model.state == "ranked"}
+    found = {}
+    for name, model in models.items():
+        if ours in models and name != ours:
+            first, second = (of.overlapping for of in on_shared_seeds(models[ours], model))
+            if first is not None and second is not None:
+                found[name] = f"{first.mean / second.mean:.3f}"
+    return found

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.pages.comparison import ratios
+from benchmarks.pages.comparison import OURS, window_ratios
 from benchmarks.pages.page import HELD_OUT, by_model, leaks, need_perplexity, page_writer, reached, replace_all, table
 from resnet_bk.bench.report import formatting as fmt
 
@@ -30,11 +30,16 @@ NAMES = {
     "gated-deltanet": "Gated DeltaNet",
 }
 
-VIEWS = (HELD_OUT, "held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
+# Ours with the pointer, and what is compared with it; ours without, and the others without.
+PLAIN = "no-pointer"
+POINTED = (OURS, "llama-pointer")
+OVERLAPPING = "held_out_perplexity_overlapping"
+VIEWS = (OVERLAPPING, "held_out_perplexity_without_carry", HELD_OUT)
 
 
 def rows(results: Mapping[str, Any]) -> str:
-    """A row a model, the lowest perplexity first, models that see the answer last; then two n-gram models.
+    """A row a model, the lowest perplexity in windows first (there all read the same text), models that see the answer
+    last; then two n-gram models.
 
     No times: runs of one table may have shared the machine with other work.
 
@@ -44,28 +49,30 @@ def rows(results: Mapping[str, Any]) -> str:
     models = by_model(results)
     leaky = {name for name, runs in models.items() if leaks(runs)}
     need_perplexity(results["protocol"]["name"], [run for run in results["runs"] if run["model_name"] not in leaky])
-    over = ratios(results)
+    over, plain = window_ratios(results), window_ratios(results, PLAIN)
 
     def order(name: str) -> float:
-        return float("inf") if name in leaky else fmean(run[HELD_OUT] for run in models[name])
+        return float("inf") if name in leaky else fmean(run[OVERLAPPING] or run[HELD_OUT] for run in models[name])
 
     lines: list[tuple[str, ...]] = []
     for name in sorted(models, key=order):
         runs = models[name]
         if name in leaky:
-            cells = ["leaks", *[fmt.MISSING] * 4]
+            cells = ["leaks", *[fmt.MISSING] * 5]
         else:
-            carried, *others = (reached([run[key] for run in runs]) for key in VIEWS)
+            windows, *others = (reached([run[key] for run in runs]) for key in VIEWS)
             bits = fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
-            cells = [carried, over.get(name, fmt.MISSING), *others, bits]
+            without = fmt.MISSING if name in POINTED else plain.get(name, fmt.MISSING)
+            cells = [windows, over.get(name, fmt.MISSING), without, *others, bits]
         lines.append((NAMES.get(name, name), *cells, fmt.count(len(runs))))
     for entry in results["ngrams"]["ngrams"]:
         if entry["order"] in (1, 5):
             name = "unigram (word frequencies alone)" if entry["order"] == 1 else "5-gram, Kneser-Ney"
             of_order = fmt.decimal(entry["bits_per_character"], 3)
-            lines.append((name, fmt.perplexity(entry["perplexity"]), *[fmt.MISSING] * 3, of_order, fmt.MISSING))
-    held_out = ("held-out perplexity", "ResNet-BK over it (95%)", "state not carried", "overlapping windows")
-    return table(("", *held_out, "bits per character", "seeds"), lines)
+            lines.append((name, *[fmt.MISSING] * 4, fmt.perplexity(entry["perplexity"]), of_order, fmt.MISSING))
+    over_it = ("ResNet-BK over it", "ResNet-BK without the pointer over it")
+    head = ("", "overlapping windows", *over_it, "state not carried", "state carried", "bits per character", "seeds")
+    return table(head, lines)
 
 
 def unknown(results: Mapping[str, Any]) -> str:
