@@ -23,6 +23,7 @@ from resnet_bk.models import (
     ResNetBKSeedConfig,
     ResNetBKSeedForCausalLM,
 )
+from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
 
 WORDS = 50
 
@@ -123,6 +124,7 @@ def test_state_in_generation():
     assert (found["constant_bytes"], found["bytes_per_token"]) == (0, 2 * 2 * 16 * 4)  # key and value of each layer
     assert generation_state(peer("gpt2", n_positions=3)) == found
     assert generation_state(peer("gpt2", n_positions=1)) is None
+    assert generation_state(RecurrentForCausalLM(RecurrentConfig()))["constant_bytes"] == 4 * 24
     assert generation_state(seed()) is None
     assert generation_state(seed(green="surface")) is None
 

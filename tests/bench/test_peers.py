@@ -123,6 +123,16 @@ def test_a_name_of_ones_own_for_what_the_tokenizer_says(field):
         configs({"resnet-bk": {}, "own": own})
 
 
+def test_fields_that_a_protocol_needs_of_a_configuration_of_ones_own(monkeypatch):
+    own = {"resnet-bk": {}, "own": {"transformers": RecurrentConfig.model_type}}
+    message = r"models.own: the configuration of own_gru has no field {}, which the protocol sets; add it, or map it in"
+    with pytest.raises(ValueError, match=message.format("tie_word_embeddings")):
+        configs(own, tie_word_embeddings=True)
+    monkeypatch.setattr(RecurrentConfig, "attribute_map", {})
+    with pytest.raises(ValueError, match=message.format("vocab_size and no tie_word_embeddings")):
+        configs(own, tie_word_embeddings=True)
+
+
 def test_the_ids_of_a_pointer_are_those_of_the_tokenizer():
     config = {"language_model": {"model_type": "llama"}, "eos_token_id": 9}
     with pytest.raises(ValueError, match=r"models.both: config.eos_token_id=9: is what the tokenizer has, in all"):

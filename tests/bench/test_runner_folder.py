@@ -20,7 +20,7 @@ from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.run_folder import check_checkpoints, check_ours, check_results, write_protocol
 from resnet_bk.bench.runner import bench
 from resnet_bk.bench.trained.generation import stream_text
-from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM
+from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM, RecurrentModel
 from tests.bench.tiny_bench import settings, write_text
 
 HERE = environment()["git_commit"]
@@ -283,7 +283,7 @@ def test_a_folder_of_another_protocol_is_left_alone(run, gpt2_alone, tmp_path, c
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
 
 
-def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_path):
+def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_path, capsys):
     own = {"transformers": RecurrentConfig.model_type, "learning_rate": 1e-2, "carry_state": True, "carry_reset": 0.5}
     results, _ = run(models={"own": own})
     (found,) = results["runs"]
@@ -293,6 +293,7 @@ def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_p
     message = r"'own_gru' does not generate \(AttributeError: .*\); its class must take .* a DynamicCache unless"
     with pytest.raises(ValueError, match=message):
         stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
+    assert capsys.readouterr().out == "<unk>\n"  # the prompt; the error is to stand on a line of its own
 
     def closed(*_, **options):
         raise BrokenPipeError
@@ -300,6 +301,18 @@ def test_a_recurrent_model_of_ones_own_carries_its_state(run, monkeypatch, tmp_p
     monkeypatch.setattr(RecurrentForCausalLM, "generate", closed)
     with pytest.raises(BrokenPipeError):  # no fault of the model
         stream_text(folder, "w1", max_new_tokens=2, temperature=0.0, top_k=0, seed=0)
+
+
+def test_a_class_of_ones_own_that_cannot_be_trained(run, monkeypatch):
+    def fails(self, input_ids, **_):
+        raise TypeError("no use")
+
+    monkeypatch.setattr(RecurrentForCausalLM, "forward", fails)
+    monkeypatch.setattr(RecurrentModel, "forward", fails)
+    with pytest.raises(
+        ValueError, match=r"\(TypeError: no use\); what a class of your own must take and return stands"
+    ):
+        run(models={"own": {"transformers": RecurrentConfig.model_type, "learning_rate": 1e-2}})
 
 
 def test_another_text_is_told_by_name(run, gpt2, tmp_path):

@@ -19,6 +19,7 @@ from resnet_bk.models import ResNetBKConfig
 from resnet_bk.training import train
 from resnet_bk.training.carried import CarriedStates, ConstantStates, cache_problem, constant_state
 from resnet_bk.training.loss import causal_lm_loss
+from tests.bench.own_model import RecurrentConfig, RecurrentForCausalLM, RecurrentState
 from tests.training.cases import SPEC
 from tests.training.tiny import VOCABULARY, Tokens, equal_weights
 
@@ -140,6 +141,28 @@ def test_a_cache_that_does_not():
     assert cache_problem(gemma, WORDS) == "it returns no cache"
     llama = of_type("llama", intermediate_size=16)
     assert cache_problem(llama, WORDS, in_training=True) == "its cache lacks detach, to, start_anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "problem"),
+    [
+        ("detach", lambda _: None, "its cache.detach() returns None, and not the cache"),
+        ("start_anew", lambda *_: None, "its cache.start_anew(rows) does not forget the rows of a bool mask in place"),
+        (
+            "start_anew",
+            lambda cache, _: type(cache)(torch.zeros_like(cache.state)),
+            "its cache.start_anew(rows) does not forget the rows of a bool mask in place",
+        ),
+    ],
+    ids=["detach", "nothing", "another"],
+)
+def test_a_cache_that_a_training_cannot_use(monkeypatch, name, method, problem):
+    torch.manual_seed(0)
+    model = RecurrentForCausalLM(RecurrentConfig(vocab_size=VOCABULARY))
+    assert cache_problem(model, WORDS, in_training=True) is None
+    monkeypatch.setattr(RecurrentState, name, method)
+    assert cache_problem(model, WORDS, in_training=True) == problem
+    assert cache_problem(model, WORDS) is None  # it generates all the same
 
 
 def test_a_cache_that_fails(monkeypatch):

@@ -1,5 +1,6 @@
 """What `resnet-bk inspect` shows of a model: configuration, parameters by part, state, time scales."""
 
+import inspect
 import json
 import re
 from collections import Counter
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from resnet_bk.bench.data import default_cache_dir, open_corpus
+from resnet_bk.bench.peers import is_of_others
 from resnet_bk.bench.protocol import check_protocol
 from resnet_bk.bench.resolve import is_run
 from resnet_bk.bench.run_folder import read_run
@@ -77,7 +79,10 @@ def generation_state(model: Any) -> dict[str, Any] | None:
         `kind` (a class), `constant_bytes` and `bytes_per_token`; None for a model that keeps nothing and reads the
         whole text again for every token, or that has one position.
     """
-    if not hasattr(model.config, "use_cache"):
+    takes = hasattr(model.config, "use_cache") or (
+        is_of_others(model.config.model_type) and "use_cache" in inspect.signature(model.forward).parameters
+    )
+    if not takes:
         return None
     longest = min(STATE_TOKENS, longest_text(model) or STATE_TOKENS)
     if longest < 2:

@@ -297,6 +297,13 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
             raise ValueError(f"config.{key}: {model_type} has no such field{did_you_mean(key, names)}")
         if default.attribute_map.get(key, key) in of_the_tokenizer:
             raise ValueError(f"config.{key}={value!r}: {SAID_BY_TOKENIZER}")
+    if is_of_others(model_type):  # those of transformers have them, or are as they are
+        needed = ["vocab_size", *(["tie_word_embeddings"] if shape.get("tie_word_embeddings") else [])]
+        if lacking := [key for key in needed if key not in names]:
+            raise ValueError(
+                f"the configuration of {model_type} has no field {' and no '.join(lacking)}, which the protocol sets; "
+                "add it, or map it in attribute_map (CONTRIBUTING.md)"
+            )
     base = {key: value for key, value in shape.items() if key in names}
     base |= {
         key: 0.0 for key in names if key.endswith(("dropout", "_pdrop", "dropout_prob")) and _is_float(default, key)

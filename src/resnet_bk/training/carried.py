@@ -101,25 +101,45 @@ def cache_problem(model: Any, words: Tensor, *, in_training: bool = False) -> st
     """
     half = words.shape[1] // 2
     precise = model if next(model.parameters()).dtype.itemsize > 2 else copy.deepcopy(model).float()
-    with evaluation_mode(precise):
-        base = precise.base_model
+    base = precise.base_model
+
+    def of_first_half() -> Any:
         first = first_state(precise)
         given = {} if first is None else {"cache": first}
+        return getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
+
+    def of_second_half(cache: Any) -> Tensor:
+        return base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
+
+    with evaluation_mode(precise):
         try:
-            whole = base(input_ids=words, use_cache=False).last_hidden_state
+            whole = base(input_ids=words, use_cache=False).last_hidden_state[:, half:]
             anew = base(input_ids=words[:, half:], use_cache=False).last_hidden_state
-            cache = getattr(base(input_ids=words[:, :half], use_cache=True, **given), "cache", None)
+            cache = of_first_half()
             if cache is None:
                 return "it returns no cache"
-            lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(cache, name)]
-            if in_training and lacking:
-                return f"its cache lacks {', '.join(lacking)}"
-            rest = base(input_ids=words[:, half:], cache=cache, use_cache=True).last_hidden_state
+            if in_training:
+                lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(cache, name)]
+                if lacking:
+                    return f"its cache lacks {', '.join(lacking)}"
+                cache = cache.detach()
+                if cache is None:
+                    return "its cache.detach() returns None, and not the cache"
+            rest = of_second_half(cache)
+            forgotten = anew
+            if in_training:
+                cache = of_first_half()
+                cache.start_anew(torch.ones(1, dtype=torch.bool))
+                forgotten = of_second_half(cache)
         except Exception as error:  # a model that somebody wrote may fail in any way
             return f"handing on a cache fails ({type(error).__name__}: {error})"
 
-    def from_whole(found: Tensor) -> Tensor:
-        return (found - whole[:, half:]).abs().amax()
+    def apart(first: Tensor, second: Tensor) -> Tensor:
+        return (first - second).abs().amax()
 
-    allowed = ROUNDING * whole.abs().amax() + OF_STARTING_ANEW * from_whole(anew)
-    return None if from_whole(rest) <= allowed else "its cache does not continue a text with several tokens at once"
+    allowed = ROUNDING * whole.abs().amax() + OF_STARTING_ANEW * apart(anew, whole)
+    if apart(rest, whole) > allowed:
+        return "its cache does not continue a text with several tokens at once"
+    if apart(forgotten, anew) > allowed:
+        return "its cache.start_anew(rows) does not forget the rows of a bool mask in place"
+    return None

@@ -84,13 +84,14 @@ def stream_text(
     )
     how_to_read = _how_to_read(model)
     set_seed(seed)
-    with _own_errors(model, folder):
+    streamer = TextStreamer(tokenizer, skip_prompt=not prompt.strip())
+    with _own_errors(model, folder, streamer):
         model.generate(
             torch.tensor([ids], device=model.device),
             attention_mask=torch.ones(1, len(ids), dtype=torch.int64, device=model.device),
             max_new_tokens=max_new_tokens,
             suppress_tokens=[word for word in unwritten if word < known] or None,
-            streamer=TextStreamer(tokenizer, skip_prompt=not prompt.strip()),
+            streamer=streamer,
             **how_to_read,
             **drawing,
         )
@@ -108,13 +109,15 @@ def _how_to_read(model: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _own_errors(model: Any, folder: Path) -> Iterator[None]:
-    """What goes wrong in a model that `transformers` does not have itself is a matter of that model."""
+def _own_errors(model: Any, folder: Path, streamer: TextStreamer) -> Iterator[None]:
+    """What goes wrong in a model that `transformers` does not have itself is a matter of that model; what was written
+    so far ends its line."""
     try:
         yield
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError) as error:  # not a pipe that is closed
         if isinstance(error, torch.OutOfMemoryError) or not is_of_others(model.config.model_type):
             raise
+        streamer.end()
         raise ValueError(
             f"{folder}: a model of type {model.config.model_type!r} does not generate ({type(error).__name__}: "
             f"{error}); its class must take what `generate` of transformers hands it, a DynamicCache unless "
