@@ -25,14 +25,15 @@ NAMES = {
     "no-pointer": "ResNet-BK without the pointer",
     "llama": "Llama (RoPE, RMSNorm, SwiGLU)",
     "llama-pointer": "Llama with ResNet-BK's pointer",
+    "gemma3": "Gemma 3 (norms also on queries, keys and outputs)",
+    "gemma3-pointer": "Gemma 3 with ResNet-BK's pointer",
     "gpt2": "GPT-2",
     "mamba2": "Mamba-2",
     "gated-deltanet": "Gated DeltaNet",
 }
 
-# Ours with the pointer, and what is compared with it; ours without, and the others without.
-PLAIN = "no-pointer"
-POINTED = (OURS, "llama-pointer")
+PLAIN = "no-pointer"  # ours without the pointer, compared with models that have none
+POINTED = "-pointer"  # how the names of others end that have it
 OVERLAPPING = "held_out_perplexity_overlapping"
 VIEWS = (OVERLAPPING, "held_out_perplexity_without_carry", HELD_OUT)
 
@@ -62,7 +63,8 @@ def rows(results: Mapping[str, Any]) -> str:
         else:
             windows, *others = (reached([run[key] for run in runs]) for key in VIEWS)
             bits = fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
-            without = fmt.MISSING if name in POINTED else plain.get(name, fmt.MISSING)
+            pointed = name == OURS or (name.endswith(POINTED) and name != PLAIN)
+            without = fmt.MISSING if pointed else plain.get(name, fmt.MISSING)
             cells = [windows, over.get(name, fmt.MISSING), without, *others, bits]
         lines.append((NAMES.get(name, name), *cells, fmt.count(len(runs))))
     for entry in results["ngrams"]["ngrams"]:

@@ -57,7 +57,7 @@ FILES = [
 TRANSFORMERS = ("llama", "gpt2")
 LLAMA = "llama"
 WITHOUT, OVERLAPPING = "held_out_perplexity_without_carry", "held_out_perplexity_overlapping"
-WITHOUT_POINTER, POINTERS = "no-pointer", {OURS, "llama-pointer"}
+WITHOUT_POINTER, POINTERS = "no-pointer", {OURS, "llama-pointer", "gemma3-pointer"}
 
 
 def best_transformer(models: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:

@@ -32,6 +32,10 @@ def test_one_seed_that_leaks_takes_its_model_out():
         assert list(course.curves(results(LLAMA, *seeds))) == ["llama"]
 
 
+def test_models_of_one_seed_that_are_left_out():
+    assert list(course.curves(results(LLAMA, *(run(name, (1.0, 1.0)) for name in course.LEFT_OUT)))) == ["llama"]
+
+
 def test_the_picture_holds_its_figures_and_is_drawn_where_they_change():
     first = course.fill("", [results(LLAMA)])
     assert course.figures(first) == {"quick": {"llama": [[0.5, 90.0], [1.0, 60.0]]}}

@@ -64,6 +64,7 @@ def test_ratios_are_of_the_seeds_that_both_have_in_windows():
         run("no-pointer", 61.0, seed=1),
         *(run("llama", 101.0, seed=seed) for seed in (1, 0)),
         run("llama-pointer", 51.0),
+        run("gemma3-pointer", 101.0, seed=1),
         run("gpt2", 81.0, seed=1),
         run("other", 91.0, seed=7),  # no seed in common: all of ours
         run("another", 60.0, held_out_perplexity_overlapping=None),
@@ -75,6 +76,7 @@ def test_ratios_are_of_the_seeds_that_both_have_in_windows():
     assert found["ResNet-BK without the pointer"] == ["0.667", "–"]
     assert found["Llama (RoPE, RMSNorm, SwiGLU)"] == ["0.450", "0.600"]
     assert found["Llama with ResNet-BK's pointer"] == ["1.000", "–"]
+    assert found["Gemma 3 with ResNet-BK's pointer"] == ["0.400", "–"]
     assert found["GPT-2"] == ["0.500", "0.750"]
     assert found["other"] == ["0.500", "0.667"]
     assert [found[name] for name in ("another", "resnet-bk-seed", "5-gram, Kneser-Ney")] == [["–", "–"]] * 3
