@@ -33,7 +33,7 @@ NAMES = {
 }
 
 PLAIN = "no-pointer"  # ours without the pointer, compared with models that have none
-POINTED = "-pointer"  # how the names of others end that have it
+POINTED = "-pointer"  # how the names of others end that have it; its own is not compared with itself
 OVERLAPPING = "held_out_perplexity_overlapping"
 VIEWS = (OVERLAPPING, "held_out_perplexity_without_carry", HELD_OUT)
 
@@ -63,8 +63,7 @@ def rows(results: Mapping[str, Any]) -> str:
         else:
             windows, *others = (reached([run[key] for run in runs]) for key in VIEWS)
             bits = fmt.decimal(fmean(run["bits_per_character"] for run in runs), 3)
-            pointed = name == OURS or (name.endswith(POINTED) and name != PLAIN)
-            without = fmt.MISSING if pointed else plain.get(name, fmt.MISSING)
+            without = fmt.MISSING if name == OURS or name.endswith(POINTED) else plain.get(name, fmt.MISSING)
             cells = [windows, over.get(name, fmt.MISSING), without, *others, bits]
         lines.append((NAMES.get(name, name), *cells, fmt.count(len(runs))))
     for entry in results["ngrams"]["ngrams"]:
