@@ -58,6 +58,8 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["delta-as-it-is"] = {"state": "delta"}
     grid["modulus-bent"] = {"state": "modulus", "site_gain": 6.0, "induction_heads": 1}
     grid["modulus-first-values"] = {"state": "modulus", "value_residual": True, "num_hidden_layers": 3}
+    grid["modulus-sandwich"] = {"state": "modulus", "sandwich_norm": True, "embedding_multiplier": 4.0}
+    grid["matrix-sandwich-moe"] = {"state": "matrix", "sandwich_norm": True, "num_experts": 4}
     grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0, "induction_heads": 2}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
@@ -97,6 +99,9 @@ SWITCHED: dict[str, dict[str, Any]] = {
     },
     "all-delta": {
         "state": "delta", "sparse_bk": 0.5, **ADAPTIVE, "num_hidden_layers": 6, "multi_scale": [1, 1, 2, 4, 1, 1],
+    },
+    "all-sandwich": {
+        "state": "modulus", "sandwich_norm": True, "embedding_multiplier": 4.0, "sparse_bk": 0.5, **ADAPTIVE,
     },
     "sparse-noconv": {"state": "vector", "sparse_bk": 0.5, "conv_size": 0},
     "all-matrix": {

@@ -34,6 +34,8 @@ WRONG = {
     "hopping_init": [0, -1.0],
     "site_gain": [-1.0, float("inf"), "far"],
     "value_residual": [None, "on", 1],
+    "sandwich_norm": [None, "on", 1],
+    "embedding_multiplier": [0, -1.0, float("inf"), "root"],
     "rms_norm_eps": [0.0, -1e-6],
     "initializer_range": [0.0, -0.02, True],
     "pointer_heads": [-1, 1.5, None],

@@ -44,6 +44,8 @@ FIELDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "value_residual": (True, {}, "weights"),
     "pointer_heads": (2, {}, "weights"),
     "pointer_key_dim": (5, POINTER, "weights"),
+    "sandwich_norm": (True, {}, "weights"),
+    "embedding_multiplier": (3.0, {}, "logits"),
     "rms_norm_eps": (0.5, {}, "logits"),
     "initializer_range": (0.1, {}, "weights"),
     "tie_word_embeddings": (True, {}, "weights"),

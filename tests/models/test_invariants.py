@@ -397,7 +397,7 @@ def test_number_of_parameters(name):
     feed_forward = 3 * width * inner
     if config.num_experts:
         feed_forward = config.num_experts * (feed_forward + width)
-    block = mixer_parameters(config) + feed_forward + 2 * width
+    block = mixer_parameters(config) + feed_forward + (4 if config.sandwich_norm else 2) * width
     embeddings = vocabulary * width * (1 if config.tie_word_embeddings else 2)
     expected = config.num_hidden_layers * block + width + embeddings
     expected += sum(width + 1 for share in config.site_shares() if share < 1)

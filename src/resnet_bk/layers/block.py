@@ -35,6 +35,9 @@ class BlockOutput(NamedTuple):
 class ResNetBKBlock(GradientCheckpointingLayer):
     """x + mixer(norm(x)), then x + feed_forward(norm(x)): the pre-norm block of Llama with another mixer.
 
+    With a sandwich norm, x + norm(mixer(norm(x))) and so on, as in CogView (arXiv:2105.13290) and Gemma 3: what a part
+    adds then has one size in every block, whatever its weights.
+
     The block is a function of its arguments: the state goes in and comes out, so that gradient checkpointing may run it
     twice.
 
@@ -50,6 +53,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.site_gate = SiteGate(config.hidden_size) if gated else None
         self.mixer = get_mixer(config.state).from_config(config)
+        self.mixer_output_norm = _output_norm(config)
         self.value_residual = ValueResidual(config.num_heads) if config.value_residual and not first else None
         self.feed_forward_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.feed_forward: SwiGLU | SparseMoE
@@ -59,6 +63,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             )
         else:
             self.feed_forward = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.feed_forward_output_norm = _output_norm(config)
 
     def forward(
         self,
@@ -101,6 +106,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
                 options["further_values"] = self.value_residual(first_values)
             places = None if readers is None else _filled_up(readers, hidden)
             mixed, state, values = self.mixer(normed, boundaries, state, places, **options)
+            mixed = _normed(mixed, self.mixer_output_norm, hidden)
             hidden = hidden + mixed if readers is None else add_rows(hidden, readers, mixed[: readers.numel()])
         assert state is not None
         hidden, balance = self._feed_forward(hidden, boundaries, readers)
@@ -137,7 +143,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             tokens, readers = tokens[reads], readers[reads]
         sites, cuts = selection.gather(normed), select_boundaries(boundaries, selection)
         mixed, state, _ = self.mixer(sites, cuts, state, _filled_up(readers, hidden))
-        mixed = mixed[: tokens.numel()]
+        mixed = _normed(mixed[: tokens.numel()], self.mixer_output_norm, hidden)
         weight = choice.weight.flatten().index_select(0, tokens).unsqueeze(-1)
         return add_rows(hidden, tokens, mixed * weight.to(mixed.dtype)), state, choice.share
 
@@ -158,6 +164,7 @@ class ResNetBKBlock(GradientCheckpointingLayer):
             output, balance = self.feed_forward(normed, real)
         else:
             output = self.feed_forward(normed)
+        output = _normed(output, self.feed_forward_output_norm, hidden)
         if readers is None:
             return hidden + output, balance
         return add_rows(hidden, readers, output.squeeze(0)[: readers.numel()]), balance
@@ -167,6 +174,16 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         state = self.mixer.initial_state(hidden) if state is None else state
         alive = without_tokens(boundaries)
         return state if alive is None else state.only(alive)
+
+
+def _output_norm(config: Any) -> nn.RMSNorm | None:
+    return nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if config.sandwich_norm else None
+
+
+def _normed(output: Tensor, norm: nn.RMSNorm | None, hidden: Tensor) -> Tensor:
+    """`output` of a part [..., D] behind its norm, if it has one, in the precision of the residual stream `hidden`:
+    that of matmuls may be lower."""
+    return output if norm is None else norm(output.to(hidden.dtype))
 
 
 def _filled_up(readers: Tensor, hidden: Tensor) -> Tensor:

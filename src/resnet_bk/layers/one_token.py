@@ -45,7 +45,12 @@ def one_token(
         return None
     of_block: Any = block._modules
     mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
-    if type(mixer) not in MIXERS or type(feed_forward) is not SwiGLU or not mixer.takes_step(hidden, state):
+    if (
+        of_block.get("mixer_output_norm") is not None
+        or type(mixer) not in MIXERS
+        or type(feed_forward) is not SwiGLU
+        or not mixer.takes_step(hidden, state)
+    ):
         return None
     weights = _weights(of_block)
     assert state.convolution is not None  # or the mixer would not take it

@@ -52,6 +52,10 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
         pointer_heads (`int`): heads of the pointer, which predicts tokens that were seen again
             (`resnet_bk.layers.pointer`); 0 leaves it out.
         pointer_key_dim (`int`): kinds of context that a head of the pointer tells apart.
+        sandwich_norm (`bool`): an RMSNorm behind every mixer and feed-forward network too, before the sum with the
+            residual stream.
+        embedding_multiplier (`float`): of the embeddings on their way into the first block, not in the head; with a
+            sandwich norm, whose parts add numbers of about 1, hidden_size^(1/2) is usual.
         rms_norm_eps (`float`): epsilon of the RMSNorms of the residual stream.
         initializer_range (`float`): standard deviation of weights at the start.
         tie_word_embeddings (`bool`): let the head share the embedding matrix.
@@ -109,6 +113,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
     value_residual: bool = False
     pointer_heads: int = 0
     pointer_key_dim: int = 16
+    sandwich_norm: bool = False
+    embedding_multiplier: float = 1.0
     rms_norm_eps: float = 1e-6
     initializer_range: float = 0.02
     tie_word_embeddings: bool = False
@@ -248,6 +254,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             problems += self._induction_problems(self.induction_heads)
         rules.whole("pointer_heads", 0, "4 is usual, 0 leaves the pointer out")
         rules.whole("pointer_key_dim", 2, "16 is usual")
+        rules.boolean("sandwich_norm")
+        rules.number("embedding_multiplier", "above 0", lambda x: x > 0, "1 leaves embeddings as they are")
         rules.number("rms_norm_eps", "above 0", lambda x: x > 0, "1e-6 is usual")
         rules.number("initializer_range", "above 0", lambda x: x > 0, "0.02 is usual")
         for name in ("tie_word_embeddings", "use_cache", "adaptive_computation"):

@@ -130,7 +130,7 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
             input_ids: word indices, int64 [B, T]; this or inputs_embeds.
             attention_mask: 1 for a token, 0 for padding, [B, T] or [B, P + T]. Padding on the left changes nothing for
                 the tokens, padding on the right neither; what is returned for the padding itself has no meaning.
-            inputs_embeds: embeddings, [B, T, D].
+            inputs_embeds: embeddings, [B, T, D], before config.embedding_multiplier.
             past_key_values: cache of the P tokens before; it is brought up to date in place, unless use_cache is False.
             cache: the same argument, by the name that `transformers` has begun to use; give one of the two.
             use_cache: return a cache. By default there is one where a cache was passed, and where config.use_cache says
@@ -184,6 +184,8 @@ class ResNetBKModel(ResNetBKPreTrainedModel):
         with mixed_precision(self.config, hidden.device):
             if inputs_embeds is not None:
                 check_precision(inputs_embeds, self.norm.weight.dtype)
+            if self.config.embedding_multiplier != 1:
+                hidden = hidden * self.config.embedding_multiplier
             passed = self.stack.run(
                 self.layers,
                 hidden,
