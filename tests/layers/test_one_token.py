@@ -63,8 +63,9 @@ def assert_same(found, expected):
         ({"key_dim": 3, "value_dim": 6, "conv_size": 2, "induction_heads": 1, "site_gain": 3.0}, ["block_step"]),
         ({"absorption_min": 0.04, "rms_norm_eps": 0.1, "intermediate_size": 5}, ["block_step"]),
         ({"value_residual": True}, ["block_step"]),
+        ({"sandwich_norm": True, "rms_norm_eps": 0.1}, ["block_step"]),
         ({"num_experts": 2}, ["modulus_step"]),
-        ({"num_experts": 2, "value_residual": True}, ["modulus_step"]),
+        ({"num_experts": 2, "value_residual": True, "sandwich_norm": True}, ["modulus_step"]),
         ({"output_gate": "silu"}, []),
         ({"conv_size": 0}, []),
         ({"backend": "chunked"}, []),
@@ -162,11 +163,12 @@ PARTS = [
     *("mixer.conv", "mixer.query_key", "mixer.chain", "mixer.read_norm"),
     *("mixer.in_proj", "mixer.write_proj", "mixer.gate_proj", "mixer.out_proj"),
     *("feed_forward.gate_up_proj", "feed_forward.down_proj"),
+    *("mixer_output_norm", "feed_forward_output_norm"),
 ]
 
 
 def test_the_parts_below_are_all_that_a_block_has():
-    block, _, _ = built()
+    block, _, _ = built(sandwich_norm=True)
     assert {name for name, _ in block.named_modules() if name} == set(PARTS)
 
 
@@ -174,7 +176,7 @@ def test_the_parts_below_are_all_that_a_block_has():
 @pytest.mark.parametrize("part", PARTS)
 @torch.no_grad()
 def test_what_runs_at_a_call_of_a_part_runs(part, change, calls):
-    block, hidden, state = built()
+    block, hidden, state = built(sandwich_norm=True)
     seen = []
     expected = block(hidden[:, 5:], None, state)
     assert (seen, calls) == ([], ["block_step"])
@@ -205,7 +207,7 @@ def test_a_linear_map_with_a_bias_is_called(part, calls):
     assert "block_step" not in calls
 
 
-PARAMETERS = [name for name, _ in built()[0].named_parameters()]
+PARAMETERS = [name for name, _ in built(sandwich_norm=True)[0].named_parameters()]
 
 
 def replace(block, name, change):
@@ -219,7 +221,7 @@ def replace(block, name, change):
 @torch.no_grad()
 def test_a_parameter_that_does_not_fit_is_refused(name, calls):
     """Not read beyond its end."""
-    block, hidden, state = built()
+    block, hidden, state = built(sandwich_norm=True)
     replace(block, name, lambda parameter: parameter[:-1])
     with pytest.raises((RuntimeError, ValueError)):
         block(hidden[:, 5:], None, state)
@@ -230,7 +232,7 @@ def test_a_parameter_that_does_not_fit_is_refused(name, calls):
 @pytest.mark.parametrize("name", PARAMETERS)
 @torch.no_grad()
 def test_a_parameter_of_another_precision_is_left_to_the_modules(name, calls):
-    block, hidden, state = built()
+    block, hidden, state = built(sandwich_norm=True)
     replace(block, name, torch.Tensor.float)
     with contextlib.suppress(RuntimeError):  # of matmuls
         block(hidden[:, 5:], None, state)
@@ -257,7 +259,7 @@ def test_a_state_of_another_kind_is_left_to_the_modules(change, place, calls):
 @torch.no_grad()
 def test_a_weight_that_is_no_parameter_is_left_to_the_modules(name, calls):
     """As in replicas of `DataParallel` and under FSDP, whose modules have tensors in their place."""
-    block, hidden, state = built()
+    block, hidden, state = built(sandwich_norm=True)
     expected = block(hidden[:, 5:], None, state)
     part, _, key = name.rpartition(".")
     module = block.get_submodule(part)
@@ -295,10 +297,11 @@ def test_parts_that_are_done_otherwise_are_done(calls):
     assert calls.count("block_step") == 1
 
 
+@pytest.mark.parametrize("name", ["mixer_norm", "feed_forward_output_norm"])
 @torch.no_grad()
-def test_a_norm_with_the_eps_of_pytorch_is_called(calls):
-    block, hidden, state = built()
-    block.mixer_norm = nn.RMSNorm(D, dtype=torch.float64)
+def test_a_norm_with_the_eps_of_pytorch_is_called(name, calls):
+    block, hidden, state = built(sandwich_norm=True)
+    setattr(block, name, nn.RMSNorm(D, dtype=torch.float64))
     block(hidden[:, 5:], None, state)
     assert "block_step" not in calls
 

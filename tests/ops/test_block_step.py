@@ -19,7 +19,9 @@ SETTINGS = BlockSettings(
     absorption_min=1e-3,
     mixer_eps=1e-5,
     read_eps=2e-5,
+    mixer_output_eps=0.3,
     feed_forward_eps=3e-5,
+    feed_forward_output_eps=0.4,
     erases=False,
 )
 ERASING = SETTINGS._replace(erases=True)
@@ -47,9 +49,11 @@ def drawn(dtype=torch.float64, batch=3, width=9, heads=2, keys=3, values=5, taps
         gate_proj=None if bare else normal(heads * values, width),
         value_weight=None if bare else normal(heads),
         out_proj=normal(width, heads * values),
+        mixer_output_norm=None if bare else normal(width),
         feed_forward_norm=normal(width),
         gate_up_proj=normal(2 * inner, width),
         down_proj=normal(width, inner),
+        feed_forward_output_norm=None if bare else normal(width),
     )
     green = torch.complex(normal(batch, heads), normal(batch, heads).abs())
     state = (normal(batch, taps - 1, channels), green, normal(batch, heads, keys, values))
@@ -83,10 +87,16 @@ def definition(hidden, w, state, first, settings):
         eps=settings.read_eps,
         erases=settings.erases,
     )
-    mixed = hidden + F.linear(read, w.out_proj)
+    mixed = hidden + output_norm(F.linear(read, w.out_proj), w.mixer_output_norm, settings.mixer_output_eps)
     normed = F.rms_norm(mixed, hidden.shape[1:], w.feed_forward_norm, settings.feed_forward_eps)
     gate, up = F.linear(normed, w.gate_up_proj).chunk(2, -1)
-    return mixed + F.linear(F.silu(gate) * up, w.down_proj), tail, *chain, values
+    added = F.linear(F.silu(gate) * up, w.down_proj)
+    added = output_norm(added, w.feed_forward_output_norm, settings.feed_forward_output_eps)
+    return mixed + added, tail, *chain, values
+
+
+def output_norm(added, weight, eps):
+    return added if weight is None else F.rms_norm(added, added.shape[1:], weight, eps)
 
 
 def found(hidden, weights, state, first, settings):
@@ -169,7 +179,7 @@ def test_registration(settings):
     assert seen == {"surface_green": {"numba"}, "propagate_modulus": {"numba"}}
     with FlopCounterMode(display=False) as parts:
         definition(*inputs, settings)
-    # What the parts do not count: norms, sites and write gates, values of the first block, residuals, SiLU.
+    # What the parts do not count: four norms, sites and write gates, values of the first block, residuals, SiLU.
     width, heads, values, inner = 9, 2, 5, 7
-    further = 10 * width + (7 + values) * heads + 5 * inner
+    further = 18 * width + (7 + values) * heads + 5 * inner
     assert counter.get_total_flops() == parts.get_total_flops() + 2 * further

@@ -45,17 +45,12 @@ def one_token(
         return None
     of_block: Any = block._modules
     mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
-    if (
-        of_block.get("mixer_output_norm") is not None
-        or type(mixer) not in MIXERS
-        or type(feed_forward) is not SwiGLU
-        or not mixer.takes_step(hidden, state)
-    ):
+    if type(mixer) not in MIXERS or type(feed_forward) is not SwiGLU or not mixer.takes_step(hidden, state):
         return None
     weights = _weights(of_block)
     assert state.convolution is not None  # or the mixer would not take it
     green, memory = state.chain
-    if weights is None or not _fit(weights, hidden, mixer, adds=of_block.get("value_residual") is not None):
+    if weights is None or not _fit(weights, hidden, of_block):
         return None
     heads = (mixer.num_heads, mixer.value_dim)
     if first_values is not None and first_values.shape != (*hidden.shape[:2], *heads):
@@ -73,7 +68,9 @@ def _weights(of_block: Any) -> BlockWeights | None:
     the weights that it keeps as parameters."""
     mixer, feed_forward = of_block["mixer"], of_block["feed_forward"]
     of_mixer, of_network = mixer._modules, feed_forward._modules
-    norms = (of_block["mixer_norm"], of_block["feed_forward_norm"])
+    output_norms = (of_block.get("mixer_output_norm"), of_block.get("feed_forward_output_norm"))
+    norms = [of_block["mixer_norm"], of_block["feed_forward_norm"]]
+    norms += [norm for norm in output_norms if norm is not None]
     in_proj, gate_proj, chain = of_mixer["in_proj"], of_mixer.get("gate_proj"), of_mixer["chain"]
     value_residual = of_block.get("value_residual")
     linear = [of_mixer["write_proj"], of_mixer["out_proj"], *of_network.values()]
@@ -95,6 +92,9 @@ def _weights(of_block: Any) -> BlockWeights | None:
         # None where it is kept as something else, as by replicas of DataParallel and by FSDP: `_fit` then says no.
         return module._parameters.get("weight")
 
+    def weight_if_there(module: Any) -> Any:
+        return None if module is None else weight(module)
+
     return BlockWeights(
         mixer_norm=weight(norms[0]),
         in_proj=weight(in_proj),
@@ -104,18 +104,21 @@ def _weights(of_block: Any) -> BlockWeights | None:
         site_proj=weight(chain),
         site_bias=chain.bias,
         read_norm=weight(of_mixer["read_norm"]),
-        gate_proj=None if gate_proj is None else weight(gate_proj),
-        value_weight=None if value_residual is None else weight(value_residual),
+        gate_proj=weight_if_there(gate_proj),
+        value_weight=weight_if_there(value_residual),
         out_proj=weight(of_mixer["out_proj"]),
+        mixer_output_norm=weight_if_there(output_norms[0]),
         feed_forward_norm=weight(norms[1]),
         gate_up_proj=weight(of_network["gate_up_proj"]),
         down_proj=weight(of_network["down_proj"]),
+        feed_forward_output_norm=weight_if_there(output_norms[1]),
     )
 
 
-def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator, *, adds: bool) -> bool:
-    """Whether the weights are there, of the shapes that the kernel does not look at again, and no more than it is for;
-    `adds`: values of the first block."""
+def _fit(weights: BlockWeights, hidden: Tensor, of_block: Any) -> bool:
+    """Whether the weights are there, of the shapes that the kernel does not look at again, and no more than it is
+    for."""
+    mixer = of_block["mixer"]
     width, heads, keys, values = hidden.shape[2], mixer.num_heads, mixer.key_dim, mixer.value_dim
     channels, read = sum(mixer.widths), heads * values
     down = weights.down_proj
@@ -132,11 +135,13 @@ def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator, *, add
         "site_bias": (3 * heads,),
         "read_norm": (values,),
         "gate_proj": None if mixer.gate_proj is None else (read, width),
-        "value_weight": (heads,) if adds else None,
+        "value_weight": None if of_block.get("value_residual") is None else (heads,),
         "out_proj": (width, read),
+        "mixer_output_norm": None if of_block.get("mixer_output_norm") is None else (width,),
         "feed_forward_norm": (width,),
         "gate_up_proj": (2 * inner, width),
         "down_proj": (width, inner),
+        "feed_forward_output_norm": None if of_block.get("feed_forward_output_norm") is None else (width,),
     }
     if any(getattr(weight, "shape", None) != shapes[name] for name, weight in weights._asdict().items()):
         return False
@@ -146,12 +151,18 @@ def _fit(weights: BlockWeights, hidden: Tensor, mixer: ModulusPropagator, *, add
 def _settings(of_block: Any) -> BlockSettings:
     mixer = of_block["mixer"]
     of_mixer = mixer._modules
+
+    def eps_if_there(norm: Any) -> float:
+        return 0.0 if norm is None else norm.eps
+
     return BlockSettings(
         write_scale=mixer.scale,
         site_scale=of_mixer["chain"].scale,
         absorption_min=of_mixer["chain"].absorption_min,
         mixer_eps=of_block["mixer_norm"].eps,
         read_eps=of_mixer["read_norm"].eps,
+        mixer_output_eps=eps_if_there(of_block.get("mixer_output_norm")),
         feed_forward_eps=of_block["feed_forward_norm"].eps,
+        feed_forward_output_eps=eps_if_there(of_block.get("feed_forward_output_norm")),
         erases=mixer.erases,
     )

@@ -108,9 +108,12 @@ def modulus_step(projected: Shape, tail: Shape, taps: Shape, *args: Any, **kwarg
 
 @register_flop_formula(OPS.block_step)
 def block_step(hidden: Shape, mixer_norm: Shape, in_proj: Shape, taps: Shape, *args: Any, **kwargs: Any) -> int:
-    """As in `modulus_step`; `args` begin with the bias, `args[10]` is the last weight and `args[13]` S."""
-    batch, heads, keys, values = args[13]
-    return batch * work.block_step(hidden[1], heads, keys, values, taps[1], args[10][1], erasing=args[-1])
+    """As in `modulus_step`; `args` begin with the bias, `args[8]` and `args[12]` are the output norms, `args[11]` is
+    down_proj and `args[15]` S."""
+    batch, heads, keys, values = args[15]
+    output_norms = sum(prod(args[place]) > 0 for place in (8, 12))
+    sizes = (hidden[1], heads, keys, values, taps[1], args[11][1])
+    return batch * work.block_step(*sizes, erasing=args[-1], output_norms=output_norms)
 
 
 @register_flop_formula(OPS.pointer_step)

@@ -65,15 +65,17 @@ def modulus_step(keys: int, values: int, taps: int, *, erasing: bool) -> int:
     return channels * (2 * taps + 4) + 14 * keys + 30 + state + 7 * values
 
 
-def block_step(width: int, heads: int, keys: int, values: int, taps: int, inner: int, *, erasing: bool) -> int:
+def block_step(
+    width: int, heads: int, keys: int, values: int, taps: int, inner: int, *, erasing: bool, output_norms: int
+) -> int:
     """Per row, of one token.
 
-    Each weight of a matrix 2; each number of two norms 4; sites and write gate 7 a head, values of the first block 1
-    each; residuals 2, SiLU and its product 5.
+    Each weight of a matrix 2; each number of two norms, and of `output_norms` more, 4; sites and write gate 7 a head,
+    values of the first block 1 each; residuals 2, SiLU and its product 5.
     """
     maps = heads * (2 * keys + 3 * values + 4) + 3 * inner
     of_heads = heads * (modulus_step(keys, values, taps, erasing=erasing) + 7 + values)
-    return 2 * width * maps + 10 * width + of_heads + 5 * inner
+    return 2 * width * maps + (10 + 4 * output_norms) * width + of_heads + 5 * inner
 
 
 def pointer_step(words: int, heads: int, keys: int) -> int:

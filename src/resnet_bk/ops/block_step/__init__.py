@@ -30,9 +30,11 @@ class BlockWeights(NamedTuple):
         gate_proj: [H V, D], or None.
         value_weight: of the first block's values, [H], or None.
         out_proj: [D, H V].
+        mixer_output_norm: [D], or None.
         feed_forward_norm: [D].
         gate_up_proj: [2 I, D].
         down_proj: [D, I].
+        feed_forward_output_norm: [D], or None.
     """
 
     mixer_norm: Tensor
@@ -46,9 +48,11 @@ class BlockWeights(NamedTuple):
     gate_proj: Tensor | None
     value_weight: Tensor | None
     out_proj: Tensor
+    mixer_output_norm: Tensor | None
     feed_forward_norm: Tensor
     gate_up_proj: Tensor
     down_proj: Tensor
+    feed_forward_output_norm: Tensor | None
 
 
 class BlockSettings(NamedTuple):
@@ -57,7 +61,8 @@ class BlockSettings(NamedTuple):
     Attributes:
         write_scale, site_scale: of what `write_proj` and `site_proj` give.
         absorption_min: floor of the absorption.
-        mixer_eps, read_eps, feed_forward_eps: beside the mean squares of the norms.
+        mixer_eps, read_eps, mixer_output_eps, feed_forward_eps, feed_forward_output_eps: beside the mean squares of the
+            norms.
         erases: as in `modulus_step`.
     """
 
@@ -66,7 +71,9 @@ class BlockSettings(NamedTuple):
     absorption_min: float
     mixer_eps: float
     read_eps: float
+    mixer_output_eps: float
     feed_forward_eps: float
+    feed_forward_output_eps: float
     erases: bool
 
 
@@ -86,10 +93,11 @@ def block_step(
                                                        value_weight first_values)
         x' = m + down_proj (SiLU(g) u)      (g, u) = gate_up_proj norm(m)
 
-    with norm(x) = weight x / (mean of x^2 + eps)^(1/2) and `resnet_bk.ops.modulus_step` as it is. Results differ from
-    those of the single operators by the rounding of sums. Each row reads all weights anew: it is for a few rows, and
-    runs on as many threads as there are rows at most. All inputs must be float32 or all float64 (`green` complex of
-    that precision) and of the shapes below and of `BlockWeights`: they are not checked again.
+    with norm(x) = weight x / (mean of x^2 + eps)^(1/2) and `resnet_bk.ops.modulus_step` as it is; where there are
+    output norms, what out_proj and down_proj give goes through them before it is added. Results differ from those of
+    the single operators by the rounding of sums. Each row reads all weights anew: it is for a few rows, and runs on as
+    many threads as there are rows at most. All inputs must be float32 or all float64 (`green` complex of that
+    precision) and of the shapes below and of `BlockWeights`: they are not checked again.
 
     Shape legend: B batch, and that of `BlockWeights`.
 

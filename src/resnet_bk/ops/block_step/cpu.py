@@ -2,9 +2,9 @@
 
 Shape legend: B batch, D hidden size, H heads, K key size, V value size, W taps, C = 2 H K + H V channels (queries,
 keys, values), I intermediate size. Arrays are flat: hidden and hidden_after [B, D], mixer_norm and feed_forward_norm
-[D], in_proj [C, D], write_proj [H, D], site_proj [3 H, D], site_bias [3 H], gate_proj [H V, D] or empty, value_weight
-[H] and first_values [B, H, V] or both empty, out_proj [D, H V], gate_up_proj [2 I, D], down_proj [D, I]; the others as
-in `resnet_bk.ops.modulus_step.cpu`.
+[D], mixer_output_norm and feed_forward_output_norm [D] or empty, in_proj [C, D], write_proj [H, D], site_proj [3 H, D],
+site_bias [3 H], gate_proj [H V, D] or empty, value_weight [H] and first_values [B, H, V] or both empty, out_proj
+[D, H V], gate_up_proj [2 I, D], down_proj [D, I]; the others as in `resnet_bk.ops.modulus_step.cpu`.
 """
 
 from math import sqrt
@@ -19,7 +19,8 @@ from resnet_bk.ops.simd import scratch
 
 @register_jitable
 def _normed(x: Floats, first: int, weight: Floats, eps: float, y: Floats) -> None:
-    """x[first : first + D], divided by its root mean square and times `weight`, into y."""
+    """x[first : first + D], divided by its root mean square and times `weight`, into y, which may be x
+    itself."""
     total = 0.0
     for i in range(weight.size):
         total += x[first + i] * x[first + i]
@@ -44,9 +45,11 @@ def forward(
     gate_proj: Floats,
     value_weight: Floats,
     out_proj: Floats,
+    mixer_output_norm: Floats,
     feed_forward_norm: Floats,
     gate_up_proj: Floats,
     down_proj: Floats,
+    feed_forward_output_norm: Floats,
     tail: Floats,
     green: Floats,
     memory: Floats,
@@ -65,7 +68,9 @@ def forward(
     absorption_min: float,
     mixer_eps: float,
     read_eps: float,
+    mixer_output_eps: float,
     feed_forward_eps: float,
+    feed_forward_output_eps: float,
     erases: bool,
 ) -> None:
     width, channels, read = mixer_norm.size, heads * (2 * keys + values), heads * values
@@ -121,6 +126,8 @@ def forward(
                 erases,
             )
         product(out_proj, 0, out_proj.size // read, output, 0, read, update, 0)
+        if mixer_output_norm.size > 0:
+            _normed(update, 0, mixer_output_norm, mixer_output_eps, update)
         for i in range(width):
             hidden_after[first + i] = hidden[first + i] + update[i]
         _normed(hidden_after, first, feed_forward_norm, feed_forward_eps, normed)
@@ -128,5 +135,7 @@ def forward(
         for i in range(inner):
             activated[i] = gate_up[i] * sigmoid(gate_up[i]) * gate_up[inner + i]
         product(down_proj, 0, down_proj.size // inner, activated, 0, inner, update, 0)
+        if feed_forward_output_norm.size > 0:
+            _normed(update, 0, feed_forward_output_norm, feed_forward_output_eps, update)
         for i in range(width):
             hidden_after[first + i] += update[i]

@@ -26,9 +26,11 @@ def _block_step(
     gate_proj: Tensor,
     value_weight: Tensor,
     out_proj: Tensor,
+    mixer_output_norm: Tensor,
     feed_forward_norm: Tensor,
     gate_up_proj: Tensor,
     down_proj: Tensor,
+    feed_forward_output_norm: Tensor,
     tail: Tensor,
     green: Tensor,
     memory: Tensor,
@@ -38,7 +40,9 @@ def _block_step(
     absorption_min: float,
     mixer_eps: float,
     read_eps: float,
+    mixer_output_eps: float,
     feed_forward_eps: float,
+    feed_forward_output_eps: float,
     erases: bool,
 ) -> Outputs:
     """As `resnet_bk.ops.block_step.block_step`; what may be None there is empty here."""
@@ -48,13 +52,18 @@ def _block_step(
     dispatch.note("surface_green", "numba")
     dispatch.note("propagate_modulus", "numba")
     weights = (mixer_norm, in_proj, taps, bias, write_proj, site_proj, site_bias, read_norm, gate_proj, value_weight)
-    network = (out_proj, feed_forward_norm, gate_up_proj, down_proj)
+    behind = (out_proj, mixer_output_norm)
+    network = (feed_forward_norm, gate_up_proj, down_proj, feed_forward_output_norm)
     outputs = _empty_outputs(hidden, tail, green, memory)
     batch, heads, keys, values = memory.shape
     sizes = (heads, keys, values, taps.shape[1])
-    operations = batch * work.block_step(hidden.shape[1], *sizes, down_proj.shape[1], erasing=erases)
-    scalars = (write_scale, site_scale, absorption_min, mixer_eps, read_eps, feed_forward_eps, erases)
-    arrays = map(flat, (hidden, *weights, *network, tail, green, memory, first_values, *outputs))
+    output_norms = (mixer_output_norm.numel() > 0) + (feed_forward_output_norm.numel() > 0)
+    operations = batch * work.block_step(
+        hidden.shape[1], *sizes, down_proj.shape[1], erasing=erases, output_norms=output_norms
+    )
+    eps = (mixer_eps, read_eps, mixer_output_eps, feed_forward_eps, feed_forward_output_eps)
+    scalars = (write_scale, site_scale, absorption_min, *eps, erases)
+    arrays = map(flat, (hidden, *weights, *behind, *network, tail, green, memory, first_values, *outputs))
     launch(cpu.forward, batch, operations, *arrays, *sizes, *scalars)
     return outputs
 
@@ -74,5 +83,5 @@ block_step = torch.ops.resnet_bk.block_step.default
 
 @torch.library.register_fake(_NAME)
 def _(*inputs: Any) -> Outputs:
-    hidden, tail, green, memory = inputs[0], *inputs[15:18]
+    hidden, tail, green, memory = inputs[0], *inputs[17:20]
     return _empty_outputs(hidden, tail, green, memory)
