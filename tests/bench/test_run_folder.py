@@ -1,5 +1,6 @@
 """Files of a benchmark."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,15 @@ import pytest
 from filelock import Timeout
 
 from resnet_bk.bench.json_files import read_json, write_json
-from resnet_bk.bench.run_folder import Run, check_places, check_writable, locked, read_results, write_found
+from resnet_bk.bench.run_folder import (
+    Run,
+    check_places,
+    check_same_settings,
+    check_writable,
+    locked,
+    read_results,
+    write_found,
+)
 
 
 def test_folders_that_can_be_made(tmp_path):
@@ -117,3 +126,27 @@ def test_a_result_that_is_none(tmp_path):
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(ValueError, match=r"result.json has no model_name, learning_rate, seed; restore it, or remove"):
         Run("model", 0.1, 1, tmp_path).result()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("model_name", None, "model_name is null, and not a string"),
+        ("seed", "first", 'seed is "first", and not a whole number'),
+        ("learning_rate", [0.1], r"learning_rate is \[0.1\], and not a number"),
+    ],
+)
+def test_a_result_with_a_value_of_another_kind(tmp_path, key, value, told):
+    content = {"model_name": "model", "seed": 1, "learning_rate": 1} | {key: value}
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"result.json: {told}; restore it, or remove it and run again"):
+        Run("model", 0.1, 1, tmp_path).result()
+
+
+def test_a_run_whose_settings_are_no_object(tmp_path):
+    folder = tmp_path / "model" / "seed-1"
+    folder.mkdir(parents=True)
+    content = {"settings": None, "model": "model", "seed": 1, "learning_rate": 0.1, "grid": False, "data": {}}
+    (folder / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"run.json: settings is null, and not an object; restore it, or remove"):
+        check_same_settings(tmp_path, None, lambda record: (record["settings"], record["settings"]))

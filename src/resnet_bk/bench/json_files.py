@@ -6,12 +6,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+# What keys of run.json and result.json hold, where code goes on with it; other keys may hold anything.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("settings", "data", "protocol", "training", "environment"), ((dict,), "an object")),
+    **dict.fromkeys(("model", "model_name"), ((str,), "a string")),
+    "seed": ((int,), "a whole number"),
+    "learning_rate": ((int, float), "a number"),
+}
+
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """A JSON object with these keys.
 
     Raises:
-        ValueError: no such file, not a JSON object, or one without a key.
+        ValueError: no such file, not a JSON object, or one without a key or with a value of another kind.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -26,10 +34,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def require(path: Path, content: dict[str, Any], *keys: str) -> None:
-    """Raises ValueError where a JSON object lacks one of these keys."""
+    """Raises ValueError where a JSON object lacks one of these keys, or has a value of another kind there."""
     missing = [key for key in keys if key not in content]
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; {_restore(path)}")
+    for key in keys:
+        kinds, what = KINDS.get(key, ((object,), "anything"))
+        if not isinstance(content[key], kinds):
+            raise ValueError(f"{path}: {key} is {json.dumps(content[key])}, and not {what}; {_restore(path)}")
 
 
 def _restore(path: Path) -> str:

@@ -38,8 +38,9 @@ def test_text_that_is_looked_for_from_the_folder_of_the_call(tmp_path, monkeypat
     monkeypatch.setattr("resnet_bk.data.load.load_hub", refuse)
     monkeypatch.chdir(tmp_path)
     protocol = check_protocol(settings(dataset), "tiny").model_dump()
-    keys = dict.fromkeys(("model", "seed", "learning_rate", "data", "training", "environment"))
-    (tmp_path / "run.json").write_text(json.dumps(keys | {"protocol": protocol}))
+    record = {"model": "resnet-bk", "seed": 1, "learning_rate": 0.1, "protocol": protocol}
+    record |= {"data": {}, "training": {}, "environment": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
     way_out = ", or call this from the folder of the training"
     with pytest.raises(ValueError, match=r"with --data\)" + (way_out if elsewhere else "") + "$") as error:
         open_run(tmp_path, "validation", None)
