@@ -125,8 +125,9 @@ def test_choices_are_changed_one_at_a_time():
     assert protocol.steps < TokenStream(np.zeros(10_000_000, np.uint16), 16, 128).steps_per_epoch  # no text twice
     for name in ("resnet-bk", "llama", "llama-pointer"):
         entry, known = protocol.models[name], tuned.models[name]
-        wider = {"value_dim", "intermediate_size"} if name == "resnet-bk" else set()  # its values came later
-        assert {**entry.config, **dict.fromkeys(wider)} == {**known.config, **dict.fromkeys(wider)}
+        wider, norms = {"value_dim", "intermediate_size"}, {"sandwich_norm", "embedding_multiplier"}
+        later = dict.fromkeys(wider | norms if name == "resnet-bk" else ())  # these came later
+        assert {**entry.config, **later} == {**known.config, **later}
         assert (entry.learning_rate, entry.carry_reset) == (known.learning_rate, known.carry_reset)
     configs, counts = sized(CHOICES)[1:]
     assert within_tolerance(counts)

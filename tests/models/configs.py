@@ -59,7 +59,6 @@ def _grid() -> dict[str, dict[str, Any]]:
     grid["modulus-bent"] = {"state": "modulus", "site_gain": 6.0, "induction_heads": 1}
     grid["modulus-first-values"] = {"state": "modulus", "value_residual": True, "num_hidden_layers": 3}
     grid["modulus-sandwich"] = {"state": "modulus", "sandwich_norm": True, "embedding_multiplier": 4.0}
-    grid["matrix-sandwich-moe"] = {"state": "matrix", "sandwich_norm": True, "num_experts": 4}
     grid["delta-silu"] = {"state": "delta", "output_gate": "silu", "query_key_bias": 0, "induction_heads": 2}
     # Another gradient of the same chains.
     grid["diagonal-vector"] = {"state": "vector", "gradient": "diagonal"}
