@@ -82,4 +82,7 @@ def test_saved_and_loaded(name, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = ResNetBKForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     assert loaded.config.early_exit_threshold == 0.3
-    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    weights = loaded.state_dict()
+    assert all(torch.equal(weights[key], weight) for key, weight in model.state_dict().items())
+    # Not bit for bit: loaded weights need not be aligned in memory, and some processors add in another order then.
+    assert_close(loaded(ids).logits, model(ids).logits, **ROUNDING_64)
