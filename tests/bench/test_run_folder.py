@@ -105,26 +105,28 @@ def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
 
 def test_places_that_something_else_has(tmp_path):
     out = tmp_path / "out"
-    folders, files = [out / "model" / "seed-1", out / "plots"], ("results.json",)
-    check_places(out, folders, files)
-    for folder in folders:
+    looked_at = [Run("model", 0.1, 1, out / "model" / "seed-1")], ("plots",), ("results.json",)
+    check_places(out, *looked_at)
+    for folder in (out / "model" / "seed-1", out / "plots"):
         folder.mkdir(parents=True)
     (out / "results.json").write_text("{}")
-    check_places(out, folders, files)
+    check_places(out, *looked_at)
     (out / "results.json").unlink()
     (out / "results.json").mkdir()
     with pytest.raises(ValueError, match=r"--out .*results.json is a folder, and a file is to be written there;"):
-        check_places(out, folders, files)
+        check_places(out, *looked_at)
     (out / "model" / "seed-1").rmdir()
     (out / "model").rmdir()
     (out / "model").write_text("text")
     with pytest.raises(ValueError, match=r"--out .*model is no folder, and one is to be written there; remove it, or"):
-        check_places(out, folders, files)
+        check_places(out, *looked_at)
 
 
 def test_a_result_that_is_none(tmp_path):
     (tmp_path / "result.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"result.json has no model_name, learning_rate, seed; restore it, or remove"):
+    with pytest.raises(
+        ValueError, match=r"result.json has no model_name, learning_rate, seed, audit; restore it, or remove"
+    ):
         Run("model", 0.1, 1, tmp_path).result()
 
 
@@ -137,7 +139,7 @@ def test_a_result_that_is_none(tmp_path):
     ],
 )
 def test_a_result_with_a_value_of_another_kind(tmp_path, key, value, told):
-    content = {"model_name": "model", "seed": 1, "learning_rate": 1} | {key: value}
+    content = {"model_name": "model", "seed": 1, "learning_rate": 1, "audit": "causal"} | {key: value}
     (tmp_path / "result.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=rf"result.json: {told}; restore it, or remove it and run again"):
         Run("model", 0.1, 1, tmp_path).result()

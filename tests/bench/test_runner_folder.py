@@ -184,9 +184,41 @@ def test_results_whose_folders_are_missing_are_not_overwritten(gpt2, tmp_path):
     write_json(out / "results.json", gpt2)
     shutil.rmtree(out / "gpt2")
     with pytest.raises(
-        ValueError, match=r"runs whose folders are missing \(1; the first is gpt2, .* 0.003, seed 42\).*remove results"
+        ValueError,
+        match=r"runs whose result.json is missing \(1; the first is gpt2, .* 0.003, seed 42\).*remove results",
     ):
         check_results(out)
+
+
+def test_a_result_that_is_gone_is_measured_again(run, gpt2, tmp_path):
+    out = tmp_path / "out"
+    write_json(out / "results.json", gpt2)
+    (out / "gpt2" / "seed-42" / "result.json").unlink()
+    check_results(out)  # its checkpoint is there
+    again, _ = run(only=["gpt2"])
+    assert again["runs"][0]["held_out_loss"] == gpt2["runs"][0]["held_out_loss"]
+
+
+def test_a_damaged_result_is_told_before_anything_is_trained(run, gpt2, tmp_path):
+    (tmp_path / "out" / "gpt2" / "seed-42" / "result.json").write_text('{"model_name": "gp')
+    with pytest.raises(ValueError, match=r"result.json cannot be read \(.*\); restore it, or remove it and run again"):
+        run(only=["resnet-bk"])
+    assert not (tmp_path / "out" / "resnet-bk").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "model", "tensorboard"])
+def test_a_file_in_the_place_of_a_folder_of_a_run(run, tmp_path, name):
+    folder = tmp_path / "out" / "gpt2" / "seed-42"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("text")
+    with pytest.raises(ValueError, match=rf"{name} is no folder, and one is to be written there; remove it"):
+        run(only=["gpt2"])
+
+
+def test_a_folder_in_the_place_of_the_log_of_a_run(run, tmp_path):
+    (tmp_path / "out" / "gpt2" / "seed-42" / "log.jsonl").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"log.jsonl is a folder, and a file is to be written there; remove it"):
+        run(only=["gpt2"])
 
 
 def test_ngram_baselines_beside_the_runs_are_in_the_results(run, text, tmp_path, tmp_path_factory):

@@ -66,3 +66,9 @@ def test_a_word_that_it_does_not_read():
     config.gradient = "autograd"
     with pytest.raises(ValueError, match=r"gradient='autograd' has no effect .* or set it to 'exact'\)"):
         config.check()
+
+
+def test_a_floor_of_the_absorption_is_for_the_pointer():
+    assert ResNetBKConfig(state="fading-mean", pointer_heads=2, absorption_min=0.01).absorption_min == 0.01
+    with pytest.raises(ValueError, match=r"absorption_min=0\.01 has no effect with state='fading-mean'"):
+        ResNetBKConfig(state="fading-mean", absorption_min=0.01)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from resnet_bk.layers import HaltingUnit, SiteGate
+from resnet_bk.layers.registry import MIXERS
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 
 VOCAB_SIZE = 61
@@ -117,6 +118,9 @@ SWITCHED: dict[str, dict[str, Any]] = {
         "state": "vector", "gradient": "autograd", "sparse_bk": 0.5, **ADAPTIVE, "multi_scale": [1, 2, 1, 1],
     },
 }  # fmt: skip
+
+# Rows that are filled up are seen under this switch alone: a mixer that overlooks them would pass without it.
+assert {fields["state"] for fields in SWITCHED.values() if "sparse_bk" in fields} == set(MIXERS)
 
 GRID = _grid()
 DENSE = [name for name, fields in GRID.items() if not fields.get("num_experts")]

@@ -107,6 +107,7 @@ def test_a_field_reaches_the_model(field):
 
 
 OF_CHAINS = {"absorption_min": 0.01, "site_gain": 5.0, "backend": "reference"}
+STARTS_OF_CHAINS = {"hopping_init": 0.5, "potential_init": [0.1, 0.2], "absorption_init": [0.3, 0.4]}
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,15 @@ def test_a_field_of_chains_reaches_every_state(state, field, value):
     other.load_state_dict(one.state_dict())
     differs = "backends" if field == "backend" else "logits"
     assert not same(seen(other)[differs], seen(one)[differs])
+
+
+@pytest.mark.parametrize(
+    ("state", "field", "value"),
+    [(state, field, value) for field, value in STARTS_OF_CHAINS.items() for state in reading(CHAINS, field)],
+)
+def test_a_start_of_chains_reaches_every_state(state, field, value):
+    one, other = (built({"state": state} | changed).state_dict() for changed in ({}, {field: value}))
+    assert any("chain" in name and not torch.equal(weight, other[name]) for name, weight in one.items())
 
 
 def test_norms_and_experts_of_every_block():

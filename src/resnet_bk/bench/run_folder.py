@@ -46,13 +46,23 @@ class Run:
     def finished(self) -> bool:
         return all((self.folder / name).exists() for name in ("run.json", "result.json"))
 
+    @property
+    def folders(self) -> list[Path]:
+        """That of the run, and those which are made in it."""
+        return [self.folder, *(self.folder / name for name in ("checkpoint", "model", "tensorboard"))]
+
+    @property
+    def files(self) -> list[Path]:
+        """Which are written in it."""
+        return [self.folder / name for name in ("log.jsonl", "result.json", "run.json")]
+
     def result(self) -> dict[str, Any]:
         """The run's result.
 
         Raises:
             ValueError: it cannot be read, or is none.
         """
-        return read_json(self.folder / "result.json", "model_name", "learning_rate", "seed")
+        return read_json(self.folder / "result.json", "model_name", "learning_rate", "seed", "audit")
 
 
 def run_of(protocol: Comparison, out: Path, model: str, learning_rate: float, seed: int) -> Run:
@@ -88,25 +98,40 @@ def check_writable(out: Path) -> None:
         raise ValueError(f"--out {out}: no permission to write in {place}; name another folder")
 
 
-def check_places(out: Path, folders: Iterable[Path], files: Iterable[str]) -> None:
+def check_places(out: Path, runs: Iterable[Run], folders: Iterable[str], files: Iterable[str]) -> None:
     """Nothing is written.
 
     Args:
         out: the folder.
-        folders: below it, which may be made.
-        files: names in it of files that may be written.
+        runs: that may be made.
+        folders: names in OUT of further folders that may be made.
+        files: names in OUT of files that may be written.
 
     Raises:
         ValueError: something else stands there.
     """
-    below = {place for folder in folders for place in (folder, *folder.parents) if out in place.parents}
+    runs = list(runs)
+    made = [*(out / name for name in folders), *(folder for run in runs for folder in run.folders)]
+    written = [*(out / name for name in files), *(file for run in runs for file in run.files)]
+    below = {place for folder in made for place in (folder, *folder.parents) if out in place.parents}
     wrong = [place for place in sorted(below) if place.exists() and not place.is_dir()]
-    wrong += [out / name for name in files if (out / name).is_dir()]
+    wrong += [file for file in written if file.is_dir()]
     if wrong:
         what = "a folder, and a file" if wrong[0].is_dir() else "no folder, and one"
         raise ValueError(
             f"--out {out}: {wrong[0]} is {what} is to be written there; remove it, or give another folder with --out"
         )
+
+
+def check_finished(runs: Iterable[Run]) -> None:
+    """Whether the results of all finished runs, which are collected after a training, can be read.
+
+    Raises:
+        ValueError: naming one that cannot.
+    """
+    for run in runs:
+        if run.finished:
+            run.result()
 
 
 def check_new(out: Path, name: str) -> None:
@@ -289,8 +314,8 @@ def _as_written(file: Path) -> bool:
 
 
 def check_results(out: Path) -> None:
-    """Whether every run of OUT/results.json, which is written anew from the folders of the runs, has one. Nothing is
-    written.
+    """Whether every run of OUT/results.json, which is written anew from the folders of the runs, has one, with its
+    result or a checkpoint to measure it from. Nothing is written.
 
     Raises:
         ValueError: naming a run that would be lost.
@@ -312,16 +337,17 @@ def check_results(out: Path) -> None:
 
     def has_folder(run: dict[str, Any]) -> bool:
         if "run_folder" in run:
-            return (out / run["run_folder"] / "result.json").exists()
+            folder = out / run["run_folder"]
+            return any((folder / name).exists() for name in ("result.json", "checkpoint"))
         return _identity(run) in there
 
     lost = [run for run in runs if not has_folder(run)]
     if lost:
         model, rate, seed = _identity(lost[0])
         raise ValueError(
-            f"--out {out}: results.json there has runs whose folders are missing ({len(lost)}; the first is {model}, "
-            f"learning rate {rate}, seed {seed}), and would lose them; give another folder with --out, restore them, "
-            "or remove results.json, which is then written anew"
+            f"--out {out}: results.json there has runs whose result.json is missing ({len(lost)}; the first is "
+            f"{model}, learning rate {rate}, seed {seed}), and would lose them; give another folder with --out, "
+            "restore them, or remove results.json, which is then written anew"
         )
 
 

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from resnet_bk.bench.run import execute, planned_steps
 from resnet_bk.bench.run_folder import (
     WRITTEN,
     check_checkpoints,
+    check_finished,
     check_ours,
     check_places,
     check_results,
@@ -139,9 +141,10 @@ def _checked(
     """The data and the configurations of the chosen models, after all that can be found wrong without a model; what is
     quick to see comes before large texts are read."""
     check_writable(out)
-    possible = [run.folder for name in chosen for run in _grid(protocol, out, name).possible()]
-    check_places(out, [out / "plots", *possible], (*WRITTEN, NGRAMS))
+    runs = {name: _grid(protocol, out, name).possible() for name in protocol.models}
+    check_places(out, chain(*(runs[name] for name in chosen)), ("plots",), (*WRITTEN, NGRAMS))
     check_ours(out, report=report)
+    check_finished(chain(*runs.values()))
     resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen)
     if protocol.tokenizer not in TRAINED:
         saved_tokenizer(protocol.tokenizer)

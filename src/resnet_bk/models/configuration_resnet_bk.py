@@ -295,6 +295,8 @@ class ResNetBKConfig(Checked, PreTrainedConfig):
             return []  # nobody knows what it reads
         filled_in = mixer.start._asdict() | {"induction_heads": 0}  # what has taken the place of None
         for name in unread_fields(mixer):
+            if name == "absorption_min" and self.pointer_heads:
+                continue  # the pointer reads it
             value, default = getattr(self, name), filled_in.get(name, getattr(type(self), name))
             value = tuple(value) if isinstance(value, list) else value  # as of JSON
             if value not in (None, default, sizes.get(name)):

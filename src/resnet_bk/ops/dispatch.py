@@ -15,6 +15,7 @@ from resnet_bk.ops.starts import numba_starts, triton_starts
 
 Implementation = Callable[..., Any]
 
+# With a kernel of Triton.
 OPERATORS = ("surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus")
 _HAS_NUMBA = find_spec("numba") is not None
 _HAS_TRITON = find_spec("triton") is not None
@@ -54,6 +55,13 @@ def has_avx2() -> bool:
     return cpu_has("avx2") and cpu_has("fma")
 
 
+# Operators without a Triton kernel: whether they have one of numba here, and what they have in plain PyTorch.
+WITHOUT_TRITON: dict[str, tuple[Callable[[], bool], tuple[str, ...]]] = {
+    "propagate_tokens": (lambda: has_numba(), ("pairs", "chunked")),
+    "linear_cross_entropy": (lambda: has_avx2(), ("chunked",)),
+}
+
+
 @cache
 def cpu_multiplies(dtype: torch.dtype) -> bool:
     """Whether PyTorch, by oneDNN, has fast matmuls of a half type on this processor: of bfloat16 from AVX-512 on. Its
@@ -68,8 +76,7 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     """Backends of an operator on a kind of device; `backend="auto"` takes the first that takes the inputs.
 
     Args:
-        op: "surface_green", "resolvent_diagonal", "propagate_vector", "propagate", "propagate_modulus",
-            "propagate_tokens" or "linear_cross_entropy".
+        op: its name, of those in `OPERATORS` or `WITHOUT_TRITON`.
         device_type: `tensor.device.type`, for example "cpu" or "cuda".
         device: which GPU, where several kinds are there; None for the current one.
 
@@ -85,12 +92,11 @@ def available_backends(op: str, device_type: str, device: torch.device | None = 
     Raises:
         ValueError: `op` is not an operator with backends.
     """
-    if op == "linear_cross_entropy":
-        return ("numba", "chunked") if device_type == "cpu" and has_avx2() else ("chunked",)
-    if op == "propagate_tokens":
-        return ("numba", "pairs", "chunked") if device_type == "cpu" and has_numba() else ("pairs", "chunked")
+    if op in WITHOUT_TRITON:
+        compiles, plain = WITHOUT_TRITON[op]
+        return ("numba", *plain) if device_type == "cpu" and compiles() else plain
     if op not in OPERATORS:
-        known = ", ".join((*OPERATORS, "propagate_tokens", "linear_cross_entropy"))
+        known = ", ".join((*OPERATORS, *WITHOUT_TRITON))
         raise ValueError(f"op must be one of {known}, but got {op!r}; check the spelling")
     plain = ("chunked", "reference")
     # An AMD GPU is "cuda" as well; it has no tf32x3, which the kernels' matmuls are made of.

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from resnet_bk.bench.audit import target
+from resnet_bk.bench.audit.command import AuditOptions, run_audit
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, vocabulary
 from resnet_bk.bench.model_target import open_target
 from resnet_bk.bench.protocol import check_protocol
@@ -145,3 +146,16 @@ def test_lengths_that_a_model_takes(protocol, gpt2):
 def test_lengths_that_the_model_under_a_pointer_takes(gpt2):
     config = PointerConfig(language_model=gpt2.config.to_dict() | {"n_positions": 16}, pointer_key_dim=2)
     assert fitting_lengths(PointerForCausalLM(config), (8, 64)) == [8, 16]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_model_that_refuses_every_input(gpt2, monkeypatch, tmp_path, full):
+    """In one line, whatever it raises."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("The size of tensor a (32) must match\nthat of b")
+
+    monkeypatch.setattr(type(gpt2), "forward", refuse)
+    gpt2.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be audited: .*RuntimeError: The size .* must match that of b$"):
+        run_audit(str(tmp_path), AuditOptions(full=full, lengths=(2,)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from resnet_bk.bench.flops.count import FORMULAS, step_flops
@@ -68,3 +68,11 @@ def test_linear_in_the_rows_and_leaves_no_gradients():
     assert five.forward_flops == 5 * one.forward_flops > 5 * 2 * T * D * V
     assert five.backward_flops == 5 * one.backward_flops > five.forward_flops
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_every_operator_has_its_formula():
+    """One without would count as nothing."""
+    named = [name for name in dir(torch.ops.resnet_bk) if name != "name" and not name.startswith("_")]
+    without = {name for name in named if getattr(torch.ops.resnet_bk, name) not in flop_registry}
+    # Norms, and products with one number, which PyTorch's own do not count either.
+    assert without == {"gated_norm", "gated_norm_backward", "unit_query_key", "unit_query_key_backward", "scale"}

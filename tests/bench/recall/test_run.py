@@ -250,7 +250,7 @@ def test_results_whose_folders_are_missing_are_not_overwritten(tmp_path):
         file.unlink()
     result = call(tmp_path / "out", models="modulus")
     assert result.exit_code == 2
-    assert "has runs whose folders are missing (1; the first is llama" in " ".join(result.output.split())
+    assert "has runs whose result.json is missing (1; the first is llama" in " ".join(result.output.split())
 
 
 def test_runs_of_models_that_are_not_run_again_are_held_to_the_protocol_too(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from resnet_bk.bench.audit.full import FULL_LENGTHS, FullAudit, full_audit
+from resnet_bk.bench.audit.full import FULL_LENGTHS, FullAudit, full_audit, reason
 from resnet_bk.bench.audit.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
 from resnet_bk.bench.audit.leak_setup import leak_setup
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
@@ -129,7 +129,10 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
         with _status() as progress:
             audit = full_audit(model, vocabulary(model), name=name, lengths=fitting, progress=progress)
     else:
-        audit = audit_causality(model, vocabulary(model), lengths=fitting)
+        try:
+            audit = audit_causality(model, vocabulary(model), lengths=fitting)
+        except Exception as error:  # any of a hundred architectures may refuse in its own way
+            raise ValueError(f"model {name!r} cannot be audited: {reason(error)}") from error
     parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
     cost = None

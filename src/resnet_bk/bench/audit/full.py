@@ -181,7 +181,7 @@ def _check(probe: Probe, layout: str, mode: str, dtype: str, lengths: Sequence[i
                     assert case is not None
                     result = probe.look(case, vocab_size)
             except Exception as error:  # any of a hundred architectures may refuse a layout or a dtype in its own way
-                return not_run(f"refused at {length} tokens: {_reason(error)}")
+                return not_run(f"refused at {length} tokens: {reason(error)}")
             done.append(length)
             tokens += len(case.changed)
             rounding, responds = max(rounding, result.rounding), responds or result.responds
@@ -214,7 +214,7 @@ def _only_across(result: Finding) -> bool:
     return result.leak is not None and result.leak.moved > result.leak.changed
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error, with its class unless it is a plain refusal."""
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -9,6 +9,7 @@ OUT/results.json                             of the models that have finished th
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +31,7 @@ from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.run_folder import (
     Run,
     check_checkpoints,
+    check_finished,
     check_places,
     check_results,
     check_same_settings,
@@ -65,8 +67,9 @@ def bench_recall(protocol: RecallProtocol, out: Path, *, models: Sequence[str] |
     chosen = select_models(protocol, models)
     device = training_device(protocol.device).type
     check_writable(out)
-    possible = [run.folder for name in chosen for run in _grid(protocol, out, name).possible()]
-    check_places(out, possible, ("protocol.json", "results.json", ".lock"))
+    runs = {name: _grid(protocol, out, name).possible() for name in protocol.models}
+    check_places(out, chain(*(runs[name] for name in chosen)), (), ("protocol.json", "results.json", ".lock"))
+    check_finished(chain(*runs.values()))
     configs = resolve_configs(protocol.shapes(), protocol.vocab_size, {}, chosen)
     to_train = {name: configs[name] for name in chosen}
     _check_same(protocol, out, to_train)
