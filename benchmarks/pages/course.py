@@ -34,7 +34,7 @@ NAMES = {
     "gated-deltanet": "Gated DeltaNet",
     "gpt2": "GPT-2",
 }
-LEFT_OUT = ("gemma3", "gemma3-pointer")  # of one seed; there are seven colours
+LEFT_OUT = ("gemma3", "gemma3-pointer")  # there are seven colours
 DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 PANEL, LEGEND = (4.0, 3.3), 0.35  # inches
 ENDS = ("resnet-bk", "llama")  # whose last figure is written out
