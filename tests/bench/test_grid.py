@@ -23,7 +23,8 @@ class Task:
         loss = None if run.seed in self.diverging_seeds else self.losses[run.learning_rate]
         run.folder.mkdir(parents=True)
         (run.folder / "run.json").write_text("{}")
-        result = {"model_name": run.model, "learning_rate": run.learning_rate, "seed": run.seed, "loss": loss}
+        named = {"model_name": run.model, "learning_rate": run.learning_rate, "seed": run.seed}
+        result = named | {"audit": "causal", "loss": loss}
         if loss is None:
             result["diverged"] = f"{run.title} diverged"
         (run.folder / "result.json").write_text(json.dumps(result))
