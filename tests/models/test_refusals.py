@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnet_bk.models import ResNetBKConfig
+from resnet_bk.models import ResNetBKCache, ResNetBKConfig
 from tests.models.configs import VOCAB_SIZE, build, tokens
 from tests.models.test_pointer_model import V
 from tests.models.test_pointer_model import build as build_pointer
@@ -235,3 +235,8 @@ def test_a_number_of_blocks_is_told_once(blocks, switch):
     with pytest.raises(ValueError, match=r"num_hidden_layers=.* must be a whole number of at least 1") as told:
         ResNetBKConfig(vocab_size=VOCAB_SIZE, num_hidden_layers=blocks, **switch)
     assert str(told.value).count("num_hidden_layers=") == 1
+
+
+def test_a_cache_is_made_of_a_configuration():
+    with pytest.raises(ValueError, match=r"config: .*num_hidden_layers, but is a ResNetBKForCausalLM; .*model\.config"):
+        ResNetBKCache(build("modulus-as-it-is"))

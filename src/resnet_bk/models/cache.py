@@ -87,6 +87,9 @@ class ResNetBKCache(CarriedState, Cache):
     Args:
         config: a `ResNetBKConfig`; only its number of blocks is read.
 
+    Raises:
+        ValueError: `config` has no number of blocks, as a model has none.
+
     Attributes:
         layers: a `ResNetBKCacheLayer` a block.
         scales: state of each shortening of a multi-scale model; empty for others, and before the first token.
@@ -99,7 +102,13 @@ class ResNetBKCache(CarriedState, Cache):
     layers: list[ResNetBKCacheLayer]  # type: ignore[assignment]
 
     def __init__(self, config: Any) -> None:
-        super().__init__(layers=[ResNetBKCacheLayer() for _ in range(config.num_hidden_layers)])  # type: ignore[misc]
+        blocks = getattr(config, "num_hidden_layers", None)
+        if not isinstance(blocks, int):
+            raise ValueError(
+                f"config: must be a configuration with num_hidden_layers, but is a {type(config).__name__}; give that "
+                "of the model, model.config"
+            )
+        super().__init__(layers=[ResNetBKCacheLayer() for _ in range(blocks)])  # type: ignore[misc]
         self.scales: list[ScaleState] = []
         self.pointer: PointerState | None = None
         self.pointer_tokens = 0
