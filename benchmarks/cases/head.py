@@ -22,7 +22,7 @@ CASE = "head"
 SHAPE, QUICK_SHAPE = (2048, 64, 30_000), (64, 16, 300)
 UNFUSED, TORCH = "F.cross_entropy(F.linear)", "F.linear_cross_entropy"
 # Fields of torch.nn.LinearCrossEntropyOptions: the default, every accumulation policy with the library's own size of
-# chunks, and chunks as small as ours.
+# chunks, and chunks as small as ours. No release of PyTorch need have all.
 MODES: dict[str, dict[str, Any]] = {
     "auto": {},
     "accurate": {"acc_policy": "accurate", "chunking_method": "aspect_ratio"},
@@ -40,13 +40,25 @@ Loss = Callable[..., Tensor]
 
 
 def losses() -> dict[str, Loss]:
-    """name -> (input, weight, target, bias) -> mean loss. PyTorch's fused loss where this version has it."""
+    """name -> (input, weight, target, bias) -> mean loss. PyTorch's fused loss and its modes where this version has
+    them."""
     found: dict[str, Loss] = {OURS: linear_cross_entropy, UNFUSED: unfused}
     if hasattr(F, "linear_cross_entropy"):
         found[TORCH] = fused
         for name, fields in MODES.items():
-            found[f"{TORCH}, {name}"] = partial(fused, options=torch.nn.LinearCrossEntropyOptions(**fields))
+            try:
+                options = torch.nn.LinearCrossEntropyOptions(**fields)
+            except ValueError:  # an option of other versions: `missing` says so
+                continue
+            found[f"{TORCH}, {name}"] = partial(fused, options=options)
     return found
+
+
+def missing() -> list[str]:
+    """A note for what this PyTorch does not have."""
+    there = losses()
+    wanted = (f"{TORCH}, {name}" for name in MODES) if TORCH in there else (TORCH,)
+    return [f"this PyTorch ({torch.__version__}) has no {name}" for name in wanted if name not in there]
 
 
 def unfused(input: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -87,9 +99,8 @@ def rows(quick: bool) -> Iterator[Row]:
     seconds, most = (0.05, 1) if quick else (5.0, 21)
     shape = QUICK_SHAPE if quick else SHAPE
     names = list(losses())
-    missing = () if TORCH in names else (f"this PyTorch ({torch.__version__}) has no {TORCH}",)
     for dtype in DTYPES:
-        notes = missing if dtype not in HALF or cpu_multiplies(dtype) else (*missing, NOT_ROUNDED)
+        notes = (*missing(), *((NOT_ROUNDED,) if dtype in HALF and not cpu_multiplies(dtype) else ()))
         for with_bias in (False, True):
             title = (
                 f"N={shape[0]:,}, D={shape[1]}, V={shape[2]:,}, {short(dtype)}, {'with' if with_bias else 'no'} bias"
@@ -142,9 +153,9 @@ def memory(shape: tuple[int, int, int], names: list[str]) -> Row:
     notes: dict[str, None] = {}  # each once
     for dtype in DTYPES:
         points = [((name, shape, dtype, True), (name, warm, dtype, True)) for name in names]
-        used, missing = peaks(prepare, points)
+        used, unmeasured = peaks(prepare, points)
         found = dict(zip(names, used, strict=True))
-        notes |= dict.fromkeys(missing)
+        notes |= dict.fromkeys(unmeasured)
         ours, theirs = found[OURS], found.get(TORCH)
         lines += [(name, short(dtype), mib, mib / ours if mib and ours else None) for name, mib in found.items()]
         share = ours / theirs if ours and theirs else None
