@@ -271,7 +271,7 @@ def compare_documents(
     complete = [len(ours), len(theirs)] == [len(runs) for runs in pair]
     if len(tokens) < FEWEST_DOCUMENTS or not complete or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return None
-    return paired_bootstrap(ours.mean(0), theirs.mean(0), tokens)
+    return paired_bootstrap(ours.mean(0).tolist(), theirs.mean(0).tolist(), tokens)
 
 
 def _summary(name: str, runs: list[Run]) -> ModelSummary:
