@@ -40,24 +40,20 @@ Loss = Callable[..., Tensor]
 
 
 def losses() -> dict[str, Loss]:
-    """name -> (input, weight, target, bias) -> mean loss. PyTorch's fused loss and its modes where this version has
-    them."""
-    found: dict[str, Loss] = {OURS: linear_cross_entropy, UNFUSED: unfused}
-    if hasattr(F, "linear_cross_entropy"):
-        found[TORCH] = fused
-        for name, fields in MODES.items():
-            try:
-                options = torch.nn.LinearCrossEntropyOptions(**fields)
-            except ValueError:  # an option of other versions: `missing` says so
-                continue
-            found[f"{TORCH}, {name}"] = partial(fused, options=options)
+    """name -> (input, weight, target, bias) -> mean loss, with those of `MODES` that this PyTorch has."""
+    found: dict[str, Loss] = {OURS: linear_cross_entropy, UNFUSED: unfused, TORCH: fused}
+    for name, fields in MODES.items():
+        try:
+            options = torch.nn.LinearCrossEntropyOptions(**fields)
+        except ValueError:  # an option of other versions: `missing` says so
+            continue
+        found[f"{TORCH}, {name}"] = partial(fused, options=options)
     return found
 
 
 def missing() -> list[str]:
     """A note for what this PyTorch does not have."""
-    there = losses()
-    wanted = (f"{TORCH}, {name}" for name in MODES) if TORCH in there else (TORCH,)
+    wanted, there = (f"{TORCH}, {name}" for name in MODES), losses()
     return [f"this PyTorch ({torch.__version__}) has no {name}" for name in wanted if name not in there]
 
 

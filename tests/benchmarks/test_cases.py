@@ -92,17 +92,12 @@ def test_vector_is_compared_with_copies_and_the_loop(found):
 def test_head_is_compared_with_every_mode(found):
     *timed, memory = found["head"]
     assert len(timed) == 4  # two dtypes, with bias and without
-    if hasattr(torch.nn.functional, "linear_cross_entropy"):  # from PyTorch 2.13 on
-        modes = [f"{head.TORCH}, {mode}" for mode in head.MODES]
-        gone = [mode for mode in modes if mode not in timed[0].ratios]
-        assert gone in ([], [f"{head.TORCH}, balanced"])  # which PyTorch 2.15 does not have any more
-        expected = {head.UNFUSED, head.TORCH, *modes} - {*gone}
-    else:
-        gone, expected = [head.TORCH], {head.UNFUSED}
+    modes = [f"{head.TORCH}, {mode}" for mode in head.MODES]
+    gone = [mode for mode in modes if mode not in timed[0].ratios]
+    assert gone in ([], [f"{head.TORCH}, balanced"])  # which PyTorch 2.15 does not have any more
     for row in timed:
-        assert set(row.ratios) == expected
-        told = [note.partition(" has no ")[2] for note in row.notes if " has no " in note]
-        assert told == gone
+        assert set(row.ratios) == {head.UNFUSED, head.TORCH, *modes} - {*gone}
+        assert [note.partition(" has no ")[2] for note in row.notes if " has no " in note] == gone
     assert [line[:2] for line in memory.table.rows[:2]] == [(OURS, "float32"), (head.UNFUSED, "float32")]
     slow = not dispatch.cpu_multiplies(torch.bfloat16)
     assert [head.NOT_ROUNDED in row.notes for row in timed] == [False, False, slow, slow]
