@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 FIRST :=
 SECOND :=
 
-.PHONY: install bench performance test coverage lint format clean
+.PHONY: install bench performance test coverage lint lowest format clean
 
 install: $(STAMP)
 
@@ -51,9 +51,20 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Lint and tests with the oldest releases that pyproject.toml admits, in an environment of their own; `make test` has the
+# newest.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet --upgrade pip uv
+	.venv-lowest/bin/uv pip compile --quiet --resolution lowest-direct --extra quick --extra dev pyproject.toml --output-file .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --requirement .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --no-deps --editable .
+	@touch .venv-lowest/.installed .venv-lowest/.installed-dev
+	$(MAKE) lint test VENV=.venv-lowest
+
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
