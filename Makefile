@@ -51,8 +51,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Lint and tests with the oldest releases that pyproject.toml admits, in an environment of their own; `make test` has the
-# newest.
+# The tests with the oldest releases that pyproject.toml admits, in an environment of their own; `make test` has the newest.
 lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/pip install --quiet --upgrade pip uv
@@ -60,7 +59,7 @@ lowest:
 	.venv-lowest/bin/pip install --quiet --requirement .venv-lowest/lowest.txt
 	.venv-lowest/bin/pip install --quiet --no-deps --editable .
 	@touch .venv-lowest/.installed .venv-lowest/.installed-dev
-	$(MAKE) lint test VENV=.venv-lowest
+	$(MAKE) test VENV=.venv-lowest
 
 format: $(DEV)
 	$(BIN)/ruff format .
