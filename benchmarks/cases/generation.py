@@ -31,7 +31,7 @@ CASE = "one more token"
 PROTOCOL = "small"
 QUICK_SETTINGS = (
     *("vocab_size=200", "hidden_size=16", "num_heads=2", "num_layers=1"),
-    *("sequence_length=16", "parameter_tolerance=0.5"),
+    *("sequence_length=16", "parameters_without_embeddings=null", "parameter_tolerance=0.5"),
 )
 BEFORE = (256, 1024, 4096, 16384)
 QUICK = (16, 32)
