@@ -1,5 +1,5 @@
-"""What docs/ says of the command line exists: commands, options, protocols, models and settings. (test_readme.py runs
-the commands of the README.)"""
+"""What docs/ says of the command line exists: commands, options, protocols, models and settings, and these give models of
+the sizes that their protocols ask for. (test_readme.py runs the commands of the README.)"""
 
 import itertools
 import json
@@ -16,6 +16,7 @@ from resnet_bk.bench.held_out import VIEWS
 from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.bench.recall import load_recall
+from resnet_bk.bench.resolve import SPECIAL_IDS, resolve_configs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -45,9 +46,12 @@ def test_a_command_of_the_docs(page, line):
     options = COMMANDS[name].make_context(name, arguments).params
     if name != "bench":
         return
-    load = load_recall if options["protocol"] in recall_protocols() else load_protocol
-    protocol = load(options["protocol"], options.get("settings") or ())
-    assert set((options.get("models") or "").split(",")) - {""} <= set(protocol.models)
+    of_recall = options["protocol"] in recall_protocols()
+    protocol = (load_recall if of_recall else load_protocol)(options["protocol"], options.get("settings") or ())
+    chosen = set((options.get("models") or "").split(",")) - {""}
+    assert chosen <= set(protocol.models)
+    if not of_recall:  # the models have the sizes that the protocol asks for
+        assert resolve_configs(protocol, protocol.vocab_size, SPECIAL_IDS, chosen or None)
 
 
 @pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
