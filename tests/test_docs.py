@@ -1,5 +1,5 @@
-"""What docs/ says of the command line exists: commands, options, protocols, models and settings, and these give models of
-the sizes that their protocols ask for. (test_readme.py runs the commands of the README.)"""
+"""What docs/ says of the command line exists: commands, options, protocols, models and settings, and these give models
+of the sizes that their protocols ask for. (test_readme.py runs the commands of the README.)"""
 
 import itertools
 import json

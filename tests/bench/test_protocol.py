@@ -338,6 +338,16 @@ def test_a_model_without_keys(file):
         load_protocol(str(file))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("yes: 3", "the key True is"), ("1.5: 3", "the key 1.5 is"), ("  no: {}", "models: the key False is")],
+)
+def test_a_key_that_yaml_reads_as_no_string(file, line, message):
+    file.write_text(f"name: mine\ndataset: text.txt\nmodels:\n  llama: {{learning_rate: 1.0e-3}}\n{line}\n")
+    with pytest.raises(ValueError, match=rf"[:;] {message} no string; put it in quotes, or rename it($|;)"):
+        load_protocol(str(file))
+
+
 def test_the_model_to_train():
     protocol = load_protocol("quick")
     assert select_model(protocol, None) == "resnet-bk"

@@ -64,6 +64,11 @@ def test_text_before_the_first_heading_and_text_without_headings_are_documents()
 def test_rows_that_are_documents_stay_documents() -> None:
     rows = ["", "= A title inside =\nand its text", "second", " "]
     assert joined(list(readers.row_pieces(rows))) == ["= A title inside =\nand its text", "second"]
+    # Whole articles, of which the first ends in a heading as it begins with one; a document that looks like a heading.
+    articles = [" = One = \n\n Text . \n\n = = Notes = = \n", " = Two = \n\n Text . \n"]
+    assert joined(list(readers.row_pieces(articles))) == articles
+    assert joined(list(readers.row_pieces(["= x =", "second"]))) == ["= x =", "second"]
+    assert joined(list(readers.row_pieces(["= x ="]))) == ["= x ="]
 
 
 @pytest.mark.parametrize("place", [0, 5, readers.CHUNK_BYTES - 1, readers.CHUNK_BYTES, readers.CHUNK_BYTES + 3])

@@ -317,6 +317,9 @@ def describe_problem(item: dict[str, Any], fields: Iterable[str]) -> str:
     """What pydantic found wrong, with the key and the way out; `fields` are the keys of the protocol."""
     loc = [str(part) for part in item["loc"] if part != "[key]"]
     where = ".".join(loc)
+    if item["type"] == "invalid_key" or ("[key]" in item["loc"] and not isinstance(item["input"], str)):
+        inside = ".".join(loc[:-1])
+        return f"{inside}{': ' if inside else ''}the key {item['input']!r} is no string; put it in quotes, or rename it"
     # An entry of a list cannot be set by itself.
     settable = ".".join(map(str, takewhile(lambda part: isinstance(part, str), item["loc"])))
     if item["type"] == "extra_forbidden":

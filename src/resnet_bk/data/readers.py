@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def row_pieces(rows: Iterable[str]) -> Iterator[Piece]:
     """Documents of rows: one a row, or, where the rows are the lines of WikiText, one an article.
 
     WikiText on the hub has one line a row. Such a set begins with the heading of its first article as a row of its
-    own, which is how it is told from a set of documents.
+    own and a blank row, which is how it is told from a set of documents.
     """
     rows = iter(rows)
     first = []
@@ -219,8 +219,10 @@ def row_pieces(rows: Iterable[str]) -> Iterator[Piece]:
         first.append(row)
         if not is_blank(row):
             break
-    rows = chain(first, rows)
-    if first and is_heading(first[-1]):
+    heading = bool(first) and is_heading(first[-1])
+    after = list(islice(rows, 1)) if heading else []
+    rows = chain(first, after, rows)
+    if after and is_blank(after[0]):
         yield from article_pieces(row if row.endswith("\n") else row + "\n" for row in rows)
     else:
         for row in rows:
@@ -234,9 +236,10 @@ def wikitext_pieces(paths: Sequence[Path]) -> Iterator[Piece]:
 
 
 def is_heading(line: str) -> bool:
-    """Whether a line is the heading of a WikiText article, ` = Title = `; those of sections have more signs."""
+    """Whether a text is one line, the heading of a WikiText article, ` = Title = `; sections have more signs."""
     line = line.strip()
-    return len(line) > 4 and line.startswith("= ") and line.endswith(" =") and not line.startswith("= =")
+    framed = len(line) > 4 and line.startswith("= ") and line.endswith(" =")
+    return framed and not line.startswith("= =") and "\n" not in line
 
 
 def article_pieces(lines: Iterable[str]) -> Iterator[Piece]:

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -25,6 +27,31 @@ def test_text_that_begins_with_that_of_the_training_is_refused(tmp_path, monkeyp
     ):
         open_run(run, "all", str(whole))
     assert len(open_run(run, "train", None).tokens.tokens) == 400  # by that name it is meant
+
+
+def test_text_of_the_training_in_another_form_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_BK_CACHE", str(tmp_path / "cache"))
+    text, folder = tmp_path / "rows.jsonl", tmp_path / "out"
+    documents = write_text(tmp_path / "text.txt").read_text().split("\n\n")
+    text.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings(text, steps=1), sort_keys=False))
+    assert call("train", tmp_path / "tiny.yaml", "--out", folder).exit_code == 0
+    run = folder / "resnet-bk" / "seed-42"
+
+    def refused(split: str, rows: list[str]) -> str:
+        other = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        pq.write_table(pa.table({"text": rows}), other)
+        with pytest.raises(ValueError, match=rf"--split {split}: .* the text that {re.escape(str(run))} was") as error:
+            open_run(run, split, str(other))
+        return str(error.value)
+
+    assert "--split all: holds the text" in refused("all", documents)
+    assert "--split train: is the text" in refused("train", documents)
+    trained = list(load_corpus(str(text)).documents("train"))
+    assert "--split train: begins with the text" in refused("train", [*trained, *trained])
+    other = tmp_path / "other.txt"
+    other.write_text(" ".join(trained)[::-1])
+    assert len(open_run(run, "all", str(other)).tokens.tokens)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Finished runs with text to read: what `eval`, `lengths` and `repeats` measure trained models on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from resnet_bk.bench.protocol import Protocol, check_protocol
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.bench.trained.opened_model import OpenedModel
 from resnet_bk.bench.trained.saved_model import load_model
-from resnet_bk.data import Corpus
+from resnet_bk.data import Corpus, TokenCache
 from resnet_bk.data.corpus import WHOLE
 from resnet_bk.data.load import is_missing_here
 from resnet_bk.data.saved_tokenizer import read_tokenizer
@@ -109,18 +110,17 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
             "with the same options, finishes it"
         )
     result = read_json(folder / "result.json", "audit", "head")
-    fingerprints = record["data"]["fingerprints"]
     tokenizer = read_tokenizer(folder / "model")
     limit = protocol.data_limit if split == "train" and data is None else None  # of the run's text, what it read
-    tokens = split_tokens(corpus, split, tokenizer, default_cache_dir(), limit)
-    if corpus.fingerprint != fingerprints["corpus"]:
-        read = [tokens]
-        if protocol.data_limit is not None and len(tokens.tokens) > protocol.data_limit:
-            read.append(split_tokens(corpus, split, tokenizer, default_cache_dir(), protocol.data_limit))
-        if fingerprints["train_tokens"] in (part.fingerprint for part in read):
+    cache = default_cache_dir()
+    tokens = split_tokens(corpus, split, tokenizer, cache, limit)
+    if corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
+        first = partial(split_tokens, corpus, tokenizer=tokenizer, cache_dir=cache)
+        how = _seen(record["data"], split, tokens, first)
+        if how is not None:
             raise ValueError(
-                f"--data {data}, --split {split}: {'is' if len(read) == 1 else 'begins with'} the text that {folder} "
-                "was trained on; take another split, or other text"
+                f"--data {data}, --split {split}: {how} the text that {folder} was trained on; take another split, or "
+                "other text"
             )
     return OpenedRun(
         name=record["model"],
@@ -135,6 +135,26 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
         record=record,
         end=tokenizer.eos_token_id,
     )
+
+
+def _seen(trained: dict[str, Any], split: str, tokens: TokenCache, first: Callable[..., TokenCache]) -> str | None:
+    """How a text holds the tokens of a training, as their hashes tell, whatever the format of its file; None: not so.
+
+    Args:
+        trained: "data" of the run's record.
+        split: the part of the text that is to be measured.
+        tokens: its tokens.
+        first: gives the first `limit` tokens of a split of the text.
+    """
+    count, wanted = trained["train_tokens"], trained["fingerprints"]["train_tokens"]
+    if tokens.fingerprint == wanted:
+        return "is"
+    if len(tokens.tokens) > count and first(split, limit=count).fingerprint == wanted:
+        return "begins with"
+    # All documents stand in another order than those of the training split.
+    if split == WHOLE and first("train", limit=count).fingerprint == wanted:
+        return "holds"
+    return None
 
 
 def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str | None = None) -> list[OpenedRun]:
