@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from resnet_bk.layers import MIXERS, QueryKey, ShortConvolution, get_mixer
+from resnet_bk.layers import MIXERS, QueryKey, ShortConvolution, find_boundaries, get_mixer
 from resnet_bk.layers.modulus_propagator import READ_EPS
 from resnet_bk.ops import propagate_modulus, surface_green
 from resnet_bk.ops.unit_query_key import unit_length
@@ -201,6 +201,23 @@ def test_gradients(name):
     mixer = build(name, conv_size=3, output_gate="silu", backend="reference")
     hidden = inputs(4)[:1].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda hidden: mixer(hidden)[0], (hidden,), atol=1e-6)
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["one-document", "documents"])
+@every_mixer
+def test_gradients_of_parameters_and_behind_the_end_of_a_document(name, cut):
+    mixer = build(name, conv_size=3, output_gate="silu", query_key_bias=0.7)
+    names, parameters = zip(*mixer.named_parameters(), strict=True)
+    hidden = inputs(5)[:1].clone().requires_grad_()
+    ids = torch.tensor([[0, 0, 1, 1, 1]])
+    boundaries = find_boundaries(None, ids, shape=(1, 5)) if cut else None
+
+    def out(hidden, *parameters):
+        given = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(mixer, given, (hidden, boundaries))[0]
+
+    # Of random directions, one in all inputs together, for there are hundreds of parameters.
+    assert torch.autograd.gradcheck(out, (hidden, *parameters), atol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", reading(CHAINS))
