@@ -120,7 +120,8 @@ SWITCHED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # Rows that are filled up are seen under this switch alone: a mixer that overlooks them would pass without it.
-assert {fields["state"] for fields in SWITCHED.values() if "sparse_bk" in fields} == set(MIXERS)
+_missing = set(MIXERS) - {fields["state"] for fields in SWITCHED.values() if "sparse_bk" in fields}
+assert not _missing, f"SWITCHED has no configuration with sparse_bk of state {_missing}"
 
 GRID = _grid()
 DENSE = [name for name, fields in GRID.items() if not fields.get("num_experts")]
@@ -141,7 +142,8 @@ KINDS = (
     "pointer-modulus",
     "pointer-switched",
 )
-assert set(KINDS) <= set(GRID)
+_missing = set(MIXERS) - {GRID[name]["state"] for name in KINDS}
+assert not _missing, f"KINDS has no configuration of state {_missing}"
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **overrides: Any) -> ResNetBKForCausalLM:
