@@ -85,7 +85,8 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
         device: see `run_device`.
 
     Raises:
-        ValueError: no finished run, no such data, split or device, text that has changed since the run.
+        ValueError: no finished run, no such data, split or device, text that has changed since the run, other text that
+            holds what the run was trained on.
     """
     record = read_run(folder, "model", "seed", "learning_rate", "data", "protocol", "training", "environment")
     protocol = check_protocol(record["protocol"] | ({} if data is None else {"dataset": data}), str(folder))
