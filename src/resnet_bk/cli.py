@@ -26,6 +26,7 @@ from resnet_bk.cli_options import (
     ModelOrRun,
     ModelProtocol,
     Models,
+    Once,
     Out,
     ProtocolArgument,
     Settings,
@@ -117,7 +118,7 @@ def plain_errors(command: Command) -> Command:
     return wrapped  # type: ignore[return-value]
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def bench(
     protocol: AnyProtocol,
@@ -145,7 +146,7 @@ def bench(
     run_bench(loaded, out or Path("runs") / loaded.name, models=listed_names(models), test=test)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def train(
     protocol: ProtocolArgument,
@@ -169,7 +170,7 @@ def train(
             typer.echo(str(folder / run["run_folder"]))
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=Once)
 @plain_errors
 def evaluate(
     run: ModelOrRun,
@@ -214,7 +215,7 @@ def evaluate(
             typer.echo(line)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def lengths(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
@@ -244,7 +245,7 @@ def lengths(
     _show(found, as_json, lengths_table)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def repeats(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run folders of one protocol.")],
@@ -271,7 +272,7 @@ def repeats(
     _show(found, as_json, repeats_table)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def generate(
     run: ModelOrRun,
@@ -292,7 +293,7 @@ def generate(
     stream_text(model_folder(run), prompt, max_new_tokens, temperature, top_k, seed, early_exit, device)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def flops(
     target: Annotated[
@@ -335,7 +336,7 @@ def flops(
     _print_all(tables)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def inspect(
     model: Annotated[
@@ -361,7 +362,7 @@ def inspect(
     _print_all(inspection_tables(model, shown))
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def audit(
     model: Annotated[
@@ -406,7 +407,7 @@ def audit(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def ngrams(
     protocol: ProtocolArgument,
@@ -431,7 +432,7 @@ def ngrams(
     _show(found, as_json, ngram_table)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def compare(
     outs: Annotated[list[Path], typer.Argument(metavar="OUT OUT ...", help="Folders that bench wrote.")],
@@ -444,7 +445,7 @@ def compare(
     _show(compared, as_json, comparison_table)
 
 
-@app.command()
+@app.command(cls=Once)
 @plain_errors
 def report(out: Annotated[Path, typer.Argument(metavar="OUT", help="That bench wrote, or its results.json.")]) -> None:
     """Write report.html and the plots again from results.json."""

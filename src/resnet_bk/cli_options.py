@@ -4,12 +4,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from resnet_bk.bench.protocols import recall_protocols, shipped_protocols
 from resnet_bk.hints import in_home
 
 RECALL_PROTOCOLS = recall_protocols()
 TEXT_PROTOCOLS = [name for name in shipped_protocols() if name not in RECALL_PROTOCOLS]
+
+
+class Once(TyperCommand):
+    """A command that refuses a value that it would not use: of an option given twice the parser keeps the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in the base class."""
+        *_, given = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in dict.fromkeys(given):
+            twice = given.count(parameter) > 1 and not getattr(parameter, "multiple", False)
+            if twice and not getattr(parameter, "is_flag", False):
+                ctx.fail(f"{parameter.opts[0]}: given twice; give it once")
+        return super().parse_args(ctx, args)
+
 
 ProtocolArgument = Annotated[
     str,

@@ -164,7 +164,9 @@ def test_a_rate_beside_a_grid():
     ):
         with pytest.raises(ValueError, match=rf"{says} where the learning_rates \["):
             load_protocol("quick", [grid, given])
-    assert load_protocol("quick", [grid, rate, "learning_rates=null"]).rates("llama") == [5e-2]
+    names = ("resnet-bk", "no-pointer", "llama-pointer")
+    rates = ["learning_rates=null", *(f"models.{name}.learning_rate=5e-2" for name in names)]
+    assert load_protocol("quick-pointer", rates).rates("llama-pointer") == [5e-2]  # a file with a grid
     assert load_protocol("quick", [grid, "models.llama.learning_rate=null"]).rates("llama") == [1e-3, 3e-3]
     with pytest.raises(ValueError, match=r"add it with --set models.mamba2=\{\}, and"):
         select_models(load_protocol("quick", [grid]), ["mamba2"])
@@ -283,9 +285,22 @@ def test_text_that_is_named_twice(file):
         load_protocol(str(file), ["dataset=embedded"], data="b.txt")
 
 
-def test_a_rate_that_is_set_and_lost_again(file):
-    with pytest.raises(ValueError, match=r"models.gpt2.learning_rate: missing"):
-        load_protocol(str(file), ["models.gpt2.learning_rate=1e-3", "models.gpt2={}"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("steps=5", " steps =6"),
+        ("models.gpt2.learning_rate=1e-3", "models.gpt2={}"),
+    ],
+)
+def test_a_setting_that_a_later_one_takes_the_place_of(file, first, second):
+    key = first.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"^--set {second}: takes the place of --set {key}, given before it; leave"):
+        load_protocol(str(file), [first, second])
+
+
+def test_a_setting_within_one_given_before(file):
+    models = load_protocol(str(file), ["models.gpt2={learning_rate: 1e-3}", "models.gpt2.learning_rate=2e-3"]).models
+    assert models["gpt2"].learning_rate == 2e-3
 
 
 def test_warm_up_must_end(file):

@@ -89,9 +89,14 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
     """
     raw = _read(name_or_path)
     before = copy.deepcopy(raw)
+    named: set[str] = set()
     for setting in settings:
         _apply(raw, setting)
-    named = {setting.partition("=")[0].strip() for setting in settings}
+        key = setting.partition("=")[0].strip()
+        lost = [earlier for earlier in named if f"{earlier}.".startswith(f"{key}.")]
+        if lost:
+            raise ValueError(f"--set {setting}: takes the place of --set {lost[0]}, given before it; leave one out")
+        named.add(key)
     _forget_sources(before, raw, named)
     if "epochs" in named and raw.get("steps") is not None:
         raise ValueError(
