@@ -133,6 +133,16 @@ def test_fields_that_a_protocol_needs_of_a_configuration_of_ones_own(monkeypatch
         configs(own, tie_word_embeddings=True)
 
 
+def test_an_argument_without_a_default_in_a_configuration_of_ones_own(monkeypatch):
+    def with_words(self, words, **further):
+        self.words = words
+
+    monkeypatch.setattr(RecurrentConfig, "__init__", with_words)
+    message = r"models.own: the configuration of own_gru cannot be made without arguments \(.*'words'\); give each a"
+    with pytest.raises(ValueError, match=message):
+        configs({"resnet-bk": {}, "own": {"transformers": RecurrentConfig.model_type}})
+
+
 def test_the_ids_of_a_pointer_are_those_of_the_tokenizer():
     config = {"language_model": {"model_type": "llama"}, "eos_token_id": 9}
     with pytest.raises(ValueError, match=r"models.both: config.eos_token_id=9: is what the tokenizer has, in all"):

@@ -287,9 +287,18 @@ def config_template(model_type: str, shape: dict[str, Any], overrides: dict[str,
         overrides: fields that must exist.
 
     Raises:
-        ValueError: an override that the configuration does not have.
+        ValueError: an override that the configuration does not have, or a configuration of somebody's own with an
+            argument that has no default.
     """
-    default = AutoConfig.for_model(model_type)
+    try:
+        default = AutoConfig.for_model(model_type)
+    except TypeError as error:
+        if not is_of_others(model_type):
+            raise
+        raise ValueError(
+            f"the configuration of {model_type} cannot be made without arguments ({error}); give each a default "
+            "(CONTRIBUTING.md)"
+        ) from error
     names = _fields(default) | {*step_size_fields(model_type)}
     of_the_tokenizer = {default.attribute_map.get(key, key) for key in OF_THE_TOKENIZER}
     for key, value in overrides.items():
