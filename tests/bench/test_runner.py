@@ -46,7 +46,7 @@ def test_every_setting_of_a_protocol_reaches_the_training():
     given = {
         "optimizer": "muon", "weight_decay": 0.3, "betas": [0.5, 0.6], "clip": 0.7, "warmup_steps": 5,
         "final_lr_ratio": 0.8, "dtype": "bfloat16", "device": "cpu", "log_interval": 3, "checkpoint_seconds": 4.0,
-        "steps": 11, "learning_rates": [0.9],
+        "steps": 11, "learning_rates": [0.9], "embedding_rate": 3.0,
     }  # fmt: skip
     entry = {"carry_state": True, "carry_reset": 0.2, "head": "model"}
     protocol = check_protocol({"name": "x", "dataset": "x", "models": {"resnet-bk": entry}, **given}, "x")

@@ -119,6 +119,16 @@ def test_a_checkpoint_of_other_settings(name, value, finished):
     assert train(build(), Tokens(), free, finished).resumed_from == 12
 
 
+@pytest.mark.parametrize(("first", "second"), [(1.0, 8.0), (8.0, 1.0)])
+def test_a_checkpoint_of_another_rate_of_embeddings(first, second, tmp_path):
+    build, settings = CASES["gpt2"]
+    begun, other = (dataclasses.replace(SPEC(settings), embedding_rate=rate) for rate in (first, second))
+    assert ("embedding_rate" in begun.fixed()) is (first != 1)  # checkpoints of before there was one have none
+    train(build(), Tokens(), begun, tmp_path)
+    with pytest.raises(ValueError, match=r"of a run with other settings: embedding_rate was .* and is .*; train in"):
+        train(build(), Tokens(), other, tmp_path)
+
+
 def test_a_checkpoint_that_does_not_say_its_settings(finished):
     """Of an older version."""
     build, settings = CASES["gpt2"]

@@ -268,6 +268,7 @@ def test_a_setting_that_does_not_exist(field, value):
         ("seed", -1, r"a whole number from 0 to 2\*\*32 - 1"),
         ("learning_rate", -1e-3, "0 or more"),
         ("learning_rate", math.inf, "0 or more"),
+        ("embedding_rate", 0.0, "above 0"),
         ("weight_decay", -0.1, "0 or more"),
         ("clip", 0.0, "above 0, or None"),
         ("warmup_steps", -1, "0 or more"),

@@ -26,6 +26,54 @@ def test_a_parameter_may_refuse_decay():
     assert group["weight_decay"] == 0.0
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("build", [tiny_gpt2, tiny_resnet_bk])
+def test_the_table_of_embeddings_has_a_rate_of_its_own(build, optimizer):
+    model = build()
+    spec = RunSpec("x", 10, 1e-2, optimizer=optimizer, weight_decay=0.3, embedding_rate=4.0, warmup_steps=2)
+    found = build_optimizer(model, spec)
+    build_schedule(found, spec)
+    *others, own = found.param_groups
+    assert [id(parameter) for parameter in own["params"]] == [id(model.get_input_embeddings().weight)]
+    assert (own["lr"], own["weight_decay"]) == (pytest.approx(4 * others[0]["lr"]), pytest.approx(0.3 / 4))
+    assert {group["lr"] for group in others} == {5e-3}  # the first of two steps of warm-up
+    assert sum(len(group["params"]) for group in found.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_learned_faster_are_smaller_ones_multiplied(tied):
+    """AdamW does not see the size of a gradient: a table that is 4 times as large and learned 4 times as fast gives
+    what one gives whose vectors are multiplied by 4, but for a head that shares it."""
+    losses = []
+    for multiplier, rate in ((4.0, 1.0), (1.0, 4.0)):
+        model = tiny_resnet_bk(embedding_multiplier=multiplier, tie_word_embeddings=tied).double()
+        with torch.no_grad():
+            model.get_input_embeddings().weight.mul_(rate)
+        optimizer = build_optimizer(model, RunSpec("x", 5, 1e-2, weight_decay=0.3, embedding_rate=rate))
+        ids = torch.randint(50, (4, 8), generator=torch.Generator().manual_seed(1))
+        losses.append([])
+        for _ in range(5):
+            loss = model(input_ids=ids, labels=ids).loss
+            losses[-1].append(loss.item())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-4)) is not tied
+
+
+class WithoutTable(torch.nn.Linear):
+    def get_input_embeddings(self):
+        raise NotImplementedError
+
+
+def test_a_rate_of_embeddings_that_there_are_not():
+    frozen = tiny_gpt2()
+    frozen.get_input_embeddings().requires_grad_(False)
+    for model in (torch.nn.Linear(3, 3), WithoutTable(3, 3), frozen):
+        with pytest.raises(ValueError, match=r"^embedding_rate=2.0: .* has no trained table of .*; set it to 1$"):
+            build_optimizer(model, RunSpec("x", 1, 1e-3, embedding_rate=2.0))
+
+
 @pytest.mark.parametrize("build", [tiny_gpt2, tiny_resnet_bk])
 def test_muon_takes_the_weights_of_linear_maps_alone(build):
     model = build()

@@ -35,7 +35,7 @@ NOT_OF_A_RUN = (
 )
 # Keys that came when runs had been published: at their default they are no setting of a run, so that those runs can
 # still be resumed or skipped.
-ADDED_LATER = ("optimizer", "head", "carry_reset", "parameters_without_embeddings")
+ADDED_LATER = ("optimizer", "head", "carry_reset", "parameters_without_embeddings", "embedding_rate")
 
 # Tokenizers that are trained on the text, `resnet_bk.data.tokenizer.KINDS`: slow to import, so a test compares.
 TRAINED = ("word", "bpe")
@@ -131,6 +131,8 @@ class Protocol(_Strict):
             the other seeds. null: each model's `learning_rate`.
         optimizer: "adamw", or "muon": Muon on the weights of linear maps but for the head, AdamW on the rest, at
             the same rate.
+        embedding_rate: times the learning rate, for the table of input embeddings (with tied embeddings the head's too)
+            of every model. Words that come rarely get few steps.
         weight_decay, betas: of AdamW; Muon has the same decay.
         clip: largest gradient norm; null for none.
         warmup_steps: steps of linear warm-up, before the cosine; null for 10% of the steps.
@@ -164,6 +166,7 @@ class Protocol(_Strict):
     parameter_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
     learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = None
     optimizer: Literal["adamw", "muon"] = "adamw"
+    embedding_rate: Rate = 1.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
     clip: Rate | None = 1.0

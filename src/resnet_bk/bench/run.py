@@ -134,6 +134,7 @@ def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
         log_interval=protocol.log_interval,
         checkpoint_seconds=protocol.checkpoint_seconds,
         head=protocol.models[run.model].head,
+        embedding_rate=protocol.embedding_rate,
     )
 
 

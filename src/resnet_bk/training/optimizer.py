@@ -28,21 +28,29 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
     """The optimizer that `spec` names.
 
     Tensors of two or more dimensions (matrices and embeddings) are decayed; norms, biases and gates are not. Parameters
-    that carry `_no_weight_decay` (state-space models of `transformers` mark theirs) are not decayed either.
+    that carry `_no_weight_decay` (state-space models of `transformers` mark theirs) are not decayed either. The table
+    of input embeddings, which a head may share, is learned at `embedding_rate` times the rate and loses as much to the
+    decay in a step as any other.
+
+    Raises:
+        ValueError: `embedding_rate` of a model without a trained table of input embeddings.
     """
     matrices = {id(parameter) for parameter in hidden_matrices(model)} if spec.optimizer == "muon" else set()
-    groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "kept": []}
+    table = _embeddings(model, spec.embedding_rate) if spec.embedding_rate != 1 else None
+    groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "kept": [], "table": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
             small = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
             kind = "kept" if small else "muon" if id(parameter) in matrices else "decayed"
-            groups[kind].append(parameter)
+            groups["table" if parameter is table else kind].append(parameter)
+    rate, decay = spec.learning_rate, spec.weight_decay
+    of_the_table = {"weight_decay": decay / spec.embedding_rate, "lr": rate * spec.embedding_rate}
     rest: list[dict[str, Any]] = [
-        {"params": groups["decayed"], "weight_decay": spec.weight_decay},
+        {"params": groups["decayed"], "weight_decay": decay},
         {"params": groups["kept"], "weight_decay": 0.0},
+        {"params": groups["table"], **of_the_table},
     ]
     rest = [group for group in rest if group["params"]]
-    rate = spec.learning_rate
     if not groups["muon"]:
         return AdamW(rest, lr=rate, betas=spec.betas, fused=True)
     muon = Muon(
@@ -53,6 +61,25 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
         adjust_lr_fn="match_rms_adamw",
     )
     return CombinedOptimizer([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
+
+
+def _embeddings(model: nn.Module, embedding_rate: float) -> Tensor:
+    """The table of input embeddings.
+
+    Raises:
+        ValueError: there is none that is trained.
+    """
+    try:
+        table = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # a model of somebody's own that does not say where it is
+        table = None
+    weight = getattr(table, "weight", None)
+    if weight is None or not weight.requires_grad:
+        raise ValueError(
+            f"embedding_rate={embedding_rate}: {type(model).__name__} has no trained table of input embeddings "
+            "(get_input_embeddings), whose rate it would be; set it to 1"
+        )
+    return weight
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:

@@ -18,6 +18,7 @@ CHOICES = {
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda steps: isinstance(steps, Integral) and int(steps) >= 1, "a whole number of at least 1"),
     "learning_rate": (lambda rate: 0 <= rate < math.inf, "0 or more"),
+    "embedding_rate": (lambda times: 0 < times < math.inf, "above 0"),
     "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or more"),
     "betas": (
         lambda betas: isinstance(betas, list | tuple) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
@@ -42,6 +43,7 @@ class RunSpec:
         steps: optimizer steps, each over one batch of the stream.
         learning_rate: peak rate.
         optimizer: "adamw" or "muon" (see `training.optimizer`).
+        embedding_rate: times `learning_rate`, for the table of input embeddings.
         weight_decay: on tensors of two or more dimensions, embeddings and filters among them.
         betas: of AdamW.
         clip: largest global gradient norm; None leaves gradients alone.
@@ -79,6 +81,7 @@ class RunSpec:
     log_interval: int = 10
     checkpoint_seconds: float = 20.0
     head: Literal["auto", "model"] = "auto"
+    embedding_rate: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -102,6 +105,8 @@ class RunSpec:
     def fixed(self) -> dict[str, Any]:
         """What a run cannot change when it is resumed: everything that its result depends on."""
         free = ("name", "device", "log_interval", "checkpoint_seconds")
+        if self.embedding_rate == 1:  # so that runs begun before there was such a rate can be resumed
+            free += ("embedding_rate",)
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 

@@ -86,9 +86,10 @@ class TrainState:
         Raises:
             ValueError: naming those that differ.
         """
-        different = [name for name, value in self.settings.items() if there and there.get(name) != value]
+        here = self.settings
+        different = [name for name in here | there if there and there.get(name) != here.get(name)]
         if different:
-            changed = ", ".join(f"{name} was {there.get(name)!r} and is {self.settings[name]!r}" for name in different)
+            changed = ", ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in different)
             raise ValueError(
                 f"{folder} holds a checkpoint of a run with other settings: {changed}; train in another folder, with "
                 "the settings as they were, or remove that one"

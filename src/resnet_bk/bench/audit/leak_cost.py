@@ -267,6 +267,7 @@ def _train(label: str, config: Any, setup: LeakSetup, steps: int) -> tuple[Any, 
         device=protocol.device,
         log_interval=max(1, steps // 10),
         checkpoint_seconds=math.inf,
+        embedding_rate=protocol.embedding_rate,
     )
     stream = TokenStream(setup.train.tokens, protocol.batch_size, protocol.sequence_length)
     model = build_model(config, spec.seed)

@@ -64,6 +64,7 @@ SETTINGS = (
     ("tie_word_embeddings", "Embedding and head shared"),
     ("learning_rates", "Grid of learning rates"),
     ("optimizer", "Optimizer"),
+    ("embedding_rate", "Embeddings' learning rate / learning rate"),
     ("weight_decay", "Weight decay"),
     ("betas", "Betas (AdamW)"),
     ("clip", "Gradient norm clipped at"),
