@@ -46,12 +46,12 @@ def made(target: list[str]) -> list[list[str]]:
 
 
 def small_training(words: list[str]) -> list[str]:
-    settings = [word for pair in SMALL.split() for word in ("--set", pair)]
-    # The command's own settings come last and win, but for several seeds: one of one model is enough here.
+    own = {word.partition("=")[0] for word in words}  # the command's own settings stay
+    settings = [word for pair in SMALL.split() if pair.partition("=")[0] not in own for word in ("--set", pair)]
     place = 3  # behind program, command and protocol
-    several = any(word.startswith("seeds=") for word in words)
-    last = ["--set", "seeds=[0]", "--models", "resnet-bk"] if several else []
-    return [*words[:place], *settings, *words[place:], *last]
+    several = any(word.startswith("seeds=") for word in words)  # but one of one model is enough here
+    rest = ["seeds=[0]" if word.startswith("seeds=") else word for word in words[place:]]
+    return [*words[:place], *settings, *rest, *(["--models", "resnet-bk"] if several else [])]
 
 
 @pytest.fixture(scope="module")
