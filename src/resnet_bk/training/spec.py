@@ -104,9 +104,9 @@ class RunSpec:
 
     def fixed(self) -> dict[str, Any]:
         """What a run cannot change when it is resumed: everything that its result depends on."""
-        free = ("name", "device", "log_interval", "checkpoint_seconds")
+        free = ["name", "device", "log_interval", "checkpoint_seconds"]
         if self.embedding_rate == 1:  # so that runs begun before there was such a rate can be resumed
-            free += ("embedding_rate",)
+            free.append("embedding_rate")
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 
