@@ -150,7 +150,7 @@ def test_what_is_written_is_read_back_as_it_is(value):
 
 def test_what_a_training_is_free_of_is_free_in_its_protocol():
     fields = {field.name for field in dataclasses.fields(RunSpec)}
-    free = fields - {*RunSpec("", steps=1, learning_rate=1.0).fixed()}
+    free = fields - {*RunSpec("", steps=1, learning_rate=1.0, embedding_rate=2.0).fixed()}
     assert free >= {"device", "log_interval"}
     assert free == fields & {*NOT_OF_A_RUN}
     assert {*NOT_OF_A_RUN} <= {*Protocol.model_fields}

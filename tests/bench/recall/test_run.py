@@ -34,7 +34,8 @@ TINY = [
 
 def call(out, *settings, models="llama,modulus", extra=()):
     arguments = ["bench", "mqar", "--out", str(out), "--models", models, *extra]
-    for setting in (*TINY, *settings):
+    given = {setting.partition("=")[0] for setting in settings}
+    for setting in (*(usual for usual in TINY if usual.partition("=")[0] not in given), *settings):
         arguments += ["--set", setting]
     return CliRunner().invoke(app, arguments)
 
