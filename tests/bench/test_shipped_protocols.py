@@ -167,9 +167,9 @@ def test_further_models_do_the_work_of_quick(name, models):
     apart = {"name", "description", "models", "learning_rates", "seeds"}
     assert further.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
     assert list(further.models) == ["resnet-bk", *models]
-    assert f"learning_rates={further.learning_rates}" == "learning_rates=[0.0025, 0.005, 0.01, 0.02]"
+    assert further.learning_rates == [5e-3, 1e-2, 2e-2, 4e-2]
     assert further.seeds == ([42, 43, 44] if name == PEERS else [42])
-    assert all("[2.5e-3,5e-3,1e-2,2e-2]" in entry.learning_rate_source for entry in quick.models.values())
+    assert all("=[5e-3,1e-2,2e-2,4e-2]" in entry.learning_rate_source for entry in quick.models.values())
     for key in ("config", "carry_state", "carry_reset"):
         assert getattr(further.models["resnet-bk"], key) == getattr(quick.models["resnet-bk"], key)
     _, configs, counts = sized(name)
@@ -183,12 +183,13 @@ def test_a_protocol_that_names_its_size_has_models_of_it():
     assert all(count.without_embeddings == pytest.approx(size, rel=0.003) for count in counts.values())
 
 
-def test_books_has_the_settings_of_quick_and_another_text():
+def test_books_has_the_settings_of_quick_but_one_and_another_text():
     """Nothing of it may be chosen on its text but the rates."""
     quick, books, peers, pointer = (load_protocol(name) for name in ("quick", BOOKS, PEERS, POINTER))
     text = {"dataset", "data_limit"}
-    apart = {"name", "description", "models", "learning_rates", "seeds", "log_interval", *text}
+    apart = {"name", "description", "models", "learning_rates", "embedding_rate", "seeds", "log_interval", *text}
     assert books.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
+    assert books.embedding_rate == 1  # as when its table was made
     assert list(books.models) == [
         "resnet-bk",
         "no-pointer",
