@@ -183,13 +183,12 @@ def test_a_protocol_that_names_its_size_has_models_of_it():
     assert all(count.without_embeddings == pytest.approx(size, rel=0.003) for count in counts.values())
 
 
-def test_books_has_the_settings_of_quick_but_one_and_another_text():
+def test_books_has_the_settings_of_quick_and_another_text():
     """Nothing of it may be chosen on its text but the rates."""
     quick, books, peers, pointer = (load_protocol(name) for name in ("quick", BOOKS, PEERS, POINTER))
     text = {"dataset", "data_limit"}
-    apart = {"name", "description", "models", "learning_rates", "embedding_rate", "seeds", "log_interval", *text}
+    apart = {"name", "description", "models", "learning_rates", "seeds", "log_interval", *text}
     assert books.model_dump(exclude=apart) == quick.model_dump(exclude=apart)
-    assert books.embedding_rate == 1  # as when its table was made
     assert list(books.models) == [
         "resnet-bk",
         "no-pointer",
