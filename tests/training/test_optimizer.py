@@ -40,6 +40,13 @@ def test_the_table_of_embeddings_has_a_rate_of_its_own(build, optimizer):
     assert sum(len(group["params"]) for group in found.param_groups) == len(list(model.parameters()))
 
 
+def test_a_table_of_embeddings_that_refuses_decay_keeps_its_rate():
+    model = tiny_gpt2()
+    model.get_input_embeddings().weight._no_weight_decay = True
+    own = build_optimizer(model, RunSpec("x", 1, 1e-2, weight_decay=0.3, embedding_rate=4.0)).param_groups[-1]
+    assert (own["lr"], own["weight_decay"]) == (4e-2, 0.0)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_embeddings_learned_faster_are_smaller_ones_multiplied(tied):
     """AdamW does not see the size of a gradient: a table that is 4 times as large and learned 4 times as fast gives

@@ -40,11 +40,11 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
     groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "kept": [], "table": []}
     for parameter in model.parameters():
         if parameter.requires_grad:
-            small = parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
-            kind = "kept" if small else "muon" if id(parameter) in matrices else "decayed"
+            kind = "kept" if _is_kept(parameter) else "muon" if id(parameter) in matrices else "decayed"
             groups["table" if parameter is table else kind].append(parameter)
     rate, decay = spec.learning_rate, spec.weight_decay
-    of_the_table = {"weight_decay": decay / spec.embedding_rate, "lr": rate * spec.embedding_rate}
+    table_decay = 0.0 if table is None or _is_kept(table) else decay / spec.embedding_rate
+    of_the_table = {"weight_decay": table_decay, "lr": rate * spec.embedding_rate}
     rest: list[dict[str, Any]] = [
         {"params": groups["decayed"], "weight_decay": decay},
         {"params": groups["kept"], "weight_decay": 0.0},
@@ -61,6 +61,11 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
         adjust_lr_fn="match_rms_adamw",
     )
     return CombinedOptimizer([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
+
+
+def _is_kept(parameter: Tensor) -> bool:
+    """Whether it is not decayed."""
+    return parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)
 
 
 def _embeddings(model: nn.Module, embedding_rate: float) -> Tensor:
