@@ -4,8 +4,8 @@
 
 FILE is the results.json of `resnet-bk bench` on one of the protocols of the page, by default those in results/: the
 comparisons in results/PROTOCOL, further models of one of them in results/quick-pointer, grids of learning rates in
-results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS, comparison and grid in one in results/quick-peers and
-results/books, associative recall in results/mqar, times of ResNet-BK and Llama side by side in results/PROTOCOL-times.
+results/PROTOCOL-grid and results/PROTOCOL-grid-MODELS, comparison and grid in one in results/quick-peers,
+associative recall in results/mqar, times of ResNet-BK and Llama side by side in results/PROTOCOL-times.
 FILE may also be the lengths.json of `resnet-bk lengths`, by default results/lengths. Only what has a place on the page
 can be named.
 --check writes nothing and exits with code 1 if the page differs from them.
@@ -37,8 +37,8 @@ from resnet_bk.bench.report.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
-COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small", "quick")
-SEARCHED = ("quick-peers", "books")  # comparisons whose protocol has the grid of their rates
+COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small", "quick", "books")
+SEARCHED = ("quick-peers",)  # comparisons whose protocol has the grid of their rates
 RECALL = "mqar"
 LENGTHS = "lengths"
 TIMES = ("seed-local-tuned-times", "small-times")  # ours and Llama side by side, nothing else on the machine
@@ -332,7 +332,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
             page = replace_all(page, suite, {"table": recall(found)})
         elif suite in SEARCHED:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found), "grid": grid([found])})
-        elif found["protocol"]["learning_rates"] is not None:
+        elif len(found["protocol"]["learning_rates"] or ()) > 1:  # of one rate nothing is searched
             searches.setdefault(suite, []).append(found)
         else:
             page = replace_all(page, suite, {"table": rows(found), "course": course(found)})

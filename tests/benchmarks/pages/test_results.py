@@ -103,10 +103,15 @@ def test_a_grid():
     page = results.fill(PAGE, [searched | {"runs": [run("llama", 80.0)]}, other])
     assert "| model | lr 0.005 | lr 0.01 |" in page
     assert "| `llama` | – | 80.0 |\n| `gpt2` | – | 90.0 |" in page
-    third = other | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.01]}}
-    with pytest.raises(ValueError, match=r"the grids differ: \[0.005, 0.01\] and \[0.01\]"):
+    third = other | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.01, 0.02]}}
+    with pytest.raises(ValueError, match=r"the grids differ: \[0.005, 0.01\] and \[0.01, 0.02\]"):
         results.fill(PAGE, [searched, third])
     assert "old" in page
+
+
+def test_a_protocol_of_one_rate_is_no_grid():
+    of_one = RESULTS | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.01]}}
+    assert results.fill(PAGE, [of_one]) == results.fill(PAGE, [RESULTS])
 
 
 def test_a_comparison_that_has_its_grid():
