@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,12 +130,25 @@ def test_a_checkpoint_of_another_rate_of_embeddings(first, second, tmp_path):
         train(build(), Tokens(), other, tmp_path)
 
 
-def test_a_checkpoint_that_does_not_say_its_settings(finished):
+def test_a_checkpoint_of_another_model(tmp_path):
+    """Of the same shapes, which its weights would fit."""
+    settings = {"carry_state": True}
+    first = partial(tiny_resnet_bk, absorption_init=(0.6, 1.0))
+    train(first(), Tokens(), SPEC(settings), tmp_path)
+    told = "of a run with other fields of the model: absorption_min was 0.001 and is 0.5; train in another folder"
+    with pytest.raises(ValueError, match=told):
+        train(first(absorption_min=0.5), Tokens(), SPEC(settings), tmp_path)
+    with pytest.raises(ValueError, match=r"of the model: dtype was 'torch.float32' and is 'torch.float64'; train in"):
+        train(first().double(), Tokens(), SPEC(settings), tmp_path)
+
+
+@pytest.mark.parametrize("lacks", ["settings", "model"])
+def test_a_checkpoint_that_does_not_say_its_settings(lacks, finished):
     """Of an older version."""
     build, settings = CASES["gpt2"]
     (file,) = (finished / "checkpoint" / "step-000000012").glob("custom_checkpoint_*.pkl")
     saved = torch.load(file, weights_only=False)
-    del saved["settings"]
+    del saved[lacks]
     torch.save(saved, file)
     assert train(build(), Tokens(), SPEC(settings), finished).resumed_from == 12
 

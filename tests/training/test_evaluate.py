@@ -50,6 +50,19 @@ def test_more_buckets_than_were_told():
         evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=torch.arange(VOCABULARY) % 3)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("dtype", "bf16", "must be one of float32, bfloat16; bfloat16 is by autocast"),
+        ("keep_losses", "all", "must be rows, windows or None"),
+        ("head", "lazy", "must be one of fused, model"),
+    ],
+)
+def test_an_option_that_does_not_exist(option, value, rule):
+    with pytest.raises(ValueError, match=f"^{option}='{value}' {rule}"):
+        evaluate(tiny_resnet_bk(), batches(), **({"head": "fused"} | {option: value}))
+
+
 def test_progress_counts_the_tokens():
     seen = []
     assert evaluate(tiny_gpt2(), batches(), head="fused", progress=seen.append).tokens == 100

@@ -13,7 +13,7 @@ from transformers import get_scheduler
 from resnet_bk.models.cache import ResNetBKCache
 from resnet_bk.ops import available_backends
 from resnet_bk.training import NonFiniteLossError, RunSpec, loop, train, training_device
-from tests.training.tiny import BATCH, LENGTH, Tokens, equal_weights, tiny_gpt2, tiny_resnet_bk
+from tests.training.tiny import BATCH, LENGTH, Tokens, equal_weights, tiny_gpt2, tiny_llama, tiny_resnet_bk
 
 
 def spec(**settings) -> RunSpec:
@@ -264,27 +264,36 @@ def test_a_setting_that_does_not_exist(field, value):
     [
         ("steps", 0, "a whole number of at least 1"),
         ("steps", 2.5, "a whole number of at least 1"),
+        ("steps", True, "a whole number of at least 1"),
         ("betas", 0.9, "two numbers from 0 to below 1"),
         ("seed", -1, r"a whole number from 0 to 2\*\*32 - 1"),
-        ("learning_rate", -1e-3, "0 or more"),
-        ("learning_rate", math.inf, "0 or more"),
-        ("embedding_rate", 0.0, "above 0"),
-        ("weight_decay", -0.1, "0 or more"),
+        ("learning_rate", -1e-3, "a number, 0 or more"),
+        ("learning_rate", math.inf, "a number, 0 or more"),
+        ("learning_rate", "1e-2", "a number, 0 or more"),
+        ("learning_rate", None, "a number, 0 or more"),
+        ("learning_rate", True, "a number, 0 or more"),
+        ("embedding_rate", 0.0, "a number above 0"),
+        ("weight_decay", -0.1, "a number, 0 or more"),
         ("clip", 0.0, "above 0, or None"),
-        ("warmup_steps", -1, "0 or more"),
+        ("clip", "1", "above 0, or None"),
+        ("warmup_steps", -1, "a whole number, 0 or more"),
+        ("warmup_steps", 1.5, "a whole number, 0 or more"),
+        ("warmup_steps", "3", "a whole number, 0 or more"),
         ("warmup_steps", 99, r"at most steps=\d+"),
-        ("final_lr_ratio", 1.5, "from 0 to 1"),
-        ("carry_reset", 1.0, "0 or more, and below 1"),
-        ("log_interval", 0, "at least 1"),
-        ("checkpoint_seconds", math.nan, "0 or more"),
+        ("final_lr_ratio", 1.5, "a number from 0 to 1"),
+        ("carry_state", "no", "True or False"),
+        ("carry_reset", 1.0, "a number, 0 or more and below 1"),
+        ("log_interval", 0, "a whole number of at least 1"),
+        ("log_interval", 2.5, "a whole number of at least 1"),
+        ("checkpoint_seconds", math.nan, "a number, 0 or more"),
     ],
 )
 def test_a_setting_out_of_its_range(field, value, rule):
-    with pytest.raises(ValueError, match=rf"^RunSpec: {field}={value} must be {rule} \(change "):
+    with pytest.raises(ValueError, match=rf"^RunSpec: {field}={value!r} must be {rule} \(change "):
         spec(**{field: value})
 
 
-@pytest.mark.parametrize("betas", [(0.9, 1.0), (0.9,), (-0.1, 0.9)])
+@pytest.mark.parametrize("betas", [(0.9, 1.0), (0.9,), (-0.1, 0.9), ("a", 0.9)])
 def test_betas_out_of_their_range(betas):
     told = f"RunSpec: betas={betas!r} must be two numbers from 0 to below 1 (change betas)"
     with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
@@ -294,6 +303,36 @@ def test_betas_out_of_their_range(betas):
 def test_rows_can_only_be_reset_where_a_state_is_carried():
     with pytest.raises(ValueError, match=r"carry_reset=0.5 has no effect without carry_state, .*set carry_state=True"):
         spec(carry_reset=0.5)
+
+
+def test_a_list_of_betas_is_the_pair():
+    assert spec(betas=[0.5, 0.6]) == spec(betas=(0.5, 0.6))
+
+
+def no_perplexity(model, head):
+    raise AssertionError("is not to be called")
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"validation_steps": [3]}, "validation_steps were given without validate, and would not be read; pass both"),
+        (
+            {"validate": no_perplexity, "validation_steps": [3, 13, 0]},
+            r"validation_steps: \[13, 0\] must lie from 1 to steps=12, after which the training ends; leave",
+        ),
+    ],
+)
+def test_validations_that_would_not_be_made(given, rule, tmp_path):
+    with pytest.raises(ValueError, match=rf"^{rule}"):
+        train(tiny_gpt2(), Tokens(), spec(), tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_a_state_to_carry(tmp_path):
+    told = r"carry_state=True: the cache that llama returns \(DynamicCache\) lacks detach, to, start_anew, .*; leave"
+    with pytest.raises(ValueError, match=f"^{told}"):
+        train(tiny_llama(), Tokens(), spec(carry_state=True), tmp_path)
 
 
 def test_accelerate_is_set_for_another_device(tmp_path, monkeypatch):

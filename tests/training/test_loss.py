@@ -135,6 +135,15 @@ def test_carried_state_makes_two_segments_one(batch):
     assert not torch.allclose(fresh, whole[:, 3:], rtol=1e-4)
 
 
+def test_arguments_of_no_meaning(batch):
+    model = tiny_resnet_bk()
+    with pytest.raises(ValueError, match="^head='lazy' must be one of fused, model; choose_head"):
+        causal_lm_loss(model, *batch, "lazy")
+    state = causal_lm_loss(model, *batch, "fused", carry_state=True).state
+    with pytest.raises(ValueError, match="^state was given without carry_state, and would not be read"):
+        causal_lm_loss(model, *batch, "fused", state=state)
+
+
 def test_the_load_balancing_loss_stands_apart(batch):
     model = tiny_resnet_bk(num_experts=2, num_experts_per_tok=1, router_aux_loss_coef=0.5)
     found = causal_lm_loss(model, *batch, "fused")

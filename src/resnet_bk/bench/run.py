@@ -80,14 +80,15 @@ def _train(run: Run, model: Any, protocol: Protocol, prepared: Prepared, config:
     def validate(model: Any, head: Head) -> float:
         return evaluate_validation(model, head, protocol, prepared, carry_state=spec.carry_state).perplexity
 
+    causal = audit.verdict == "causal"
     return train(
         model,
         stream,
         spec,
         run.folder,
         about={"environment": environment()},
-        validate=validate if audit.verdict == "causal" else None,
-        validation_steps=validation_steps(spec.steps, protocol.evaluations),
+        validate=validate if causal else None,
+        validation_steps=validation_steps(spec.steps, protocol.evaluations) if causal else (),
     )
 
 

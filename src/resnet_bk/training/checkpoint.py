@@ -45,19 +45,20 @@ class Checkpoints:
             if other != target:
                 shutil.rmtree(other)
 
-    def settings(self) -> dict[str, Any]:
-        """Those under which the newest checkpoint was written; empty where it does not say or there is none.
+    def settings(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Those under which the newest checkpoint was written, of the run and of its model; empty where it does not say
+        or there is none.
 
         Read before anything is put back: another optimizer could not take what is there.
         """
         latest = self.latest()
         if latest is None:
-            return {}
+            return {}, {}
         try:
             state = torch.load(latest / "custom_checkpoint_0.pkl", map_location="cpu", weights_only=False)
-            return dict(state.get("settings") or {})
+            return dict(state.get("settings") or {}), dict(state.get("model") or {})
         except Exception:  # a damaged file is named by `load_latest`
-            return {}
+            return {}, {}
 
     def load_latest(self) -> bool:
         """Put the newest checkpoint back, if there is one.

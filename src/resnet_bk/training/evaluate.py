@@ -81,8 +81,11 @@ def evaluate(
         progress: called after each batch with the number of targets so far.
 
     Raises:
-        ValueError: there is nothing to predict, or there are more buckets than `bucket_count`.
+        ValueError: there is nothing to predict, there are more buckets than `bucket_count`, or another head, dtype or
+            `keep_losses` than these.
     """
+    if keep_losses not in (None, "rows", "windows"):
+        raise ValueError(f"keep_losses={keep_losses!r} must be rows, windows or None; see evaluate")
     if bucket_of_token is not None and int(bucket_of_token.max()) >= bucket_count:
         raise ValueError(
             f"bucket_count={bucket_count}: must be above every entry of bucket_of_token, which has "

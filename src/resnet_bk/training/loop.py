@@ -28,7 +28,7 @@ from resnet_bk.training.optimizer import build_optimizer, build_schedule
 from resnet_bk.training.progress import training_progress
 from resnet_bk.training.records import Records
 from resnet_bk.training.spec import RunSpec, TrainingResult, training_device
-from resnet_bk.training.state import Stream, TrainState
+from resnet_bk.training.state import Stream, TrainState, model_settings
 from resnet_bk.training.step import training_step
 
 
@@ -54,13 +54,15 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss is not a number; the checkpoint before it is kept.
-        ValueError: a checkpoint that cannot be read, or of other settings or another text.
+        ValueError: a checkpoint that cannot be read, or of other settings, another model or another text; a model whose
+            state cannot be carried; `validation_steps` without `validate`, or beyond the last step.
     """
+    _check_validations(validate, validation_steps, spec)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = make_accelerator(spec, folder)
     device = accelerator.device
     model.to(device).train()
-    state = TrainState(stream, settings=spec.fixed())
+    state = TrainState(stream, settings=spec.fixed(), model=model_settings(model))
     checkpoints = Checkpoints(folder / "checkpoint", accelerator)
 
     batch = _peek(stream, device)
@@ -73,7 +75,7 @@ def train(
     model, optimizer, schedule = accelerator.prepare(model, optimizer, build_schedule(optimizer, spec))
     accelerator.register_for_checkpointing(state)
     set_seed(spec.seed)
-    state.check_settings(checkpoints.settings(), folder)
+    state.check_settings(*checkpoints.settings(), folder)
     resumed_from = state.step if checkpoints.load_latest() else None
     state.phases["warm_up"] = state.phases.get("warm_up", 0.0) + warm_up_seconds  # of every call
     if state.step < spec.steps:
@@ -125,6 +127,18 @@ def train(
         set_progress(1.0)
         accelerator.end_training()
     return _result(state, head, device, records.peak_memory_kind, resumed_from)
+
+
+def _check_validations(validate: Any, steps: Sequence[int], spec: RunSpec) -> None:
+    """Raises ValueError for steps without a validation, or that are never taken."""
+    if steps and validate is None:
+        raise ValueError("validation_steps were given without validate, and would not be read; pass both, or none")
+    never = [step for step in steps if not 1 <= step <= spec.steps]
+    if never:
+        raise ValueError(
+            f"validation_steps: {never} must lie from 1 to steps={spec.steps}, after which the training ends; leave "
+            "them out"
+        )
 
 
 def make_accelerator(spec: RunSpec, folder: Path) -> Accelerator:

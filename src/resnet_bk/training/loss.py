@@ -20,8 +20,10 @@ from torch import Tensor
 from resnet_bk.models.mixed_precision import is_mixed, mixed_precision
 from resnet_bk.ops import linear_cross_entropy
 from resnet_bk.training.carried import first_state
+from resnet_bk.training.spec import CHOICES
 
 Head = Literal["fused", "model"]
+HEADS = ("fused", "model")
 
 # A float32 matmul over a few thousand terms agrees with another order of summation to about 1e-6 of the largest value;
 # a soft cap or a scale moves logits of this size by percents.
@@ -61,7 +63,14 @@ def causal_lm_loss(
         carry_state: start from `state` and return the state after the segment.
         state: what an earlier call returned for the same rows, or None for the start of a text.
         reduction: "mean", "sum" or "none" ([B, T]).
+
+    Raises:
+        ValueError: another head, or a state that is not to be carried.
     """
+    if head not in HEADS:
+        raise ValueError(f"head={head!r} must be one of {', '.join(HEADS)}; choose_head(model, input_ids) finds it")
+    if state is not None and not carry_state:
+        raise ValueError("state was given without carry_state, and would not be read; set carry_state=True or leave it")
     options: dict[str, Any] = {"use_cache": carry_state}
     if carry_state:
         options["cache"] = first_state(model) if state is None else state
@@ -93,7 +102,13 @@ def causal_lm_loss(
 
 
 def autocast_to(dtype: str, device: torch.device) -> torch.autocast:
-    """Mixed precision where a run's dtype is "bfloat16", in training and evaluation alike."""
+    """Mixed precision where a run's dtype is "bfloat16", in training and evaluation alike.
+
+    Raises:
+        ValueError: it is neither that nor "float32".
+    """
+    if dtype not in CHOICES["dtype"]:
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(CHOICES['dtype'])}; bfloat16 is by autocast")
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -14,23 +14,35 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
     "head": ("auto", "model"),
 }
-# What holds of a number, and how it is said.
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "steps": (lambda steps: isinstance(steps, Integral) and int(steps) >= 1, "a whole number of at least 1"),
-    "learning_rate": (lambda rate: 0 <= rate < math.inf, "0 or more"),
-    "embedding_rate": (lambda times: 0 < times < math.inf, "above 0"),
-    "weight_decay": (lambda decay: 0 <= decay < math.inf, "0 or more"),
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)  # which Python counts among them
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+# What a value is, what holds of it, and how it is said.
+RANGES: dict[str, tuple[Callable[[Any], bool], Callable[[Any], bool], str]] = {
+    "steps": (_whole, lambda steps: steps >= 1, "a whole number of at least 1"),
+    "learning_rate": (_number, lambda rate: 0 <= rate < math.inf, "a number, 0 or more"),
+    "embedding_rate": (_number, lambda times: 0 < times < math.inf, "a number above 0"),
+    "weight_decay": (_number, lambda decay: 0 <= decay < math.inf, "a number, 0 or more"),
     "betas": (
-        lambda betas: isinstance(betas, list | tuple) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        lambda betas: isinstance(betas, list | tuple) and len(betas) == 2 and all(map(_number, betas)),
+        lambda betas: all(0 <= beta < 1 for beta in betas),
         "two numbers from 0 to below 1",
     ),
-    "clip": (lambda clip: clip is None or clip > 0, "above 0, or None"),
-    "warmup_steps": (lambda steps: steps >= 0, "0 or more"),
-    "final_lr_ratio": (lambda ratio: 0 <= ratio <= 1, "from 0 to 1"),
-    "seed": (lambda seed: isinstance(seed, Integral) and 0 <= int(seed) < 2**32, "a whole number from 0 to 2**32 - 1"),
-    "carry_reset": (lambda share: 0 <= share < 1, "0 or more, and below 1"),
-    "log_interval": (lambda steps: steps >= 1, "at least 1"),
-    "checkpoint_seconds": (lambda seconds: seconds >= 0, "0 or more"),
+    "clip": (lambda clip: clip is None or _number(clip), lambda clip: clip is None or clip > 0, "above 0, or None"),
+    "warmup_steps": (_whole, lambda steps: steps >= 0, "a whole number, 0 or more"),
+    "final_lr_ratio": (_number, lambda ratio: 0 <= ratio <= 1, "a number from 0 to 1"),
+    "seed": (_whole, lambda seed: 0 <= seed < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "carry_state": (lambda carry: isinstance(carry, bool), lambda carry: True, "True or False"),
+    "carry_reset": (_number, lambda share: 0 <= share < 1, "a number, 0 or more and below 1"),
+    "log_interval": (_whole, lambda steps: steps >= 1, "a whole number of at least 1"),
+    "checkpoint_seconds": (_number, lambda seconds: seconds >= 0, "a number, 0 or more"),
 }
 
 
@@ -60,8 +72,8 @@ class RunSpec:
         head: "auto" for the fused vocabulary head where the model has a plain one, "model" for the model's own logits.
 
     Raises:
-        ValueError: another optimizer, dtype, device or head than these, a number out of its range, or `carry_reset`
-            without `carry_state`.
+        ValueError: another optimizer, dtype, device or head than these, a value of another type or out of its range,
+            or `carry_reset` without `carry_state`.
     """
 
     name: str
@@ -88,9 +100,9 @@ class RunSpec:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"RunSpec: {name}={value!r} must be one of {', '.join(known)} (change {name})")
-        for name, (holds, rule) in RANGES.items():
+        for name, (fits, holds, rule) in RANGES.items():
             value = getattr(self, name)
-            if not holds(value):
+            if not (fits(value) and holds(value)):
                 raise ValueError(f"RunSpec: {name}={value!r} must be {rule} (change {name})")
         if self.warmup_steps > self.steps:
             raise ValueError(
@@ -101,6 +113,7 @@ class RunSpec:
                 f"RunSpec: carry_reset={self.carry_reset} has no effect without carry_state, for then every row starts "
                 "from no state (leave it out, or set carry_state=True)"
             )
+        object.__setattr__(self, "betas", tuple(self.betas))  # a list is another value to a checkpoint
 
     def fixed(self) -> dict[str, Any]:
         """What a run cannot change when it is resumed: everything that its result depends on."""

@@ -12,6 +12,18 @@ from resnet_bk.training.spec import NonFiniteLossError, RunSpec
 from resnet_bk.training.step import Step
 
 
+# Fields of a configuration that say where it comes from, not what the model computes.
+ORIGIN = ("architectures", "transformers_version", "use_cache")
+
+
+def model_settings(model: Any) -> dict[str, Any]:
+    """What tells a model from another with weights of the same shapes: the fields of its configuration, and the dtype
+    of its weights."""
+    fields_of = model.config.to_dict()
+    kept = {name: value for name, value in fields_of.items() if name not in ORIGIN and not name.startswith("_")}
+    return kept | {"dtype": str(next(model.parameters()).dtype)}
+
+
 class Stream(Protocol):
     """What the loop needs of `resnet_bk.data.TokenStream`."""
 
@@ -31,6 +43,7 @@ class TrainState:
     Attributes:
         stream: the tokens; its position is saved, not the tokens.
         settings: of the run, which a checkpoint must have been written under; empty in one of an older version.
+        model: the configuration of the model, of which the same holds.
         step, tokens: done so far.
         calls: one dict a call that trained: `from_step`, and what `train` was told of it.
         seconds: time of training so far.
@@ -48,6 +61,7 @@ class TrainState:
 
     stream: Stream
     settings: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     tokens: int = 0
     calls: list[dict[str, Any]] = field(default_factory=list)
@@ -72,28 +86,32 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises ValueError for a state that another version wrote, or of another text."""
-        missing = self.state_dict().keys() - state.keys() - {"settings"}
+        missing = self.state_dict().keys() - state.keys() - {"settings", "model"}
         if missing:
             raise ValueError(f"it was written by another version of resnet_bk and lacks {', '.join(sorted(missing))}")
         self.stream.load_state_dict(state["stream"])
         for name, value in state.items():
-            if name not in ("stream", "settings"):
+            if name not in ("stream", "settings", "model"):
                 setattr(self, name, value)
 
-    def check_settings(self, there: dict[str, Any], folder: Path) -> None:
-        """Whether a checkpoint of these settings is of this run.
+    def check_settings(self, there: dict[str, Any], model: dict[str, Any], folder: Path) -> None:
+        """Whether a checkpoint of these settings and this model is of this run.
 
         Raises:
             ValueError: naming those that differ.
         """
-        here = self.settings
-        different = [name for name in here | there if there and there.get(name) != here.get(name)]
-        if different:
-            changed = ", ".join(f"{name} was {there.get(name)!r} and is {here.get(name)!r}" for name in different)
-            raise ValueError(
-                f"{folder} holds a checkpoint of a run with other settings: {changed}; train in another folder, with "
-                "the settings as they were, or remove that one"
-            )
+        other_model = [name for name in model if model[name] != self.model.get(name, model[name])]
+        other_run = [name for name in self.settings | there if there and there.get(name) != self.settings.get(name)]
+        for what, different, was, now in (
+            ("settings", other_run, there, self.settings),
+            ("fields of the model", other_model, model, self.model),
+        ):
+            if different:
+                changed = ", ".join(f"{name} was {was.get(name)!r} and is {now.get(name)!r}" for name in different)
+                raise ValueError(
+                    f"{folder} holds a checkpoint of a run with other {what}: {changed}; train in another folder, with "
+                    "the settings as they were, or remove that one"
+                )
 
     def begin_call(self, about: dict[str, Any]) -> None:
         """Note a call that goes on from here; calls whose steps are lost are forgotten."""

@@ -50,9 +50,14 @@ def training_step(
         state: what the step before returned, for rows that go on; None at the start of a text.
         schedule: of the learning rate; None leaves it.
         lap: called at the end of each phase, with "forward", "backward", "clip" and "optimizer" in turn.
+
+    Raises:
+        ValueError: `carry_state` of a model whose cache cannot be handed on in training; nothing has changed then.
     """
     with autocast_to(spec.dtype, batch[0].device):
         found = causal_lm_loss(model, *batch, head, carry_state=spec.carry_state, state=state)
+    if spec.carry_state:
+        _check_carried(found.state, model)
     lap("forward")
     (found.value if found.auxiliary is None else found.value + found.auxiliary).backward()
     lap("backward")
@@ -65,3 +70,13 @@ def training_step(
     after = None if found.state is None else found.state.detach()
     lap("optimizer")
     return Step(found.value.detach(), grad_norm, found.measures, after)
+
+
+def _check_carried(state: Any, model: Any) -> None:
+    """Raises ValueError for a state without what a training asks of it."""
+    lacking = [name for name in ("detach", "to", "start_anew") if not hasattr(state, name)]
+    if lacking:
+        raise ValueError(
+            f"carry_state=True: the cache that {model.config.model_type} returns ({type(state).__name__}) lacks "
+            f"{', '.join(lacking)}, and cannot be handed on in training; leave carry_state out"
+        )
