@@ -63,6 +63,13 @@ def test_range_and_precision():
     assert chain(hidden.double(), None).potential.dtype == torch.float64
 
 
+@pytest.mark.parametrize("absorption", [(1e-3, 1.0), (0.5, 0.1)])
+def test_absorptions_that_the_floor_does_not_let_be(absorption):
+    told = rf"^absorption_init=\({absorption[0]}, {absorption[1]}\) must be low and high, both above .*=0.001; for"
+    with pytest.raises(ValueError, match=told):
+        build(absorption_init=absorption)
+
+
 def test_cuts():
     chain = build()
     boundaries = find_boundaries(None, torch.tensor([[0, 0, 1]]), shape=(1, 3))

@@ -358,6 +358,16 @@ def test_a_size_that_has_no_effect_is_named_when_it_is_set_later():
         config.check()
 
 
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    config = ResNetBKConfig(vocab_size=61, eos_token_id=60)
+    config.vocab_size = 50
+    with pytest.raises(
+        ValueError, match=r"^ResNetBKConfig: eos_token_id=60 must lie in the vocabulary, from 0 to .* 49"
+    ):
+        config.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_padding_beyond_the_vocabulary_is_told(tmp_path, caplog):
     """`Trainer` writes down the tokenizer's, which where rows are full is never read: the model must load again."""
     config = ResNetBKConfig(vocab_size=50)

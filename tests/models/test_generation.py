@@ -21,6 +21,14 @@ ONE_OF_EACH = ["vector-conv-gate-moe-untied", "matrix-conv-gate-dense-untied"]
 one_of_each = pytest.mark.parametrize("name", [*ONE_OF_EACH, "pointer-modulus"])
 
 
+@one_of_each
+def test_the_logits_are_not_left_out(name):
+    model, prompt = build(name), tokens(1, 5)
+    for option, told in (({"targets": prompt}, "targets"), ({"return_logits": False}, "return_logits=False")):
+        with pytest.raises(ValueError, match=f"^{told} leaves out the logits that generate draws from; leave it out"):
+            model.generate(prompt, max_new_tokens=2, **option)
+
+
 @every_kind
 def test_cached_greedy_generation_is_uncached_greedy_generation(name):
     model = build(name, dtype=torch.float64)

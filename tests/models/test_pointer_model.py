@@ -336,7 +336,7 @@ def test_what_is_refused():
         PointerConfig(language_model={"model_type": "llamma"})
     with pytest.raises(ValueError, match="language_model='vit' must be the configuration of a causal LM"):
         PointerConfig(language_model={"model_type": "vit"})
-    for unread in ({"return_dict": False}, {"output_hidden_states": True}):
+    for unread in ({"return_dict": False}, {"output_hidden_states": True}, {"output_attentions": True}):
         with pytest.raises(ValueError, match=r"is read by nothing: a call returns a PointerOutput .*\(leave it out"):
             PointerConfig(language_model=GPT2Config(), **unread)
     with pytest.raises(ValueError, match="use_cache=True: this model keeps no cache"):

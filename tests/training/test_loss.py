@@ -137,10 +137,10 @@ def test_carried_state_makes_two_segments_one(batch):
 
 def test_arguments_of_no_meaning(batch):
     model = tiny_resnet_bk()
-    with pytest.raises(ValueError, match="^head='lazy' must be one of fused, model; choose_head"):
+    with pytest.raises(ValueError, match=r"^head='lazy' must be one of fused, model; choose_head"):
         causal_lm_loss(model, *batch, "lazy")
     state = causal_lm_loss(model, *batch, "fused", carry_state=True).state
-    with pytest.raises(ValueError, match="^state was given without carry_state, and would not be read"):
+    with pytest.raises(ValueError, match=r"^state was given without carry_state, and would not be read"):
         causal_lm_loss(model, *batch, "fused", state=state)
 
 

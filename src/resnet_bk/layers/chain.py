@@ -67,6 +67,9 @@ class ChainProjection(KeepsFloat32):
         site_gain: how many times as far as by default a token bends its site.
         induction_heads: how many of the chains, the last ones, start with a long memory instead
             (`resnet_bk.layers.induction`).
+
+    Raises:
+        ValueError: an absorption at the start that is not above the floor.
     """
 
     def __init__(
@@ -82,6 +85,11 @@ class ChainProjection(KeepsFloat32):
         induction_heads: int = 0,
     ) -> None:
         super().__init__()
+        if not absorption_min < absorption_init[0] <= absorption_init[1]:
+            raise ValueError(
+                f"absorption_init={absorption_init} must be low and high, both above absorption_min={absorption_min}; "
+                f"for example {2 * absorption_min:g}, {max(1.0, 4 * absorption_min):g}"
+            )
         self.chains = chains
         self.induction_heads = induction_heads
         self.scale = site_gain * hidden_size**-0.5

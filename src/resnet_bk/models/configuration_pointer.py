@@ -37,6 +37,7 @@ class PointerConfig(Checked, PreTrainedConfig):
         inner = self.language_model
         if isinstance(inner, dict) and inner.get("model_type") in CONFIG_MAPPING:
             self.language_model = AutoConfig.for_model(**inner)
+        self._output_attentions = kwargs.get("output_attentions", False)  # where its property looks
         self._refuse(self._unknown(kwargs) + self._problems())
         super().__post_init__(**kwargs)
 
@@ -56,11 +57,11 @@ class PointerConfig(Checked, PreTrainedConfig):
         rules.whole("pointer_heads", 1, "4 is usual")
         rules.whole("pointer_key_dim", 2, "16 is usual")
         rules.number("absorption_min", "above 0", lambda x: x > 0, "1e-3 bounds the resolvent by 1000")
-        for name, only in (("return_dict", True), ("output_hidden_states", False)):
-            if getattr(self, name, only) != only:
+        for name, only in (("return_dict", True), ("output_hidden_states", False), ("output_attentions", False)):
+            if getattr(self, name, only) not in (only, None):
                 rules.problems.append(
                     f"{name}={getattr(self, name)!r} is read by nothing: a call returns a PointerOutput without hidden "
-                    "states (leave it out, or ask language_model itself)"
+                    "states and attention maps (leave it out, or ask language_model itself)"
                 )
         return rules.problems
 

@@ -31,8 +31,14 @@ class ResNetBKGenerationMixin(GenerationMixin):
         prompt; what is generated continues its last document.
 
         Raises:
-            ValueError: see `packed_documents`; or the mask does not fit prompt and cache.
+            ValueError: see `packed_documents`; the mask does not fit prompt and cache; or what would leave the logits
+                out, from which the next token is drawn.
         """
+        if options.get("targets") is not None or options.get("return_logits") is False:
+            name = "return_logits=False" if options.get("targets") is None else "targets"
+            raise ValueError(
+                f"{name} leaves out the logits that generate draws from; leave it out, or call the model itself"
+            )
         documents = options.get("document_ids")
         names = {"position_ids": position_ids, "seq_idx": seq_idx, "cu_seq_lens_q": cu_seq_lens_q}
         check_tensors(document_ids=documents, **names)

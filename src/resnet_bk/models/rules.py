@@ -46,6 +46,15 @@ class Checked:
         """
         self._refuse(self._problems())
 
+    def save_pretrained(self, *args: Any, **options: Any) -> None:
+        """As in `transformers`, of fields that could be loaded again.
+
+        Raises:
+            ValueError: as at construction; nothing is written then.
+        """
+        self.check()
+        super().save_pretrained(*args, **options)  # type: ignore[misc]  # of the class that this is mixed into
+
     def _unknown(self, kwargs: dict[str, Any]) -> list[str]:
         """Problems of the arguments left over that are neither fields nor of `transformers`."""
         fields = [name for name in type(self).__dataclass_fields__ if not name.startswith("_")]  # type: ignore[attr-defined]

@@ -11,7 +11,6 @@ from torch import Tensor
 from resnet_bk.training.spec import NonFiniteLossError, RunSpec
 from resnet_bk.training.step import Step
 
-
 # Fields of a configuration that say where it comes from, not what the model computes.
 ORIGIN = ("architectures", "transformers_version", "use_cache")
 
