@@ -250,7 +250,7 @@ def test_embeddings_and_caches_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"input_ids must be given where pointer_heads=2"):
         lm(inputs_embeds=lm.model.embed_tokens(ids))
     cache = lm.model(ids, use_cache=True).cache
-    with pytest.raises(ValueError, match="past_key_values has seen 5 tokens and its pointer 0"):
+    with pytest.raises(ValueError, match=r"cache \(past_key_values\) has seen 5 tokens and its pointer 0"):
         lm(ids, past_key_values=cache)
     cache = lm(ids, use_cache=True).cache
     with pytest.raises(

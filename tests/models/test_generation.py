@@ -99,7 +99,7 @@ def test_generation_goes_on_from_a_returned_cache(name):
     first = model.generate(prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     second = model.generate(first.sequences, cache=first.cache, max_new_tokens=6, do_sample=False)
     assert torch.equal(second, straight)
-    with pytest.raises(ValueError, match="must hold the 16 tokens of past_key_values and at least one more"):
+    with pytest.raises(ValueError, match="must hold the 16 tokens of the cache and at least one more"):
         model.generate(prompt, cache=first.cache, max_new_tokens=2)
 
 
@@ -118,9 +118,7 @@ def test_a_prompt_in_pieces_is_read_once(how):
     }[how]
     for text in (ids, ids[:, :8]):
         cache = model(ids, use_cache=True).cache
-        with pytest.raises(
-            ValueError, match="input_ids must hold the 12 tokens of past_key_values and at least one more"
-        ):
+        with pytest.raises(ValueError, match="input_ids must hold the 12 tokens of the cache and at least one more"):
             model.generate(text, *arguments, cache=cache, **options)
 
 
@@ -139,7 +137,7 @@ def test_embeddings_in_pieces_would_be_read_more_than_once():
         "prefill_chunk_size=2 with inputs_embeds {}, which would be read more",
     )
     cache = model(ids[:, :4], use_cache=True).cache
-    with pytest.raises(ValueError, match=says.format("after the 4 tokens of past_key_values")):
+    with pytest.raises(ValueError, match=says.format("after the 4 tokens of the cache")):
         model.generate(inputs_embeds=embeddings, cache=cache, prefill_chunk_size=2, max_new_tokens=1)
     cache = ResNetBKCache(model.config)
     with pytest.raises(ValueError, match=says.format("beside input_ids")):

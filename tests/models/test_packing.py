@@ -71,7 +71,7 @@ def test_borders_after_a_cache():
     """They number documents anew in every call."""
     model, ids = build("matrix-conv-gate-dense-untied"), tokens(1, 14)
     cache = model(ids[:, :10], cu_seq_lens_q=torch.tensor([0, 6, 10]), use_cache=True).cache
-    with pytest.raises(ValueError, match=r"cu_seq_lens_q after the 10 tokens of past_key_values .*; pass document_ids"):
+    with pytest.raises(ValueError, match=r"cu_seq_lens_q after the 10 tokens of the cache .*; pass document_ids"):
         model(ids[:, 10:], cu_seq_lens_q=torch.tensor([0, 4]), cache=cache)
 
 
@@ -161,7 +161,7 @@ def test_new_tokens_alone_behind_a_cache(name, pieces):
         model.generate(ids[:, 7:], attention_mask=mask, cache=cache, **{name: numbers[:, 7:]}, **OPTIONS)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])
     cache = model(ids[:, :6], document_ids=numbers[:, :6], use_cache=True).cache
-    with pytest.raises(ValueError, match="position_ids start anew after the 6 tokens of past_key_values"):
+    with pytest.raises(ValueError, match="position_ids start anew after the 6 tokens of the cache"):
         model.generate(ids[:, 6:], attention_mask=mask, cache=cache, position_ids=positions, **OPTIONS)
 
 
@@ -193,7 +193,7 @@ def test_a_whole_text_behind_a_cache_that_counted_documents_otherwise(filled, as
 
 def test_what_does_not_fit_beside_documents():
     model, ids = build("matrix-conv-gate-dense-untied", dtype=torch.float64), tokens(1, 14)
-    with pytest.raises(ValueError, match="past_key_values must be a ResNetBKCache, but got dict"):
+    with pytest.raises(ValueError, match=r"cache \(past_key_values\) must be a ResNetBKCache, but got dict"):
         model.generate(ids, document_ids=torch.zeros_like(ids), cache={}, **OPTIONS)
     # A mask of more columns is one of a cache that is not there.
     anew = {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4]])}

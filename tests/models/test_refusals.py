@@ -134,7 +134,9 @@ def test_a_cache_of_another_precision(wide):
         model, other = other, model
     ids = tokens(2, 6)
     cache = other(ids).cache
-    with pytest.raises(ValueError, match=r"past_key_values was filled by a model of another precision: its states are"):
+    with pytest.raises(
+        ValueError, match=r"cache \(past_key_values\) was filled by a model of another precision: its states are"
+    ):
         model(ids, past_key_values=cache)
     assert cache.get_seq_length() == 6
 

@@ -211,7 +211,7 @@ def _check_mask(attention_mask: Tensor, length: int, past_length: int) -> Tensor
             )
     if mask.shape[1] < past_length + length and not bool(mask.all()):
         raise ValueError(
-            f"attention_mask has padding, so it must also cover the {past_length} tokens of past_key_values, but has "
+            f"attention_mask has padding, so it must also cover the {past_length} tokens of the cache, but has "
             f"shape {tuple(attention_mask.shape)}; pass all {past_length + length} columns"
         )
     # 0 -> 1 may happen once a row: padding left of the tokens, tokens, padding right of them.
@@ -230,7 +230,7 @@ def _document_starts(document_ids: Tensor, past_length: int, last_document: Tens
     """True where a document starts, [B, T]; the first token counts only if it follows another document's."""
     if past_length and last_document is None:
         raise ValueError(
-            f"document_ids with past_key_values needs a cache filled with document_ids, but its {past_length} tokens "
+            f"document_ids after a cache need one filled with document_ids, but its {past_length} tokens "
             "came without; pass document_ids from the first call on, or start with an empty cache"
         )
     first = document_ids[:, :1] if last_document is None else last_document.unsqueeze(1)

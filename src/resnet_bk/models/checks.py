@@ -19,6 +19,8 @@ from resnet_bk.ops.checks import has_values
 from resnet_bk.ops.dispatch import autocast_enabled
 from resnet_bk.ops.linear_cross_entropy import IGNORED, REDUCTIONS
 
+CACHE = "cache (past_key_values)"  # both names of the argument
+
 
 def check_config(config: Any, kind: type[Any]) -> None:
     """A configuration of this kind, whose fields fit together; they may have been set after construction.
@@ -265,12 +267,12 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
         return
     if not isinstance(cache, ResNetBKCache):
         raise ValueError(
-            f"past_key_values must be a ResNetBKCache, but got {type(cache).__name__}; pass what an earlier call "
+            f"{CACHE} must be a ResNetBKCache, but got {type(cache).__name__}; pass what an earlier call "
             "returned, ResNetBKCache(config), or None"
         )
     if len(cache.layers) != config.num_hidden_layers:
         raise ValueError(
-            f"past_key_values must hold {config.num_hidden_layers} blocks, but holds {len(cache.layers)}; it "
+            f"{CACHE} must hold {config.num_hidden_layers} blocks, but holds {len(cache.layers)}; it "
             "belongs to another model"
         )
     state = cache.layers[0].state
@@ -279,7 +281,7 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
         double = _is_double(mixer)
         if double is not None and double != (green.dtype == torch.complex128):
             raise ValueError(
-                f"past_key_values was filled by a model of another precision: its states are {green.dtype}, where this "
+                f"{CACHE} was filled by a model of another precision: its states are {green.dtype}, where this "
                 f"model has {torch.complex128 if double else torch.complex64}; start with an empty cache"
             )
         of_tail = None if tail is None else (tail.shape[1], tail.shape[2])
@@ -287,13 +289,13 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
         expected = mixer.state_shape()
         if found != expected or any(scale.latest.shape[1] != config.hidden_size for scale in cache.scales):
             raise ValueError(
-                f"past_key_values holds a {_described(found)}, but this model has a {_described(expected)}, at "
+                f"{CACHE} holds a {_described(found)}, but this model has a {_described(expected)}, at "
                 f"hidden_size={config.hidden_size}; it belongs to another model"
             )
         factors, wanted = [scale.pending.shape[1] + 1 for scale in cache.scales], config.shortening_factors()
         if factors != wanted:
             raise ValueError(
-                f"past_key_values was shortened by the factors {factors}, but multi_scale={config.multi_scale} of this "
+                f"{CACHE} was shortened by the factors {factors}, but multi_scale={config.multi_scale} of this "
                 f"model shortens by {wanted}; it belongs to another model"
             )
     if batch is not None and cache.batch_size not in (-1, batch):
@@ -302,7 +304,7 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
         if ways > 1 and not left:  # beams, or several continuations of each prompt
             way_out = f"repeat each row with cache.batch_repeat_interleave({ways})"
         raise ValueError(
-            f"past_key_values holds {cache.batch_size} rows, but this batch has {batch}; {way_out}, or start with an "
+            f"{CACHE} holds {cache.batch_size} rows, but this batch has {batch}; {way_out}, or start with an "
             "empty cache"
         )
 

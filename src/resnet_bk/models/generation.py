@@ -106,7 +106,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
         size, cache = generation_config.prefill_chunk_size, model_kwargs.get("cache")
         seen = 0 if cache is None else cache.get_seq_length()
         if size is not None and model_kwargs.get("inputs_embeds") is not None and (seen or input_ids.shape[1] > size):
-            where = f"after the {seen} tokens of past_key_values" if seen else "beside input_ids"
+            where = f"after the {seen} tokens of the cache" if seen else "beside input_ids"
             raise ValueError(
                 f"prefill_chunk_size={size} with inputs_embeds {where}, which would be read more than once; leave it "
                 "out"
@@ -152,7 +152,7 @@ class ResNetBKGenerationMixin(GenerationMixin):
 
 def _nothing_new(name: str, seen: int, length: int) -> ValueError:
     return ValueError(
-        f"{name} must hold the {seen} tokens of past_key_values and at least one more, but has length {length}; pass "
+        f"{name} must hold the {seen} tokens of the cache and at least one more, but has length {length}; pass "
         "the whole sequence, the cache knows what it has seen (an empty prompt needs a first token)"
     )
 
@@ -183,7 +183,7 @@ def _tokens_before(options: Mapping[str, Any], length: int, seen: int) -> int:
     if before != seen or options.get("inputs_embeds") is not None:
         raise ValueError(
             f"attention_mask has {before + length} columns for a prompt of {length} tokens after the {seen} of "
-            "past_key_values; with document_ids and the like pass the new tokens alone and a mask of both together, or "
+            "the cache; with document_ids and the like pass the new tokens alone and a mask of both together, or "
             "the whole text (embeddings always) and a mask of that"
         )
     return before

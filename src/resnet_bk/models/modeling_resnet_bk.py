@@ -456,8 +456,8 @@ class ResNetBKForCausalLM(TargetLosses, ResNetBKPreTrainedModel, ResNetBKGenerat
             return
         if cache.get_seq_length() != cache.pointer_tokens:
             raise ValueError(
-                f"past_key_values has seen {cache.get_seq_length()} tokens and its pointer {cache.pointer_tokens}; "
-                "fill it through ResNetBKForCausalLM alone"
+                f"cache (past_key_values) has seen {cache.get_seq_length()} tokens and its pointer "
+                f"{cache.pointer_tokens}; fill it through ResNetBKForCausalLM alone"
             )
         if cache.pointer is not None:
             self.pointer.check_state(cache.pointer)

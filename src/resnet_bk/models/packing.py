@@ -60,7 +60,7 @@ def packed_documents(
         assert cu_seq_lens_q is not None
         if past_length:
             raise ValueError(
-                f"cu_seq_lens_q after the {past_length} tokens of past_key_values does not say whether the last "
+                f"cu_seq_lens_q after the {past_length} tokens of the cache does not say whether the last "
                 "document among them goes on; pass document_ids, in the calls before as well"
             )
         return _of_borders(cu_seq_lens_q, shape)
@@ -75,7 +75,7 @@ def packed_documents(
             anew = anew & (mask[:, past_length - 1 : past_length + 1] != 0).all(dim=1)
         if bool(starts.any()) or bool(anew.any()):
             raise ValueError(
-                f"position_ids start anew after the {past_length} tokens of past_key_values; pass document_ids, in the "
+                f"position_ids start anew after the {past_length} tokens of the cache; pass document_ids, in the "
                 "calls before as well"
             )
         return None
