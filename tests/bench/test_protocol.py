@@ -117,6 +117,20 @@ def test_epochs_beside_steps():
     assert load_protocol("tuned-choices", ["epochs=2", "steps=null"]).epochs == 2
 
 
+def test_keys_of_a_file_that_others_of_it_make_void(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(MINIMAL + "steps: 2\nepochs: 50\n")
+    with pytest.raises(ValueError, match=rf"^protocol {file}: epochs=50 is not read where steps=2 says how long the"):
+        load_protocol(str(file))
+    assert load_protocol(str(file), ["steps=3"]).steps == 3
+    file.write_text(MINIMAL + "learning_rates: [1.0e-3]\n")
+    with pytest.raises(
+        ValueError, match=r"models.gpt2.learning_rate=0.001 is not read where the learning_rates \[0.001\]"
+    ):
+        load_protocol(str(file))
+    assert load_protocol(str(file), ["learning_rates=null"]).models["gpt2"].learning_rate == 1e-3
+
+
 def test_a_mistyped_model_is_named_before_its_rate():
     says = (
         r"models.resnet_bk: unknown model \(did you mean resnet-bk\?\); known are .*; models.resnet_bk.learning_rate: "

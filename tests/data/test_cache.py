@@ -199,7 +199,7 @@ def test_a_missing_split_is_named_before_anything_is_written(
 def test_a_bad_limit_is_an_error(
     small_corpus: Corpus, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, limit: object
 ) -> None:
-    with pytest.raises(ValueError, match=r"data_limit .* must be a positive number of tokens"):
+    with pytest.raises(ValueError, match=r"^limit .* must be a positive number of tokens"):
         token_cache(small_corpus, "train", tokenizer, cache_dir=tmp_path, limit=limit)  # type: ignore[arg-type]
 
 

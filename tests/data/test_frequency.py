@@ -26,3 +26,18 @@ def test_tokens_outside_the_vocabulary_are_errors() -> None:
         frequency_buckets(np.array([1, 7]), 5, unk_id=0)
     with pytest.raises(ValueError, match=r"unk_id=5: must be at least 0 and below vocab_size=5; give .* or None"):
         frequency_buckets(np.array([1]), 5, unk_id=5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "size", "unknown", "told"),
+    [
+        (np.array([-1, 2]), 10, 0, "train_tokens holds -1: must be ids of the vocabulary"),
+        (np.array([0.5]), 10, 0, r"tokens must be integers \[N\], but got float64"),
+        (np.array([1]), -1, 0, "vocab_size=-1: must be a whole number of at least 1"),
+        (np.array([1]), 10.0, 0, "vocab_size=10.0: must be a whole number of at least 1"),
+        (np.array([1]), 10, 1.5, "unk_id=1.5: must be a whole number, or None"),
+    ],
+)
+def test_arguments_of_another_type_are_errors(tokens, size, unknown, told) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        frequency_buckets(tokens, size, unknown)

@@ -127,3 +127,9 @@ def test_a_source_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert load_corpus("mine").name == "texts"
     assert not load_module.is_missing_here("mine")
     assert load_module.is_missing_here("another")
+
+
+@pytest.mark.parametrize("name", [None, b"text.txt", 3])
+def test_what_is_no_name_is_an_error(name) -> None:
+    with pytest.raises(ValueError, match=rf"^data {re.escape(repr(name))} must be a name or a path; "):
+        load_corpus(name)

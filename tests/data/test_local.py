@@ -392,3 +392,25 @@ def test_shards_may_be_counted_from_1(tmp_path: Path) -> None:
     for number in (1, 2):
         write_parquet(tmp_path / f"train-0000{number}-of-00002.parquet", ["a"])
     assert documents(tmp_path)["train"] == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["mydata_train.jsonl", "mydata_valid.jsonl", "mydata_test.jsonl"],
+        ["trainset.txt", "testset.txt"],
+        ["ptb.train.txt", "ptb.test.txt"],
+    ],
+)
+def test_names_that_seem_to_tell_splits_are_an_error(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text(json.dumps({"text": "words"}) + "\n")
+    told = rf"seem to tell splits \({', '.join(sorted(names))}\), but not at their start, .*; rename them to train"
+    with pytest.raises(ValueError, match=told):
+        load_corpus(tmp_path)
+
+
+def test_one_word_of_a_split_in_a_name_tells_nothing(tmp_path: Path) -> None:
+    for name in ("the-train.txt", "old-trains.txt", "testament.txt", "devil.txt"):
+        (tmp_path / name).write_text(f"words of {name}\n")
+    assert load_corpus(tmp_path).documents("all")

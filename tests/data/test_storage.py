@@ -112,3 +112,11 @@ def test_a_disk_that_loses_what_is_written_is_a_clear_error(tmp_path: Path) -> N
 
     with pytest.raises(ValueError, match=r"cache_dir '.*' does not give .*: x is damaged .*; set RESNET_BK_CACHE"):
         cached_folder(tmp_path / "x", load, build)
+
+
+def test_the_home_folder_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    cached_folder(Path("~/cache/item"), lambda path: path if path.exists() else None, lambda path: None)
+    assert (tmp_path / "home" / "cache" / "item").is_dir()
+    assert not (tmp_path / "~").exists()

@@ -9,6 +9,14 @@ from hypothesis import strategies as st
 from resnet_bk.data import TokenStream, held_out_batches, overlapping_batches
 
 
+def held_out(tokens: Any) -> list[Any]:
+    return list(held_out_batches(tokens, 2, 4))
+
+
+def overlapping(tokens: Any) -> list[Any]:
+    return list(overlapping_batches(tokens, 2, 4))
+
+
 def tokens(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.uint16)
 
@@ -146,3 +154,24 @@ def test_a_state_of_another_text_is_an_error(place: int) -> None:
         TokenStream(other, 3, 4).load_state_dict(state)
     del state["text"]  # as older versions have it
     TokenStream(other, 3, 4).load_state_dict(state)
+
+
+@pytest.mark.parametrize("read", [lambda tokens: TokenStream(tokens, 2, 4), held_out, overlapping])
+@pytest.mark.parametrize("tokens", [np.arange(100) / 2, np.arange(200).reshape(100, 2), ["a", "b"]])
+def test_what_is_no_row_of_ids_is_an_error(read, tokens) -> None:
+    with pytest.raises(ValueError, match=r"^tokens must be integers \[N\], but got "):
+        read(tokens)
+
+
+@pytest.mark.parametrize("read", [lambda tokens: [TokenStream(tokens, 2, 4).next_batch()], held_out, overlapping])
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_a_list_and_a_tensor_are_read_as_an_array(read, kind) -> None:
+    for batch, expected in zip(read(kind(range(20))), read(np.arange(20)), strict=True):
+        assert all(torch.equal(part, other) for part, other in zip(batch, expected, strict=True))
+
+
+@pytest.mark.parametrize("batches", [None, -5, 1.5])
+def test_a_state_that_does_not_say_where_is_an_error(batches) -> None:
+    stream = TokenStream(np.arange(100), 2, 4)
+    with pytest.raises(ValueError, match=rf"has batches={batches}, and not how many it gave; start a new run"):
+        stream.load_state_dict(stream.state_dict() | {"batches": batches})

@@ -203,3 +203,17 @@ def test_a_full_disk_is_a_clear_error(small_corpus: Corpus, tmp_path: Path, monk
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); set RESNET_BK_CACHE"):
         cached_tokenizer(small_corpus, vocab_size=100, cache_dir=tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("kind", ["word", "bpe"])
+@pytest.mark.parametrize(
+    ("documents", "told"),
+    [
+        ("the cat sat", r"documents must be texts, but got one, whose letters would be read; pass \[text\]"),
+        (["a text", b"bytes"], "documents must be texts, but number 1 is bytes; decode or drop it"),
+        ([], "documents holds no text, from which no vocabulary can be made"),
+    ],
+)
+def test_documents_that_are_none_are_errors(documents, told, kind) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        train_tokenizer(documents, kind=kind, vocab_size=300)

@@ -9,7 +9,7 @@ from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.protocols import shipped_protocols
-from resnet_bk.bench.resolve import is_run, protocol_config, refuse_protocol, refuse_shape, resolve
+from resnet_bk.bench.resolve import is_run, protocol_config, refuse_course, refuse_protocol, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
 
 DEFAULT_PROTOCOL = "seed"
@@ -56,6 +56,7 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     refuse_protocol(name)
+    refuse_course(settings, "leave it out")
     try:
         named = resolve(name, loaded)
     except ValueError as error:

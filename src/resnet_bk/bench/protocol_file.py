@@ -103,9 +103,30 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
             f"--set epochs={raw['epochs']}: not read where steps={raw['steps']} says how long the training is; leave "
             "it out, or add --set steps=null"
         )
+    if raw.get("task") is None:
+        _refuse_unread(name_or_path, raw, named)
     if raw.get("learning_rates") is not None and raw.get("task") is None:
         _refuse_rates(raw, named)
     return raw
+
+
+def _refuse_unread(where: str, raw: dict[str, Any], named: set[str]) -> None:
+    """Raises ValueError for keys of a file that others of the same file make void."""
+    if raw.get("steps") is not None and raw.get("epochs", 1) != 1 and not {"steps", "epochs"} & named:
+        raise ValueError(
+            f"protocol {where}: epochs={raw['epochs']} is not read where steps={raw['steps']} says how long the "
+            "training is; leave one of them out"
+        )
+    models, rates = raw.get("models"), raw.get("learning_rates")
+    if rates is None or "learning_rates" in named or not isinstance(models, dict):
+        return
+    for name, entry in models.items():
+        set_here = any(key.split(".")[:2] in (["models"], ["models", name]) for key in named)
+        if isinstance(entry, dict) and entry.get("learning_rate") is not None and not set_here:
+            raise ValueError(
+                f"protocol {where}: models.{name}.learning_rate={entry['learning_rate']} is not read where the "
+                f"learning_rates {rates} are tried; leave one of them out"
+            )
 
 
 def _refuse_rates(raw: dict[str, Any], named: set[str]) -> None:

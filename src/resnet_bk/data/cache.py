@@ -69,7 +69,7 @@ def token_cache(
     text and a cache_dir that cannot be written.
     """
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise ValueError(f"data_limit {limit!r} must be a positive number of tokens, or none for the whole split")
+        raise ValueError(f"limit {limit!r} must be a positive number of tokens, or none for the whole split")
     if tokenizer.eos_token_id is None:
         raise ValueError("tokenizer has no eos_token, which ends each document; set tokenizer.eos_token")
     check_numbering(tokenizer)

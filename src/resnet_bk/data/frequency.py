@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from resnet_bk.data.streams import as_tokens
 from resnet_bk.figures import UNKNOWN_BUCKET
 
 # Bucket i holds counts from EDGES[i - 1] (0 for the first) to EDGES[i] - 1; the last has no upper end.
@@ -18,8 +19,16 @@ def frequency_buckets(train_tokens: np.ndarray, vocab_size: int, unk_id: int | N
 
     Returns bucket_of_token, int64 [vocab_size] on the CPU, and names; bucket_of_token indexes names.
 
-    Raises ValueError for a token or unk_id outside the vocabulary.
+    Raises ValueError for tokens of another shape or type, a vocab_size that is no whole number of at least 1, and a
+    token or unk_id outside the vocabulary.
     """
+    train_tokens = as_tokens(train_tokens)
+    if not isinstance(vocab_size, int) or vocab_size < 1:
+        raise ValueError(f"vocab_size={vocab_size!r}: must be a whole number of at least 1; give len(tokenizer)")
+    if not isinstance(unk_id, int | None):
+        raise ValueError(f"unk_id={unk_id!r}: must be a whole number, or None where the tokenizer has none")
+    if len(train_tokens) and (least := int(train_tokens.min())) < 0:
+        raise ValueError(f"train_tokens holds {least}: must be ids of the vocabulary, 0 or more; give a text's tokens")
     counts = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(train_tokens), CHUNK):
         found = np.bincount(train_tokens[start : start + CHUNK], minlength=vocab_size)

@@ -31,7 +31,9 @@ def load_corpus(name_or_path: str | os.PathLike[str]) -> Corpus:
 
     Raises ValueError naming the source, what is wrong with it and the way out.
     """
-    name = os.fspath(name_or_path)
+    name = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else None
+    if not isinstance(name, str):
+        raise ValueError(f"data {name_or_path!r} must be a name or a path; {RULE}")
     if not name.strip():
         raise ValueError(f"data {name!r} is empty; {RULE}")
     if name in SOURCES:

@@ -3,7 +3,7 @@
 Layouts of a folder, found at any depth, hidden files left out:
 
 - split folders: `train/`, `validation/`, `test/` with files of one format in them
-- split files: `train*.txt`, `validation.parquet`, `train-00000-of-00002.parquet`, `wiki.valid.tokens` ...
+- split files: `train.txt`, `train-1.txt`, `validation.parquet`, `train-00000-of-00002.parquet`, `wiki.valid.tokens` ...
 - neither: one set, divided 90/5/5 by a fixed hash of how each document begins
 
 A file given by itself is one set whatever its name. Documents are files (text), rows (parquet, jsonl) or articles
@@ -36,6 +36,8 @@ SPLIT_NAMES = {
 # Text files that come with a corpus and are no part of it.
 NOT_TEXT = {"readme", "license", "licence", "copying", "credits", "notice", "changelog", "requirements"}
 SPLIT_FILE = re.compile(rf"(?:wiki\.)?({'|'.join(SPLIT_NAMES)})(?=[-_.\d])", re.IGNORECASE)
+# Where a name tells its split otherwise than at its start, by which it is not read.
+HINT = re.compile(rf"(?:^|[-_.])({'|'.join(SPLIT_NAMES)})(?:[-_]?(?:set|data))?(?=[-_.\d]|$)", re.IGNORECASE)
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 SHARD = re.compile(r"(?P<set>.*)-(?P<index>\d+)-of-(?P<count>\d+)")
 # A folder with both is that of a training, which may lie beside its text, and not text.
@@ -191,6 +193,8 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
             f"data: in {root} some file names tell their split ({named.name}) and others do not "
             f"({splits[''][0].name}); use {LAYOUT}, or take the odd files away"
         )
+    if set(splits) == {""}:
+        _check_hints(root, files)
     if "" not in splits and len(sets) > 1:
         raise ValueError(
             f"data: {root} holds several data sets ({', '.join(sorted(sets))}); give the folder of one of them"
@@ -198,6 +202,18 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
     for members in splits.values():
         _check_shards(members)
     return {split: splits[split] for split in ("", *SPLITS) if split in splits}
+
+
+def _check_hints(root: Path, files: Sequence[Path]) -> None:
+    """Raises ValueError where names seem to tell training text from other text: divided anew, one would be trained on
+    what is held out."""
+    hinted = {SPLIT_NAMES[match[1].lower()]: file.name for file in files if (match := HINT.search(file.stem))}
+    if "train" in hinted and len(hinted) > 1:
+        raise ValueError(
+            f"data: in {root} file names seem to tell splits ({', '.join(hinted.values())}), but not at their start, "
+            "where they are read; rename them to train..., validation... and test..., such as train-1.txt, or where "
+            "they mean no splits, without these words"
+        )
 
 
 def _check_shards(files: Sequence[Path]) -> None:

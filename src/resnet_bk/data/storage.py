@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from filelock import FileLock
 
+from resnet_bk.hints import in_home
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,11 @@ def cached_folder(path: Path, load: Callable[[Path], T | None], build: Callable[
     be taken for a result. A lock, freed by the operating system when its holder dies, lets one process build while
     others wait for it. A valid folder is read without writing anything.
 
+    `~` is the home folder.
+
     Raises ValueError naming the folder where it cannot be written, or where what was just written reads as None.
     """
+    path = in_home(str(path), "cache_dir")
     found = load(path)
     if found is not None:
         return found

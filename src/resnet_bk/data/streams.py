@@ -21,11 +21,12 @@ class TokenStream:
 
     tokens: [N] integers, a memory map or an array; never copied as a whole.
 
-    Raises ValueError where N is too small for one batch.
+    Raises ValueError for tokens of another shape or type, and where N is too small for one batch.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, sequence_length: int) -> None:
         _check_shape(batch_size, sequence_length)
+        tokens = as_tokens(tokens)
         row = max(len(tokens) - 1, 0) // batch_size
         if row < sequence_length:
             raise ValueError(
@@ -60,12 +61,18 @@ class TokenStream:
         return {**self._shape(), "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken. Raises ValueError where the stream had another shape or text."""
+        """Go on where `state_dict` was taken. Raises ValueError where the stream had another shape or text, or the
+        state does not say where."""
         here = self._shape()
         there = {key: state.get(key) for key in here} | {"text": state.get("text", here["text"])}
         if there != here:
             raise ValueError(f"the saved token stream is of shape {there}, this one of {here}; start a new run")
-        self._batches = int(state["batches"])
+        batches = state.get("batches")
+        if not isinstance(batches, int) or batches < 0:
+            raise ValueError(
+                f"the saved token stream has batches={batches!r}, and not how many it gave; start a new run"
+            )
+        self._batches = batches
 
     def _shape(self) -> dict[str, Any]:
         return {
@@ -85,9 +92,10 @@ def held_out_batches(
     row by row, so state may be carried through the whole pass. Positions beyond the end of a row have target -100
     and input 0.
 
-    Raises ValueError, at the call, where there are fewer than two tokens.
+    Raises ValueError, at the call, for tokens of another shape or type, and where there are fewer than two.
     """
     _check_shape(batch_size, sequence_length)
+    tokens = as_tokens(tokens)
     _check_enough(tokens)
     return _held_out(tokens, batch_size, sequence_length)
 
@@ -117,11 +125,13 @@ def overlapping_batches(
     Windows of T tokens overlap by half. A window's targets are those that the one before has not had: T // 2 of them,
     of the first window all. Windows do not continue each other, so no state may be carried.
 
-    Raises ValueError, at the call, where there are fewer than two tokens, or windows too short to be halved.
+    Raises ValueError, at the call, for tokens of another shape or type, where there are fewer than two, or windows too
+    short to be halved.
     """
     _check_shape(batch_size, sequence_length)
     if sequence_length < 2:
         raise ValueError(f"sequence_length {sequence_length} cannot be halved; 2 is the least for overlapping windows")
+    tokens = as_tokens(tokens)
     _check_enough(tokens)
     return _overlapping(tokens, batch_size, sequence_length)
 
@@ -143,6 +153,20 @@ def _overlapping(tokens: np.ndarray, batch_size: int, length: int) -> Iterator[t
 def _windows(tokens: np.ndarray, starts: np.ndarray, length: int) -> torch.Tensor:
     """tokens[start : start + length] for each start: int64 [len(starts), length]."""
     return torch.from_numpy(np.stack([tokens[start : start + length] for start in starts]).astype(np.int64))
+
+
+def as_tokens(tokens: Any) -> np.ndarray:
+    """Tokens [N] as an array, without a copy of one; a list or a tensor of the CPU may be given too.
+
+    Raises ValueError for other shapes and types.
+    """
+    array = np.asarray(tokens)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"tokens must be integers [N], but got {array.dtype} {array.shape}; give the ids of a text, one behind the "
+            "other"
+        )
+    return array
 
 
 def _check_enough(tokens: np.ndarray) -> None:

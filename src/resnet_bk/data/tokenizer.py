@@ -65,9 +65,12 @@ def train_tokenizer(
 
     The result depends on the text alone: words are ranked by count, equal counts in alphabetical order.
 
-    Raises ValueError for an unknown kind or pre_tokenizer and for a vocab_size that is no integer or too small.
+    Raises ValueError for an unknown kind or pre_tokenizer, for a vocab_size that is no integer or too small, and for
+    documents that are one text, or none, or hold something else.
     """
     _check(kind, vocab_size, pre_tokenizer)
+    if isinstance(documents, str | bytes):
+        raise ValueError("documents must be texts, but got one, whose letters would be read; pass [text]")
     tokenizer: Any
     trainer: Any
     if kind == "word":
@@ -95,8 +98,21 @@ def train_tokenizer(
         tokenizer.decoder = decoders.ByteLevel()
     tokenizer.pre_tokenizer = SPLITS[kind, pre_tokenizer]
     # A special token that stands in the text is no word of it: as one it would have two places in the vocabulary.
-    tokenizer.train_from_iterator((SPECIAL.sub(" ", text) for text in documents), trainer)
+    tokenizer.train_from_iterator(_without_special_tokens(documents), trainer)
     return _wrap(tokenizer)
+
+
+def _without_special_tokens(documents: Iterable[str]) -> Iterator[str]:
+    """Raises ValueError where one of them is no text, or there is none."""
+    number = -1
+    for number, text in enumerate(documents):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"documents must be texts, but number {number} is {type(text).__name__}; decode or drop it"
+            )
+        yield SPECIAL.sub(" ", text)
+    if number < 0:
+        raise ValueError("documents holds no text, from which no vocabulary can be made; pass at least one")
 
 
 def cached_tokenizer(

@@ -164,3 +164,20 @@ def test_bad_calls(home, tmp_path):
     assert_bad_call(done, "its tokenizer has 64 words and its model embeddings of 40", "save the tokenizer")
     (tmp_path / "small" / "tokenizer.json").unlink()
     assert_bad_call(call("eval", tmp_path / "small", *text), "holds a model and no tokenizer.json")
+
+
+def test_what_is_said_twice_or_cannot_be_read(home):
+    run, text = home / "out" / "resnet-bk" / "seed-42", ("--data", home / "text.txt", "--protocol", home / "tiny.yaml")
+    twice = call("eval", home / "saved", *text, "--set", "device=cpu", "--device", "cpu")
+    assert_bad_call(twice, "--set device=cpu: --device cpu says so too; leave one of the two out")
+    assert_bad_call(call("eval", home / "saved", *text, "--device", ""), "device=: must be auto")
+    again = call("audit", run, "--quick", "--set", "device=cpu", "--set", "device=auto")
+    assert_bad_call(again, "--set device=auto: --set device=cpu was given before it; leave one out")
+    long = call("audit", home / "gpt2", "--quick", "--lengths", "9,30")
+    assert_bad_call(long, f"--lengths 30: {home / 'gpt2'} is made for 24 tokens; give lengths of at most that")
+
+
+@pytest.mark.parametrize("command", [["audit", "--quick", "--leak-cost"], ["audit", "--quick"], ["inspect"], ["flops"]])
+def test_the_course_of_a_training_is_not_read_where_none_takes_it(command):
+    told = "--set steps=4: is not read here, where no protocol is trained; leave it out"
+    assert_bad_call(call(command[0], "resnet-bk", *command[1:], "--set", "steps=4"), told)

@@ -29,6 +29,23 @@ def test_text_that_begins_with_that_of_the_training_is_refused(tmp_path, monkeyp
     assert len(open_run(run, "train", None).tokens.tokens) == 400  # by that name it is meant
 
 
+def test_text_that_goes_on_behind_that_of_the_training_is_refused(tmp_path, monkeypatch):
+    """The training split of a single file is cut within its one document, and ends in an <eos> that no longer text has
+    there."""
+    monkeypatch.setenv("RESNET_BK_CACHE", str(tmp_path / "cache"))
+    text, longer = write_text(tmp_path / "text.txt"), tmp_path / "longer.txt"
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings(text, steps=1), sort_keys=False))
+    assert call("train", tmp_path / "tiny.yaml", "--out", tmp_path / "out").exit_code == 0
+    run = tmp_path / "out" / "resnet-bk" / "seed-42"
+    longer.write_text(text.read_text() + "a few words more\n")
+    with pytest.raises(ValueError, match=r"--split all: begins with the text that .* was trained on; take another"):
+        open_run(run, "all", str(longer))
+    row = tmp_path / "row.jsonl"
+    row.write_text(json.dumps({"text": text.read_text()}) + "\n")
+    with pytest.raises(ValueError, match=r"--split all: begins with the text that .* was trained on; take another"):
+        open_run(run, "all", str(row))
+
+
 def test_text_of_the_training_in_another_form_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RESNET_BK_CACHE", str(tmp_path / "cache"))
     text, folder = tmp_path / "rows.jsonl", tmp_path / "out"

@@ -14,10 +14,10 @@ from resnet_bk.bench.audit.leak_cost import SEGMENTS, STEPS, LeakCost, causal_tw
 from resnet_bk.bench.audit.leak_setup import leak_setup
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
 from resnet_bk.bench.audit.show import audit_table, leak_cost_table
-from resnet_bk.bench.audit.target import audit_target, fitting_lengths, vocabulary
+from resnet_bk.bench.audit.target import audit_target, check_lengths, fitting_lengths, vocabulary
 from resnet_bk.bench.console import speaker
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
-from resnet_bk.bench.resolve import is_run, refuse_shape, resolve
+from resnet_bk.bench.resolve import is_run, refuse_course, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
 from resnet_bk.training import training_device
 
@@ -113,6 +113,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     loaded = _protocol(name, protocol, settings, options.data)
+    refuse_course(settings, "leave it out (--steps is how long --leak-cost trains)")
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
     if not trains:  # what is trained to measure a leak has the shape of the protocol
@@ -123,6 +124,7 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
         )
     device = training_device(loaded.device)
     model = audit_target(name, loaded).float().to(device)
+    check_lengths(name, model, options.lengths)
     fitting = fitting_lengths(model, options.lengths or (FULL_LENGTHS if options.full else LENGTHS))
     audit: FullAudit | Audit
     if options.full:
@@ -152,6 +154,8 @@ def _protocol(name: str, protocol: str | None, settings: Sequence[str], data: st
     if protocol is not None:
         raise ValueError(f"--protocol {protocol}: {name} is a finished run with a protocol of its own; leave it out")
     of_run = check_protocol(read_run(folder, "protocol")["protocol"], name)
+    if len(settings) > 1:
+        raise ValueError(f"--set {settings[1]}: --set {settings[0]} was given before it; leave one out")
     for setting in settings:
         key, _, value = setting.partition("=")
         if key.strip() != "device":

@@ -71,6 +71,17 @@ def fitting_lengths(model: Any, lengths: Sequence[int]) -> list[int]:
     return sorted({length if longest is None else min(length, longest) for length in lengths})
 
 
+def check_lengths(name: str, model: Any, lengths: Sequence[int] | None) -> None:
+    """Raises ValueError for one that was asked for and that the model is not made for."""
+    longest = most_tokens(model)
+    too_long = [length for length in lengths or () if longest is not None and length > longest]
+    if too_long:
+        raise ValueError(
+            f"--lengths {too_long[0]}: {name} is made for {longest} tokens; give lengths of at most that, or leave it "
+            "out"
+        )
+
+
 def _small(name: str) -> Any:
     try:
         return build_model(config_template(name, SMALL, {})({}), seed=0)

@@ -94,11 +94,13 @@ def open_saved(
                 f"--set {setting}: of a protocol nothing but {', '.join(READ)} is read where a saved model is scored; "
                 "leave it out"
             )
+        if device is not None and setting.partition("=")[0].strip() == "device":
+            raise ValueError(f"--set {setting}: --device {device} says so too; leave one of the two out")
     loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings, data)
     corpus = open_corpus(loaded, ())
     check_split(corpus, split)
     tokenizer = saved_tokenizer(str(folder))
-    model = load_model(folder).float().to(training_device(device or loaded.device))
+    model = load_model(folder).float().to(training_device(loaded.device if device is None else device))
     check_positions(model, loaded)
     check_words(folder, model, tokenizer)
     tokens = split_tokens(corpus, split, tokenizer, default_cache_dir())

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from resnet_bk.bench.data import check_split, default_cache_dir, open_corpus, split_tokens
@@ -117,7 +119,7 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     tokens = split_tokens(corpus, split, tokenizer, cache, limit)
     if corpus.fingerprint != record["data"]["fingerprints"]["corpus"]:
         first = partial(split_tokens, corpus, tokenizer=tokenizer, cache_dir=cache)
-        how = _seen(record["data"], split, tokens, first)
+        how = _seen(record["data"], split, tokens, first, tokenizer.eos_token_id)
         if how is not None:
             raise ValueError(
                 f"--data {data}, --split {split}: {how} the text that {folder} was trained on; take another split, or "
@@ -138,7 +140,9 @@ def open_run(folder: Path, split: str, data: str | None, device: str | None = No
     )
 
 
-def _seen(trained: dict[str, Any], split: str, tokens: TokenCache, first: Callable[..., TokenCache]) -> str | None:
+def _seen(
+    trained: dict[str, Any], split: str, tokens: TokenCache, first: Callable[..., TokenCache], end: int
+) -> str | None:
     """How a text holds the tokens of a training, as their hashes tell, whatever the format of its file; None: not so.
 
     Args:
@@ -146,16 +150,29 @@ def _seen(trained: dict[str, Any], split: str, tokens: TokenCache, first: Callab
         split: the part of the text that is to be measured.
         tokens: its tokens.
         first: gives the first `limit` tokens of a split of the text.
+        end: the token that ends documents.
     """
     count, wanted = trained["train_tokens"], trained["fingerprints"]["train_tokens"]
     if tokens.fingerprint == wanted:
         return "is"
-    if len(tokens.tokens) > count and first(split, limit=count).fingerprint == wanted:
+    if wanted in _beginnings(tokens, count, end):
         return "begins with"
     # All documents stand in another order than those of the training split.
-    if split == WHOLE and first("train", limit=count).fingerprint == wanted:
+    if split == WHOLE and wanted in _beginnings(first("train", limit=count), count, end):
         return "holds"
     return None
+
+
+def _beginnings(tokens: TokenCache, count: int, end: int) -> set[str]:
+    """Hashes of the first `count` tokens, as they are and with the `end` that stands where a document was cut between
+    training and validation; none of a text that is shorter."""
+    if len(tokens.tokens) < count:
+        return set()
+    cut = sha256(tokens.tokens[: count - 1].tobytes())
+    whole = cut.copy()
+    whole.update(tokens.tokens[count - 1 : count].tobytes())
+    cut.update(np.array([end], dtype=tokens.tokens.dtype).tobytes())
+    return {whole.hexdigest(), cut.hexdigest()}
 
 
 def open_runs(folders: Sequence[Path], split: str, data: str | None, device: str | None = None) -> list[OpenedRun]:
