@@ -32,6 +32,7 @@ def home(tmp_path_factory):
         (["bench", "quick", "--models", "lama"], ["'lama'", "did you mean llama"]),
         (["bench", "quick", "--models", ","], ["no model is named", "leaving --models out takes all"]),
         (["bench", "quick", "--models", "llama", "--models", "gpt2"], ["--models: given twice; give it once"]),
+        (["audit", "gpt2", "--full", "--quick"], ["--full: given beside --quick; give one of the two"]),
         (["bench", "quick", "--set", "steps=5", "--set", "steps=9"], ["--set steps=9: takes the place of --set steps"]),
         (["bench", "quick", "--set", "models.lama.learning_rate=1"], ["models.lama: unknown model", "llama"]),
         (["bench", "quick", "--set", "steps=[1"], ["--set steps", "not valid YAML"]),

@@ -106,6 +106,14 @@ def test_models_that_nobody_asked_for_are_not_looked_at():
     assert list(resolve_configs(protocol, 40, SPECIAL, ["resnet-bk"])) == ["resnet-bk"]
 
 
+def test_the_first_model_is_not_looked_at_where_it_gives_nobody_the_size():
+    entries = {"llama": {"config": {"n_inner": 2}}, "gpt2": {"match_parameters": False}, "resnet-bk": {}}
+    protocol = check_protocol(BASE | {"models": entries, "vocab_size": 40}, "p")
+    assert list(resolve_configs(protocol, 40, SPECIAL, ["gpt2"])) == ["gpt2"]
+    with pytest.raises(ValueError, match=r"models.llama: .*n_inner"):
+        resolve_configs(protocol, 40, SPECIAL, ["resnet-bk"])
+
+
 @pytest.mark.parametrize("field", ["vocab_size", "pad_token_id", "eos_token_id"])
 def test_what_the_tokenizer_says_is_no_field_of_a_model(field):
     message = rf"models.llama: config.{field}=7: is what the tokenizer has, in all models; leave it out"

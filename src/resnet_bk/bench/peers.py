@@ -90,7 +90,7 @@ def resolve_configs(
         protocol: the protocol.
         vocab_size: words that the tokenizer has.
         special_ids: pad_token_id, bos_token_id, eos_token_id.
-        names: which models, None for all; the first is looked at in any case where it gives the size.
+        names: which models, None for all; the first is looked at in any case where it gives the size of one of them.
 
     Raises:
         ValueError: one line with the problems of all models.
@@ -99,8 +99,14 @@ def resolve_configs(
     problems: list[str] = []
     reference = _named_reference(protocol, vocab_size)  # else of the first model
     gives_size = next(iter(protocol.models)) if reference is None else None
+    chosen = protocol.models if names is None else names
+    any_sized = any(
+        entry.match_parameters and not fixed_shape(name, entry)
+        for name, entry in protocol.models.items()
+        if name in chosen
+    )
     for name, entry in protocol.models.items():
-        if names is not None and reference is not None and name not in names:
+        if name not in chosen and (reference is not None or not any_sized):
             continue
         try:
             template = _template(name, entry, protocol, vocab_size, special_ids)
