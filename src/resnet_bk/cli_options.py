@@ -20,7 +20,7 @@ class Once(TyperCommand):
         """As in the base class."""
         *_, given = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in dict.fromkeys(given):
-            other = getattr(parameter, "secondary_opts", ())  # of --full/--quick the second
+            other = list(getattr(parameter, "secondary_opts", ()))  # of --full/--quick the second
             if set(parameter.opts) & set(args) and set(other) & set(args):
                 ctx.fail(f"{parameter.opts[0]}: given beside {other[0]}; give one of the two")
             twice = given.count(parameter) > 1 and not getattr(parameter, "multiple", False)
