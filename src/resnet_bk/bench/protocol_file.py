@@ -85,7 +85,7 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
     """The plain values of a protocol file with `--set` settings applied, not checked.
 
     Raises:
-        ValueError: the file cannot be read, or a setting cannot be applied.
+        ValueError: the file cannot be read, a setting cannot be applied, or keys make one another void.
     """
     raw = _read(name_or_path)
     before = copy.deepcopy(raw)
@@ -105,8 +105,8 @@ def read_raw(name_or_path: str, settings: Sequence[str]) -> dict[str, Any]:
         )
     if raw.get("task") is None:
         _refuse_unread(name_or_path, raw, named)
-    if raw.get("learning_rates") is not None and raw.get("task") is None:
-        _refuse_rates(raw, named)
+        if raw.get("learning_rates") is not None:
+            _refuse_rates(raw, named)
     return raw
 
 

@@ -1,5 +1,7 @@
 """Words in buckets by how often training saw them, for perplexity by frequency."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 
@@ -23,9 +25,9 @@ def frequency_buckets(train_tokens: np.ndarray, vocab_size: int, unk_id: int | N
     token or unk_id outside the vocabulary.
     """
     train_tokens = as_tokens(train_tokens)
-    if not isinstance(vocab_size, int) or vocab_size < 1:
+    if not isinstance(vocab_size, Integral) or vocab_size < 1:
         raise ValueError(f"vocab_size={vocab_size!r}: must be a whole number of at least 1; give len(tokenizer)")
-    if not isinstance(unk_id, int | None):
+    if not isinstance(unk_id, Integral | None):
         raise ValueError(f"unk_id={unk_id!r}: must be a whole number, or None where the tokenizer has none")
     if len(train_tokens) and (least := int(train_tokens.min())) < 0:
         raise ValueError(f"train_tokens holds {least}: must be ids of the vocabulary, 0 or more; give a text's tokens")

@@ -11,7 +11,7 @@ Shape legend: B batch, T tokens, D width, V vocabulary.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from resnet_bk.training.carried import first_state
 from resnet_bk.training.spec import CHOICES
 
 Head = Literal["fused", "model"]
-HEADS = ("fused", "model")
+HEADS = get_args(Head)
 
 # A float32 matmul over a few thousand terms agrees with another order of summation to about 1e-6 of the largest value;
 # a soft cap or a scale moves logits of this size by percents.
