@@ -71,7 +71,7 @@ def test_flops_by_every_kind_of_name(home):
     gpt2 = json.loads(call("flops", "gpt2", *shape).stdout)
     assert gpt2["flops_convention"] is None
     # A type of transformers has the protocol's shape.
-    config = json.loads(call("inspect", "mistral", *shape).stdout)["config"]
+    config = json.loads(call("inspect", "mistral", "--protocol", home / "tiny.yaml", "--json").stdout)["config"]
     assert (config["vocab_size"], config["hidden_size"], config["num_hidden_layers"]) == (64, 32, 1)
     # A protocol: all its models.
     assert set(json.loads(call("flops", home / "tiny.yaml", "--json").stdout)) == {
@@ -90,6 +90,7 @@ def test_a_shape_is_not_set_for_what_has_its_own(home):
         for name in (run, saved, saved / "config.json"):
             for command in ("flops", "inspect"):
                 assert_bad_call(call(command, name, "--protocol", home / "tiny.yaml", "--set", setting), *says)
+        assert_bad_call(call("inspect", run, "--set", setting), *says)
         for name in (saved, saved / "config.json", "mistral"):
             assert_bad_call(call("audit", name, "--quick", "--set", setting), *says)
 
@@ -157,7 +158,9 @@ def test_generate_reads_everything_again(home):
         (["inspect", "quick"], ["'quick' is a protocol", "for example resnet-bk"]),
         (["inspect", "lama"], ["model 'lama' (did you mean llama?) is no run folder"]),
         (["inspect", "no-such"], ["'no-such'"]),
-        (["inspect", "RUN", "--set", "batch_size=2"], ["--set batch_size=2", "with --protocol"]),
+        (["flops", "RUN", "--set", "batch_size=2"], ["--set batch_size=2", "with --protocol"]),
+        (["inspect", "RUN", "--set", "batch_size=2"], ["--set batch_size=2", "reads nothing of a protocol"]),
+        (["inspect", "RUN", "--protocol", "seed"], ["--protocol seed", "reads nothing else", "leave it out"]),
     ],
 )
 def test_bad_calls(home, arguments, parts):

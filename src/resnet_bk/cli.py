@@ -314,12 +314,14 @@ def flops(
     from resnet_bk.bench.peers import build_model
     from resnet_bk.bench.protocol import load_protocol, select_models
     from resnet_bk.bench.resolve import is_protocol, protocol_config
+    from resnet_bk.bench.settings_read import of_flops, refuse_unread
 
     counted: dict[str, Any]
     if is_protocol(target):
         if protocol is not None:
             raise ValueError(f"--protocol {protocol}: {target} is a protocol already; leave the option out")
         loaded = load_protocol(target, settings or ())
+        refuse_unread(settings or (), of_flops(), "flops")
         names = select_models(loaded, listed_names(models))
         counted = {name: model_flops(build_model(protocol_config(loaded, name), seed=0), loaded) for name in names}
         title = f"{loaded.name}: one step of {loaded.batch_size} x {loaded.sequence_length} tokens"
@@ -327,7 +329,7 @@ def flops(
     else:
         if models is not None:
             raise ValueError(f"--models {models}: {target} is one model; leave the option out, or name a protocol")
-        found = open_target(target, protocol, settings or ())
+        found = open_target(target, protocol, settings or (), of_flops, "flops")
         counted = {"model": target} | model_flops(found.model, found.protocol, found.steps)
         tables = model_tables(target, counted)
     if as_json:
@@ -353,8 +355,9 @@ def inspect(
     """Configuration, parameters by part, state in generation and learned time scales of a model."""
     from resnet_bk.bench.inspection import inspect_model, inspection_tables
     from resnet_bk.bench.model_target import open_target
+    from resnet_bk.bench.settings_read import of_inspect
 
-    found = open_target(model, protocol, settings or ())
+    found = open_target(model, protocol, settings or (), of_inspect, "inspect")
     shown = inspect_model(found.model, found.weights, found.folder)
     if as_json:
         _print_json({"model": model} | shown)
@@ -422,11 +425,14 @@ def ngrams(
     from resnet_bk.bench.ngrams.baselines import check_ngrams, ngram_baselines, write_ngrams
     from resnet_bk.bench.ngrams.table import ngram_table
     from resnet_bk.bench.protocol import load_protocol
+    from resnet_bk.bench.settings_read import of_ngrams, refuse_unread
 
     lengths = listed_numbers("--orders", orders, 1, "1,2,5")
     if out is not None:
         check_ngrams(out, split, lengths)  # before the work
-    found = ngram_baselines(load_protocol(protocol, settings or (), data), orders=lengths, split=split)
+    loaded = load_protocol(protocol, settings or (), data)
+    refuse_unread(settings or (), of_ngrams(), "ngrams")
+    found = ngram_baselines(loaded, orders=lengths, split=split)
     if out is not None:
         write_ngrams(found, out)  # first: what is printed may not arrive
     _show(found, as_json, ngram_table)

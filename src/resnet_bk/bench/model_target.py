@@ -1,6 +1,6 @@
 """The model that `flops` and `inspect` are asked about, and the protocol that gives the shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from resnet_bk.bench.audit.target import audit_target
 from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
 from resnet_bk.bench.protocols import shipped_protocols
-from resnet_bk.bench.resolve import is_run, protocol_config, refuse_course, refuse_protocol, refuse_shape, resolve
+from resnet_bk.bench.resolve import Named, is_run, protocol_config, refuse_protocol, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
+from resnet_bk.bench.settings_read import HAVE_A_SHAPE, refuse_unread
 
 DEFAULT_PROTOCOL = "seed"
 
@@ -33,21 +34,25 @@ class Target:
     steps: int | None = None
 
 
-def open_target(name: str, protocol: str | None = None, settings: Sequence[str] = ()) -> Target:
+def open_target(
+    name: str, protocol: str | None, settings: Sequence[str], reads: Callable[[Named], Sequence[str]], command: str
+) -> Target:
     """The model of that name.
 
     Args:
         name: of any kind that `resolve` knows. A type has the protocol's shape, as a model of the protocol would.
         protocol: where names are looked up and whose shape counts; None for a run folder's own, else "seed".
         settings: "key=value" each, for the protocol.
+        reads: what the command reads of a protocol, for what was named.
+        command: its name.
 
     Raises:
-        ValueError: no such model or protocol; settings for a run folder's own protocol, or of the shape of a model
-            that has one.
+        ValueError: no such model or protocol; settings for a run folder's own protocol, of the shape of a model that
+            has one, or that the command does not read; a protocol of which it reads nothing.
     """
     own_protocol = protocol is None and is_run(Path(name))
     if own_protocol:
-        if settings:
+        if settings and reads(Named(name, "run")):
             raise ValueError(
                 f"--set {settings[0]}: {name} is a finished run with settings of its own; name a protocol to change "
                 "with --protocol"
@@ -56,12 +61,17 @@ def open_target(name: str, protocol: str | None = None, settings: Sequence[str] 
     else:
         loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings)
     refuse_protocol(name)
-    refuse_course(settings, "leave it out")
     try:
         named = resolve(name, loaded)
     except ValueError as error:
         raise ValueError(f"{error} (protocols: {', '.join(shipped_protocols())}, or a path to a .yaml file)") from error
-    refuse_shape(named, settings, ("run", "config", "hub", "saved"))
+    refuse_shape(named, settings, HAVE_A_SHAPE)
+    refuse_unread(settings, reads(named), f"{command} {name}")
+    if protocol is not None and not reads(named):
+        raise ValueError(
+            f"--protocol {protocol}: {name} has a shape of its own, and {command} reads nothing else of a protocol; "
+            "leave it out"
+        )
     model = None if named.kind == "type" else audit_target(name, loaded)
     if named.kind == "type":
         return Target(build_type(name, loaded), loaded, "fresh")

@@ -28,16 +28,6 @@ OF_MODELS = (
     "parameter_tolerance",
     "models",
 )
-# Settings of how long a training takes and when it looks up.
-OF_THE_COURSE = (
-    "steps",
-    "epochs",
-    "warmup_steps",
-    "evaluations",
-    "held_out_views",
-    "log_interval",
-    "checkpoint_seconds",
-)
 WHERE_RUNS_LIE = "a run folder is OUT/<model>/seed-<s>, of a grid OUT/<model>/lr-<r>/seed-<s>"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -108,13 +98,6 @@ def refuse_shape(named: Named, settings: Sequence[str], kinds: Sequence[str]) ->
                 f"--set {setting}: {named.name} has a shape of its own, which no setting changes; leave it out, or "
                 "name a model of the protocol"
             )
-
-
-def refuse_course(settings: Sequence[str], way_out: str) -> None:
-    """Raises ValueError for a setting of the course of a training, where none takes its course."""
-    for setting in settings:
-        if setting.partition("=")[0].strip() in OF_THE_COURSE:
-            raise ValueError(f"--set {setting}: is not read here, where no protocol is trained; {way_out}")
 
 
 def is_protocol(name: str) -> bool:

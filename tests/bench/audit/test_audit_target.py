@@ -12,6 +12,7 @@ from resnet_bk.bench.audit.command import AuditOptions, run_audit
 from resnet_bk.bench.audit.target import audit_target, fitting_lengths, most_tokens, vocabulary
 from resnet_bk.bench.model_target import open_target
 from resnet_bk.bench.protocol import check_protocol
+from resnet_bk.bench.settings_read import of_flops
 from resnet_bk.models import PointerConfig, PointerForCausalLM
 from tests.bench.tiny_bench import settings
 
@@ -111,7 +112,7 @@ def test_a_model_of_the_hub(protocol, gpt2, monkeypatch, cached):
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda self, name, timeout: calls.append("asked"))
     assert audit_target("somebody/something", protocol) is gpt2
     assert calls == ([True] if cached else [True, "asked", False])
-    found = open_target("somebody/something")
+    found = open_target("somebody/something", None, (), of_flops, "flops")
     assert (found.model, found.weights, found.folder) == (gpt2, "somebody/something of the hub", None)
 
 

@@ -148,7 +148,7 @@ def test_bad_calls(home, tmp_path):
     assert_bad_call(call("flops", home / "gpt2"), "protocol seed: segments of 128 tokens", "this gpt2 has 24 positions")
     unread = call("eval", saved, *text, "--set", "data_limit=100")
     assert_bad_call(
-        unread, "--set data_limit=100: of a protocol nothing but batch_size, sequence_length, dtype", "is read"
+        unread, "--set data_limit=100: is not read here, eval of a saved model reads batch_size, sequence_length, dtype"
     )
     assert_bad_call(call("eval", saved, *text, "--split", "tset"), "--split tset: text.txt has train, validation")
     run = home / "out" / "resnet-bk" / "seed-42"
@@ -177,7 +177,7 @@ def test_what_is_said_twice_or_cannot_be_read(home):
     assert_bad_call(long, f"--lengths 30: {home / 'gpt2'} is made for 24 tokens; give lengths of at most that")
 
 
-@pytest.mark.parametrize("command", [["audit", "--quick", "--leak-cost"], ["audit", "--quick"], ["inspect"], ["flops"]])
-def test_the_course_of_a_training_is_not_read_where_none_takes_it(command):
-    told = "--set steps=4: is not read here, where no protocol is trained; leave it out"
-    assert_bad_call(call(command[0], "resnet-bk", *command[1:], "--set", "steps=4"), told)
+def test_a_length_that_was_asked_for_is_not_cut(home):
+    given = ("--protocol", home / "tiny.yaml", "--quick", "--leak-cost", "--segments", 2)
+    done = call("audit", home / "gpt2", *given, "--set", "sequence_length=30")
+    assert_bad_call(done, f"--set sequence_length=30: {home / 'gpt2'} has 24 positions; give that or less")

@@ -11,14 +11,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from resnet_bk.bench.audit.full import FULL_LENGTHS, FullAudit, full_audit, reason
 from resnet_bk.bench.audit.leak_cost import SEGMENTS, STEPS, LeakCost, causal_twin, check_counts, measure_leak
-from resnet_bk.bench.audit.leak_setup import leak_setup
+from resnet_bk.bench.audit.leak_setup import LeakSetup, leak_setup
 from resnet_bk.bench.audit.quick import LENGTHS, Audit, audit_causality
 from resnet_bk.bench.audit.show import audit_table, leak_cost_table
 from resnet_bk.bench.audit.target import audit_target, check_lengths, fitting_lengths, vocabulary
 from resnet_bk.bench.console import speaker
 from resnet_bk.bench.protocol import Protocol, check_protocol, load_protocol
-from resnet_bk.bench.resolve import is_run, refuse_course, refuse_shape, resolve
+from resnet_bk.bench.resolve import is_run, refuse_shape, resolve
 from resnet_bk.bench.run_folder import read_run
+from resnet_bk.bench.settings_read import of_audit, of_leak_cost, refuse_unread
 from resnet_bk.training import training_device
 
 DEFAULT_PROTOCOL = "quick"
@@ -113,11 +114,16 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
     options.check()
     disable_progress_bar()  # of transformers, which draws one for every model that is loaded
     loaded = _protocol(name, protocol, settings, options.data)
-    refuse_course(settings, "leave it out (--steps is how long --leak-cost trains)")
     setup = leak_setup(name, loaded, options.data) if options.leak_cost else None
     trains = setup is not None and (setup.model is None or causal_twin(setup.config) is not None)
+    named = resolve(name, loaded)
     if not trains:  # what is trained to measure a leak has the shape of the protocol
-        refuse_shape(resolve(name, loaded), settings, ("config", "hub", "saved", "type"))
+        refuse_shape(named, settings, ("config", "hub", "saved", "type"))
+    read, what = of_audit(named), f"audit {name}"
+    if setup is not None:
+        read, what = (*read, *of_leak_cost(trains, own_tokenizer=setup.model is not None)), f"{what} --leak-cost"
+        _refuse_cut(setup, loaded, settings)
+    refuse_unread(settings, read, what)
     if options.steps is not None and not trains:
         raise ValueError(
             f"--steps {options.steps}: {name} has its weights and no causal twin, so nothing is trained; leave it out"
@@ -144,6 +150,15 @@ def run_audit(name: str, options: AuditOptions, protocol: str | None = None, set
             setup, steps=STEPS if steps is None else steps, segments=SEGMENTS if segments is None else segments
         )
     return Audited(name, parameters, str(device), audit, cost)
+
+
+def _refuse_cut(setup: LeakSetup, protocol: Protocol, settings: Sequence[str]) -> None:
+    """Raises ValueError for segments that were asked for and are longer than the model's positions, to which those of a
+    protocol are cut."""
+    positions = setup.protocol.sequence_length
+    for setting in settings:
+        if setting.partition("=")[0].strip() == "sequence_length" and positions < protocol.sequence_length:
+            raise ValueError(f"--set {setting}: {setup.name} has {positions} positions; give that or less")
 
 
 def _protocol(name: str, protocol: str | None, settings: Sequence[str], data: str | None) -> Protocol:

@@ -14,6 +14,7 @@ from resnet_bk.bench.model_check import refused
 from resnet_bk.bench.peers import carry_problem
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
+from resnet_bk.bench.settings_read import refuse_unread
 from resnet_bk.bench.trained.positions import check_positions
 from resnet_bk.bench.trained.saved_model import check_words, load_model
 from resnet_bk.data import Corpus, TokenCache
@@ -88,12 +89,8 @@ def open_saved(
     """
     if data is None:
         raise ValueError(f"{folder} is a model and no run, which would know its text; name the text with --data")
+    refuse_unread(settings, READ, "eval of a saved model")
     for setting in settings:
-        if setting.partition("=")[0].strip() not in READ:
-            raise ValueError(
-                f"--set {setting}: of a protocol nothing but {', '.join(READ)} is read where a saved model is scored; "
-                "leave it out"
-            )
         if device is not None and setting.partition("=")[0].strip() == "device":
             raise ValueError(f"--set {setting}: --device {device} says so too; leave one of the two out")
     loaded = load_protocol(protocol or DEFAULT_PROTOCOL, settings, data)
