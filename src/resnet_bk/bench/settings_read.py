@@ -17,13 +17,14 @@ OF_A_STEP = (
     "seeds",
     "dtype",
 )
+OF_EVAL = (*OF_A_BATCH, "dtype", "device")  # of a model that somebody saved; a run has a protocol of its own
 HAVE_A_SHAPE = ("run", "config", "hub", "saved")
 
 
 def of_flops(named: Named | None = None) -> tuple[str, ...]:
     """Of a model, or of the models of a protocol, whose name is shown."""
-    shape = ("name",) if named is None else ()
-    return (*shape, *OF_MODELS, *OF_A_BATCH, "optimizer", "steps", "epochs", "data_limit")
+    shown = ("name",) if named is None else ()
+    return (*shown, *OF_MODELS, *OF_A_BATCH, "optimizer", "steps", "epochs", "data_limit")
 
 
 def of_inspect(named: Named) -> tuple[str, ...]:

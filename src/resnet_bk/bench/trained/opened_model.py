@@ -14,7 +14,7 @@ from resnet_bk.bench.model_check import refused
 from resnet_bk.bench.peers import carry_problem
 from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.run import audit_lengths
-from resnet_bk.bench.settings_read import refuse_unread
+from resnet_bk.bench.settings_read import OF_EVAL, refuse_unread
 from resnet_bk.bench.trained.positions import check_positions
 from resnet_bk.bench.trained.saved_model import check_words, load_model
 from resnet_bk.data import Corpus, TokenCache
@@ -24,7 +24,6 @@ from resnet_bk.training import choose_head, training_device
 from resnet_bk.training.loss import Head
 
 DEFAULT_PROTOCOL = "quick"
-READ = ("batch_size", "sequence_length", "dtype", "device")
 TRIED = 16  # tokens on which head and cache of a model are tried
 
 
@@ -80,7 +79,7 @@ def open_saved(
         data: the text.
         device: "auto", "cpu" or "cuda"; None for that of the protocol.
         protocol: whose rows, segments and precision count; None for `DEFAULT_PROTOCOL`.
-        settings: "key=value" each, for what of the protocol is `READ`.
+        settings: "key=value" each, for what of the protocol is read, `OF_EVAL`.
 
     Raises:
         ValueError: no text named, none of that name, no such split, device or protocol; a model or tokenizer that
@@ -89,7 +88,7 @@ def open_saved(
     """
     if data is None:
         raise ValueError(f"{folder} is a model and no run, which would know its text; name the text with --data")
-    refuse_unread(settings, READ, "eval of a saved model")
+    refuse_unread(settings, OF_EVAL, "eval of a saved model")
     for setting in settings:
         if device is not None and setting.partition("=")[0].strip() == "device":
             raise ValueError(f"--set {setting}: --device {device} says so too; leave one of the two out")
