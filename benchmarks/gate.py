@@ -68,7 +68,8 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     actual, expected = actual.detach(), expected.detach()
     if actual.shape != expected.shape:
         return math.nan
-    wide = torch.promote_types(expected.dtype, torch.float64)
+    # Of both: a complex tensor must not lose its imaginary part where the other is real.
+    wide = torch.promote_types(torch.promote_types(actual.dtype, expected.dtype), torch.float64)
     actual, expected = actual.to(wide), expected.to(wide)
     scale = expected.abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
     return ((actual - expected).abs().amax() / scale).item()

@@ -96,6 +96,7 @@ class Steps:
     """
 
     def __init__(self, opened: "OpenedRun") -> None:
+        from resnet_bk.bench.training_settings import training_settings
         from resnet_bk.data import held_out_batches
         from resnet_bk.training import RunSpec, choose_head
         from resnet_bk.training.optimizer import build_optimizer
@@ -112,10 +113,8 @@ class Steps:
             name=CASE,
             steps=1,
             learning_rate=0.0,
-            optimizer=protocol.optimizer,
-            clip=protocol.clip,
-            dtype=protocol.dtype,
             carry_state=opened.carry_state,
+            **training_settings(protocol, opened.record["model"]),
         )
         self.optimizer = build_optimizer(self.model, self.spec)
 

@@ -124,9 +124,11 @@ def crossovers(rows: Mapping[int, Row], case: str, ours: Sequence[str], other: s
 def crossover_row(speedups: Sequence[tuple[int, float]], case: str, other: str, what: str) -> Row:
     """From which length on ours is faster than `other` in doing `what`."""
     found = crossover(speedups)
-    if found is None:
+    if not speedups:
+        note = "nothing was timed at any length"
+    elif found is None:
         note = f"no crossover: {other} is faster at the longest length measured"
-    elif speedups and found == speedups[0][0]:
+    elif found == speedups[0][0]:
         note = "ours is not slower at any length measured: the crossover is at the shortest of them, or before"
     else:
         note = f"{other} is faster below this length, ours above it"

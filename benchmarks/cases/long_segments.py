@@ -45,7 +45,7 @@ def load(quick: bool, length: int) -> Protocol:
     """The protocol at one length."""
     batch = (QUICK_TOKENS if quick else TOKENS) // length
     rates = (f"models.{name}.learning_rate={LEARNING_RATE}" for name in CONTENDERS.values())
-    settings = (f"sequence_length={length}", f"batch_size={batch}", *rates)
+    settings = (f"sequence_length={length}", f"batch_size={batch}", "optimizer=adamw", "dtype=float32", *rates)
     return load_protocol(PROTOCOL, (*(QUICK_SETTINGS if quick else ()), *settings))
 
 

@@ -26,6 +26,7 @@ from resnet_bk.bench.protocol import Protocol, load_protocol
 from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.bench.run import audit_lengths
 from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.bench.training_settings import training_settings
 from resnet_bk.training import RunSpec, choose_head
 from resnet_bk.training.optimizer import build_optimizer, build_schedule
 from resnet_bk.training.step import training_step
@@ -58,10 +59,8 @@ class Trainer:
             name=name,
             steps=1_000_000,
             learning_rate=(entry and entry.learning_rate) or LEARNING_RATE,
-            weight_decay=protocol.weight_decay,
-            betas=(protocol.betas[0], protocol.betas[1]),
-            clip=protocol.clip,
             carry_state=entry is not None and entry.carry_state,
+            **training_settings(protocol, name),
         )
         generator = torch.Generator().manual_seed(0)
         shape = (protocol.batch_size, protocol.sequence_length + 1)

@@ -323,14 +323,14 @@ def flops(
         loaded = load_protocol(target, settings or ())
         refuse_unread(settings or (), of_flops(), "flops")
         names = select_models(loaded, listed_names(models))
-        counted = {name: model_flops(build_model(protocol_config(loaded, name), seed=0), loaded) for name in names}
+        counted = {name: model_flops(build_model(protocol_config(loaded, name), 0), loaded, name) for name in names}
         title = f"{loaded.name}: one step of {loaded.batch_size} x {loaded.sequence_length} tokens"
         tables: list[Any] = [comparison_table(title, counted)]
     else:
         if models is not None:
             raise ValueError(f"--models {models}: {target} is one model; leave the option out, or name a protocol")
         found = open_target(target, protocol, settings or (), of_flops, "flops")
-        counted = {"model": target} | model_flops(found.model, found.protocol, found.steps)
+        counted = {"model": target} | model_flops(found.model, found.protocol, found.name, found.steps)
         tables = model_tables(target, counted)
     if as_json:
         _print_json(counted)

@@ -265,6 +265,22 @@ def test_crossover(speedups, expected):
     assert attention.crossover(speedups) == (None if expected is None else pytest.approx(expected, abs=0.01))
 
 
+@pytest.mark.parametrize(
+    ("speedups", "note"),
+    [
+        ([], "nothing was timed at any length"),
+        ([(128, 0.5)], "no crossover: llama is faster at the longest length measured"),
+        (
+            [(128, 2.0)],
+            "ours is not slower at any length measured: the crossover is at the shortest of them, or before",
+        ),
+        ([(128, 0.5), (256, 2.0)], "llama is faster below this length, ours above it"),
+    ],
+)
+def test_what_is_said_of_a_crossover(speedups, note):
+    assert attention.crossover_row(speedups, "case", "llama", "mixing").notes == (note,)
+
+
 def test_attention_stops_where_it_would_take_too_long(monkeypatch):
     monkeypatch.setattr(attention, "LONGEST_RUN", 0.0)
     lengths = attention.QUICK_LENGTHS

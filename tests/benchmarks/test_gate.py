@@ -41,6 +41,7 @@ def test_relative_error():
     assert math.isnan(relative_error(torch.tensor([math.nan, 0.0]), expected))
     assert math.isnan(relative_error(torch.zeros(2, 1), expected))  # would broadcast
     assert relative_error(torch.zeros(2), torch.zeros(2)) == 0.0
+    assert relative_error(torch.tensor([3 + 4j]), torch.tensor([3.0])) == pytest.approx(4 / 3)  # the imaginary part too
 
 
 def test_every_tensor_is_compared():

@@ -22,7 +22,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "seed": (partial(tiny_seed, "two_sided"), {}),
     "seed-causal": (partial(tiny_seed, "surface"), {}),
     "switches-muon": (lambda: tiny_resnet_bk(**SWITCHES), {"carry_state": True, "optimizer": "muon"}),
-    "pointer": (lambda: tiny_resnet_bk(pointer_heads=2), {"carry_state": True, "optimizer": "muon"}),
+    "pointer": (lambda: tiny_resnet_bk(pointer_heads=2), {"carry_state": True, "optimizer": "muon-parts"}),
     # Resets and dropout: the random numbers must go on where they were.
     "gpt2-pointer": (tiny_gpt2_pointer, {"carry_state": True, "carry_reset": 0.5}),
     "gpt2": (lambda: tiny_gpt2(dropout=0.2), {}),

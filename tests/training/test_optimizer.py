@@ -150,8 +150,15 @@ def test_betas_reach_adamw(kind):
 
 
 def test_flops_of_the_newton_schulz_iteration():
-    # 5 times: X X^T (3 x 7 by 7 x 3), a 3 x 3 square, 3 x 3 by 3 x 7; two operations a multiply-add.
-    assert muon_flops(torch.zeros(7, 3)) == muon_flops(torch.zeros(3, 7)) == 5 * 2 * (3 * 7 * 3 + 27 + 3 * 3 * 7)
+    def iteration(small, large):
+        """5 times: X X^T (3 x 7 by 7 x 3), a 3 x 3 square, 3 x 3 by 3 x 7; two operations a multiply-add."""
+        return 5 * 2 * (small * large * small + small**3 + small * small * large)
+
+    flat, tall = torch.nn.Linear(3, 7), torch.nn.Linear(7, 3)
+    assert muon_flops(flat, "muon") == muon_flops(tall, "muon") == iteration(3, 7)
+    assert muon_flops(flat, "adamw") == 0
+    flat.output_parts = (2, 5)
+    assert muon_flops(flat, "muon-parts") == iteration(2, 3) + iteration(3, 5)
 
 
 def test_warm_up_then_cosine_to_the_final_ratio():

@@ -25,6 +25,7 @@ class Target:
         weights: "fresh", or the folder or the repository of the hub that they came from.
         folder: of the weights, if they came from one.
         steps: of its training, where that was a run of this protocol.
+        name: of the model in the protocol, where it is there.
     """
 
     model: Any
@@ -32,6 +33,7 @@ class Target:
     weights: str
     folder: Path | None = None
     steps: int | None = None
+    name: str | None = None
 
 
 def open_target(
@@ -76,11 +78,13 @@ def open_target(
     if named.kind == "type":
         return Target(build_type(name, loaded), loaded, "fresh")
     if named.kind in ("name", "config"):
-        return Target(model, loaded, "fresh")
+        return Target(model, loaded, "fresh", name=name)
     if named.kind == "hub":
         return Target(model, loaded, f"{name} of the hub")
-    steps = read_run(named.path, "training")["training"]["steps"] if own_protocol else None
-    return Target(model, loaded, name, named.path, steps)
+    if not own_protocol:
+        return Target(model, loaded, name, named.path)
+    record = read_run(named.path, "training")
+    return Target(model, loaded, name, named.path, record["training"]["steps"], record["model"])
 
 
 def build_type(name: str, protocol: Protocol) -> Any:

@@ -51,6 +51,7 @@ ADD_TO_GRID = "--set models.{name}={{}}" + TYPE
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+OptimizerName = Literal["adamw", "muon", "muon-parts"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -70,6 +71,7 @@ class ModelEntry(_Strict):
         learning_rate: peak rate, where the protocol has no grid `learning_rates`.
         learning_rate_source: the command that found it.
         size_by: the field of the configuration that is solved for, so that the parameters match.
+        optimizer: instead of that of the protocol.
         match_parameters: False lets the parameters differ; the report then says so.
         head: "auto" takes the loss from the fused vocabulary head where the model has a plain one; "model" from the
             logits that the model returns.
@@ -81,6 +83,7 @@ class ModelEntry(_Strict):
     carry_reset: Annotated[float, Field(ge=0, lt=1)] = 0.0
     learning_rate: Rate | None = None
     learning_rate_source: str | None = None
+    optimizer: OptimizerName | None = None
     size_by: str | None = None
     match_parameters: bool = True
     head: Literal["auto", "model"] = "auto"
@@ -129,8 +132,8 @@ class Protocol(_Strict):
         parameter_tolerance: how far a model's parameters may lie from that, as a share.
         learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
             the other seeds. null: each model's `learning_rate`.
-        optimizer: "adamw", or "muon": Muon on the weights of linear maps but for the head, AdamW on the rest, at
-            the same rate.
+        optimizer: "adamw"; "muon", Muon on the weights of linear maps but for the head, AdamW on the rest, at the same
+            rate; or "muon-parts", where Muon takes the parts of joint maps one by one (models that have such).
         embedding_rate: times the learning rate, for the table of input embeddings (with tied embeddings the head's too)
             of every model. Words that come rarely get few steps.
         weight_decay, betas: of AdamW; Muon has the same decay.
@@ -165,7 +168,7 @@ class Protocol(_Strict):
     parameters_without_embeddings: Count | None = None
     parameter_tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.02
     learning_rates: Annotated[list[Rate], Field(min_length=1)] | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     embedding_rate: Rate = 1.0
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.95]
@@ -186,6 +189,11 @@ class Protocol(_Strict):
         rate = self.models[model].learning_rate
         assert rate is not None  # checked when the protocol was read
         return [rate]
+
+    def optimizer_of(self, model: str | None) -> str:
+        """The optimizer of a model; that of the protocol for one that is not in it."""
+        entry = self.models.get(model) if model is not None else None
+        return (entry and entry.optimizer) or self.optimizer
 
     def shared_settings(self) -> dict[str, Any]:
         """What all runs share, by key; what is `NOTED` among it."""

@@ -16,6 +16,7 @@ from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.protocol import Protocol
 from resnet_bk.bench.run_folder import Run
 from resnet_bk.bench.run_result import result_of, result_of_diverged, run_record
+from resnet_bk.bench.training_settings import training_settings
 from resnet_bk.data import TokenStream
 from resnet_bk.data.saved_tokenizer import never_written
 from resnet_bk.training import NonFiniteLossError, RunSpec, TrainingResult, perplexity, train, training_device
@@ -39,7 +40,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     """
     model = build_model(config, run.seed).to(training_device(protocol.device))
     audit = _audit(run, model, protocol, prepared, say)
-    flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer)
+    flops = step_flops(model, protocol.batch_size, protocol.sequence_length, optimizer=protocol.optimizer_of(run.model))
     try:
         trained = _train(run, model, protocol, prepared, config, audit)
     except NonFiniteLossError as error:
@@ -53,7 +54,7 @@ def execute(run: Run, protocol: Protocol, prepared: Prepared, config: Any, say: 
     say(f"{run.title}: measuring on {len(prepared.validation.tokens):,} held-out tokens")  # which may take minutes
     held_out = measure_held_out(run, model, protocol, prepared, trained, audit)
     if by_text:
-        flops = _flops_of_text(model, protocol, prepared)
+        flops = _flops_of_text(run, model, protocol, prepared)
     _save(run, model, prepared)
     result = result_of(run, protocol, prepared, model, trained, held_out, flops, audit)
     write_json(run.folder / "result.json", result)
@@ -92,11 +93,11 @@ def _train(run: Run, model: Any, protocol: Protocol, prepared: Prepared, config:
     )
 
 
-def _flops_of_text(model: Any, protocol: Protocol, prepared: Prepared) -> StepFlops:
+def _flops_of_text(run: Run, model: Any, protocol: Protocol, prepared: Prepared) -> StepFlops:
     """Of the first batch of the training text, for a model that skips by what the text is."""
     words = first_tokens(prepared, protocol)
     batch, length = words.shape
-    return step_flops(model, batch, length, words, optimizer=protocol.optimizer)
+    return step_flops(model, batch, length, words, optimizer=protocol.optimizer_of(run.model))
 
 
 def _save(run: Run, model: Any, prepared: Prepared) -> None:
@@ -121,21 +122,14 @@ def run_spec(protocol: Protocol, run: Run, steps_per_epoch: int) -> RunSpec:
         name=run.title,
         steps=steps,
         learning_rate=run.learning_rate,
-        optimizer=protocol.optimizer,
-        weight_decay=protocol.weight_decay,
-        betas=(protocol.betas[0], protocol.betas[1]),
-        clip=protocol.clip,
         warmup_steps=warmup,
-        final_lr_ratio=protocol.final_lr_ratio,
         seed=run.seed,
-        dtype=protocol.dtype,
-        device=protocol.device,
         carry_state=protocol.models[run.model].carry_state,
         carry_reset=protocol.models[run.model].carry_reset,
         log_interval=protocol.log_interval,
         checkpoint_seconds=protocol.checkpoint_seconds,
         head=protocol.models[run.model].head,
-        embedding_rate=protocol.embedding_rate,
+        **training_settings(protocol, run.model),
     )
 
 

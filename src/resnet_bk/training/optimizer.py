@@ -5,6 +5,7 @@
             embeddings, head, norms, biases, chains, the pointer's gates, halting and site gates, filters, experts.
             Muon's step is the momentum, orthogonalised by a Newton-Schulz iteration
             (https://kellerjordan.github.io/posts/muon)
+    muon-parts  the same, but of a joint map (query, key and value in one matmul) each part by itself, see `joint_maps`
 
 Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Moonlight, arXiv 2502.16982), so that one
 learning rate serves both.
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import get_cosine_with_min_lr_schedule_with_warmup_lr_rate
 from transformers.pytorch_utils import Conv1D
 
+from resnet_bk.training.joint_maps import JointMap, joint_maps
 from resnet_bk.training.spec import RunSpec
 
 MUON_ITERATIONS = 5  # of Newton and Schulz
@@ -33,9 +35,11 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
     decay in a step as any other.
 
     Raises:
-        ValueError: `embedding_rate` of a model without a trained table of input embeddings.
+        ValueError: `embedding_rate` of a model without a trained table of input embeddings; "muon-parts" of one without
+            a joint map that is known.
     """
-    matrices = {id(parameter) for parameter in hidden_matrices(model)} if spec.optimizer == "muon" else set()
+    matrices = {id(parameter) for parameter in hidden_matrices(model)} if spec.optimizer != "adamw" else set()
+    joint = known_joint_maps(model) if spec.optimizer == "muon-parts" else []
     table = _embeddings(model, spec.embedding_rate) if spec.embedding_rate != 1 else None
     groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "kept": [], "table": []}
     for parameter in model.parameters():
@@ -53,14 +57,15 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> Optimizer:
     rest = [group for group in rest if group["params"]]
     if not groups["muon"]:
         return AdamW(rest, lr=rate, betas=spec.betas, fused=True)
+    parts = Parts(joint)
     muon = Muon(
-        groups["muon"],
+        parts.instead_of(groups["muon"]),
         lr=rate,
         weight_decay=spec.weight_decay,
         ns_steps=MUON_ITERATIONS,
         adjust_lr_fn="match_rms_adamw",
     )
-    return CombinedOptimizer([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])])
+    return CombinedOptimizer([muon, *([AdamW(rest, lr=rate, betas=spec.betas, fused=True)] if rest else [])], parts)
 
 
 def _is_kept(parameter: Tensor) -> bool:
@@ -95,11 +100,54 @@ def hidden_matrices(model: nn.Module) -> Iterator[nn.Parameter]:
             yield module.weight  # type: ignore[misc]
 
 
+def known_joint_maps(model: nn.Module) -> list[JointMap]:
+    """Those of `joint_maps`.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = list(joint_maps(model))
+    if not found:
+        raise ValueError(
+            f"optimizer=muon-parts: {type(model).__name__} has no joint map that is known; set its optimizer to muon, "
+            "or name the parts of a layer of yours by `output_parts` (resnet_bk.training.joint_maps)"
+        )
+    return found
+
+
+class Parts:
+    """The parts of joint maps as parameters of their own, which share the memory of the whole ones."""
+
+    def __init__(self, joint: list[JointMap]) -> None:
+        self.joint = {id(one.weight): one for one in joint}
+        self.parameters = {id(one.weight): [nn.Parameter(part) for part in one.parts(one.weight.data)] for one in joint}
+
+    def instead_of(self, weights: list[nn.Parameter]) -> list[nn.Parameter]:
+        """The weights, each joint one replaced by its parts."""
+        return [part for weight in weights for part in self.parameters.get(id(weight), [weight])]
+
+    def take_gradients(self) -> None:
+        """Gives each part its view of the gradient of the whole."""
+        for key, one in self.joint.items():
+            whole = one.weight.grad
+            gradients = [None] * len(one.sizes) if whole is None else one.parts(whole)
+            for part, gradient in zip(self.parameters[key], gradients, strict=True):
+                part.grad = gradient
+
+    def drop_gradients(self) -> None:
+        """Of the parts and of the whole."""
+        for key, one in self.joint.items():
+            one.weight.grad = None
+            for part in self.parameters[key]:
+                part.grad = None
+
+
 class CombinedOptimizer(Optimizer):
     """Several optimizers as one: a step of each, one list of parameter groups for a schedule, one state to save."""
 
-    def __init__(self, parts: list[Optimizer]) -> None:
+    def __init__(self, parts: list[Optimizer], of_weights: Parts) -> None:
         self.parts = parts
+        self.of_weights = of_weights
         super().__init__([group for part in parts for group in part.param_groups], defaults={})
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -112,8 +160,14 @@ class CombinedOptimizer(Optimizer):
             raise ValueError(
                 f"closure={closure!r}: several optimizers cannot share one; compute the loss before step()"
             )
+        self.of_weights.take_gradients()
         for part in self.parts:
             part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Of joint maps too, which are in no group: their gradients are dropped in either case."""
+        super().zero_grad(set_to_none)
+        self.of_weights.drop_gradients()
 
     def state_dict(self) -> dict[str, Any]:
         """One entry a part."""
@@ -127,10 +181,17 @@ class CombinedOptimizer(Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def muon_flops(matrix: Tensor) -> int:
-    """Operations of the Newton-Schulz iteration on a matrix: X X^T, its square, and their product with X, each time."""
-    small, large = sorted(matrix.shape)
-    return MUON_ITERATIONS * (2 * 2 * small * small * large + 2 * small**3)
+def muon_flops(model: nn.Module, optimizer: str) -> int:
+    """Operations of the Newton-Schulz iterations of a step: X X^T, its square, and their product with X, each time.
+
+    Raises:
+        ValueError: "muon-parts" of a model without a joint map that is known.
+    """
+    if optimizer == "adamw":
+        return 0
+    parts = Parts(known_joint_maps(model) if optimizer == "muon-parts" else [])
+    sides = (sorted(matrix.shape) for matrix in parts.instead_of(list(hidden_matrices(model))))
+    return sum(MUON_ITERATIONS * (2 * 2 * small * small * large + 2 * small**3) for small, large in sides)
 
 
 def build_schedule(optimizer: Optimizer, spec: RunSpec) -> LRScheduler:

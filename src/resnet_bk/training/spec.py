@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 CHOICES = {
-    "optimizer": ("adamw", "muon"),
+    "optimizer": ("adamw", "muon", "muon-parts"),
     "dtype": ("float32", "bfloat16"),
     "device": ("auto", "cpu", "cuda"),
     "head": ("auto", "model"),
@@ -54,7 +54,7 @@ class RunSpec:
         name: shown in the progress line and in errors.
         steps: optimizer steps, each over one batch of the stream.
         learning_rate: peak rate.
-        optimizer: "adamw" or "muon" (see `training.optimizer`).
+        optimizer: "adamw", "muon" or "muon-parts" (see `training.optimizer`).
         embedding_rate: times `learning_rate`, for the table of input embeddings.
         weight_decay: on tensors of two or more dimensions, embeddings and filters among them.
         betas: of AdamW.
@@ -79,7 +79,7 @@ class RunSpec:
     name: str
     steps: int
     learning_rate: float
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "muon-parts"] = "adamw"
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float | None = 1.0

@@ -29,6 +29,7 @@ from resnet_bk.bench.peers import build_model
 from resnet_bk.bench.run import WARMUP_SHARE
 from resnet_bk.bench.runner import deterministic
 from resnet_bk.bench.sizing import count_parameters
+from resnet_bk.bench.training_settings import training_settings
 from resnet_bk.data import TokenStream, held_out_batches
 from resnet_bk.training import RunSpec, train, training_device
 
@@ -256,18 +257,11 @@ def _train(label: str, config: Any, setup: LeakSetup, steps: int) -> tuple[Any, 
         name=label,
         steps=steps,
         learning_rate=setup.learning_rate,
-        optimizer=protocol.optimizer,
-        weight_decay=protocol.weight_decay,
-        betas=(protocol.betas[0], protocol.betas[1]),
-        clip=protocol.clip,
         warmup_steps=round(WARMUP_SHARE * steps),
-        final_lr_ratio=protocol.final_lr_ratio,
         seed=protocol.seeds[0],
-        dtype=protocol.dtype,
-        device=protocol.device,
         log_interval=max(1, steps // 10),
         checkpoint_seconds=math.inf,
-        embedding_rate=protocol.embedding_rate,
+        **training_settings(protocol, setup.name),
     )
     stream = TokenStream(setup.train.tokens, protocol.batch_size, protocol.sequence_length)
     model = build_model(config, spec.seed)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet_bk.bench.flops.convention import OPTIMIZER_FLOPS_A_PARAMETER, ConventionFlops, convention_flops
 from resnet_bk.bench.sizing import count_parameters
-from resnet_bk.training.optimizer import hidden_matrices, muon_flops
+from resnet_bk.training.optimizer import muon_flops
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,10 @@ def step_flops(
         sequence_length: tokens of a row.
         tokens: the batch, int64 [batch_size, sequence_length]; None for one row of any tokens, where work is
             proportional to the rows.
-        optimizer: of the step.
+        optimizer: of the step, as `RunSpec` names it.
+
+    Raises:
+        ValueError: an optimizer that has no use for the model.
     """
     probe = copy.deepcopy(model).train()
     device = next(probe.parameters()).device
@@ -90,12 +93,11 @@ def step_flops(
         with FlopCounterMode(display=False, custom_mapping=FORMULAS) as backward:
             loss.backward()
     parameters = count_parameters(model).total
-    orthogonalised = sum(map(muon_flops, hidden_matrices(model))) if optimizer == "muon" else 0
     first, second = _by_operator(forward, rows), _by_operator(backward, rows)
     return StepFlops(
         forward_flops=sum(first.values()),
         backward_flops=sum(second.values()),
-        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * parameters + orthogonalised,
+        optimizer_flops=OPTIMIZER_FLOPS_A_PARAMETER * parameters + muon_flops(model, optimizer),
         convention=convention_flops(model.config, parameters, batch_size, sequence_length),
         by_operator={name: (first[name], second[name]) for name in sorted({*first, *second})},
     )

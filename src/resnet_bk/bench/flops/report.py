@@ -24,25 +24,27 @@ def protocol_steps(protocol: Protocol) -> int | None:
     return protocol.epochs * ((protocol.data_limit - 1) // protocol.batch_size // protocol.sequence_length)
 
 
-def model_flops(model: Any, protocol: Protocol, steps: int | None = None) -> dict[str, Any]:
+def model_flops(model: Any, protocol: Protocol, name: str | None = None, steps: int | None = None) -> dict[str, Any]:
     """Counts of a model for the batches and steps of a protocol.
 
     What a model skips by the text (`counted_on`) is that of random words and of the weights that it has.
 
     Args:
         model: a causal LM of `transformers`.
-        protocol: its batch_size, sequence_length and steps are read.
+        protocol: its batch_size, sequence_length, steps and optimizer are read.
+        name: of the model in the protocol, where it is there; it may have an optimizer of its own.
         steps: of a run that is done; None for what the protocol says.
 
     Raises:
-        ValueError: segments longer than the model's positions.
+        ValueError: segments longer than the model's positions, or an optimizer that has no use for it.
     """
     check_positions(model, protocol)
     words = None
     if depends_on_text(model.config):
         shape = (protocol.batch_size, protocol.sequence_length)
         words = torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
-    found = step_flops(model, protocol.batch_size, protocol.sequence_length, words, optimizer=protocol.optimizer)
+    optimizer = protocol.optimizer_of(name)
+    found = step_flops(model, protocol.batch_size, protocol.sequence_length, words, optimizer=optimizer)
     steps = protocol_steps(protocol) if steps is None else steps
     counts = found.as_dict()
     for count in (counts, counts["flops_convention"]):

@@ -1,0 +1,135 @@
+"""Linear maps that are several in one, and Muon on their parts."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import Mamba2Config, Mamba2ForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+
+from resnet_bk.layers.feed_forward import SwiGLU
+from resnet_bk.layers.induction import QueryKeyValue
+from resnet_bk.training.joint_maps import joint_maps
+from resnet_bk.training.optimizer import build_optimizer, build_schedule
+from resnet_bk.training.spec import RunSpec
+from tests.training.tiny import tiny_gpt2, tiny_resnet_bk
+
+SIZES = (4, 6, 2)
+
+
+class Apart(nn.Module):
+    def __init__(self, weight):
+        super().__init__()
+        self.maps = nn.ModuleList(nn.Linear(5, size, bias=False) for size in SIZES)
+        for one, rows in zip(self.maps, weight.split(SIZES), strict=True):
+            one.weight.data.copy_(rows)
+
+    def forward(self, hidden):
+        return torch.cat([one(hidden) for one in self.maps], -1)
+
+
+def train(model, optimizer, steps=4):
+    spec = RunSpec("x", steps=steps, learning_rate=0.1, optimizer=optimizer, weight_decay=0.3, warmup_steps=2)
+    found = build_optimizer(model, spec)
+    schedule = build_schedule(found, spec)
+    hidden = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
+    for step in range(steps):
+        (model(hidden) - step).square().sum().backward()
+        found.step()
+        schedule.step()
+        found.zero_grad()
+        assert all(parameter.grad is None for parameter in model.parameters())
+    return found
+
+
+def test_parts_of_a_joint_map_are_trained_as_maps_that_stand_apart():
+    torch.manual_seed(0)
+    joint = nn.Linear(5, sum(SIZES), bias=False)
+    apart, whole = Apart(joint.weight.detach()), nn.Linear(5, sum(SIZES), bias=False)
+    whole.load_state_dict(joint.state_dict())
+    joint.output_parts = SIZES
+    train(joint, "muon-parts")
+    train(apart, "muon")
+    train(whole, "muon")
+    assert torch.equal(joint.weight, torch.cat([one.weight for one in apart.maps]))
+    assert not torch.allclose(joint.weight, whole.weight, atol=1e-3)
+
+
+def test_a_joint_map_without_a_gradient_stays():
+    joint = nn.Linear(5, sum(SIZES), bias=False)
+    joint.output_parts = SIZES
+    before = joint.weight.detach().clone()
+    found = build_optimizer(joint, RunSpec("x", 1, 0.1, optimizer="muon-parts"))
+    found.step()
+    assert torch.equal(joint.weight, before)
+
+
+def test_a_rate_that_is_moved_moves_the_parts():
+    joint = nn.Linear(5, sum(SIZES), bias=False)
+    joint.output_parts = SIZES
+    found = train(joint, "muon-parts")
+    (group,) = found.param_groups
+    assert [tuple(part.shape) for part in group["params"]] == [(size, 5) for size in SIZES]
+    assert group["lr"] == pytest.approx(0.055)  # half way from 0.1 to a tenth of it
+
+
+def test_the_layers_of_this_package_name_their_parts():
+    (network,) = joint_maps(SwiGLU(6, 9))
+    assert network.sizes == (9, 9)
+    (mixer,) = joint_maps(QueryKeyValue(6, num_heads=2, key_dim=3, value_dim=5, induction_heads=1))
+    assert mixer.sizes == (6, 6, 10)
+    model = tiny_resnet_bk()
+    assert len(list(joint_maps(model))) == 2 * model.config.num_hidden_layers
+    model.requires_grad_(False)
+    assert not list(joint_maps(model))
+
+
+def test_gpt2_has_queries_keys_and_values_in_columns():
+    model = tiny_gpt2()
+    for one in joint_maps(model):
+        width = model.config.n_embd
+        assert (one.dim, one.sizes, tuple(one.weight.shape)) == (1, (width,) * 3, (width, 3 * width))
+
+
+def test_the_parts_of_mamba2():
+    config = Mamba2Config(
+        vocab_size=50, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, state_size=3, n_groups=1
+    )
+    model = Mamba2ForCausalLM(config)
+    (one,) = joint_maps(model)
+    assert one.sizes == (32, 32, 3, 3, 4)
+    assert sum(one.sizes) == one.weight.shape[0]
+    mixer = model.backbone.layers[0].mixer
+    with torch.no_grad():
+        one.parts(one.weight)[0].zero_()  # SiLU of the gate multiplies what is read
+        assert not mixer(torch.randn(1, 5, 16)).any()
+
+
+def test_the_parts_of_gated_delta_net_are_in_turn_for_each_head_of_keys():
+    config = Qwen3NextConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=3,
+        linear_value_head_dim=5,
+        num_experts=0,
+        intermediate_size=8,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model = Qwen3NextForCausalLM(config)
+    (one,) = joint_maps(model)
+    layer = model.model.layers[0].linear_attn
+    rows = torch.arange(one.weight.shape[0])
+    parts = one.parts(rows[:, None])
+    ordered = layer.fix_query_key_value_ordering(rows[None, None], torch.zeros(1, 1, layer.in_proj_ba.out_features))
+    for place, found in enumerate(ordered[:4]):
+        assert torch.equal(torch.cat(parts[place::4]).flatten(), found.flatten())
+
+
+def test_a_model_without_a_joint_map_has_no_use_for_parts():
+    with pytest.raises(
+        ValueError, match=r"^optimizer=muon-parts: Linear has no joint map .* set its optimizer to muon, "
+    ):
+        build_optimizer(nn.Linear(3, 3), RunSpec("x", 1, 0.1, optimizer="muon-parts"))
