@@ -72,6 +72,11 @@ def test_a_mask_of_other_values_is_refused(mask, says):
         find_boundaries(mask, None, shape=tuple(mask.shape))
 
 
+def test_rows_without_a_token_are_refused():
+    with pytest.raises(ValueError, match=r"^shape=\(2, 0\) must have at least one token a row; "):
+        find_boundaries(torch.ones(2, 0), None, shape=(2, 0))
+
+
 def test_refused():
     with pytest.raises(ValueError, match=r"attention_mask must have shape \(2, 3\) \(1 for.*got \(2, 4\)"):
         find_boundaries(torch.ones(2, 4), None, shape=(2, 3))

@@ -56,6 +56,14 @@ def test_mixed_precision():
     assert_close(loss, F.cross_entropy(logits, targets.flatten()), rtol=2e-2, atol=0)  # bfloat16 has 3 digits
 
 
+def test_what_a_plain_head_refuses_one_that_is_called_refuses():
+    hidden, head, targets = case()
+    with pytest.raises(ValueError, match=r"^reduction must be one of mean, sum, none, but got 'median'"):
+        head_loss(hidden, head, targets, reduction="median")
+    with pytest.raises(ValueError, match=rf"^target must hold indices in \[0, {WORDS}\) .*, but got {WORDS};"):
+        head_loss(hidden, head, torch.full_like(targets, WORDS))
+
+
 def test_a_mean_over_nothing():
     hidden, head, targets = case()
     nothing = torch.full_like(targets, -100)

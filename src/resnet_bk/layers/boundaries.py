@@ -72,7 +72,7 @@ def find_boundaries(
         attention_mask: 1 for a token, 0 for padding, [B, P + T], or [B, T] if it is all ones; padding may stand left,
             right or both.
         document_ids: integers [B, T]; a document ends where the number changes.
-        shape: (B, T).
+        shape: (B, T), of at least one token.
         past_length: P.
         last_document: document of the last token in the state, [B]; needed with document_ids where P > 0.
 
@@ -179,6 +179,10 @@ def _check_shapes(
         ValueError: they do not fit together.
     """
     batch, length = shape
+    if length < 1:
+        raise ValueError(
+            f"shape={tuple(shape)} must have at least one token a row; leave the call out where there is none"
+        )
     widths = (length, past_length + length)  # not a set: to hash a size would fix it in a graph
     if attention_mask is not None and (
         attention_mask.ndim != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] not in widths

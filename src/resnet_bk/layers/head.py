@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnet_bk.layers.plain import is_plain
 from resnet_bk.ops.dispatch import beside_token, takes_token
-from resnet_bk.ops.linear_cross_entropy import IGNORED, linear_cross_entropy
+from resnet_bk.ops.linear_cross_entropy import IGNORED, check_loss, linear_cross_entropy
 from resnet_bk.ops.precision import at_least_float32
 from resnet_bk.ops.row_product import row_product
 
@@ -57,10 +57,15 @@ def head_loss(
         targets: int64 [B, T], -100 for those that take no part.
         log_extra: [B, T], logarithm of what is added to the probability of each target.
         reduction: "mean", "sum" or "none" ([B, T]).
+
+    Raises:
+        ValueError: as in `linear_cross_entropy`; of a head that is called, targets outside the vocabulary and an
+            unknown reduction.
     """
     if is_plain(head, nn.Linear):
         return linear_cross_entropy(hidden, head.weight, targets, head.bias, log_extra=log_extra, reduction=reduction)
     logits = at_least_float32(head(hidden))
+    check_loss(targets, logits.shape[-1], IGNORED, reduction)
     targets = targets.to(logits.device)  # a `device_map` may have the head elsewhere
     kept = targets != IGNORED
     log_p = logits.log_softmax(-1).gather(-1, targets.masked_fill(~kept, 0).unsqueeze(-1)).squeeze(-1)

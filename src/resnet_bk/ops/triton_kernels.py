@@ -18,7 +18,9 @@ stride 2.
 
 Sweeps are computed in float64 whatever the inputs are: a rounding of L lives for 1/eta sites and may grow like 1/eta on
 its way, so that float32 would keep 4 to 5 digits at eta = 1e-3. The kernels mostly wait for memory, and data-centre
-GPUs have half as many float64 units as float32 ones; on others the sweeps are slower. Results are rounded to float32.
+GPUs have half as many float64 units as float32 ones; on others the sweeps are slower. Results are rounded to float32;
+what is beyond its range (1/eta, where eta is below 3e-39) becomes infinite, and a product with it NaN, where `numba`
+and `chunked` give the largest float32.
 """
 
 from contextlib import nullcontext

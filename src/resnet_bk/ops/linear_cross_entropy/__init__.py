@@ -167,12 +167,21 @@ def _check(
         )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
+    check_loss(target, weight.shape[0], ignore_index, reduction)
+
+
+def check_loss(target: Tensor, words: int, ignore_index: int, reduction: str) -> None:
+    """
+    Raises:
+        ValueError: targets that are none of so many words (looked for on a CPU, and not while a graph is traced), or an
+            unknown reduction.
+    """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, but got {reduction!r}; mean is usual")
     if has_values(target):  # elsewhere the gathers inside report a bad index
-        wrong = target[(target != ignore_index) & ((target < 0) | (target >= weight.shape[0]))]
+        wrong = target[(target != ignore_index) & ((target < 0) | (target >= words))]
         if wrong.numel():
             raise ValueError(
-                f"target must hold indices in [0, {weight.shape[0]}) or ignore_index={ignore_index}, "
+                f"target must hold indices in [0, {words}) or ignore_index={ignore_index}, "
                 f"but got {wrong[0].item()}; check the tokenizer against the size of the head"
             )
