@@ -3,7 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from transformers import Mamba2Config, Mamba2ForCausalLM, Qwen3NextConfig, Qwen3NextForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Mamba2Config,
+    Mamba2ForCausalLM,
+    Qwen3NextConfig,
+    Qwen3NextForCausalLM,
+)
 
 from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.induction import QueryKeyValue
@@ -75,7 +82,7 @@ def test_the_layers_of_this_package_name_their_parts():
     (network,) = joint_maps(SwiGLU(6, 9))
     assert network.sizes == (9, 9)
     (mixer,) = joint_maps(QueryKeyValue(6, num_heads=2, key_dim=3, value_dim=5, induction_heads=1))
-    assert mixer.sizes == (6, 6, 10)
+    assert mixer.sizes == (3, 3, 3, 3, 5, 5)
     model = tiny_resnet_bk()
     assert len(list(joint_maps(model))) == 2 * model.config.num_hidden_layers
     model.requires_grad_(False)
@@ -85,8 +92,29 @@ def test_the_layers_of_this_package_name_their_parts():
 def test_gpt2_has_queries_keys_and_values_in_columns():
     model = tiny_gpt2()
     for one in joint_maps(model):
-        width = model.config.n_embd
-        assert (one.dim, one.sizes, tuple(one.weight.shape)) == (1, (width,) * 3, (width, 3 * width))
+        width, heads = model.config.n_embd, model.config.n_head
+        assert (one.dim, one.sizes) == (1, (width // heads,) * 3 * heads)
+        assert tuple(one.weight.shape) == (width, 3 * width)
+
+
+def test_llama_has_heads_of_queries_and_fewer_of_keys_and_values():
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    found = list(joint_maps(LlamaForCausalLM(config)))
+    assert [(one.dim, one.sizes) for one in found] == [(0, (4,) * 4), (0, (4,) * 2), (0, (4,) * 2)]
+
+
+def test_the_pointer_has_heads_too():
+    model = tiny_resnet_bk(pointer_heads=2)
+    sizes = {id(one.weight): one.sizes for one in joint_maps(model)}
+    for kinds in (model.pointer.query, model.pointer.key):
+        assert sizes[id(kinds.weight)] == (model.config.pointer_key_dim,) * 2
 
 
 def test_the_parts_of_mamba2():
@@ -95,11 +123,12 @@ def test_the_parts_of_mamba2():
     )
     model = Mamba2ForCausalLM(config)
     (one,) = joint_maps(model)
-    assert one.sizes == (32, 32, 3, 3, 4)
+    assert one.sizes == (*(8,) * 8, 3, 3, 4)
     assert sum(one.sizes) == one.weight.shape[0]
     mixer = model.backbone.layers[0].mixer
     with torch.no_grad():
-        one.parts(one.weight)[0].zero_()  # SiLU of the gate multiplies what is read
+        for gate in one.parts(one.weight)[:4]:
+            gate.zero_()  # its SiLU multiplies what is read
         assert not mixer(torch.randn(1, 5, 16)).any()
 
 
@@ -124,8 +153,10 @@ def test_the_parts_of_gated_delta_net_are_in_turn_for_each_head_of_keys():
     rows = torch.arange(one.weight.shape[0])
     parts = one.parts(rows[:, None])
     ordered = layer.fix_query_key_value_ordering(rows[None, None], torch.zeros(1, 1, layer.in_proj_ba.out_features))
-    for place, found in enumerate(ordered[:4]):
-        assert torch.equal(torch.cat(parts[place::4]).flatten(), found.flatten())
+    assert one.sizes == (3, 3, 5, 5, 5, 5) * 2
+    for places, found in zip(((0,), (1,), (2, 3), (4, 5)), ordered[:4], strict=True):
+        of_it = [part for place, part in enumerate(parts) if place % 6 in places]
+        assert torch.equal(torch.cat(of_it).flatten(), found.flatten())
 
 
 def test_a_model_without_a_joint_map_has_no_use_for_parts():

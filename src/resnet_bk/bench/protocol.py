@@ -133,7 +133,7 @@ class Protocol(_Strict):
         learning_rates: grid of peak rates: each model tries all with the first seed, and the best on validation trains
             the other seeds. null: each model's `learning_rate`.
         optimizer: "adamw"; "muon", Muon on the weights of linear maps but for the head, AdamW on the rest, at the same
-            rate; or "muon-parts", where Muon takes the parts of joint maps one by one (models that have such).
+            rate; or "muon-parts", where Muon takes the parts and heads of joint maps one by one.
         embedding_rate: times the learning rate, for the table of input embeddings (with tied embeddings the head's too)
             of every model. Words that come rarely get few steps.
         weight_decay, betas: of AdamW; Muon has the same decay.

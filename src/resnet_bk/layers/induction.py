@@ -62,7 +62,7 @@ class QueryKeyValue(nn.Linear):
     def __init__(self, hidden_size: int, *, num_heads: int, key_dim: int, value_dim: int, induction_heads: int) -> None:
         self.sizes = (num_heads, key_dim, induction_heads)  # read by reset_parameters, which nn.Linear calls
         super().__init__(hidden_size, num_heads * (2 * key_dim + value_dim), bias=False)
-        self.output_parts = (num_heads * key_dim, num_heads * key_dim, num_heads * value_dim)
+        self.output_parts = (*(key_dim,) * 2 * num_heads, *(value_dim,) * num_heads)
 
     @torch.no_grad()
     def reset_parameters(self, std: float = 0.02) -> None:

@@ -63,6 +63,7 @@ class KindsOfContext(InputDtypeLinear):
 
     def __init__(self, hidden_size: int, num_heads: int, key_dim: int) -> None:
         super().__init__(hidden_size, num_heads * key_dim, bias=False)
+        self.output_parts = (key_dim,) * num_heads
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

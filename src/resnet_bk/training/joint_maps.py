@@ -1,8 +1,8 @@
-"""Linear maps that are several in one: queries, keys and values of one matmul, for example.
+"""Linear maps that are several in one: of queries, keys and values in one matmul, of several heads.
 
 How a model multiplies is a matter of speed, but Muon orthogonalises a matrix as a whole: of a joint one the parts share
-their singular values, and a large part holds back a small one. "muon-parts" takes each part by itself, as it would be
-taken in a model that keeps them apart (as Llama does).
+their singular values, and a large part holds back a small one. "muon-parts" takes each part by itself, and each head of
+it, as it would be taken in a model that keeps them apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,40 +33,49 @@ class JointMap:
 
 def joint_maps(model: nn.Module) -> Iterator[JointMap]:
     """Those that are known: a linear layer that says so by `output_parts`, the sizes of its parts, as those of this
-    package do, and those of `OF_TRANSFORMERS`. Frozen ones are left out."""
+    package do; queries, keys and values of attention in `transformers`, by their heads; and those of `OF_A_CLASS`.
+    Frozen ones are left out."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and (sizes := getattr(module, "output_parts", None)):
-            found = JointMap(module.weight, 0, tuple(sizes))
-        elif known := OF_TRANSFORMERS.get(type(module).__name__):
-            found = known(module)
+            found = [JointMap(module.weight, 0, tuple(sizes))]
+        elif known := OF_A_CLASS.get(type(module).__name__):
+            found = [known(module)]
         else:
-            continue
-        if found.weight.requires_grad:
-            yield found
+            found = list(_of_attention(module))
+        yield from (one for one in found if one.weight.requires_grad)
+
+
+def _of_attention(module: Any) -> Iterator[JointMap]:
+    """As Llama has it, and most models of `transformers` since."""
+    size = getattr(module, "head_dim", None)
+    for name in ("q_proj", "k_proj", "v_proj"):
+        projection = getattr(module, name, None)
+        if isinstance(size, int) and isinstance(projection, nn.Linear) and projection.out_features % size == 0:
+            yield JointMap(projection.weight, 0, (size,) * (projection.out_features // size))
 
 
 def _gpt2(module: Any) -> JointMap:
-    """Query, key and value; key and value alone across attention. `Conv1D` has its outputs in columns."""
+    """Queries, keys and values; keys and values alone across attention. `Conv1D` has its outputs in columns."""
     weight = module.c_attn.weight
-    return JointMap(weight, 1, (module.split_size,) * (weight.shape[1] // module.split_size))
+    return JointMap(weight, 1, (module.head_dim,) * (weight.shape[1] // module.head_dim))
 
 
 def _mamba2(module: Any) -> JointMap:
-    """Gate, values, keys, queries and step sizes (in the authors' terms z, x, B, C and dt)."""
-    states = module.n_groups * module.ssm_state_size
-    inner = module.intermediate_size
-    return JointMap(module.in_proj.weight, 0, (inner, inner, states, states, module.num_heads))
+    """Gate, values, keys, queries and step sizes (in the authors' terms z, x, B, C and dt); keys and queries, which
+    heads share, by their groups."""
+    heads, groups = (module.head_dim,) * 2 * module.num_heads, (module.ssm_state_size,) * 2 * module.n_groups
+    return JointMap(module.in_proj.weight, 0, (*heads, *groups, module.num_heads))
 
 
 def _gated_delta_net(module: Any) -> JointMap:
-    """Queries, keys, values and gates, in turn for each head of keys."""
-    values = module.num_v_heads // module.num_k_heads * module.head_v_dim
-    of_a_head = (module.head_k_dim, module.head_k_dim, values, values)
+    """Queries, keys, values and gates, in turn for each head of keys, which has one or more of values."""
+    values = (module.head_v_dim,) * 2 * (module.num_v_heads // module.num_k_heads)
+    of_a_head = (module.head_k_dim, module.head_k_dim, *values)
     return JointMap(module.in_proj_qkvz.weight, 0, of_a_head * module.num_k_heads)
 
 
 # By the class that holds the map.
-OF_TRANSFORMERS: dict[str, Callable[[Any], JointMap]] = {
+OF_A_CLASS: dict[str, Callable[[Any], JointMap]] = {
     "GPT2Attention": _gpt2,
     "Mamba2Mixer": _mamba2,
     "Qwen3NextGatedDeltaNet": _gated_delta_net,
