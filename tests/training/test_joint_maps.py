@@ -84,17 +84,19 @@ def test_the_layers_of_this_package_name_their_parts():
     (mixer,) = joint_maps(QueryKeyValue(6, num_heads=2, key_dim=3, value_dim=5, induction_heads=1))
     assert mixer.sizes == (3, 3, 3, 3, 5, 5)
     model = tiny_resnet_bk()
-    assert len(list(joint_maps(model))) == 2 * model.config.num_hidden_layers
+    assert len(list(joint_maps(model))) == 4 * model.config.num_hidden_layers  # also what is read, and its gate
     model.requires_grad_(False)
     assert not list(joint_maps(model))
 
 
 def test_gpt2_has_queries_keys_and_values_in_columns():
     model = tiny_gpt2()
-    for one in joint_maps(model):
-        width, heads = model.config.n_embd, model.config.n_head
-        assert (one.dim, one.sizes) == (1, (width // heads,) * 3 * heads)
-        assert tuple(one.weight.shape) == (width, 3 * width)
+    width, heads = model.config.n_embd, model.config.n_head
+    maps = list(joint_maps(model))
+    for into, out in zip(maps[::2], maps[1::2], strict=True):
+        assert (into.dim, into.sizes) == (1, (width // heads,) * 3 * heads)
+        assert tuple(into.weight.shape) == (width, 3 * width)
+        assert (out.dim, out.sizes, tuple(out.weight.shape)) == (0, (width // heads,) * heads, (width, width))
 
 
 def test_llama_has_heads_of_queries_and_fewer_of_keys_and_values():
@@ -107,7 +109,7 @@ def test_llama_has_heads_of_queries_and_fewer_of_keys_and_values():
         num_key_value_heads=2,
     )
     found = list(joint_maps(LlamaForCausalLM(config)))
-    assert [(one.dim, one.sizes) for one in found] == [(0, (4,) * 4), (0, (4,) * 2), (0, (4,) * 2)]
+    assert [(one.dim, one.sizes) for one in found] == [(0, (4,) * 4), (0, (4,) * 2), (0, (4,) * 2), (1, (4,) * 4)]
 
 
 def test_the_pointer_has_heads_too():
@@ -122,7 +124,8 @@ def test_the_parts_of_mamba2():
         vocab_size=50, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, state_size=3, n_groups=1
     )
     model = Mamba2ForCausalLM(config)
-    (one,) = joint_maps(model)
+    one, out = joint_maps(model)
+    assert (out.dim, out.sizes) == (1, (8,) * 4)
     assert one.sizes == (*(8,) * 8, 3, 3, 4)
     assert sum(one.sizes) == one.weight.shape[0]
     mixer = model.backbone.layers[0].mixer
@@ -148,7 +151,8 @@ def test_the_parts_of_gated_delta_net_are_in_turn_for_each_head_of_keys():
         num_key_value_heads=2,
     )
     model = Qwen3NextForCausalLM(config)
-    (one,) = joint_maps(model)
+    one, out, *_ = joint_maps(model)
+    assert (out.dim, out.sizes) == (1, (5,) * 4)
     layer = model.model.layers[0].linear_attn
     rows = torch.arange(one.weight.shape[0])
     parts = one.parts(rows[:, None])

@@ -20,6 +20,7 @@ class SwiGLU(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
         self.gate_up_proj = nn.Linear(hidden_size, 2 * intermediate_size, bias=False)
+        # Read by `resnet_bk.training.joint_maps`.
         self.gate_up_proj.output_parts = (intermediate_size, intermediate_size)  # type: ignore[assignment]
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 

@@ -112,6 +112,10 @@ class ModulusPropagator(Mixer):
         self.gate = get_gate(output_gate)
         self.gate_proj = nn.Linear(hidden_size, num_heads * value_dim, bias=False) if self.gate else None
         self.out_proj = nn.Linear(num_heads * value_dim, hidden_size, bias=False)
+        # Read by `resnet_bk.training.joint_maps`.
+        self.out_proj.input_parts = (value_dim,) * num_heads  # type: ignore[assignment]
+        if self.gate_proj is not None:
+            self.gate_proj.output_parts = (value_dim,) * num_heads  # type: ignore[assignment]
 
     def state_shape(self) -> StateShape:
         tail = (self.conv_size - 1, sum(self.widths)) if self.conv_size else None

@@ -18,8 +18,8 @@ class JointMap:
 
     Attributes:
         weight: of two dimensions.
-        dim: that of the outputs.
-        sizes: of the parts along it, in order.
+        dim: along which the parts lie.
+        sizes: of the parts, in order.
     """
 
     weight: Tensor
@@ -32,51 +32,61 @@ class JointMap:
 
 
 def joint_maps(model: nn.Module) -> Iterator[JointMap]:
-    """Those that are known: a linear layer that says so by `output_parts`, the sizes of its parts, as those of this
-    package do; queries, keys and values of attention in `transformers`, by their heads; and those of `OF_A_CLASS`.
-    Frozen ones are left out."""
+    """Those that are known: a linear layer that names the sizes of its parts, by `output_parts` or `input_parts`, as
+    those of this package do; attention in `transformers`, by its heads; and the layers of `OF_A_CLASS`. Frozen ones are
+    left out."""
     for module in model.modules():
-        if isinstance(module, nn.Linear) and (sizes := getattr(module, "output_parts", None)):
-            found = [JointMap(module.weight, 0, tuple(sizes))]
-        elif known := OF_A_CLASS.get(type(module).__name__):
-            found = [known(module)]
-        else:
-            found = list(_of_attention(module))
-        yield from (one for one in found if one.weight.requires_grad)
+        of_a_class = OF_A_CLASS.get(type(module).__name__, _of_attention)
+        yield from (one for one in (*_named(module), *of_a_class(module)) if one.weight.requires_grad)
+
+
+def _named(module: Any) -> Iterator[JointMap]:
+    """What a linear layer says of itself."""
+    for dim, name in enumerate(("output_parts", "input_parts")):
+        if isinstance(module, nn.Linear) and (sizes := getattr(module, name, None)):
+            yield JointMap(module.weight, dim, tuple(sizes))
 
 
 def _of_attention(module: Any) -> Iterator[JointMap]:
     """As Llama has it, and most models of `transformers` since."""
     size = getattr(module, "head_dim", None)
-    for name in ("q_proj", "k_proj", "v_proj"):
+    for dim, name in ((0, "q_proj"), (0, "k_proj"), (0, "v_proj"), (1, "o_proj")):
         projection = getattr(module, name, None)
-        if isinstance(size, int) and isinstance(projection, nn.Linear) and projection.out_features % size == 0:
-            yield JointMap(projection.weight, 0, (size,) * (projection.out_features // size))
+        if isinstance(size, int) and isinstance(projection, nn.Linear) and projection.weight.shape[dim] % size == 0:
+            yield _by_heads(projection.weight, dim, size)
 
 
-def _gpt2(module: Any) -> JointMap:
+def _by_heads(weight: Tensor, dim: int, size: int) -> JointMap:
+    return JointMap(weight, dim, (size,) * (weight.shape[dim] // size))
+
+
+def _of_gpt2(module: Any) -> Iterator[JointMap]:
     """Queries, keys and values; keys and values alone across attention. `Conv1D` has its outputs in columns."""
-    weight = module.c_attn.weight
-    return JointMap(weight, 1, (module.head_dim,) * (weight.shape[1] // module.head_dim))
+    yield _by_heads(module.c_attn.weight, 1, module.head_dim)
+    yield _by_heads(module.c_proj.weight, 0, module.head_dim)
+    if module.is_cross_attention:
+        yield _by_heads(module.q_attn.weight, 1, module.head_dim)
 
 
-def _mamba2(module: Any) -> JointMap:
+def _of_mamba2(module: Any) -> Iterator[JointMap]:
     """Gate, values, keys, queries and step sizes (in the authors' terms z, x, B, C and dt); keys and queries, which
     heads share, by their groups."""
     heads, groups = (module.head_dim,) * 2 * module.num_heads, (module.ssm_state_size,) * 2 * module.n_groups
-    return JointMap(module.in_proj.weight, 0, (*heads, *groups, module.num_heads))
+    yield JointMap(module.in_proj.weight, 0, (*heads, *groups, module.num_heads))
+    yield _by_heads(module.out_proj.weight, 1, module.head_dim)
 
 
-def _gated_delta_net(module: Any) -> JointMap:
+def _of_gated_delta_net(module: Any) -> Iterator[JointMap]:
     """Queries, keys, values and gates, in turn for each head of keys, which has one or more of values."""
     values = (module.head_v_dim,) * 2 * (module.num_v_heads // module.num_k_heads)
     of_a_head = (module.head_k_dim, module.head_k_dim, *values)
-    return JointMap(module.in_proj_qkvz.weight, 0, of_a_head * module.num_k_heads)
+    yield JointMap(module.in_proj_qkvz.weight, 0, of_a_head * module.num_k_heads)
+    yield _by_heads(module.out_proj.weight, 1, module.head_v_dim)
 
 
-# By the class that holds the map.
-OF_A_CLASS: dict[str, Callable[[Any], JointMap]] = {
-    "GPT2Attention": _gpt2,
-    "Mamba2Mixer": _mamba2,
-    "Qwen3NextGatedDeltaNet": _gated_delta_net,
+# By the class of the layer that holds them.
+OF_A_CLASS: dict[str, Callable[[Any], Iterator[JointMap]]] = {
+    "GPT2Attention": _of_gpt2,
+    "Mamba2Mixer": _of_mamba2,
+    "Qwen3NextGatedDeltaNet": _of_gated_delta_net,
 }

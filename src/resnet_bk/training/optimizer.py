@@ -5,8 +5,8 @@
             embeddings, head, norms, biases, chains, the pointer's gates, halting and site gates, filters, experts.
             Muon's step is the momentum, orthogonalised by a Newton-Schulz iteration
             (https://kellerjordan.github.io/posts/muon)
-    muon-parts  the same, but of a joint map (queries, keys and values in one matmul, several heads) each part by itself,
-            see `joint_maps`
+    muon-parts  the same, but of a joint map (queries, keys and values in one matmul, several heads) each part by
+            itself, see `joint_maps`
 
 Muon's step is scaled to the size of AdamW's (0.2 sqrt(max(rows, columns)), Moonlight, arXiv 2502.16982), so that one
 learning rate serves both.
