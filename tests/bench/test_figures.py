@@ -134,6 +134,16 @@ def test_muons_iteration_is_counted(run):
     assert muon["optimizer_flops"] > adam["optimizer_flops"] == 15 * adam["parameters"]
 
 
+def test_a_model_may_have_an_optimizer_of_its_own(run, tmp_path):
+    kinds = {"resnet-bk": None, "gpt2": "muon-parts"}
+    models = {name: {"learning_rate": 1e-2, "optimizer": kind} for name, kind in kinds.items()}
+    ours, gpt2 = run(models=models, steps=1, warmup_steps=0, evaluations=1, log_interval=1)[0]["runs"]
+    assert ours["optimizer_flops"] == 15 * ours["parameters"]
+    assert gpt2["optimizer_flops"] > 15 * gpt2["parameters"]
+    trained = [read_json(tmp_path / "out" / name / "seed-42" / "run.json")["training"] for name in kinds]
+    assert [training["optimizer"] for training in trained] == ["adamw", "muon-parts"]
+
+
 def test_the_tokens_of_quick_are_those_published(tmp_path):
     """Its text, its vocabulary and the order of its documents, on which all of its figures rest."""
     protocol = load_protocol("quick")
