@@ -354,6 +354,10 @@ def test_nothing_is_written_before_everything_is_checked(run, tmp_path):
             {"transformers": "resnet_bk_pointer", "config": {"language_model": {"model_type": "gemma2"}}},
             r"\(language_model: the logits of gemma2 are more than .*\)",
         ),
+        (
+            {"transformers": "mamba", "optimizer": "muon-parts"},
+            r"\(optimizer=muon-parts: MambaForCausalLM has no joint map .* set its optimizer to muon, .*\)",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_found_before_the_others_are(peer, reason, run, tmp_path):

@@ -11,23 +11,27 @@ import torch
 
 from resnet_bk.bench.peers import build_model, is_of_others
 from resnet_bk.bench.protocol import Protocol
-from resnet_bk.training import training_device
+from resnet_bk.bench.training_settings import training_settings
+from resnet_bk.training import RunSpec, training_device
 from resnet_bk.training.loss import causal_lm_loss, choose_head
+from resnet_bk.training.optimizer import build_optimizer
 
 ROWS = 2
 OWN = "what a class of your own must take and return stands in CONTRIBUTING.md, or leave it out with --models"
 
 
 def check_model(name: str, config: Any, protocol: Protocol, vocab_size: int) -> None:
-    """Build a model of a protocol, and compute the loss of two segments by the path that its training takes.
+    """Build a model of a protocol and its optimizer, and compute the loss of two segments by the path that its training
+    takes.
 
     Raises:
-        ValueError: naming the model, where one of the two fails.
+        ValueError: naming the model, where one of them fails.
     """
     length = protocol.sequence_length
     way_out = OWN if is_of_others(config.model_type) else _change(name)
     with refused(f"protocol {protocol.name}: models.{name}: cannot be trained on segments of {length} tokens", way_out):
         model, words = _ready(lambda: build_model(config, seed=0), protocol.device, length, vocab_size)
+        build_optimizer(model, RunSpec(name, steps=1, learning_rate=0.0, **training_settings(protocol, name)))
         head = "model" if protocol.models[name].head == "model" else choose_head(model, words)
         with torch.no_grad():
             causal_lm_loss(model, words, words.roll(-1, 1), head, carry_state=False, state=None)
