@@ -163,6 +163,28 @@ def test_the_parts_of_gated_delta_net_are_in_turn_for_each_head_of_keys():
         assert torch.equal(torch.cat(of_it).flatten(), found.flatten())
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rule"),
+    [
+        (
+            {"output_parts": (2, 2)},
+            r"^output_parts=\(2, 2\) must add up to 5 in Linear\(.*; give the size of every part$",
+        ),
+        ({"input_parts": (2, 2)}, r"^input_parts=\(2, 2\) must add up to 3 in Linear"),
+        (
+            {"output_parts": (2, 3), "input_parts": (2, 1)},
+            r"^Linear\(.*: has output_parts and input_parts, .* leave one",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit(sizes, rule):
+    layer = nn.Linear(3, 5, bias=False)
+    for name, value in sizes.items():
+        setattr(layer, name, value)
+    with pytest.raises(ValueError, match=rule):
+        build_optimizer(layer, RunSpec("x", 1, 0.1, optimizer="muon-parts"))
+
+
 def test_a_model_without_a_joint_map_has_no_use_for_parts():
     with pytest.raises(
         ValueError, match=r"^optimizer=muon-parts: Linear has no joint map .* set its optimizer to muon, "

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+NAMES = ("output_parts", "input_parts")  # of rows and of columns
+
 
 @dataclass(frozen=True)
 class JointMap:
@@ -34,17 +36,32 @@ class JointMap:
 def joint_maps(model: nn.Module) -> Iterator[JointMap]:
     """Those that are known: a linear layer that names the sizes of its parts, by `output_parts` or `input_parts`, as
     those of this package do; attention in `transformers`, by its heads; and the layers of `OF_A_CLASS`. Frozen ones are
-    left out."""
+    left out.
+
+    Raises:
+        ValueError: a layer that names sizes which do not add up, or those of outputs and inputs both.
+    """
     for module in model.modules():
         of_a_class = OF_A_CLASS.get(type(module).__name__, _of_attention)
         yield from (one for one in (*_named(module), *of_a_class(module)) if one.weight.requires_grad)
 
 
 def _named(module: Any) -> Iterator[JointMap]:
-    """What a linear layer says of itself."""
-    for dim, name in enumerate(("output_parts", "input_parts")):
-        if isinstance(module, nn.Linear) and (sizes := getattr(module, name, None)):
-            yield JointMap(module.weight, dim, tuple(sizes))
+    """What a linear layer says of itself.
+
+    Raises:
+        ValueError: sizes that do not add up, or of outputs and inputs both.
+    """
+    if not isinstance(module, nn.Linear):
+        return
+    named = {name: sizes for name in NAMES if (sizes := getattr(module, name, None))}
+    if len(named) > 1:
+        raise ValueError(f"{module}: has output_parts and input_parts, of which a layer can have one; leave one out")
+    for name, sizes in named.items():
+        width = module.weight.shape[NAMES.index(name)]
+        if sum(sizes) != width:
+            raise ValueError(f"{name}={sizes} must add up to {width} in {module}; give the size of every part")
+        yield JointMap(module.weight, NAMES.index(name), tuple(sizes))
 
 
 def _of_attention(module: Any) -> Iterator[JointMap]:
