@@ -12,6 +12,9 @@ from transformers import (
     Qwen3NextForCausalLM,
 )
 
+from resnet_bk.bench.peers import build_model
+from resnet_bk.bench.protocol import load_protocol
+from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.induction import QueryKeyValue
 from resnet_bk.training.joint_maps import joint_maps
@@ -133,6 +136,14 @@ def test_the_parts_of_mamba2():
         for gate in one.parts(one.weight)[:4]:
             gate.zero_()  # its SiLU multiplies what is read
         assert not mixer(torch.randn(1, 5, 16)).any()
+
+
+@pytest.mark.parametrize("name", ["resnet-bk", "gpt2", "llama", "mamba2", "gated-deltanet", "kimi-delta"])
+def test_models_of_the_protocols_have_joint_maps(name):
+    shape = ("vocab_size=200", "hidden_size=32", "num_heads=2", "num_layers=2", "parameter_tolerance=0.9")
+    found = list(joint_maps(build_model(protocol_config(load_protocol("quick", shape), name), 0)))
+    assert len(found) >= 4
+    assert all(len(one.sizes) > 1 and sum(one.sizes) == one.weight.shape[one.dim] for one in found)
 
 
 def test_the_parts_of_gated_delta_net_are_in_turn_for_each_head_of_keys():

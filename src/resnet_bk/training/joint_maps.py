@@ -94,6 +94,14 @@ def _of_mamba2(module: Any) -> Iterator[JointMap]:
 
 
 def _of_gated_delta_net(module: Any) -> Iterator[JointMap]:
+    """Queries, keys and values, all heads of one behind those of the other; gates by themselves."""
+    of_keys, of_values = (module.head_k_dim,) * 2 * module.num_k_heads, (module.head_v_dim,) * module.num_v_heads
+    yield JointMap(module.in_proj_qkv.weight, 0, of_keys + of_values)
+    yield _by_heads(module.in_proj_z.weight, 0, module.head_v_dim)
+    yield _by_heads(module.out_proj.weight, 1, module.head_v_dim)
+
+
+def _of_qwen3_next(module: Any) -> Iterator[JointMap]:
     """Queries, keys, values and gates, in turn for each head of keys, which has one or more of values."""
     values = (module.head_v_dim,) * 2 * (module.num_v_heads // module.num_k_heads)
     of_a_head = (module.head_k_dim, module.head_k_dim, *values)
@@ -105,5 +113,6 @@ def _of_gated_delta_net(module: Any) -> Iterator[JointMap]:
 OF_A_CLASS: dict[str, Callable[[Any], Iterator[JointMap]]] = {
     "GPT2Attention": _of_gpt2,
     "Mamba2Mixer": _of_mamba2,
-    "Qwen3NextGatedDeltaNet": _of_gated_delta_net,
+    "Qwen3_5GatedDeltaNet": _of_gated_delta_net,
+    "Qwen3NextGatedDeltaNet": _of_qwen3_next,
 }
