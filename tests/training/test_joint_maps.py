@@ -17,6 +17,7 @@ from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.bench.resolve import protocol_config
 from resnet_bk.layers.feed_forward import SwiGLU
 from resnet_bk.layers.induction import QueryKeyValue
+from resnet_bk.layers.readout import Readout
 from resnet_bk.training.joint_maps import joint_maps
 from resnet_bk.training.optimizer import build_optimizer, build_schedule
 from resnet_bk.training.spec import RunSpec
@@ -90,6 +91,26 @@ def test_the_layers_of_this_package_name_their_parts():
     assert len(list(joint_maps(model))) == 4 * model.config.num_hidden_layers  # also what is read, and its gate
     model.requires_grad_(False)
     assert not list(joint_maps(model))
+
+
+def test_what_is_read_of_complex_heads_has_their_parts():
+    readout = Readout(8, 6, gate="silu", num_heads=2)
+    gate, out = joint_maps(readout)
+    assert (gate.weight, gate.dim, gate.sizes) == (readout.gate_proj.weight, 0, (3, 3))
+    assert (out.weight, out.dim, out.sizes) == (readout.out_proj.weight, 1, (6, 6))
+    first_head = torch.zeros(1, 1, 6, dtype=torch.complex64)
+    first_head[..., :3] = torch.randn(3, dtype=torch.complex64)
+    hidden = torch.randn(1, 1, 8)
+    before = readout(first_head, hidden)
+    with torch.no_grad():
+        for one in (gate, out):
+            one.parts(one.weight)[1].zero_()  # the second head's
+    assert before.abs().amax() > 0
+    assert torch.equal(readout(first_head, hidden), before)
+
+
+def test_channels_with_chains_of_their_own_are_no_heads():
+    assert not list(joint_maps(Readout(8, 6, gate="silu")))
 
 
 def test_gpt2_has_queries_keys_and_values_in_columns():

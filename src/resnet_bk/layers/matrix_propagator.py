@@ -86,7 +86,7 @@ class MatrixPropagator(Mixer):
         self.conv_size = conv_size
         self.conv = ShortConvolution(sum(self.widths), conv_size, start=taps(**heads)) if conv_size else None
         self.query_key = QueryKey(num_heads, key_dim, bias=query_key_bias, induction_heads=induction_heads)
-        self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate)
+        self.readout = Readout(hidden_size, num_heads * value_dim, gate=output_gate, num_heads=num_heads)
 
     def state_shape(self) -> StateShape:
         tail = (self.conv_size - 1, sum(self.widths)) if self.conv_size else None

@@ -20,13 +20,18 @@ class Readout(nn.Module):
         hidden_size: D.
         channels: C.
         gate: name of g in `resnet_bk.layers.output_gate`; "none" leaves it out.
+        num_heads: whose channels lie side by side, as many of each; a channel with a chain of its own is no head.
     """
 
-    def __init__(self, hidden_size: int, channels: int, *, gate: str) -> None:
+    def __init__(self, hidden_size: int, channels: int, *, gate: str, num_heads: int = 1) -> None:
         super().__init__()
         self.gate = get_gate(gate)
         self.gate_proj = nn.Linear(hidden_size, channels, bias=False) if self.gate else None
         self.out_proj = nn.Linear(2 * channels, hidden_size, bias=False)
+        if num_heads > 1:  # for "muon-parts"
+            self.out_proj.input_parts = (2 * channels // num_heads,) * num_heads  # type: ignore[assignment]
+            if self.gate_proj is not None:
+                self.gate_proj.output_parts = (channels // num_heads,) * num_heads  # type: ignore[assignment]
 
     def forward(self, y: Tensor, hidden: Tensor, readers: Tensor | None = None) -> Tensor:
         """Reads complex [B, T, C] for tokens [B, T, D]; returns [B, T, D] in the precision of the model.
