@@ -37,7 +37,7 @@ from resnet_bk.bench.report.statistics import paired_t_test
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "results.md"
-COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "small", "quick", "books")
+COMPARISONS = ("seed-local-tuned", "seed-local-tuned-two-epochs", "seed-local-tuned-parts", "small", "quick", "books")
 SEARCHED = ("quick-peers",)  # comparisons whose protocol has the grid of their rates
 RECALL = "mqar"
 LENGTHS = "lengths"
