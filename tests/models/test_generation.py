@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, TextStreamer
 
 from resnet_bk.layers import one_token, pointer
-from resnet_bk.models import ResNetBKCache
+from resnet_bk.models import ResNetBKCache, ResNetBKSeedConfig, ResNetBKSeedForCausalLM
 from tests.models.configs import GRID, KINDS, VOCAB_SIZE, build, tokens
 
 pytestmark = pytest.mark.sweep
@@ -219,12 +219,27 @@ def test_what_generation_refuses():
         model.generate(prompt, cache_implementation="static", max_new_tokens=2)
     with pytest.raises(ValueError, match="must be a ResNetBKCache, but got dict"):
         model.generate(prompt, cache={}, max_new_tokens=2)
-    with pytest.raises(ValueError, match="not supported with stateful models"):
-        model.generate(prompt[:1], assistant_model=model, max_new_tokens=2)
+
+
+def test_drafts_whose_tokens_would_be_taken_back():
+    model, prompt = build("matrix-conv-gate-dense-untied"), tokens(1, 6)
+    seed = ResNetBKSeedForCausalLM(ResNetBKSeedConfig(vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=1))
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     llama = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=VOCAB_SIZE, **sizes))
-    with pytest.raises(ValueError, match=r"assistant_model must be able to take tokens back.*draft with another model"):
-        llama.generate(prompt[:1], assistant_model=model, max_new_tokens=2)
+    for ours, reason in ((model, "the state of a recurrence does not say how to undo it"), (seed, "it has no cache")):
+        needs = f"needs a model that can take tokens back, but {ours.config.model_type} cannot: {reason}; "
+        for options in (
+            {"assistant_model": llama},
+            {"assistant_model": llama, "use_cache": False},
+            {"assistant_model": ours},
+            {"prompt_lookup_num_tokens": 2},
+            {"assistant_early_exit": 1},
+            {"use_mtp": True},
+        ):
+            with pytest.raises(ValueError, match=f"{next(iter(options))} {needs}leave the argument out"):
+                ours.generate(prompt, **options, max_new_tokens=2)
+        with pytest.raises(ValueError, match=f"assistant_model {needs}draft with another model"):
+            llama.generate(prompt, assistant_model=ours, max_new_tokens=2)
 
 
 def test_a_cache_that_holds_a_text_and_is_not_to_be_used():

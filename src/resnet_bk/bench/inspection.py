@@ -108,9 +108,11 @@ def generation_state(model: Any) -> dict[str, Any] | None:
 
 
 def _tensor_bytes(value: Any, seen: set[int]) -> dict[int, int]:
-    """Bytes of every tensor that can be reached from `value`, each once."""
+    """Bytes of every tensor that can be reached from `value`, each once; a lone integer counts the tokens, whether it
+    is a tensor (since `transformers` 5.25) or not, and is left out."""
     if isinstance(value, Tensor):
-        return {id(value): value.nbytes}
+        counts = value.ndim == 0 and not (value.is_floating_point() or value.is_complex())
+        return {} if counts else {id(value): value.nbytes}
     if id(value) in seen:
         return {}
     seen.add(id(value))

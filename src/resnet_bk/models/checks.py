@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation import GenerationMode
 
 from resnet_bk.layers.boundaries import Boundaries
 from resnet_bk.layers.mixer import StateShape
@@ -307,6 +308,31 @@ def check_cache(cache: Any, batch: int | None, config: ResNetBKConfig, mixer: An
             f"{CACHE} holds {cache.batch_size} rows, but this batch has {batch}; {way_out}, or start with an "
             "empty cache"
         )
+
+
+def check_alone(generation_mode: GenerationMode, generation_config: Any, config: Any, reason: str) -> None:
+    """`generate` drafts no tokens to take some of them back, neither by this model nor for it.
+
+    Args:
+        generation_mode: of the call.
+        generation_config: of the call.
+        config: of the model.
+        reason: why none can be taken back.
+
+    Raises:
+        ValueError: it does.
+    """
+    if generation_config.is_assistant:
+        name, way_out = "assistant_model", "draft with another model, or leave the argument out"
+    elif generation_mode == GenerationMode.ASSISTED_GENERATION:
+        drafts = ("prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp")
+        name = next((draft for draft in drafts if getattr(generation_config, draft, None)), "assistant_model")
+        way_out = "leave the argument out"
+    else:
+        return
+    raise ValueError(
+        f"{name} needs a model that can take tokens back, but {config.model_type} cannot: {reason}; {way_out}"
+    )
 
 
 def _is_double(mixer: Any) -> bool | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 from resnet_bk.models.cache import ResNetBKCache
-from resnet_bk.models.checks import check_cache, check_tensors
+from resnet_bk.models.checks import check_alone, check_cache, check_tensors
 from resnet_bk.models.packing import check_numbers, document_starts, packed_documents, prompt_shape
 
 
@@ -126,11 +126,8 @@ class ResNetBKGenerationMixin(GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> bool:
-        if generation_config.is_assistant:
-            raise ValueError(
-                f"assistant_model must be able to take tokens back, but {self.config.model_type} cannot: the state of "
-                "a recurrence does not say how to undo it; draft with another model, or leave the argument out"
-            )
+        reason = "the state of a recurrence does not say how to undo it"
+        check_alone(generation_mode, generation_config, self.config, reason)
         if generation_config.cache_implementation is not None:
             raise ValueError(
                 f"cache_implementation={generation_config.cache_implementation!r}: ResNet-BK has one kind of cache, of "

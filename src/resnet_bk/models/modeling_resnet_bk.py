@@ -57,8 +57,6 @@ class ResNetBKPreTrainedModel(PreTrainedModel):
     config: ResNetBKConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    # Speculative decoding would have to take tokens back, which a state cannot.
-    _is_stateful = True
     # Blocks hand one another states and boundaries, which no hook moves: under a head a device_map keeps them together.
     _no_split_modules = ["ResNetBKModel", "ResNetBKBlock"]  # noqa: RUF012, the base class declares an instance variable
     _skip_keys_device_placement = ["cache", "past_key_values"]  # noqa: RUF012

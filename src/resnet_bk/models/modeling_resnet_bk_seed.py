@@ -19,6 +19,7 @@ from resnet_bk.layers.head import head_loss
 from resnet_bk.layers.seed_block import SeedBlock
 from resnet_bk.layers.seed_moe import SeedMoE
 from resnet_bk.models.checks import (
+    check_alone,
     check_config,
     check_labels,
     check_logits_to_keep,
@@ -41,8 +42,6 @@ class ResNetBKSeedPreTrainedModel(PreTrainedModel):
     config: Any
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    # There is no cache that speculative decoding could take back.
-    _is_stateful = True
     _no_split_modules = ["SeedBlock"]  # noqa: RUF012, the base class declares an instance variable
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -206,9 +205,10 @@ class ResNetBKSeedForCausalLM(ResNetBKSeedPreTrainedModel, GenerationMixin):
         """No cache: every step of `generate` reads the whole text again.
 
         Raises:
-            ValueError: a kind of cache or guidance is asked for, the text would outgrow the positions, the prompt is
-                padded on the right. (`generate` itself refuses a cache and a prompt of embeddings.)
+            ValueError: drafts, a kind of cache or guidance are asked for, the text would outgrow the positions, the
+                prompt is padded on the right. (`generate` itself refuses a cache and a prompt of embeddings.)
         """
+        check_alone(generation_mode, generation_config, self.config, "it has no cache")
         kind = generation_config.cache_implementation
         if kind is not None:
             raise ValueError(f"cache_implementation={kind!r}: this model has no cache; leave the argument out")
