@@ -9,6 +9,8 @@ import time
 
 import pytest
 import torch
+import typer
+from rich.text import Text
 
 from resnet_bk import cli
 from resnet_bk.bench import runner as runner_module
@@ -198,6 +200,13 @@ def test_help_imports_nothing_heavy():
         text = " ".join(call(command, "--help").stdout.replace("│", " ").split())  # wherever a box breaks its lines
         assert "small" in text
         assert ("mqar (recall)" in text) is (command == "bench")
+
+
+def test_help_says_all_that_is_written():
+    """Words in square brackets are markup of rich, which would not show them."""
+    for name, command in typer.main.get_command(cli.app).commands.items():
+        for text in (command.help, *(option.help for option in command.params if getattr(option, "help", None))):
+            assert Text.from_markup(text).plain == text, name
 
 
 @pytest.mark.sweep

@@ -151,7 +151,7 @@ def bench(
 def train(
     protocol: ProtocolArgument,
     model: Annotated[
-        str | None, typer.Option("--model", help="The model of the protocol to train. [resnet-bk, or the only one]")
+        str | None, typer.Option("--model", help="The model to train; by default resnet-bk, or the only one.")
     ] = None,
     data: Data = None,
     settings: Settings = None,
@@ -179,7 +179,7 @@ def evaluate(
     early_exit: EarlyExit = None,
     device: Device = None,
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Gives rows and segments of a saved model, which has none. [quick]")
+        str | None, typer.Option("--protocol", help="Gives a saved model its rows and segments; by default quick.")
     ] = None,
     settings: Settings = None,
     as_json: Json = False,
@@ -252,7 +252,7 @@ def repeats(
     data: Data = None,
     split: Split = "validation",
     window: Annotated[
-        int | None, typer.Option("--window", metavar="W", help="Tokens of a window. [a segment of the first run]")
+        int | None, typer.Option("--window", metavar="W", help="Tokens of a window; by default those of a segment.")
     ] = None,
     out: Annotated[Path | None, out_option("Write DIR/repeats.json as well.")] = None,
     device: Device = None,
@@ -391,7 +391,7 @@ def audit(
     segments: Annotated[
         int | None, typer.Option("--segments", help="With --leak-cost: held-out segments to look at. [32]")
     ] = None,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="Where names are looked up. [quick]")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Where it finds names; by default quick.")] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:

@@ -49,7 +49,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="auto, cpu or cuda. [a GPU where there is one, unless the run's protocol says cpu]",
+        help="auto, cpu or cuda; by default a GPU where there is one, unless the run's protocol says cpu.",
     ),
 ]
 ModelOrRun = Annotated[
