@@ -70,6 +70,13 @@ def test_absorptions_that_the_floor_does_not_let_be(absorption):
         build(absorption_init=absorption)
 
 
+def test_starts_that_no_chain_has():
+    with pytest.raises(ValueError, match=r"^hopping_init=-1 must be above 0, for softplus is; 1 sets the unit"):
+        build(hopping_init=-1)
+    with pytest.raises(ValueError, match=r"^induction_heads=17 must be from 0 to 16, the number of chains; lower it"):
+        build(induction_heads=17)
+
+
 def test_cuts():
     chain = build()
     boundaries = find_boundaries(None, torch.tensor([[0, 0, 1]]), shape=(1, 3))

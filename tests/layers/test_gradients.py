@@ -83,3 +83,9 @@ def test_diagonal_is_the_derivative_with_the_neighbour_held_fixed(rule):
     for diagonal, exact in zip(found["diagonal"], found["exact"], strict=True):
         assert_close(diagonal[:, -1], exact[:, -1], rtol=1e-9, atol=1e-12)
         assert not torch.allclose(diagonal[:, -2], exact[:, -2])
+
+
+@every_rule
+def test_an_unknown_gradient_is_refused(rule):
+    with pytest.raises(ValueError, match=r"^gradient must be one of exact, diagonal, autograd, but got 'diagonl'; "):
+        RUN[rule](*inputs(rule)[0], initial_state=None, backend="auto", gradient="diagonl")

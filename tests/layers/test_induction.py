@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from resnet_bk.bench.time_scales import time_scales
 from resnet_bk.layers import induction, modulus_propagator
+from resnet_bk.layers.registry import get_mixer
 from resnet_bk.models import ResNetBKConfig, ResNetBKForCausalLM
 from resnet_bk.ops import surface_green
 
@@ -91,6 +92,13 @@ def test_they_are_half_of_the_heads_where_keys_are_large_and_there_is_a_convolut
         ResNetBKConfig(conv_size=0, induction_heads=1)
     with pytest.raises(ValueError, match=r"induction_heads=3 must be at most num_heads=2 \(lower it"):
         ResNetBKConfig(num_heads=2, induction_heads=3)
+    for state in ("matrix", "modulus"):  # as a layer by itself
+        config = ResNetBKConfig(num_heads=2, state=state, conv_size=0)
+        config.induction_heads = 1
+        with pytest.raises(
+            ValueError, match=r"^induction_heads=1 takes a short convolution, not conv_size=0; set that"
+        ):
+            get_mixer(state).from_config(config)
 
 
 def test_what_was_learned_is_loaded(tmp_path):

@@ -238,6 +238,16 @@ def test_what_was_never_seen_is_never_proposed():
     assert (copied[0][~unseen] > 0).all()
 
 
+@pytest.mark.parametrize("token", [-1, V])
+def test_a_token_of_another_vocabulary_is_refused(token):
+    """Its place in the state would be that of a word of another row."""
+    hidden, ids = inputs(2, 3)
+    ids[0, 1] = token
+    for wanted in (None, torch.zeros_like(ids)):
+        with pytest.raises(ValueError, match=f"^tokens must be from 0 to 10, the words of .*, but got {token}; encode"):
+            build()(hidden, ids, targets=wanted)
+
+
 def model(**further):
     torch.manual_seed(0)
     fields = {"vocab_size": V, "hidden_size": 8, "num_hidden_layers": 1, "num_heads": 2, "pointer_heads": 2}

@@ -93,6 +93,14 @@ def test_a_first_block_has_no_weight():
     assert block(torch.randn(1, 3, 16)).values.shape == (1, 3, 2, 5)
 
 
+def test_a_block_with_a_gate_has_none():
+    for first in (True, False):
+        with pytest.raises(
+            ValueError, match=r"^gated=True with value_residual=True: a block with a gate neither gives"
+        ):
+            ResNetBKBlock(ResNetBKConfig(**SHAPE, value_residual=True), gated=True, first=first)
+
+
 def test_values_go_to_the_blocks_that_add_them():
     config, hidden = ResNetBKConfig(**SHAPE, value_residual=True), torch.randn(1, 3, 16)
     first, later = ResNetBKBlock(config), ResNetBKBlock(config, first=False)

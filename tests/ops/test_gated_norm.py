@@ -144,9 +144,11 @@ def test_what_does_not_fit():
     y, weight, gate = (x.detach() for x in drawn(PRECISIONS[0]))
     with pytest.raises(ValueError, match=r"y must be float32 or float64, but is torch\.bfloat16"):
         run(y.bfloat16(), weight, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="weight must have the 5 numbers of a head of y, but has"):
+    with pytest.raises(ValueError, match=r"y must be \[\.\.\., H, V\], but is \(5,\); a single head needs \[None\]"):
+        run(weight.double(), weight, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"weight must have the 5 numbers of a head of y, but has \(4,\); pass one"):
         run(y, weight[:4], dtype=torch.float64)
-    with pytest.raises(ValueError, match=r"gate must be \[\.\.\., H V\] for y"):
+    with pytest.raises(ValueError, match=r"gate must be \[\.\.\., H V\] for y .*; gate\.flatten\(-2\) lays"):
         run(y, weight, gate[..., :4], dtype=torch.float64)
 
 

@@ -333,6 +333,7 @@ INVALID = [
     ({"bias": torch.zeros(53, dtype=torch.int64)}, r"bias must be floating point.*torch.int64 \(53,\)"),
     ({"log_extra": torch.zeros(4, dtype=torch.int64)}, r"log_extra must be floating point.*torch.int64 \(4,\)"),
     ({"label_smoothing": 1.5}, r"label_smoothing must lie in \[0, 1\].*1.5"),
+    ({"label_smoothing": "a"}, r"label_smoothing must lie in \[0, 1\], but got 'a'; 0 turns it off"),
     ({"reduction": "median"}, "reduction must be one of mean, sum, none.*'median'"),
     ({"backend": "cuda"}, "backend must be 'auto' or one of .*chunked for linear_cross_entropy on cpu.*'cuda'"),
     ({"backend": "triton"}, "backend must be 'auto' or one of .*chunked for .* on cpu, but got 'triton'; 'auto' takes"),

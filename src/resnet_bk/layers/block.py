@@ -21,9 +21,9 @@ from resnet_bk.layers.value_residual import ValueResidual
 
 
 class BlockOutput(NamedTuple):
-    """hidden: [B, T, D]; state: of the mixer; balance: the load-balancing loss, None for a dense block; share: of the
-    sites that the gate kept, None without a gate; values: of the mixer, [B, T, H, V], of a first block whose values
-    others add to theirs."""
+    """hidden: [B, T, D]; state: of the mixer; balance: the load-balancing loss, None for a dense block and where no
+    token is active; share: of the sites that the gate kept, None without a gate; values: of the mixer, [B, T, H, V], of
+    a first block whose values others add to theirs."""
 
     hidden: Tensor
     state: MixerState
@@ -45,10 +45,18 @@ class ResNetBKBlock(GradientCheckpointingLayer):
         config: a `ResNetBKConfig`.
         gated: whether a gate takes sites out of the chain (`resnet_bk.layers.sparse`).
         first: whether it is the first block, whose values others may add to theirs.
+
+    Raises:
+        ValueError: a gate in a block whose configuration has `value_residual`.
     """
 
     def __init__(self, config: Any, *, gated: bool = False, first: bool = True) -> None:
         super().__init__()
+        if gated and config.value_residual:
+            raise ValueError(
+                "gated=True with value_residual=True: a block with a gate neither gives values nor adds those of the "
+                "first block; leave one of the two out"
+            )
         self.gives_values = config.value_residual and first
         self.mixer_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.site_gate = SiteGate(config.hidden_size) if gated else None

@@ -69,7 +69,8 @@ class ChainProjection(KeepsFloat32):
             (`resnet_bk.layers.induction`).
 
     Raises:
-        ValueError: an absorption at the start that is not above the floor.
+        ValueError: an absorption at the start that is not above the floor, a hopping at the start that is not above 0,
+            more induction heads than chains.
     """
 
     def __init__(
@@ -89,6 +90,13 @@ class ChainProjection(KeepsFloat32):
             raise ValueError(
                 f"absorption_init={absorption_init} must be low and high, both above absorption_min={absorption_min}; "
                 f"for example {2 * absorption_min:g}, {max(1.0, 4 * absorption_min):g}"
+            )
+        if not hopping_init > 0:
+            raise ValueError(f"hopping_init={hopping_init} must be above 0, for softplus is; 1 sets the unit of energy")
+        if not 0 <= induction_heads <= chains:
+            raise ValueError(
+                f"induction_heads={induction_heads} must be from 0 to {chains}, the number of chains; lower it, or add "
+                "heads"
             )
         self.chains = chains
         self.induction_heads = induction_heads

@@ -25,8 +25,14 @@ State = tuple[Tensor, Tensor]
 def _propagate(
     operator: str, *inputs: Tensor, initial_state: State | None, backend: str, gradient: str, **options: Any
 ) -> tuple[Tensor, State]:
-    """Output and state of the operator of that name."""
+    """Output and state of the operator of that name.
+
+    Raises:
+        ValueError: no such gradient.
+    """
     found: tuple[Tensor, State]
+    if gradient not in GRADIENTS:
+        raise ValueError(f"gradient must be one of {', '.join(GRADIENTS)}, but got {gradient!r}; 'exact' is usual")
     if gradient == "diagonal":
         found = getattr(diagonal_gradient, operator)(*inputs, initial_state, **options)
         return found

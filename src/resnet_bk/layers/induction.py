@@ -48,6 +48,15 @@ def taps(num_heads: int, key_dim: int, value_dim: int, induction_heads: int) -> 
     return tuple(tap for size, lag in parts for tap in (Tap(others * size, None), Tap(induction_heads * size, lag)))
 
 
+def check_delay(induction_heads: int, conv_size: int) -> None:
+    """Raises ValueError for induction heads without the convolution that delays their keys."""
+    if induction_heads and not conv_size:
+        raise ValueError(
+            f"induction_heads={induction_heads} takes a short convolution, not conv_size=0; set that to 4, or "
+            "induction_heads to 0"
+        )
+
+
 class QueryKeyValue(nn.Linear):
     """The map to queries, keys and values, [..., D] to [..., 2 H K + H V], without a bias.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gradients import propagate
-from resnet_bk.layers.induction import QueryKeyValue, taps
+from resnet_bk.layers.induction import QueryKeyValue, check_delay, taps
 from resnet_bk.layers.mixer import Mixed, Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.query_key import QueryKey
 from resnet_bk.layers.readout import Readout
@@ -68,6 +68,7 @@ class MatrixPropagator(Mixer):
         gradient: str = "exact",
     ) -> None:
         super().__init__()
+        check_delay(induction_heads, conv_size)
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
         self.backend, self.gradient = backend, gradient
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]

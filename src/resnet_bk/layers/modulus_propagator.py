@@ -12,7 +12,7 @@ from resnet_bk.layers.boundaries import Boundaries, is_filled
 from resnet_bk.layers.chain import ChainProjection
 from resnet_bk.layers.gated_rms_norm import GatedRMSNorm
 from resnet_bk.layers.gradients import propagate_modulus
-from resnet_bk.layers.induction import QueryKeyValue, taps
+from resnet_bk.layers.induction import QueryKeyValue, check_delay, taps
 from resnet_bk.layers.mixer import Mixed, Mixer, MixerState, Start, StateShape
 from resnet_bk.layers.output_gate import affine, get_gate
 from resnet_bk.layers.plain import are_plain
@@ -86,6 +86,7 @@ class ModulusPropagator(Mixer):
         gradient: str = "exact",
     ) -> None:
         super().__init__()
+        check_delay(induction_heads, conv_size)
         self.num_heads, self.key_dim, self.value_dim = num_heads, key_dim, value_dim
         self.backend, self.gradient = backend, gradient
         self.widths = [2 * num_heads * key_dim, num_heads * value_dim]

@@ -46,7 +46,7 @@ class SparseMoE(nn.Module):
         return f"num_experts={self.num_experts}, num_experts_per_tok={self.num_experts_per_tok}"
 
     def forward(self, hidden: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """[B, T, D] to [B, T, D], and the load-balancing loss, a float32 scalar.
+        """[B, T, D] to [B, T, D], and the load-balancing loss, a scalar: float64 for float64, else float32.
 
         Padding, where `real` [B, T, 1] is 0, takes no part in the loss.
         """

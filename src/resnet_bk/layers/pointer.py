@@ -42,6 +42,7 @@ from resnet_bk.layers.pointer_gates import PointerGates
 from resnet_bk.layers.pointer_mixture import Pointed
 from resnet_bk.layers.pointer_state import PointerSites, PointerState
 from resnet_bk.layers.precision import InputDtypeLinear, KeepsFloat32
+from resnet_bk.ops import checks
 from resnet_bk.ops.dispatch import beside_token, full_precision, takes_token
 from resnet_bk.ops.pointer_step import pointer_step
 from resnet_bk.ops.pointer_step.sizes import LARGEST_SCALE, SMALLEST
@@ -171,6 +172,9 @@ class Pointer(KeepsFloat32):
             keep_state: whether the state after the last token is wanted. It takes the memory of `state.words`, so that
                 `state` is of no use afterwards; if not, `state` is left as it is. What is proposed after one token may
                 then differ by the rounding of sums.
+
+        Raises:
+            ValueError: a state of another pointer, or tokens outside of the vocabulary (on a CPU).
         """
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         with full_precision(hidden.device):
@@ -185,6 +189,7 @@ class Pointer(KeepsFloat32):
             all_words = boundaries is None and targets is None
             if reuse and all_words and self._is_one_token(hidden, input_ids, state, at):
                 return self._one_token(hidden, input_ids, state)
+            checks.in_vocabulary(input_ids, self.vocab_size)
             sites = self._sites(hidden, boundaries, state)
             length = hidden.shape[1]
             piece = length if torch.is_grad_enabled() else PIECE

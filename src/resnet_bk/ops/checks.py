@@ -1,6 +1,6 @@
 """Checks of arguments shared by the operators. Each failure names the argument, its value, the rule and the way out.
 
-Values (absorption > 0, hopping >= 0, no infinite logarithm of a transmission) are looked at on the CPU only: on other
+Values (absorption > 0, hopping >= 0, no infinite transmission) are looked at on the CPU only: on other
 devices reading them would make the program wait for the device at every call, and while a graph is traced there are
 none. Other input that is not finite is not looked for: it shows in the results.
 
@@ -101,13 +101,25 @@ def chain_values(hopping: Tensor, absorption: Tensor) -> None:
 
 @torch.no_grad()
 def transmission_values(log_transmission: Tensor) -> None:
-    """No infinity, whose differences would be NaN. A NaN is passed on, as by every operator."""
-    if has_values(log_transmission) and bool(log_transmission.isinf().any()):
-        place = _position(log_transmission.isinf())
+    """No infinite transmission, from which differences would be NaN; one of 0 is right. A NaN is passed on, as by every
+    operator."""
+    if has_values(log_transmission) and bool(log_transmission.isposinf().any()):
+        place = _position(log_transmission.isposinf())
         raise ValueError(
-            f"log_transmission must be finite at every site, but log_transmission{place} is "
-            f"{log_transmission[tuple(place)].item():g}; cut a chain with document=, integers that change where it "
-            "ends, or clamp what fades at once, at -1000 say"
+            f"log_transmission must be the logarithm of a number at every site, but log_transmission{place} is inf; "
+            "clamp it, or give -inf where nothing shall pass"
+        )
+
+
+def in_vocabulary(tokens: Tensor, words: int) -> None:
+    """Tokens from 0 to `words` - 1, for they are places in a state that has a column a word."""
+    if not has_values(tokens):
+        return
+    low, high = tokens.aminmax()
+    if low < 0 or high >= words:
+        raise ValueError(
+            f"tokens must be from 0 to {words - 1}, the words of the pointer's state, but got "
+            f"{int(low if low < 0 else high)}; encode the text with the model's tokenizer"
         )
 
 

@@ -31,10 +31,18 @@ def gated_norm(y: Tensor, weight: Tensor, gate: Tensor | None, *, eps: float, dt
     """
     if y.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"y must be float32 or float64, but is {y.dtype}; convert it with .float()")
+    if y.ndim < 2:
+        raise ValueError(f"y must be [..., H, V], but is {tuple(y.shape)}; a single head needs [None]")
     if weight.shape != y.shape[-1:]:
-        raise ValueError(f"weight must have the {y.shape[-1]} numbers of a head of y, but has {tuple(weight.shape)}")
+        raise ValueError(
+            f"weight must have the {y.shape[-1]} numbers of a head of y, but has {tuple(weight.shape)}; pass one "
+            "number for each value of a head"
+        )
     if gate is not None and gate.shape != (*y.shape[:-2], y.shape[-2] * y.shape[-1]):
-        raise ValueError(f"gate must be [..., H V] for y [..., H, V] = {tuple(y.shape)}, but is {tuple(gate.shape)}")
+        raise ValueError(
+            f"gate must be [..., H V] for y [..., H, V] = {tuple(y.shape)}, but is {tuple(gate.shape)}; "
+            "gate.flatten(-2) lays heads side by side"
+        )
     weight = weight.to(y.dtype)
     if not runs_compiled(y, weight, gate, few=False):
         with full_precision(y.device):

@@ -1,6 +1,7 @@
 """Cross-entropy of a linear head, fused so that the full logits matrix never exists."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -165,8 +166,8 @@ def _check(
         raise ValueError(
             f"input, weight, target, bias and log_extra must share a device, but got {sorted(devices)}; move them"
         )
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing}; 0 turns it off")
+    if not isinstance(label_smoothing, Real) or not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must lie in [0, 1], but got {label_smoothing!r}; 0 turns it off")
     check_loss(target, weight.shape[0], ignore_index, reduction)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_bk.ops import dispatch, work
+from resnet_bk.ops import checks, dispatch, work
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -38,12 +38,7 @@ def _pointer_step(
         raise ValueError(
             f"tokens must be [{batch}], one for each row, but got {tuple(tokens.shape)}; pass the last of each row"
         )
-    low, high = numbers.min(initial=0), numbers.max(initial=0)
-    if batch and (low < 0 or high >= vocab):
-        raise ValueError(
-            f"tokens must be from 0 to {vocab - 1}, the words of the pointer's state, but got "
-            f"{low if low < 0 else high}; encode the text with the model's tokenizer"
-        )
+    checks.in_vocabulary(tokens, vocab)
     dispatch.note("surface_green", "numba")
     outputs = _empty_outputs(query, green, words, scale, total)
     heads, keys = total.shape[1:]

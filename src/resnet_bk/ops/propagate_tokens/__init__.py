@@ -9,6 +9,10 @@ from resnet_bk.ops.propagate_tokens import chunked, library, pairs
 
 __all__ = ["propagate_tokens"]
 
+# exp of it is 0 in float64 too. Running sums, whose differences all backends take, would lose what comes after a number
+# like -1e30.
+LEAST = -1000.0
+
 IMPLEMENTATIONS: dict[str, dispatch.Implementation] = {
     "numba": library.propagate_tokens,
     "pairs": pairs.propagate_tokens,
@@ -39,9 +43,9 @@ def propagate_tokens(
     Args:
         query: q, real [B, T, H, K]; no scale is applied.
         key: k, real [B, T, H, K].
-        log_transmission: log tau, real [B, T, H], between sites t-1 and t; finite, for a cut is what `document` makes.
-            The first one has no gradient. Where a product of transmissions is out of the range of float32, "chunked"
-            gives its largest number or NaN, at other words too.
+        log_transmission: log tau, real [B, T, H], between sites t-1 and t; below -1000, at -inf too, it is taken for
+            -1000, and nothing passes. The first one has no gradient. Where a product of transmissions is out
+            of the range of float32, "chunked" gives its largest number or NaN, at other words too.
         tokens: x, integers [B, T].
         targets: y, integers [B, T]; a number that is no token finds nothing.
         document: integers [B, T] that change where the chain is cut, so that a site sees only sites j for which they
@@ -53,7 +57,7 @@ def propagate_tokens(
         n and m, real [B, T, H]; float64 for float64 inputs, float32 for all others.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit, T = 0, an infinite log_transmission (on a CPU, outside
+        ValueError: shapes, dtypes or devices that do not fit, T = 0, a log_transmission of inf (on a CPU, outside
             graphs of torch.compile; elsewhere it gives NaN), a backend that the device does not have, an input that
             carries a tangent of forward-mode differentiation with a backend other than pairs.
     """
@@ -70,6 +74,7 @@ def propagate_tokens(
     if chosen != "pairs":
         dispatch.no_tangents("propagate_tokens", "take backend='pairs'", *inputs)
     inputs = [at_least_float32(x) for x in inputs]
+    inputs[2] = inputs[2].clamp_min(LEAST)
     run = dispatch.select("propagate_tokens", chosen, IMPLEMENTATIONS)
     with dispatch.full_precision(query.device):
         cuts = None if document is None else document.to(torch.int64)

@@ -11,7 +11,7 @@ __all__ = ["unit_length", "unit_query_key"]
 
 
 def unit_query_key(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """q, k = unit(unit(x) + bias), or unit(x) without a bias; zero stays zero.
+    """q, k = unit(unit(x) + bias), or unit(x) without a bias; unit(0) is 0.
 
     Differentiable once. One compiled kernel on a CPU; `unit_length` elsewhere, for a few tokens without a gradient and
     for forward-mode derivatives, which it has where no gradient is recorded.
