@@ -19,6 +19,8 @@ from benchmarks.published import is_published
 from resnet_bk.process import tune_process
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from benchmarks.gate import Check
     from benchmarks.row import Row
     from resnet_bk.bench.trained.opened_run import OpenedRun
@@ -78,6 +80,7 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
     loss = evaluated(opened, trained).loss if quick else found[trained].loss
     beside = abs(loss - read_json(opened.folder / "result.json")["held_out_loss"])
     gate = run_gate(lambda: checks(found, thresholds, beside))
+    batches = sum(1 for _ in islice(held_out(opened), TIMED_BATCHES))  # a short text has fewer
     timings: dict[str, Timing] = {}
     if gate.passed:
         contenders: dict[str, Callable[[], object]] = {
@@ -92,7 +95,7 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
                 threshold,
                 reached.measures["depth"],
                 reached.perplexity,
-                None if timing is None else timing.seconds.median / TIMED_BATCHES,
+                None if timing is None else timing.seconds.median / batches,
                 None if timing is None else ratio(timings[str(trained)], timing).median,
             )
         )
@@ -106,13 +109,18 @@ def rows(opened: "OpenedRun", quick: bool) -> Iterator["Row"]:
 
 def evaluated(opened: "OpenedRun", threshold: float, batches: int | None = None) -> "Evaluation":
     """The held-out text, or its first batches, read at a threshold."""
-    from resnet_bk.data import held_out_batches
     from resnet_bk.training import evaluate
 
-    model, protocol = opened.model, opened.protocol
+    model, text = opened.model, islice(held_out(opened), batches)
     model.config.early_exit_threshold = threshold
-    text = held_out_batches(opened.tokens.tokens, protocol.batch_size, protocol.sequence_length)
-    return evaluate(model, islice(text, batches), head="fused", carry_state=opened.carry_state, dtype=protocol.dtype)
+    return evaluate(model, text, head="fused", carry_state=opened.carry_state, dtype=opened.protocol.dtype)
+
+
+def held_out(opened: "OpenedRun") -> Iterator[tuple["Tensor", "Tensor"]]:
+    """Its batches."""
+    from resnet_bk.data import held_out_batches
+
+    return held_out_batches(opened.tokens.tokens, opened.protocol.batch_size, opened.protocol.sequence_length)
 
 
 def checks(found: dict[float, "Evaluation"], thresholds: Sequence[float], beside: float) -> Iterator["Check"]:

@@ -146,7 +146,7 @@ def fingerprint(tensors: Iterable[Any]) -> str:
 
 def check_comparable(found: dict[str, Any], before: dict[str, Any], file: Path) -> None:
     """Raises ValueError where other bits are to be expected."""
-    if "models" not in before or "environment" not in before:
+    if not {"models", "environment", "steps"} <= before.keys() or not isinstance(before["models"], dict):
         raise ValueError(f"--against {file}: was not written by this command; name a file of --out")
     places = ({key: of["environment"].get(key) for key in PLACE} | {"--steps": of["steps"]} for of in (before, found))
     there, here = places

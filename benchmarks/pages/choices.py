@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.command import guarded
+from benchmarks.pages.comparison import need_alike
 from benchmarks.pages.page import (
     HELD_OUT,
     by_model,
@@ -64,7 +65,8 @@ def choices(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         found: results of one protocol, that of the protocol as it is first.
 
     Raises:
-        ValueError: a model of another setting that was not trained with those of the protocol, or one that leaks.
+        ValueError: a model of another setting that was not trained with those of the protocol, of other seeds or other
+            text, or one that leaks.
     """
     for results in found:
         need_perplexity(results["protocol"]["name"], results["runs"])
@@ -83,9 +85,12 @@ def changed_settings(results: Mapping[str, Any], chosen: Mapping[str, Any]) -> d
 
 def _models(trained: Sequence[Mapping[str, Any]]) -> str:
     """A row a model, in the order of the files and of their protocols, beside the first one."""
-    lines, reached = [], {}
+    lines, reached, seeds = [], {}, sorted({run["seed"] for run in trained[0]["runs"]})
     for results in trained:
+        need_alike(trained[0], results)
         for name, runs in by_model(results).items():
+            if sorted(run["seed"] for run in runs) != seeds:
+                raise ValueError(f"{name} was not trained with the seeds {seeds} of the others; train it alike")
             reached[name] = value = fmean(run[HELD_OUT] for run in runs)
             base = next(iter(reached))
             lines.append((f"`{name}`", fmt.perplexity(value), f"{value / reached[base]:.3f}", _alone(runs)))
@@ -117,9 +122,9 @@ def _as_yaml(value: Any) -> str:
 
 
 def _alone(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Perplexity with the state not carried, the mean over the seeds."""
-    alone = [run[WITHOUT] for run in runs if run[WITHOUT] is not None]
-    return fmt.perplexity(fmean(alone) if alone else None)
+    """Perplexity with the state not carried, the mean over the seeds; a dash where one of them has none."""
+    alone = [run[WITHOUT] for run in runs]
+    return fmt.perplexity(None if None in alone else fmean(alone))
 
 
 def _facts(trained: Sequence[Mapping[str, Any]]) -> str:

@@ -42,14 +42,19 @@ def with_more(found: Mapping[str, Any], more: Mapping[str, Any]) -> Mapping[str,
     Raises:
         ValueError: those are of other text or settings.
     """
+    need_alike(found, more)
+    known = {run["model_name"] for run in found["runs"]}
+    return {**found, "runs": [*found["runs"], *(run for run in more["runs"] if run["model_name"] not in known)]}
+
+
+def need_alike(found: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Raises ValueError for results of other text or settings, which cannot stand in one table."""
     first, second = (of["protocol"] | (of.get("data") or {}).get("fingerprints", {}) for of in (found, more))
     # A key that came later is in one of them alone.
     differ = [key for key in (*SHARED, *TEXT) if {key} <= first.keys() & second.keys() and first[key] != second[key]]
     if differ:
         names = " and ".join(of["protocol"]["name"] for of in (found, more))
         raise ValueError(f"{names} differ in {', '.join(differ)}, and cannot stand in one table; train them alike")
-    known = {run["model_name"] for run in found["runs"]}
-    return {**found, "runs": [*found["runs"], *(run for run in more["runs"] if run["model_name"] not in known)]}
 
 
 def ratios(results: Mapping[str, Any]) -> dict[str, str]:

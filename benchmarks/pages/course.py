@@ -47,7 +47,8 @@ def curves(results: Mapping[str, Any]) -> Curves:
     """Held-out perplexity in the course of a training, of the models in the order of `NAMES` that do not leak.
 
     Raises:
-        ValueError: no model has such figures, or seeds of one were validated at other steps.
+        ValueError: no model has such figures, or seeds of one were validated at other steps, or had no
+            finite perplexity at one.
     """
     protocol = results["protocol"]
     tokens = protocol["batch_size"] * protocol["sequence_length"] / 1e6
@@ -61,6 +62,10 @@ def curves(results: Mapping[str, Any]) -> Curves:
         if any(of_seed != steps[0] for of_seed in steps):
             raise ValueError(
                 f"{protocol['name']}: the seeds of {name} were validated at other steps; draw runs of one protocol"
+            )
+        if any(point["perplexity"] is None for log in logs for point in log):
+            raise ValueError(
+                f"{protocol['name']}: a seed of {name} had no finite perplexity at some step; draw runs that have one"
             )
         means = [fmean(point["perplexity"] for point in points) for points in zip(*logs, strict=True)]
         found[name] = [[round(step * tokens, 3), round(mean, 2)] for step, mean in zip(steps[0], means, strict=True)]

@@ -17,7 +17,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from benchmarks.command import guarded
-from benchmarks.pages.comparison import MORE_MODELS, OURS, joined, ratios
+from benchmarks.pages.comparison import MORE_MODELS, OURS, joined, need_alike, ratios
 from benchmarks.pages.page import (
     HELD_OUT,
     by_model,
@@ -200,7 +200,8 @@ def course(results: Mapping[str, Any]) -> str:
     lines = []
     for name, runs in models.items():
         logs = [{point["step"]: point["perplexity"] for point in run["validation_log"]} for run in runs]
-        lines.append((f"`{name}`", *(fmt.perplexity(fmean(log[step] for log in logs)) for step in steps)))
+        reached = ([log[step] for log in logs] for step in steps)
+        lines.append((f"`{name}`", *(fmt.perplexity(None if None in found else fmean(found)) for found in reached)))
     return table(("model", *(f"{fmt.count(step)} steps" for step in steps)), lines)
 
 
@@ -233,13 +234,14 @@ def grid(searches: Sequence[Mapping[str, Any]]) -> str:
     """What every rate of one grid reached, in one or several calls.
 
     Raises:
-        ValueError: the grids differ, or a model leaks.
+        ValueError: the grids differ, also in text or settings, or a model leaks.
     """
     rates = searches[0]["protocol"]["learning_rates"]
     lines = []
     for results in searches:
         if results["protocol"]["learning_rates"] != rates:
             raise ValueError(f"the grids differ: {rates} and {results['protocol']['learning_rates']}; search one grid")
+        need_alike(searches[0], results)
         need_perplexity(results["protocol"]["name"], results["runs"])
         for name, runs in by_model(results).items():
             reached = {entry["learning_rate"]: entry[HELD_OUT] for entry in runs[0]["learning_rates_tried"]}

@@ -81,8 +81,16 @@ def times(results: Mapping[str, Any]) -> Cells:
 
 def seconds_a_step(run: Mapping[str, Any]) -> float:
     """The mean over a training but its first stretch between log lines, in which kernels are loaded and memory is
-    touched for the first time."""
+    touched for the first time.
+
+    Raises:
+        ValueError: there is one log line.
+    """
     first, last = run["log"][0], run["log"][-1]
+    if first["step"] == last["step"]:
+        raise ValueError(
+            f"{run['model_name']}, seed {run['seed']}, has one log line, which gives no time a step; train more steps"
+        )
     return float((last["seconds"] - first["seconds"]) / (last["step"] - first["step"]))
 
 

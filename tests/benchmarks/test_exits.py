@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import exits
+from benchmarks import exits, timing
 from benchmarks.command import guarded
 from benchmarks.pages.performance import fill
 from resnet_bk.bench.protocol import check_protocol
@@ -51,6 +51,24 @@ def test_lower_thresholds_run_fewer_blocks(trained, tmp_path):
     assert all(seconds > 0 and faster > 0 for *_, seconds, faster in lines)
     page = "<!-- begin exits:early exit -->\n<!-- end -->\n"
     assert "| 0.990 | 2.00 |" in fill(page, [found | {"quick": False, "whole": True}])
+
+
+def test_the_time_of_a_short_text_is_that_of_its_batches(trained, tmp_path, monkeypatch):
+    out = tmp_path / "exits.json"
+
+    def seconds(batches):
+        """Of a batch, where all of those that there are take one second."""
+        monkeypatch.setattr(exits, "TIMED_BATCHES", batches)
+        monkeypatch.setattr(timing, "interleaved", one_second)
+        assert call(trained / "adaptive" / "seed-42", "--quick", "--out", out) == 0
+        return {line[3] for line in json.loads(out.read_text())["rows"][0]["table"]["rows"]}
+
+    def one_second(contenders, *_, **__):
+        return {name: timing.Timing((1.0,), 1) for name in contenders}
+
+    few, more = seconds(1), seconds(1_000_000)
+    assert few == {1.0}
+    assert more < {1.0 / n for n in range(2, 1_000)}
 
 
 @pytest.mark.parametrize(

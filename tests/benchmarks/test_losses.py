@@ -94,6 +94,8 @@ def test_what_differs_is_named(before, capsys):
     assert "was written with threads 99, and this is" in capsys.readouterr().err
     assert against(lambda found: found.update(steps=4)) == 2
     assert "was written with --steps 4, and this is 3" in capsys.readouterr().err
+    assert against(lambda found: found.pop("steps")) == 2
+    assert "was not written by this command; name a file of --out" in capsys.readouterr().err
     assert against(lambda found: found["models"]["gpt2"].pop("settings")) == 2
     assert "holds no settings of gpt2, as an earlier version of this command wrote it" in capsys.readouterr().err
     assert against(lambda found: found.pop("models")) == 2

@@ -400,12 +400,17 @@ def test_shards_may_be_counted_from_1(tmp_path: Path) -> None:
         ["mydata_train.jsonl", "mydata_valid.jsonl", "mydata_test.jsonl"],
         ["trainset.txt", "testset.txt"],
         ["ptb.train.txt", "ptb.test.txt"],
+        ["wiki-train/", "wiki-valid/"],
+        ["train_data/", "test_data/"],
     ],
 )
 def test_names_that_seem_to_tell_splits_are_an_error(names: list[str], tmp_path: Path) -> None:
     for name in names:
-        (tmp_path / name).write_text(json.dumps({"text": "words"}) + "\n")
-    told = rf"seem to tell splits \({', '.join(sorted(names))}\), but not at their start, .*; rename them to train"
+        file = tmp_path / f"{name}1.txt" if name.endswith("/") else tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"text": "words"}) + "\n")
+    listed = ", ".join(name.rstrip("/") for name in sorted(names))
+    told = rf"names seem to tell splits \({listed}\), but not as they are read; name files or folders train, valid"
     with pytest.raises(ValueError, match=told):
         load_corpus(tmp_path)
 

@@ -50,6 +50,14 @@ def test_more_buckets_than_were_told():
         evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=torch.arange(VOCABULARY) % 3)
 
 
+def test_buckets_that_do_not_fit_the_words():
+    buckets = torch.zeros(VOCABULARY, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"must have a bucket for every target, but has 2 and target .* is predicted"):
+        evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=buckets[:2])
+    with pytest.raises(ValueError, match=r"^bucket_of_token must be numbers of at least 0, but has -1; see"):
+        evaluate(tiny_gpt2(), batches(), head="fused", bucket_of_token=buckets - 1)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "rule"),
     [

@@ -205,14 +205,19 @@ def _by_split(root: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _check_hints(root: Path, files: Sequence[Path]) -> None:
-    """Raises ValueError where names seem to tell training text from other text: divided anew, one would be trained on
-    what is held out."""
-    hinted = {SPLIT_NAMES[match[1].lower()]: file.name for file in files if (match := HINT.search(file.stem))}
+    """Raises ValueError where names of files or folders seem to tell training text from other text: divided anew, one
+    would be trained on what is held out."""
+    hinted = {}
+    for file in files:
+        *folders, _ = relative = file.relative_to(root).parts
+        for name, stem in zip(relative, (*folders, file.stem), strict=True):
+            if match := HINT.search(stem):
+                hinted[SPLIT_NAMES[match[1].lower()]] = name
     if "train" in hinted and len(hinted) > 1:
         raise ValueError(
-            f"data: in {root} file names seem to tell splits ({', '.join(hinted.values())}), but not at their start, "
-            "where they are read; rename them to train..., validation... and test..., such as train-1.txt, or where "
-            "they mean no splits, without these words"
+            f"data: in {root} names seem to tell splits ({', '.join(hinted.values())}), but not as they are read; name "
+            "files or folders train, validation and test, such as train-1.txt or train/1.txt, or where they mean no "
+            "splits, without these words"
         )
 
 

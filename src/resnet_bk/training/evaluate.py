@@ -81,8 +81,8 @@ def evaluate(
         progress: called after each batch with the number of targets so far.
 
     Raises:
-        ValueError: there is nothing to predict, there are more buckets than `bucket_count`, or another head, dtype or
-            `keep_losses` than these.
+        ValueError: there is nothing to predict, there are more buckets than `bucket_count`, a negative one or none
+            for a target, or another head, dtype or `keep_losses` than these.
     """
     if keep_losses not in (None, "rows", "windows"):
         raise ValueError(f"keep_losses={keep_losses!r} must be rows, windows or None; see evaluate")
@@ -90,6 +90,11 @@ def evaluate(
         raise ValueError(
             f"bucket_count={bucket_count}: must be above every entry of bucket_of_token, which has "
             f"{int(bucket_of_token.max())}; give the number of buckets"
+        )
+    if bucket_of_token is not None and int(bucket_of_token.min()) < 0:
+        raise ValueError(
+            f"bucket_of_token must be numbers of at least 0, but has {int(bucket_of_token.min())}; see "
+            "resnet_bk.data.frequency_buckets"
         )
     device = next(model.parameters()).device
     buckets = 1 if bucket_of_token is None else bucket_count
@@ -122,6 +127,11 @@ def evaluate(
             if keep_losses is not None:
                 kept_losses.append((losses.float(), kept))
             target = targets[kept]
+            if lookup is not None and len(target) and int(target.max()) >= len(lookup):
+                raise ValueError(
+                    f"bucket_of_token must have a bucket for every target, but has {len(lookup)} and target "
+                    f"{int(target.max())} is predicted; make it with the tokenizer of the text"
+                )
             bucket = torch.zeros_like(target) if lookup is None else lookup[target]
             nll += torch.bincount(bucket, losses[kept].double(), buckets)
             count += torch.bincount(bucket, minlength=buckets)

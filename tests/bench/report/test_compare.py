@@ -115,11 +115,12 @@ def test_the_same_text_in_another_number_of_rows(tmp_path: Path) -> None:
     rows = printed(compared)
     assert rows["resnet-bk/held-out perplexity"][2] == rows["resnet-bk/the same, state not carried"][2] == ""
     assert rows["resnet-bk/the same, overlapping windows"][2] == "1.00"
+    assert rows["resnet-bk/training perplexity, last epoch"][2] == ""
     assert "perplexities can be compared" not in str(comparison_table(compared).caption)
-    assert "or bits a character is shown but in overlapping windows." in str(comparison_table(compared).caption)
+    assert "in overlapping windows, and none of training perplexities." in str(comparison_table(compared).caption)
     results["data"]["fingerprints"]["validation_tokens"] = "other"
     (paths[1] / "results.json").write_text(json.dumps(results))
-    assert "shown but in overlapping windows." in str(comparison_table(compare_results(paths)).caption)
+    assert "shown but in overlapping windows," in str(comparison_table(compare_results(paths)).caption)
 
 
 def test_another_device_of_the_same_machine_is_another_machine(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from resnet_bk.bench.protocol import load_protocol
 from resnet_bk.bench.report.findings import Findings, find, reference_model
+from resnet_bk.bench.report.page import render_report
 from resnet_bk.bench.report.results_schema import parse_results
 from resnet_bk.bench.report.statistics import summarize
 from tests.bench.report_samples import sample_results, sample_run
@@ -44,6 +45,17 @@ def test_a_commit_of_which_git_could_not_say_more_is_a_warning() -> None:
     place = {"git_commit": "a" * 40, "git_dirty": None}
     results = with_runs(sample_run("resnet-bk", environment=place))
     assert "Whether the code had changes that were not committed is not known" in notes(results, warning=True)
+
+
+def test_an_optimizer_of_its_own_is_a_warning() -> None:
+    results = sample_results("resnet-bk", "llama")
+    results["protocol"]["optimizer"] = "adamw"
+    assert "the same optimizer" not in notes(results, warning=True)
+    results["protocol"]["models"]["llama"]["optimizer"] = "adamw"
+    assert "the same optimizer" not in notes(results, warning=True)
+    results["protocol"]["models"]["llama"]["optimizer"] = "muon"
+    assert "Not all models had the same optimizer (llama: muon; else adamw)." in notes(results, warning=True)
+    assert "with the same schedule." in render_report(parse_results(results), [])
 
 
 def test_a_loss_comes_first() -> None:

@@ -213,6 +213,9 @@ def test_models_are_compared_by_the_seeds_that_both_have() -> None:
         plot.name: plot for plot in draw_plots(sample_results() | {"runs": [ours[0], sample_run("llama", seed=1)]})
     }
     assert drawn["bucket-ratios"].alternative == alone["bucket-ratios"].alternative
+    lost = sample_run("llama", seed=3, held_out_perplexity=None, held_out_loss=None)
+    runs = [*ours, sample_run("llama", seed=1), lost]
+    assert "bucket-ratios" not in {plot.name for plot in draw_plots(sample_results() | {"runs": runs})}
     assert "resnet-bk lowest with" in alone["buckets"].alternative
     assert "lowest" not in drawn["buckets"].alternative
 

@@ -421,6 +421,9 @@ def test_the_test_split_is_shown_once_it_was_read(page: Page) -> None:
     runs = [sample_run("llama", seed=seed, test_perplexity=value) for seed, value in ((1, 100.0), (2, 102.0))]
     two = render(sample_results() | {"runs": runs})
     assert two.table("Test perplexity")["llama"]["Test perplexity"] == "101.0 ± 1.4"
+    lost = sample_run("llama", seed=3, held_out_perplexity=None, held_out_loss=None)
+    diverged = render(sample_results() | {"runs": [sample_run("gpt2"), *runs, lost]})
+    assert "the test split was not read" not in diverged.text
 
 
 def test_the_test_split_is_shown_without_the_carried_state_too() -> None:

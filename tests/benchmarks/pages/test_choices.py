@@ -49,6 +49,21 @@ def test_choices_stand_beside_the_model_that_was_chosen():
     assert "- commit 0123456789ab" in lines
 
 
+def test_choices_of_other_seeds_or_text_are_refused():
+    page = "<!-- begin tuned-choices:table -->\nold\n<!-- end -->\n"
+    with pytest.raises(ValueError, match=r"^vector was not trained with the seeds \[0\] of the others; train it"):
+        choices.fill(page, [of_choices(run("resnet-bk", 40.0)), of_choices(run("vector", 44.0, 7))])
+    ours, others = ({"data": {"fingerprints": {"corpus": name}}} for name in ("one", "another"))
+    with pytest.raises(ValueError, match="differ in corpus, and cannot stand in one table; train them alike"):
+        choices.fill(page, [of_choices(run("resnet-bk", 40.0)) | ours, of_choices(run("vector", 44.0)) | others])
+
+
+def test_one_seed_that_was_read_only_with_its_state_takes_the_figure():
+    first, second = run("resnet-bk", 40.0, held_out_perplexity_without_carry=50.0), run("resnet-bk", 41.0, 1)
+    page = choices.fill("<!-- begin tuned-choices:table -->\nold\n<!-- end -->\n", [of_choices(first, second)])
+    assert "| `resnet-bk` | 40.5 | 1.000 | – |" in page
+
+
 def of_choices(*runs, **settings):
     return WHERE | {"protocol": {"name": "tuned-choices", "learning_rates": None} | settings, "runs": list(runs)}
 

@@ -26,6 +26,11 @@ def test_a_curve_is_the_mean_over_seeds_at_millions_of_tokens():
     assert found["resnet-bk"] == [[0.5, 81.0], [1.0, 52.0]]
 
 
+def test_a_seed_without_a_finite_perplexity():
+    with pytest.raises(ValueError, match=r"^quick: a seed of llama had no finite perplexity at some step; draw runs"):
+        course.curves(results(run("llama", (None, 60.0)), *OURS))
+
+
 def test_one_seed_that_leaks_takes_its_model_out():
     leaky = run("resnet-bk", (1.0, 1.0), seed=2, audit="leaks")
     for seeds in ([leaky], [*OURS, leaky], [leaky, *OURS]):

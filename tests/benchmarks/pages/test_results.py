@@ -107,6 +107,12 @@ def test_a_grid():
     with pytest.raises(ValueError, match=r"the grids differ: \[0.005, 0.01\] and \[0.01, 0.02\]"):
         results.fill(PAGE, [searched, third])
     assert "old" in page
+    third = other | {"protocol": searched["protocol"] | {"steps": 4000}}
+    fourth = other | {"data": {"fingerprints": {"train_tokens": "others"}}}
+    searched |= {"protocol": searched["protocol"] | {"steps": 1000}, "data": {"fingerprints": {"train_tokens": "own"}}}
+    for wrong, what in ((third, "steps"), (fourth, "train_tokens")):
+        with pytest.raises(ValueError, match=f"differ in {what}, and cannot stand in one table"):
+            results.fill(PAGE, [searched, wrong])
 
 
 def test_a_protocol_of_one_rate_is_no_grid():

@@ -72,6 +72,8 @@ def test_times_stand_beside_the_figures_of_quality():
 def test_the_time_leaves_out_the_first_stretch():
     log = [{"step": 2, "seconds": 5.0}, {"step": 4, "seconds": 7.0}, {"step": 6, "seconds": 8.0}]
     assert switches.seconds_a_step({"log": log}) == pytest.approx((1.0 + 0.5) / 2)
+    with pytest.raises(ValueError, match=r"^plain, seed 0, has one log line, which gives no time a step; train more"):
+        switches.seconds_a_step({"log": log[:1], "model_name": "plain", "seed": 0})
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,12 @@ MODEL_ROWS: tuple[tuple[str, str, Show], ...] = (
 IF_ANY = ("held_out_perplexity_without_carry", "held_out_perplexity_overlapping")
 NOT_ACROSS_TEXTS = ("held_out_perplexity", *IF_ANY)
 # Overlapping windows but for the first see half a segment or more, in whatever row they are.
-NOT_ACROSS_ROWS = ("held_out_perplexity", "held_out_perplexity_without_carry", "bits_per_character")
+NOT_ACROSS_ROWS = (
+    "held_out_perplexity",
+    "held_out_perplexity_without_carry",
+    "bits_per_character",
+    "training_perplexity",
+)
 NOT_ACROSS_TRAINING_TEXTS = ("training_perplexity",)
 NO_RATIO = ("seeds", "learning_rates")
 # Bits a character of one corpus can be compared whatever the tokens, but for unknown words: one is charged as one
@@ -277,8 +282,8 @@ def _caption(compared: dict[str, Any]) -> str:
             text += "Bits a character depend less on the vocabulary."
     if not compared["rows_alike"]:
         text += (
-            "\nOther numbers of rows (batch_size), each of which begins without what came before: no ratio of "
-            "perplexities or bits a character is shown but in overlapping windows."
+            "\nOther numbers of rows (batch_size), each of which begins without what came before: no ratio of held-out "
+            "perplexities or bits a character is shown but in overlapping windows, and none of training perplexities."
         )
     if _other_seeds(compared):
         text += "\nRatios are of the seeds that both have."

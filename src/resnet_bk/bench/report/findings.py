@@ -255,6 +255,9 @@ def _notes(results: Results, models: list[ModelSummary], reference: ModelSummary
         gap = max(parameter_gap(trained), parameter_gap(trained, "parameters_without_embeddings"))
         if gap > PARAMETER_TOLERANCE:
             add(f"Parameters differ by {fmt.percent(gap)}, with embeddings or without, more than the rule of 2%.")
+        if own := own_optimizers(results):
+            listed = ", ".join(f"{name}: {optimizer}" for name, optimizer in own.items())
+            add(f"Not all models had the same optimizer ({listed}; else {results.protocol.get('optimizer')}).")
     if changed := _changed(results.protocol):
         add(f"Not {results.protocol['name']} as it ships: {', '.join(changed)}.{_taken_over(results.protocol)}")
     notes.extend(_rate_notes(results, models))
@@ -446,6 +449,18 @@ def rate_sources(results: Results) -> dict[str, str]:
         if source:
             sources[name] = str(source)
     return sources
+
+
+def own_optimizers(results: Results) -> dict[str, str]:
+    """The optimizer of each model that was trained with another than the protocol's."""
+    by_model, usual = results.protocol.get("models"), results.protocol.get("optimizer")
+    own: dict[str, str] = {}
+    for name in dict.fromkeys(run.model_name for run in results.runs):
+        entry = by_model.get(name) if isinstance(by_model, dict) else None
+        optimizer = entry.get("optimizer") if isinstance(entry, dict) else None
+        if optimizer not in (None, usual):
+            own[name] = str(optimizer)
+    return own
 
 
 def _range(models: list[ModelSummary], value: Callable[[Run], int]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from resnet_bk.bench.json_files import replace_file
 from resnet_bk.bench.protocol import TRAINED, ModelEntry
 from resnet_bk.bench.report import formatting as fmt
-from resnet_bk.bench.report.findings import find, rate_sources, reference_model
+from resnet_bk.bench.report.findings import find, own_optimizers, rate_sources, reference_model
 from resnet_bk.bench.report.plot_style import styles_by_model
 from resnet_bk.bench.report.plots import Plot, draw_plots
 from resnet_bk.bench.report.results_schema import Results, parse_results
@@ -145,7 +145,7 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
     entries = protocol.get("models")
     tokens = {sum(bucket.tokens for bucket in run.buckets) for model in order for run in model.runs if run.buckets}
     unknown = [run.unk_rate for model in models for run in model.runs if run.unk_rate is not None]
-    any_test = any(run.test_perplexity is not None for model in order for run in model.runs)
+    tested = {run.model_name for run in results.runs if run.test_perplexity is not None}
     return {
         "name": str(protocol.get("name", "bench")),
         "description": protocol.get("description"),
@@ -161,14 +161,15 @@ def _context(results: Results, models: list[ModelSummary], plots: list[Plot]) ->
         "over_seeds": _over_seeds(models),
         "several_seeds": any(len(model.runs) > 1 for model in models),
         "seeds": sorted({seed for model in models for seed in model.seeds}),
-        "any_test": any_test,
-        "test_was_read": any_test or (results.ngrams is not None and results.ngrams.split == "test"),
+        "any_test": any(model.name in tested for model in order),
+        "test_was_read": bool(tested) or (results.ngrams is not None and results.ngrams.split == "test"),
         "any_test_carry": any(run.test_perplexity_without_carry is not None for model in order for run in model.runs),
         "any_carry": any(model.without_carry for model in models),
         "any_windows": any(model.overlapping for model in models),
         "settings": _settings(protocol),
         "entries": entries if isinstance(entries, dict) else {},
         "sources": rate_sources(results),
+        "own_optimizers": own_optimizers(results),
         "buckets": _bucket_table(order),
         "epochs": _epoch_table(models),
         "ngrams": results.ngrams,

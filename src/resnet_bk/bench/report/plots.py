@@ -337,7 +337,7 @@ def _ratio_plot(models: list[ModelSummary]) -> Plot | None:
         return None
     ratios: dict[str, dict[str, float | None]] = {}
     for other in models:
-        if other is reference:
+        if other is reference or other.state in LEFT_OUT:
             continue
         theirs, base = (of.bucket_perplexities() for of in on_shared_seeds(other, reference))
         pairs = {bucket: (value, base.get(bucket)) for bucket, value in theirs.items()}
