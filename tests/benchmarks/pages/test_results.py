@@ -97,6 +97,11 @@ def test_a_run_on_two_machines_is_of_neither():
     ]
 
 
+def test_a_step_at_which_a_seed_had_no_finite_perplexity():
+    runs = [*RESULTS["runs"], run("gpt2", 91.0, 1, validation_log=[point(1_000, 9.0, None), point(2_000, 14.0, 52.0)])]
+    assert "| `gpt2` | – |" in results.fill(PAGE, [RESULTS | {"runs": runs}])
+
+
 def test_a_grid():
     searched = RESULTS | {"protocol": {"name": "seed-local-tuned", "learning_rates": [0.005, 0.01]}}
     other = searched | {"runs": [run("gpt2", 90.0)]}
